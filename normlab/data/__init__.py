@@ -1,0 +1,32 @@
+"""Data sets as flat uint8 arrays, their splits, and how to prepare them; knows nothing of jax.
+
+>>> from normlab import data
+>>> data.load('synthetic').split(seed=0).train.shape
+(2000,)
+"""
+
+from normlab.data.dataset import Dataset, check, load
+from normlab.data.idx import prepare
+from normlab.data.prepared import data_root
+from normlab.data.split import Split
+from normlab.data.table import (
+    DATASETS,
+    DataError,
+    DataUnavailable,
+    Row,
+    UnknownDataset,
+)
+
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "DataUnavailable",
+    "Dataset",
+    "Row",
+    "Split",
+    "UnknownDataset",
+    "check",
+    "data_root",
+    "load",
+    "prepare",
+]

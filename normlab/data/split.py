@@ -1,0 +1,46 @@
+"""Which rows train, validate and test: a pure function of the data set's sizes and the seed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from normlab.data.table import DataError, Row
+
+VALIDATION_KEY = 0  # chooses the validation images of data sets with an official test split
+MAX_SEED = 2**64 - 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Row numbers (int32) into the images and labels of a Dataset; the three are disjoint."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def permutation(n: int, seed: int) -> np.ndarray:
+    """A permutation of 0..n-1, int32 [n].
+
+    It ranks n raw words of the counter-based Philox generator. numpy promises that the raw stream
+    never changes, which it does not promise of Generator.permutation.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise DataError(f"data split: seed = {seed} is outside 0..2**64-1; choose one inside")
+    return np.argsort(np.random.Philox(key=seed).random_raw(n), kind="stable").astype(np.int32)
+
+
+def split_rows(row: Row, seed: int) -> Split:
+    """Cuts the rows of a data set into train, validation and test.
+
+    With an official test split, whose examples come last, the seed changes nothing.
+    """
+    if row.official_test:
+        order = permutation(row.train + row.validation, VALIDATION_KEY)
+        order = np.append(order, np.arange(order.size, row.examples, dtype=np.int32))
+    else:
+        order = permutation(row.examples, seed)
+    end = row.train + row.validation
+    return Split(train=order[: row.train], validation=order[row.train : end], test=order[end:])

@@ -1,0 +1,103 @@
+"""The data sets normlab knows: one row of facts each, readable without loading anything."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+class DataError(ValueError):
+    """Base of every data error; the message is one line."""
+
+
+class UnknownDataset(DataError):
+    """No data set has this name."""
+
+
+class DataUnavailable(DataError):
+    """The data set exists, but this machine has no readable copy of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Facts about one data set.
+
+    shape: (H, W, C). train, validation, test: sizes in examples.
+    prepared: the data set must be prepared once on this machine; the others come with libraries.
+    official_test: the test split is given, and train and validation do not depend on the seed;
+        otherwise the seed permutes all examples before they are cut into splits.
+    folder: of the prepared copy below the data directory: tensorflow-datasets' name/version.
+    """
+
+    title: str
+    shape: tuple[int, int, int]
+    classes: int
+    train: int
+    validation: int
+    test: int
+    source: str
+    licence: str
+    prepared: bool = False
+    official_test: bool = False
+    folder: str = ""
+
+    @property
+    def examples(self) -> int:
+        """All examples of all splits."""
+        return self.train + self.validation + self.test
+
+
+DATASETS: dict[str, Row] = {
+    "digits": Row(
+        title="Handwritten digits, 8x8 (UCI, as shipped with scikit-learn)",
+        shape=(8, 8, 1),
+        classes=10,
+        train=897,
+        validation=300,
+        test=600,
+        source="sklearn.datasets.load_digits; test set of UCI optdigits (Alpaydin, Kaynak 1998)",
+        licence="CC BY 4.0",
+    ),
+    "mnist": Row(
+        title="MNIST handwritten digits, 28x28",
+        shape=(28, 28, 1),
+        classes=10,
+        train=55_000,
+        validation=5_000,
+        test=10_000,
+        source="LeCun, Cortes, Burges 1998; tensorflow-datasets mnist 3.0.1",
+        licence="commonly given as CC BY-SA 3.0",
+        prepared=True,
+        official_test=True,
+        folder="mnist/3.0.1",
+    ),
+    "fashion_mnist": Row(
+        title="Fashion-MNIST, 28x28",
+        shape=(28, 28, 1),
+        classes=10,
+        train=55_000,
+        validation=5_000,
+        test=10_000,
+        source="Xiao, Rasul, Vollgraf, arXiv 1708.07747; tensorflow-datasets fashion_mnist 3.0.1",
+        licence="MIT",
+        prepared=True,
+        official_test=True,
+        folder="fashion_mnist/3.0.1",
+    ),
+    "synthetic": Row(
+        title="Random 8x8 images labelled by a planted linear teacher",
+        shape=(8, 8, 1),
+        classes=10,
+        train=2_000,
+        validation=500,
+        test=500,
+        source="generated (normlab/data/synthetic.py)",
+        licence="none needed",
+    ),
+}
+
+
+def row_of(name: str) -> Row:
+    """The row of a data set. Raises UnknownDataset, which lists the names."""
+    if name not in DATASETS:
+        raise UnknownDataset(f"{name!r} is no data set; choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]

@@ -1,0 +1,1 @@
+"""Training: one compiled program trains a population of runs."""

@@ -1,0 +1,90 @@
+"""Scores: loss and accuracy of a run on parts of its data, every example counted once."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from normlab.engine.state import TrainState
+from normlab.engine.step import MUTABLE
+
+PARTS = ("curve", "rest", "test")
+"""The curve's subset of the validation split, the rest of that split, the test split."""
+
+
+class Scoring(NamedTuple):
+    """Which rows to score, in batches of equal size; padding has weight 0."""
+
+    rows: Any
+    """[batches, b] row numbers."""
+    weights: Any
+    """[batches, b] 1 or 0."""
+    parts: Any
+    """[batches] index into PARTS of each batch."""
+
+
+class Scores(NamedTuple):
+    """Sums over examples; leaves [parts]."""
+
+    loss: Any
+    correct: Any
+    count: Any
+
+
+def plan_scoring(curve: np.ndarray, rest: np.ndarray, test: np.ndarray, size: int) -> Scoring:
+    """Return the batches that score three lists of rows, each padded to whole batches."""
+    rows, weights, parts = [], [], []
+    for part, members in enumerate((curve, rest, test)):
+        batches = -(-len(members) // size)
+        padded = np.zeros(batches * size, np.int32)
+        padded[: len(members)] = members
+        rows.append(padded.reshape(batches, size))
+        weights.append((np.arange(batches * size) < len(members)).reshape(batches, size))
+        parts.append(np.full(batches, part, np.int32))
+    return Scoring(
+        np.concatenate(rows), np.concatenate(weights).astype(np.float32), np.concatenate(parts)
+    )
+
+
+def score(
+    net: nn.Module, state: TrainState, stats: list[Any], data, scoring: Scoring, batches: jax.Array
+) -> Scores:
+    """Return the scores [modes, parts] of the first `batches` batches of `scoring`.
+
+    Evaluation mode, once with each of the running statistics in `stats`. One loop over modes and
+    batches keeps one copy of the network in the program, which halves its compilation.
+    """
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stats)
+
+    def add(i, total: Scores) -> Scores:
+        mode, batch = i // batches, i % batches
+        x, y = data.gather(scoring.rows[batch])
+        weights = scoring.weights[batch]
+        chosen = {"batch_stats": jax.tree.map(lambda leaf: leaf[mode], stacked)}
+        logits = net.apply(state.variables | chosen, x, train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        sums = Scores(
+            loss=jnp.sum(jnp.where(weights > 0, losses, 0)),
+            correct=jnp.sum(weights * (logits.argmax(-1) == y)),
+            count=jnp.sum(weights),
+        )
+        return jax.tree.map(lambda t, s: t.at[mode, scoring.parts[batch]].add(s), total, sums)
+
+    zero = jnp.zeros((len(stats), len(PARTS)), jnp.float32)
+    return jax.lax.fori_loop(0, len(stats) * batches, add, Scores(zero, zero, zero))
+
+
+def reestimate(whole: nn.Module, state: TrainState, data, rows: jax.Array) -> Any:
+    """Return the running statistics of one train-mode pass over the images at `rows`.
+
+    `whole` is the run's network with momentum 0 and statistics over the whole batch, so that the
+    pass leaves in `batch_stats` exactly the statistics of those images.
+    """
+    x, _ = data.gather(rows)
+    _, moved = whole.apply(state.variables, x, train=True, mutable=MUTABLE)
+    return moved["batch_stats"]

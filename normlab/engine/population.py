@@ -1,0 +1,203 @@
+"""Train a population: runs that share every static setting, in one compiled program.
+
+A single run is a population of one. Between chunks the host looks at the scores, so that progress,
+divergence and signals need no callback inside the compiled code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from normlab.data import Dataset
+from normlab.engine.evaluate import PARTS
+from normlab.engine.feed import Calendar, MemberFeed
+from normlab.engine.program import Feed, Trace, compile_program
+from normlab.engine.state import Hyper, TrainState, hyper_of
+from normlab.settings import Config
+
+MODES = ("", "running_")
+"""Prefix of the metrics of each mode: re-estimated (or stateless) and running statistics."""
+
+
+@dataclass
+class Outcome:
+    """What came of one run."""
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """One row for each evaluation: step, train_loss (mean since the row before), and loss and
+    accuracy on the curve's validation images; `running_...` where there are running statistics."""
+    final: dict[str, float] = field(default_factory=dict)
+    """validation_... and test_... loss and accuracy over the whole splits, after the last step."""
+    diverged_at: int | None = None
+    """The step whose loss or gradient was not finite."""
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+
+    @property
+    def status(self) -> str:
+        return "trained" if self.diverged_at is None else "diverged"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the host sees after each chunk."""
+
+    step: int
+    steps: int
+    alive: int
+    train_loss: float
+    best_accuracy: float
+    seconds: float
+    rows: list[list[dict[str, float]]]
+    """The new curve rows of each member."""
+
+
+def choose_mode(mode: str) -> str:
+    """Return map on a CPU, vmap elsewhere, unless the setting says which."""
+    if mode != "auto":
+        return mode
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def choose_conv(form: str) -> str:
+    if form != "auto":
+        return form
+    return "patches" if jax.default_backend() == "cpu" else "lax"
+
+
+def stack(members: list[Any], width: int) -> Any:
+    """Return the members' leaves stacked along S, the last member repeated up to `width`."""
+    padded = members + [members[-1]] * (width - len(members))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+
+
+class Population:
+    """S runs in lockstep: `for progress in population.train(): ...`, then `population.outcomes`."""
+
+    def __init__(self, configs: list[Config], dataset: Dataset):
+        first = configs[0]
+        self.config, self.size = first, len(configs)
+        self.width = max(first["host.width"], self.size)
+        self.mode = choose_mode(first["host.mode"])
+        self.outcomes = [Outcome() for _ in configs]
+        self.feeds = [MemberFeed(c, dataset) for c in configs]
+        self.calendar = Calendar(
+            first, self.feeds[0].curve_batches, len(self.feeds[0].scoring.parts)
+        )
+        self.program = compile_program(
+            first, dataset.shape, dataset.classes, choose_conv(first["host.conv"]), self.mode
+        )
+        self.data = (jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
+        self.hyper = self._stack_hyper(configs)
+
+    def _stack_hyper(self, configs: list[Config]) -> Hyper:
+        values = stack([hyper_of(c) for c in configs], self.width)
+        return Hyper(np.asarray(values.seed, np.uint32), *(np.float32(v) for v in values[1:]))
+
+    def start(self) -> TrainState:
+        """Return the states at step 0; the padding behind the last member is not alive."""
+        rows = stack([f.chunk(0, 1).train[0] for f in self.feeds], self.width)
+        states = self.program.start(self.hyper, rows, *self.data)
+        return states._replace(is_alive=jnp.arange(self.width) < self.size)
+
+    def feed(self, first: int, length: int) -> Feed:
+        return stack([f.chunk(first, length) for f in self.feeds], self.width)
+
+    def train(self, on_chunk: Callable[[Progress], None]) -> TrainState:
+        """Train all members to the end, calling `on_chunk` after every chunk."""
+        steps, length = self.config["train.steps"], self.config["host.chunk"]
+        began = time.monotonic()
+        states = self.start()
+        for first in range(0, steps, length):
+            states, trace = self.program.advance(
+                states,
+                self.hyper,
+                self.feed(first, length),
+                self.calendar.chunk(first, length),
+                *self.data,
+            )
+            rows = self._note(first, jax.device_get(trace))
+            on_chunk(self._progress(min(first + length, steps), rows, time.monotonic() - began))
+        return states
+
+    def _note(self, first: int, trace: Trace) -> list[list[dict[str, float]]]:
+        points = [p for p in self.calendar.points if first < p <= first + trace.loss.shape[1]]
+        return [
+            self._note_member(outcome, first, points, jax.tree.map(lambda v, i=i: v[i], trace))
+            for i, outcome in enumerate(self.outcomes)
+        ]
+
+    def _note_member(self, outcome: Outcome, first: int, points: list[int], trace: Trace):
+        rows: list[dict[str, float]] = []
+        if outcome.diverged_at is not None:
+            return rows
+        steps = min(len(trace.loss), self.config["train.steps"] - first)
+        bad = np.flatnonzero(~np.isfinite(trace.loss[:steps]))
+        end = first + (int(bad[0]) if len(bad) else steps)
+        position = first
+        for point in [p for p in points if p <= end]:
+            outcome.loss_sum += float(np.sum(trace.loss[position - first : point - first]))
+            outcome.loss_steps += point - position
+            position = point
+            row = {"step": point, "train_loss": outcome.loss_sum / outcome.loss_steps}
+            row |= curve_metrics(trace, point - first - 1)
+            outcome.loss_sum, outcome.loss_steps = 0.0, 0
+            rows.append(row)
+            if point == self.config["train.steps"]:
+                outcome.final = final_metrics(trace, point - first - 1)
+        outcome.loss_sum += float(np.sum(trace.loss[position - first : end - first]))
+        outcome.loss_steps += end - position
+        outcome.curve += rows
+        if len(bad):
+            outcome.diverged_at = end + 1
+        elif rows and not np.isfinite(rows[-1]["loss"]):
+            outcome.diverged_at = end
+        return rows
+
+    def _progress(self, step: int, rows, seconds: float) -> Progress:
+        alive = [o for o in self.outcomes if o.diverged_at is None]
+        losses = [o.curve[-1]["train_loss"] for o in alive if o.curve]
+        accuracies = [r["accuracy"] for o in self.outcomes for r in o.curve]
+        return Progress(
+            step=step,
+            steps=self.config["train.steps"],
+            alive=len(alive),
+            train_loss=float(np.median(losses)) if losses else float("nan"),
+            best_accuracy=max(accuracies, default=float("nan")),
+            seconds=seconds,
+            rows=rows,
+        )
+
+
+def _ratio(scores, at: int, mode: int, parts: slice) -> tuple[float, float]:
+    count = float(scores.count[at, mode, parts].sum())
+    loss = float(scores.loss[at, mode, parts].sum()) / count
+    return loss, float(scores.correct[at, mode, parts].sum()) / count
+
+
+def curve_metrics(trace: Trace, at: int) -> dict[str, float]:
+    """Return loss and accuracy on the curve's images, of each mode."""
+    out: dict[str, float] = {}
+    for mode in range(trace.scores.count.shape[1]):
+        loss, accuracy = _ratio(trace.scores, at, mode, slice(0, 1))
+        out |= {MODES[mode] + "loss": loss, MODES[mode] + "accuracy": accuracy}
+    return out
+
+
+def final_metrics(trace: Trace, at: int) -> dict[str, float]:
+    """Return loss and accuracy on the whole validation and test splits, of each mode."""
+    out: dict[str, float] = {}
+    splits = {"validation": slice(0, 2), "test": slice(2, len(PARTS))}
+    for mode in range(trace.scores.count.shape[1]):
+        for split, parts in splits.items():
+            loss, accuracy = _ratio(trace.scores, at, mode, parts)
+            out[f"{MODES[mode]}{split}_loss"] = loss
+            out[f"{MODES[mode]}{split}_accuracy"] = accuracy
+    return out

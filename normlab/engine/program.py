@@ -1,0 +1,158 @@
+"""The compiled program of a population: start S members, and advance them by a chunk of steps."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from normlab.engine.evaluate import PARTS, Scores, Scoring, reestimate, score
+from normlab.engine.state import Hyper, TrainState, init_state
+from normlab.engine.step import Batch, Info, make_train_step
+from normlab.models.build import build_model
+from normlab.models.table import MODELS
+from normlab.norms.table import find_norm
+from normlab.settings import Config
+
+PROGRAM_SETTINGS = ("data.name", "data.batch", "model.", "norm.", "optim.name")
+"""What decides a program. Rates, schedules, lengths and evaluation times are its inputs."""
+
+
+class Resident(NamedTuple):
+    """All examples of a data set on the device, images flat and uint8.
+
+    A gather of flat rows behind a barrier, then the arithmetic: fused into it, a gather of 4-D
+    images is about 10 times slower on a CPU.
+    """
+
+    images: Any
+    labels: Any
+    shape: tuple[int, ...]
+
+    def gather(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return x in 0..1, [n, *shape], and y [n]."""
+        x = lax.optimization_barrier(self.images[rows]).astype(jnp.float32) / 255
+        return x.reshape(-1, *self.shape), self.labels[rows]
+
+
+class Timetable(NamedTuple):
+    """What happens at each step of a chunk, [T]; the same for all members."""
+
+    rate: Any
+    """Rate relative to its peak."""
+    is_step: Any
+    """False for the padding of a run's last chunk."""
+    batches: Any
+    """How many batches of the scoring plan to score after this step; 0: no evaluation."""
+
+
+class Feed(NamedTuple):
+    """Which rows a member sees."""
+
+    train: Any
+    """[T, B]"""
+    stats: Any
+    """[n] images that running statistics are re-estimated on."""
+    scoring: Scoring
+
+
+class Trace(NamedTuple):
+    """What a chunk tells: per step, and per step the scores (zeros where none were taken)."""
+
+    loss: Any
+    """[T]"""
+    scores: Scores
+    """Leaves [T, modes, parts]; mode 0 re-estimated (or stateless), 1 running statistics."""
+
+
+class Program(NamedTuple):
+    start: Callable[[Hyper, Any, Any, Any], TrainState]
+    """(hyper [S], first rows [S, B], images, labels) -> states [S]"""
+    advance: Callable[..., tuple[TrainState, Trace]]
+    """(states [S], hyper [S], feed [S], timetable, images, labels) -> states [S], trace [S]"""
+
+
+def member_functions(config: Config, shape: tuple[int, ...], classes: int, conv_form: str):
+    """Return start and advance of one member, to be mapped over a population."""
+    net = build_model(config, classes, conv_form)
+    row = find_norm(config["norm.name"])
+    whole = net
+    if row.running_statistics:
+        whole = build_model(config, classes, conv_form, momentum=0.0, stats_batch=0)
+    modes = 2 if row.running_statistics else 1
+    input_shape = shape if MODELS[config["model.name"]].is_convolutional else (math.prod(shape),)
+
+    def start(hyper: Hyper, rows, images, labels) -> TrainState:
+        x, _ = Resident(images, labels, input_shape).gather(rows)
+        return init_state(net, config["optim.name"], hyper, x)
+
+    def evaluate(state: TrainState, feed: Feed, data: Resident, batches) -> Scores:
+        stats = [state.batch_stats]
+        if row.running_statistics:
+            stats.insert(0, reestimate(whole, state, data, feed.stats))
+        return score(net, state, stats, data, feed.scoring, batches)
+
+    def advance(state: TrainState, hyper: Hyper, feed: Feed, table: Timetable, images, labels):
+        data = Resident(images, labels, input_shape)
+        train_step = make_train_step(net, config["optim.name"], hyper)
+        nothing = Scores(*(jnp.zeros((modes, len(PARTS))),) * 3)
+
+        def train(state: TrainState, rows, rate) -> tuple[TrainState, Info]:
+            x, y = data.gather(rows)
+            return train_step(state, Batch(x, y, rate))
+
+        def skip(state: TrainState, rows, rate) -> tuple[TrainState, Info]:
+            del rows, rate
+            return state, Info(jnp.full((), jnp.nan))
+
+        def body(state: TrainState, now):
+            rows, rate, is_step, batches = now
+            state, info = lax.cond(is_step & state.is_alive, train, skip, state, rows, rate)
+            # The outer predicate is shared by the members, so it stays a branch under vmap.
+            scores = lax.cond(
+                batches > 0,
+                lambda s: lax.cond(
+                    s.is_alive, lambda s: evaluate(s, feed, data, batches), lambda s: nothing, s
+                ),
+                lambda s: nothing,
+                state,
+            )
+            return state, Trace(info.loss, scores)
+
+        now = (feed.train, table.rate, table.is_step, table.batches)
+        return lax.scan(body, state, now)
+
+    return start, advance
+
+
+@functools.cache
+def _compile(key: tuple, shape: tuple, classes: int, conv_form: str, mode: str) -> Program:
+    start, advance = member_functions(dict(key), shape, classes, conv_form)
+
+    def start_all(hyper, rows, images, labels):
+        if mode == "vmap":
+            return jax.vmap(start, (0, 0, None, None))(hyper, rows, images, labels)
+        return lax.map(lambda m: start(*m, images, labels), (hyper, rows))
+
+    def advance_all(states, hyper, feed, table, images, labels):
+        if mode == "vmap":
+            axes = (0, 0, 0, None, None, None)
+            return jax.vmap(advance, axes)(states, hyper, feed, table, images, labels)
+        return lax.map(lambda m: advance(*m, table, images, labels), (states, hyper, feed))
+
+    # Threefry is slow to optimise: 3.2 s at the default level, 0.7 s at level 1 (2026-11-20).
+    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return Program(jax.jit(start_all, compiler_options=quick), jax.jit(advance_all, donate_argnums=0))
+
+
+def compile_program(
+    config: Config, shape: tuple[int, ...], classes: int, conv_form: str, mode: str
+) -> Program:
+    """Return the program of `config`, made once for all configurations that share it."""
+    key = tuple((k, v) for k, v in sorted(config.items()) if k.startswith(PROGRAM_SETTINGS))
+    return _compile(key, shape, classes, conv_form, mode)

@@ -1,0 +1,83 @@
+"""What a run is made of between two steps, and what it is told from outside."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from normlab.optim import direction
+from normlab.settings import Config
+
+
+class Hyper(NamedTuple):
+    """The traced settings of one member; in a population every leaf is [S]."""
+
+    seed: Any
+    lr: Any
+    momentum: Any
+    weight_decay: Any
+    gain: Any
+
+
+class TrainState(NamedTuple):
+    """One run between two steps; in a population every leaf has a leading member axis S."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    norm_state: Any
+    opt_state: Any
+    key: jax.Array
+    is_alive: jax.Array
+    """False from the first non-finite loss or gradient on: the state no longer moves."""
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {
+            "params": self.params,
+            "batch_stats": self.batch_stats,
+            "norm_state": self.norm_state,
+        }
+
+
+def hyper_of(config: Config) -> Hyper:
+    return Hyper(
+        seed=config["seed"],
+        lr=config["optim.lr"],
+        momentum=config["optim.momentum"],
+        weight_decay=config["optim.weight_decay"],
+        gain=config["init.gain"],
+    )
+
+
+def scale_hidden_kernels(params: Any, gain: jax.Array) -> Any:
+    """Return params with every hidden kernel times `gain`; the head keeps its own scale."""
+
+    def scale(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        is_hidden = path[0].key != "head" and path[-1].key == "kernel"
+        return leaf * gain if is_hidden else leaf
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def init_state(net: nn.Module, optimizer: str, hyper: Hyper, first_batch: jax.Array) -> TrainState:
+    """Return step 0: a pure function of the member's seed, gain and first batch.
+
+    Parameters are drawn by module name, so arms share the bits of every parameter they share.
+    """
+    key = jax.random.key(hyper.seed)
+    variables = net.init(jax.random.fold_in(key, 0), first_batch, train=True)
+    params = scale_hidden_kernels(variables["params"], hyper.gain)
+    transform = direction(optimizer, hyper.momentum, hyper.weight_decay)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        norm_state=variables.get("norm_state", {}),
+        opt_state=transform.init(params),
+        key=jax.random.fold_in(key, 1),
+        is_alive=jnp.ones((), bool),
+    )

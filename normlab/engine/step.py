@@ -1,0 +1,60 @@
+"""One gradient step: `train_step(state, batch) -> (state, info)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from normlab.engine.state import Hyper, TrainState
+from normlab.optim import direction
+
+MUTABLE = ("batch_stats", "norm_state")
+
+
+class Batch(NamedTuple):
+    x: jax.Array
+    y: jax.Array
+    rate: jax.Array
+    """This step's rate relative to its peak."""
+
+
+class Info(NamedTuple):
+    loss: jax.Array
+    """Mean cross-entropy of the batch before the step, in nats."""
+
+
+def make_train_step(
+    net: nn.Module, optimizer: str, hyper: Hyper
+) -> Callable[[TrainState, Batch], tuple[TrainState, Info]]:
+    """Return the step of one member. A non-finite loss or gradient leaves the state untouched but
+    for `is_alive`, which becomes False."""
+    transform = direction(optimizer, hyper.momentum, hyper.weight_decay)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        def loss_of(params):
+            variables = state.variables | {"params": params}
+            logits, moved = net.apply(variables, batch.x, train=True, mutable=MUTABLE)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
+            return losses.mean(), moved
+
+        (loss, moved), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = transform.update(grads, state.opt_state, state.params)
+        rate = hyper.lr * batch.rate
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        new = state._replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=moved.get("batch_stats", state.batch_stats),
+            norm_state=moved.get("norm_state", state.norm_state),
+            opt_state=opt_state,
+        )
+        is_finite = jnp.isfinite(loss + optax.tree.norm(grads))
+        kept = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, state)
+        return kept._replace(is_alive=is_finite), Info(loss)
+
+    return train_step

@@ -1,0 +1,1 @@
+"""Questions, records, evidence and reports. Only `lab/worker.py` imports jax."""

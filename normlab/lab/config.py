@@ -1,0 +1,218 @@
+"""From what somebody typed to the resolved configuration that a run is a pure function of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, NamedTuple
+
+from normlab.data import DATASETS, DataError, check
+from normlab.models.table import MODELS, layer_widths, pool_after
+from normlab.norms.table import Norm, find_norm
+from normlab.settings import SETTINGS, Config, defaults, nearest_setting
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run: one line with the value, the limit and the way out."""
+
+
+class Resolved(NamedTuple):
+    config: Config
+    notes: list[str]
+    """Settings that were reset because nothing in this configuration takes them."""
+
+
+def resolve(config: Config, data_dir: str | None = None) -> Resolved:
+    """Return `config` complete, checked and canonical; raises ConfigError.
+
+    Settings that the scheme, network or optimiser does not take go back to their defaults, so that
+    two configurations that mean the same run have the same id.
+    """
+    full = defaults() | {name: _typed(name, value) for name, value in config.items()}
+    for name, value in full.items():
+        _check_range(name, value)
+    try:
+        row = find_norm(full["norm.name"])
+        check(full["data.name"], data_dir)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if full["model.name"] not in MODELS:
+        raise ConfigError(f"unknown model {full['model.name']!r} (models: {', '.join(MODELS)})")
+    resolved, notes = _reset_unused(full, row)
+    _check_batch(resolved)
+    _check_layers(resolved, find_norm(resolved["norm.name"]))
+    return Resolved(resolved, notes)
+
+
+def _typed(name: str, value: Any) -> Any:
+    if name not in SETTINGS:
+        raise ConfigError(f"unknown setting {name!r}{nearest_setting(name)}")
+    default = SETTINGS[name].default
+    if isinstance(default, tuple) and isinstance(value, (list, tuple)) and value:
+        if all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value):
+            return tuple(value)
+    elif isinstance(default, float) and isinstance(value, (int, float)) and value is not True:
+        return float(value)
+    elif type(value) is type(default):
+        return value
+    kind = "tuple of positive int" if isinstance(default, tuple) else type(default).__name__
+    raise ConfigError(f"{name} = {value!r} is not of type {kind} (default: {default!r})")
+
+
+def _check_range(name: str, value: Any) -> None:
+    setting = SETTINGS[name]
+    if setting.choices and value not in setting.choices:
+        raise ConfigError(f"{name} = {value!r} is not one of {', '.join(setting.choices)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} = {value} is not finite")
+    if setting.low is not None:
+        is_low = value <= setting.low if setting.is_open else value < setting.low
+        if is_low:
+            above = "above" if setting.is_open else "at least"
+            raise ConfigError(f"{name} = {value} must be {above} {setting.low}")
+    if setting.high is not None and value > setting.high:
+        raise ConfigError(f"{name} = {value} must be at most {setting.high}")
+
+
+def _unused(config: Config, row: Norm) -> list[str]:
+    model = MODELS[config["model.name"]]
+    names = [n for n in SETTINGS if n.startswith("norm.") and n != "norm.name"]
+    unused = [n for n in names if n.removeprefix("norm.") not in row.options]
+    names = [n for n in SETTINGS if n.startswith("model.") and n != "model.name"]
+    unused += [n for n in names if n.removeprefix("model.") not in model.options]
+    if config["optim.name"] == "sgd":
+        unused.append("optim.momentum")
+    if not row.running_statistics:
+        unused.append("eval.stats_examples")
+    return unused
+
+
+def _reset_unused(config: Config, row: Norm) -> tuple[Config, list[str]]:
+    config, notes = dict(config), []
+    if row.equals and not MODELS[config["model.name"]].is_convolutional:
+        notes.append(
+            f"norm.name={config['norm.name']} is {row.equals} in a network without space"
+        )
+        config["norm.name"] = row.equals
+    for name in _unused(config, row):
+        if config[name] != SETTINGS[name].default:
+            notes.append(f"{name}={config[name]} is not used here and reset to the default")
+            config[name] = SETTINGS[name].default
+    if config["norm.stats_batch"] == config["data.batch"]:
+        config["norm.stats_batch"] = 0
+    return config, notes
+
+
+def _check_batch(config: Config) -> None:
+    batch, stats = config["data.batch"], config["norm.stats_batch"]
+    examples = DATASETS[config["data.name"]].train
+    if batch > examples:
+        raise ConfigError(
+            f"data.batch = {batch} is larger than the {examples} training examples of "
+            f"{config['data.name']}; use at most {examples}"
+        )
+    if stats and batch % stats:
+        legal = [b for b in range(1, batch + 1) if batch % b == 0]
+        raise ConfigError(
+            f"norm.stats_batch = {stats} does not divide data.batch = {batch}; use one of {legal}"
+        )
+    if config["optim.warmup"] >= config["train.steps"] and config["optim.warmup"]:
+        raise ConfigError(
+            f"optim.warmup = {config['optim.warmup']} must be below train.steps = "
+            f"{config['train.steps']}"
+        )
+
+
+def layer_shapes(config: Config) -> list[tuple[int, int, int]]:
+    """Return H, W, C of what each norm of the network receives; H = W = 1 in dense layers."""
+    widths = layer_widths(config["model.widths"], config["model.depth"])
+    if not MODELS[config["model.name"]].is_convolutional:
+        return [(1, 1, width) for width in widths]
+    height, width, _ = DATASETS[config["data.name"]].shape
+    stride = config["model.stride"]
+    height, width = -(-height // stride), -(-width // stride)
+    shapes = []
+    for channels, pool in zip(
+        widths, pool_after(config["model.widths"], config["model.depth"]), strict=True
+    ):
+        shapes.append((height, width, channels))
+        if pool:
+            height, width = height // 2, width // 2
+    return shapes
+
+
+def _check_layers(config: Config, row: Norm) -> None:
+    model, shapes = MODELS[config["model.name"]], layer_shapes(config)
+    name = config["norm.name"]
+    for i, (height, width, channels) in enumerate(shapes, 1):
+        if height < 1 or width < 1:
+            raise ConfigError(
+                f"model.widths = {config['model.widths']}: nothing is left of the image before "
+                f"layer {i}; use fewer stages or a smaller stride"
+            )
+        if row.grouped and channels % config["norm.groups"]:
+            legal = [g for g in range(1, channels + 1) if channels % g == 0]
+            raise ConfigError(
+                f"norm.groups = {config['norm.groups']} does not divide the {channels} channels "
+                f"of layer {i}; use one of {legal}"
+            )
+        values = _values_per_statistic(config, row, height, width, channels)
+        if row.over and values < 2:
+            raise ConfigError(
+                f"norm.name = {name!r}: a statistic of layer {i} would be made of {values} value "
+                f"(H, W, C = {height}, {width}, {channels}), at least 2 are needed; use a larger "
+                "batch or a scheme that averages over more axes"
+            )
+    channels = shapes[-1][2]
+    is_per_channel = row.needs_space or (row.grouped and config["norm.groups"] == channels)
+    if (
+        config["model.placement"] == "post"
+        and model.ends_in_global_mean
+        and row.centered
+        and is_per_channel
+    ):
+        raise ConfigError(
+            f"model.placement = 'post' puts norm {name!r} right before the global mean of "
+            f"{config['model.name']!r}, whose output is then a constant; use placement 'pre'"
+        )
+
+
+def _values_per_statistic(config: Config, row: Norm, height: int, width: int, channels: int) -> int:
+    sizes = {
+        "N": config["norm.stats_batch"] or config["data.batch"],
+        "H": height,
+        "W": width,
+        "C": channels,
+        "C/G": channels // config["norm.groups"] if row.grouped else channels,
+    }
+    return math.prod(sizes[letter] for letter in row.over)
+
+
+def identity(config: Config) -> Config:
+    """Return what makes a run itself: its settings without those of the host, nor any that is at
+    the value it had when it was introduced; so adding a setting keeps every id."""
+    kept = {
+        name: value
+        for name, value in config.items()
+        if SETTINGS[name].kind != "host" and value != SETTINGS[name].silent
+    }
+    version = find_norm(config["norm.name"]).version
+    return kept | ({"norm.version": version} if version > 1 else {})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_id(config: Config) -> str:
+    """Return the name of the run of a resolved configuration: 16 hex digits of a sha256."""
+    return _digest(identity(config))
+
+
+def cohort_id(config: Config) -> str:
+    """Return the name of the cohort: the runs that may train in one population."""
+    kept = {n: v for n, v in config.items() if SETTINGS[n].kind in ("static", "observe")}
+    return _digest(kept)

@@ -1,0 +1,43 @@
+"""Norms whose statistics never leave one example: layer, instance and RMS normalization."""
+
+from __future__ import annotations
+
+import jax
+from flax import linen as nn
+
+from normlab.axes import axes_of
+from normlab.moments import normalize, refuse_degenerate
+from normlab.norms.plain import scale_and_bias
+
+
+class SampleNorm(nn.Module):
+    """y = scale * (x - mean) / sqrt(var + epsilon) + bias, mean and var over `over` per example.
+
+    over = H, W, C: layer norm of an image; C: layer norm as in transformers; H, W: instance norm.
+    With `centered` False, mean is 0 and var the mean square: y = scale * x / sqrt(E[x^2] + epsilon)
+    (RMS norm, which has no bias).
+    Shapes: x [N, ..., C] -> the same; parameters [C]. State: none; training and evaluation agree.
+    Raises ValueError where a statistic would be made of one value.
+    Source: arXiv:1607.06450 (layer), 1607.08022 (instance), 1910.07467 (RMS). Deviations: layer
+    norm's scale and bias are per channel, not per element of H, W, C; RMS norm adds epsilon.
+
+    >>> x = jax.numpy.array([[1.0, 3.0]])
+    >>> y, _ = SampleNorm(over=("C",), epsilon=0.0).init_with_output(jax.random.key(0), x)
+    >>> y.tolist()
+    [[-1.0, 1.0]]
+    """
+
+    over: tuple[str, ...]
+    epsilon: float = 1e-5
+    centered: bool = True
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        del train
+        axes = axes_of(self.over, x.ndim)
+        refuse_degenerate(self.name or "SampleNorm", x.shape, axes)
+        y, _ = normalize(x, axes, epsilon=self.epsilon, mask=mask, centered=self.centered)
+        return scale_and_bias(self, y, use_bias=self.use_bias).astype(x.dtype)

@@ -1,0 +1,56 @@
+"""From settings to optax: the direction of a step, and the shape of its rate over time.
+
+The chain is built inside the traced function, because momentum and weight decay are traced; the
+rate is the traced `optim.lr` times a shape with peak 1 that is computed beforehand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+
+def is_kernel(path: tuple[Any, ...]) -> bool:
+    """Tell whether a parameter's path ends in `kernel`: the only role that decays."""
+    return path[-1].key == "kernel"
+
+
+def mask_kernels(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_kernel(path), params)
+
+
+def direction(name: str, momentum: Any, weight_decay: Any) -> optax.GradientTransformation:
+    """Return the transformation g -> u of the update p <- p - rate * u.
+
+    sgd: u = g; momentum: u = trace of g (heavy ball); adam, adamw: Adam's with b1 = momentum,
+    b2 = 0.999, epsilon 1e-8. Weight decay acts on kernels only: added to g, for adamw to u.
+    """
+    decay = optax.add_decayed_weights(weight_decay, mask=mask_kernels)
+    if name == "sgd":
+        return decay
+    if name == "momentum":
+        return optax.chain(decay, optax.trace(momentum))
+    adam = optax.scale_by_adam(b1=momentum, b2=0.999, eps=1e-8)
+    return optax.chain(adam, decay) if name == "adamw" else optax.chain(decay, adam)
+
+
+def rate_shape(schedule: str, warmup: int, steps: int) -> np.ndarray:
+    """Return the rate of every step relative to its peak, float32 [steps].
+
+    The first `warmup` steps rise linearly to 1 (step t has (t + 1) / warmup); what follows is
+    constant, half a cosine down to 0, or a staircase x 0.1 at 1/2 and 3/4 of all steps.
+    """
+    rest = max(steps - warmup, 1)
+    main = {
+        "constant": lambda: optax.constant_schedule(1.0),
+        "cosine": lambda: optax.cosine_decay_schedule(1.0, rest),
+        "step": lambda: optax.piecewise_constant_schedule(
+            1.0, {steps // 2 - warmup: 0.1, steps * 3 // 4 - warmup: 0.1}
+        ),
+    }[schedule]()
+    rise = np.arange(1, min(warmup, steps) + 1) / max(warmup, 1)
+    after = np.asarray(jax.vmap(main)(np.arange(steps - len(rise))))
+    return np.concatenate([rise, after]).astype(np.float32)

@@ -1,0 +1,168 @@
+"""Every setting of a run: default, class, unit, reason and legal range, in one table.
+
+Four classes. `static` changes the compiled program; `traced` is an input of the program, so runs
+that differ only in traced settings share one; `observe` says when and on what a run is measured;
+`host` says how it is carried out and never what comes out: host settings are not part of a run's
+identity.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Class = Literal["static", "traced", "observe", "host"]
+Config = dict[str, Any]
+"""A flat configuration: dotted setting name -> value."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    default: Any
+    kind: Class
+    why: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    is_open: bool = False
+    """Whether `low` itself is excluded."""
+    choices: tuple[str, ...] = ()
+    frozen: Any = None
+    """The value left out of the run id: the default on the day the setting was introduced. Give it
+    when a default changes, so that old runs keep their ids and new ones get others."""
+
+    @property
+    def silent(self) -> Any:
+        return self.default if self.frozen is None else self.frozen
+
+
+SETTINGS: dict[str, Setting] = {
+    "seed": Setting(0, "traced", "draws the initial weights, the data order and digits' split", low=0),
+    "data.name": Setting("digits", "static", "which data set"),
+    "data.batch": Setting(64, "static", "examples of one gradient step", "examples", low=1),
+    "model.name": Setting("mlp", "static", "which network"),
+    "model.widths": Setting(
+        (100, 100, 100), "static", "units of each dense layer, or channels of each conv stage"
+    ),
+    "model.depth": Setting(
+        0, "static", "hidden layers, spread evenly over `widths`; 0: one for each width", low=0
+    ),
+    "model.act": Setting("relu", "static", "activation", choices=("relu", "sigmoid", "tanh")),
+    "model.placement": Setting(
+        "pre", "static", "norm before (pre) or after (post) the activation", choices=("pre", "post")
+    ),
+    "model.stride": Setting(1, "static", "stride of the cnn's first convolution", low=1, high=4),
+    "norm.name": Setting("batch", "static", "which normalization scheme"),
+    "norm.groups": Setting(4, "static", "groups of channels; divides 16, 32, 64, 100", low=1),
+    "norm.epsilon": Setting(
+        1e-5, "static", "added to the variance; the same for all arms", low=0, is_open=True
+    ),
+    "norm.momentum": Setting(
+        0.9, "static", "weight of the OLD running statistics (0.99 needs 500 steps)", low=0, high=1
+    ),
+    "norm.stats_batch": Setting(
+        0, "static", "examples that share statistics; 0: the whole batch", "examples", low=0
+    ),
+    "optim.name": Setting(
+        "momentum", "static", "optimiser", choices=("sgd", "momentum", "adam", "adamw")
+    ),
+    "optim.lr": Setting(0.1, "traced", "peak learning rate", "1/step", low=0, is_open=True),
+    "optim.momentum": Setting(
+        0.9, "traced", "decay of the momentum (adam, adamw: of the first moment)", low=0, high=1
+    ),
+    "optim.weight_decay": Setting(
+        0.0, "traced", "on kernels only; adamw: decoupled, the others: added to the gradient", low=0
+    ),
+    "optim.schedule": Setting(
+        "constant",
+        "static",
+        "shape of the rate: constant; cosine to 0; step: x 0.1 at 1/2 and at 3/4 of the steps",
+        choices=("constant", "cosine", "step"),
+    ),
+    "optim.warmup": Setting(0, "static", "linear warm-up from 0", "steps", low=0),
+    "init.gain": Setting(
+        1.0, "traced", "multiplies the initial hidden kernels, never the head", low=0, is_open=True
+    ),
+    "train.steps": Setting(300, "static", "gradient steps", "steps", low=1, high=10_000_000),
+    "train.eval_every": Setting(50, "observe", "least distance of two evaluations", "steps", low=1),
+    "train.eval_growth": Setting(
+        1.0, "observe", "each evaluation at least this factor later than the one before", low=1, high=2
+    ),
+    "eval.curve_examples": Setting(
+        1000, "observe", "validation images of each point of a curve", "examples", low=1
+    ),
+    "eval.stats_examples": Setting(
+        512, "observe", "training images that running statistics are re-estimated on", low=2
+    ),
+    "eval.batch": Setting(100, "observe", "examples scored at once", "examples", low=1),
+    "host.mode": Setting(
+        "auto",
+        "host",
+        "members one after another (map: bit-equal whatever the population) or at once (vmap)",
+        choices=("auto", "map", "vmap"),
+    ),
+    "host.width": Setting(32, "host", "members of one population", "runs", low=1, high=4096),
+    "host.chunk": Setting(
+        100, "host", "steps between two looks of the host at a population", "steps", low=1
+    ),
+    "host.conv": Setting(
+        "auto",
+        "host",
+        "form of the convolutions: patches (wins on a CPU) or lax (accelerators)",
+        choices=("auto", "patches", "lax"),
+    ),
+    "host.processes": Setting(
+        0, "host", "worker processes; 0: one for each core, one core each", low=0, high=256
+    ),
+}
+
+
+def defaults() -> Config:
+    """Return every setting at its default."""
+    return {name: setting.default for name, setting in SETTINGS.items()}
+
+
+def nest(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested groups: {"optim.lr": 1} -> {"optim": {"lr": 1}}."""
+    tree: dict[str, Any] = {}
+    for name, value in config.items():
+        *groups, leaf = name.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = value
+    return tree
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Config:
+    """Return nested groups as a flat configuration, the inverse of `nest`."""
+    out: Config = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            out |= flatten(value, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = value
+    return out
+
+
+def nearest_setting(name: str) -> str:
+    """Return "; did you mean 'x'?" for the legal name nearest to `name`, or an empty string."""
+    near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def eval_steps(steps: int, every: int, growth: float) -> list[int]:
+    """Return the steps after which a run is evaluated: increasing, ending with `steps`.
+
+    Neighbours are max(every, (growth - 1) * step) apart, rounded down.
+
+    >>> eval_steps(30, 10, 1.0), eval_steps(25, 10, 1.5)
+    ([10, 20, 30], [10, 20, 25])
+    """
+    points: list[int] = []
+    step = every
+    while step < steps:
+        points.append(step)
+        step = max(step + every, int(step * growth))
+    return [*points, steps]

@@ -1,0 +1,302 @@
+"""Data sets without a network: splits, the synthetic teacher, refusals, idx files."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import importlib
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normlab import data
+from normlab.data import idx, prepared
+from normlab.data.split import permutation, split_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def idx_bytes(values: np.ndarray) -> bytes:
+    header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    return header + values.astype(np.uint8).tobytes()
+
+
+def run_script(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "data.py"), *flags]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
+
+
+def run_fresh(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+
+
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_split_is_disjoint_and_complete(name):
+    row = data.DATASETS[name]
+    split = split_rows(row, seed=3)
+    assert (len(split.train), len(split.validation), len(split.test)) == (
+        row.train,
+        row.validation,
+        row.test,
+    )
+    rows = np.concatenate([split.train, split.validation, split.test])
+    assert rows.dtype == np.int32
+    np.testing.assert_array_equal(np.sort(rows), np.arange(row.examples))
+
+
+def test_seed_moves_digits_but_not_an_official_split():
+    digits, mnist = data.DATASETS["digits"], data.DATASETS["mnist"]
+    assert not np.array_equal(split_rows(digits, 0).test, split_rows(digits, 1).test)
+    np.testing.assert_array_equal(split_rows(digits, 1).test, split_rows(digits, 1).test)
+    np.testing.assert_array_equal(split_rows(mnist, 0).validation, split_rows(mnist, 1).validation)
+    np.testing.assert_array_equal(split_rows(mnist, 0).test, np.arange(60_000, 70_000))
+
+
+def test_permutation_is_pinned():
+    """Old runs can be repeated only while these literals hold."""
+    np.testing.assert_array_equal(permutation(8, seed=0), [0, 2, 1, 5, 4, 3, 6, 7])
+    np.testing.assert_array_equal(permutation(8, seed=2**64 - 1), [0, 7, 4, 2, 6, 3, 1, 5])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seed_outside_the_range_is_refused(seed):
+    with pytest.raises(data.DataError, match=rf"seed = {seed} is outside"):
+        permutation(8, seed)
+
+
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    digits = data.load("digits")
+    pixels, labels = load_digits(return_X_y=True)
+    assert (digits.images.shape, digits.images.dtype) == ((1797, 64), np.uint8)
+    assert digits.labels.dtype == np.int32
+    np.testing.assert_array_equal(np.bincount(digits.labels), np.bincount(labels))
+    np.testing.assert_array_equal(np.rint(digits.images * (16 / 255)), pixels)
+    assert (digits.images.min(), digits.images.max()) == (0, 255)
+    assert digits.sha256 == data.load("digits").sha256
+
+
+def test_synthetic_is_pinned_balanced_and_fast():
+    start = time.perf_counter()
+    synthetic = data.load("synthetic")
+    assert time.perf_counter() - start < 0.5
+    assert synthetic.images.shape == (3000, 64)
+    np.testing.assert_array_equal(np.bincount(synthetic.labels), np.full(10, 300))
+    assert synthetic.sha256 == "ffc93f421735ac9cb77342447b8cd0de59dde3fe7cf0845e4e5fe77a98b1e647"
+
+
+def test_synthetic_can_be_learned():
+    from sklearn.linear_model import LogisticRegression
+
+    synthetic = data.load("synthetic")
+    split = synthetic.split(seed=0)
+    x, y = synthetic.images / 255 - 0.5, synthetic.labels
+    model = LogisticRegression(max_iter=300).fit(x[split.train], y[split.train])
+    assert model.score(x[split.test], y[split.test]) > 0.9
+
+
+def test_unknown_name_lists_the_names():
+    with pytest.raises(data.UnknownDataset) as refusal:
+        data.check("mnits")
+    assert all(name in str(refusal.value) for name in data.DATASETS)
+
+
+@pytest.mark.parametrize("function", [data.check, data.load])
+def test_unprepared_is_one_line_with_both_ways_within_a_second(function, tmp_path):
+    start = time.perf_counter()
+    with pytest.raises(data.DataUnavailable) as refusal:
+        function("mnist", str(tmp_path))
+    assert time.perf_counter() - start < 1
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert "python scripts/data.py --prepare=mnist --manual_dir=DIR" in message
+    assert "--download" in message and f"--data_dir={tmp_path}" in message
+
+
+def test_default_directory_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert data.data_root() == tmp_path
+    assert data.data_root("/elsewhere") == Path("/elsewhere")
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert data.data_root() == Path.home() / "tensorflow_datasets"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [('{"fileFormat": "tfrecord"}', "only TensorFlow reads"), ("{", "is damaged")],
+)
+def test_unreadable_copy_is_refused(content, message, tmp_path):
+    folder = tmp_path / data.DATASETS["mnist"].folder
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(content)
+    with pytest.raises(data.DataUnavailable, match=message):
+        data.check("mnist", str(tmp_path))
+
+
+def test_check_needs_neither_jax_nor_tfds(tmp_path):
+    code = f"""
+import sys
+from normlab import data
+try:
+    data.check('mnist', {str(tmp_path)!r})
+except data.DataUnavailable:
+    print([m for m in ('jax', 'sklearn', 'tensorflow_datasets') if m in sys.modules])
+"""
+    assert run_fresh(code).strip() == "[]"
+
+
+def test_corrupt_file_is_refused_and_leaves_nothing(tmp_path):
+    originals, data_dir = tmp_path / "originals", tmp_path / "prepared"
+    originals.mkdir()
+    for pair in idx.FILES.values():
+        for file in pair:
+            (originals / file).write_bytes(b"not the original")
+    with pytest.raises(data.DataError, match=r"\.gz .*sha256 found \w{64}, expected \w{64}"):
+        data.prepare("mnist", manual_dir=str(originals), data_dir=str(data_dir))
+    assert not data_dir.exists()
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(data.DataError, match=r"images-idx3-ubyte.gz is missing .* sha256 \w{64}"):
+        data.prepare("mnist", manual_dir=str(tmp_path), data_dir=str(tmp_path / "prepared"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_download_without_a_network_fails_at_once(monkeypatch, tmp_path):
+    def refuse(address, timeout):
+        assert timeout <= 3
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(data.DataUnavailable, match="no connection to .* give --manual_dir=DIR"):
+        data.prepare("fashion_mnist", download=True, data_dir=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_refuses_bad_requests(tmp_path):
+    with pytest.raises(data.DataError, match="needs no preparing"):
+        data.prepare("digits", download=True)
+    with pytest.raises(data.DataError, match="either --manual_dir=DIR"):
+        data.prepare("mnist", data_dir=str(tmp_path))
+    stray = tmp_path / data.DATASETS["mnist"].folder / "stray"
+    stray.mkdir(parents=True)
+    with pytest.raises(data.DataError, match="move them away"):
+        data.prepare("mnist", download=True, data_dir=str(tmp_path))
+
+
+def test_idx_is_parsed_and_bad_idx_refused():
+    values = np.arange(24).reshape(2, 3, 4)
+    np.testing.assert_array_equal(idx.parse_idx(idx_bytes(values), "f"), values)
+    good = idx_bytes(values)
+    for bad in (b"", good[:9], good[:-1], good + b"\0", b"\1" + good[1:]):
+        with pytest.raises(data.DataError, match="^f: "):
+            idx.parse_idx(bad, "f")
+
+
+def tiny_source(folder: Path) -> dict[str, np.ndarray]:
+    """Four idx files of a tiny data set: 30 training images of class i % 10, 20 test images."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for (images, labels), size in zip(idx.FILES.values(), (30, 20), strict=True):
+        arrays[images] = rng.integers(0, 256, (size, 28, 28))
+        arrays[labels] = np.arange(size) % 10
+    for file, values in arrays.items():
+        (folder / file).write_bytes(gzip.compress(idx_bytes(values)))
+    return arrays
+
+
+@pytest.fixture
+def tiny_mnist(monkeypatch, tmp_path):
+    """A data set 'mnist' of 50 examples, prepared by tfds from files whose sha256 it is told."""
+    checksums = importlib.import_module("tensorflow_datasets.core.download.checksums")
+    arrays = tiny_source(tmp_path)
+    row = dataclasses.replace(data.DATASETS["mnist"], train=20, validation=10, test=20)
+    monkeypatch.setitem(data.DATASETS, "mnist", row)
+    infos = {}
+    for file in arrays:
+        content = (tmp_path / file).read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        url = f"https://storage.googleapis.com/cvdf-datasets/mnist/{file}"
+        infos[url] = checksums.UrlInfo(len(content), sha256, file)
+    monkeypatch.setattr(checksums, "get_all_url_infos", lambda: dict(infos))
+    monkeypatch.setattr(idx, "_check_files", lambda *_: None)
+    return arrays, str(tmp_path), str(tmp_path / "prepared")
+
+
+def test_prepared_copy_holds_the_images_of_the_idx_files(tiny_mnist):
+    arrays, manual_dir, data_dir = tiny_mnist
+    folder = data.prepare("mnist", manual_dir=manual_dir, data_dir=data_dir)
+    assert folder == data.prepare("mnist", manual_dir=manual_dir, data_dir=data_dir)
+    assert [path.name for path in Path(data_dir).iterdir()] == ["mnist"]
+    dataset = data.load("mnist", data_dir)
+    for (images, labels), rows in zip(
+        idx.FILES.values(), (slice(0, 30), slice(30, 50)), strict=True
+    ):
+        wanted = sorted(
+            (int(label), image.astype(np.uint8).tobytes())
+            for image, label in zip(arrays[images], arrays[labels], strict=True)
+        )
+        found = zip(dataset.images[rows], dataset.labels[rows], strict=True)
+        assert sorted((int(label), image.tobytes()) for image, label in found) == wanted
+
+
+def test_damaged_cache_is_rebuilt_and_damaged_copy_refused(tiny_mnist):
+    _, manual_dir, data_dir = tiny_mnist
+    folder = data.prepare("mnist", manual_dir=manual_dir, data_dir=data_dir)
+    sha256 = data.load("mnist", data_dir).sha256
+    cache = folder / prepared.CACHE
+    content = cache.read_bytes()
+    for damaged in (b"", content[:1000], content[:500] + b"\xff\x00" + content[502:]):
+        cache.write_bytes(damaged)
+        assert data.load("mnist", data_dir).sha256 == sha256
+        assert cache.read_bytes() == content
+    cache.unlink()
+    next(folder.glob("mnist-test*")).unlink()
+    with pytest.raises(data.DataUnavailable, match="is damaged"):
+        data.load("mnist", data_dir)
+
+
+def test_wrong_checksum_inside_tfds_leaves_nothing(tiny_mnist):
+    arrays, manual_dir, data_dir = tiny_mnist
+    (Path(manual_dir) / next(iter(arrays))).write_bytes(b"changed after the first look")
+    with pytest.raises(data.DataError, match="wrong checksum") as refusal:
+        data.prepare("mnist", manual_dir=manual_dir, data_dir=data_dir)
+    assert "\n" not in str(refusal.value)
+    assert list(Path(data_dir).iterdir()) == []
+
+
+def test_script_lists_the_data_sets(tmp_path):
+    done = run_script(f"--data_dir={tmp_path}")
+    assert done.returncode == 0
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "not prepared" in lines["mnist"] and "built in" in lines["digits"]
+
+
+@pytest.mark.parametrize(
+    "flags, code, message",
+    [
+        (["--bogus"], 2, "Unknown command line flag 'bogus'"),
+        (["mnist"], 2, "unexpected argument 'mnist'"),
+        (["--download"], 2, "need --prepare=NAME"),
+        (["--prepare=mnits", "--download"], 2, "choose one of"),
+    ],
+)
+def test_script_refuses_bad_usage_in_one_line(flags, code, message):
+    done = run_script(*flags)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_script_helps_and_shows_tracebacks_only_on_request():
+    done = run_script("--help")
+    assert done.returncode == 0 and "Examples:" in done.stdout
+    assert "Traceback" in run_script("--prepare=mnits", "--debug").stderr

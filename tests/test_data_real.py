@@ -1,0 +1,89 @@
+"""MNIST from the four original files, where this machine has them."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normlab import data
+from normlab.data import idx
+
+ROOT = Path(__file__).resolve().parents[1]
+ORIGINALS = ROOT.parent / "shared" / "data" / "mnist"
+TRAIN_HISTOGRAM = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+TEST_HISTOGRAM = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.skipif(
+        not ORIGINALS.is_dir(), reason=f"the original MNIST files are not in {ORIGINALS}"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A data directory into which the script prepared MNIST."""
+    place = tmp_path_factory.mktemp("prepared")
+    flags = ["--prepare=mnist", f"--manual_dir={ORIGINALS}", f"--data_dir={place}"]
+    command = [sys.executable, str(ROOT / "scripts" / "data.py"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    return str(place)
+
+
+def test_sizes_and_histograms(data_dir):
+    mnist = data.load("mnist", data_dir)
+    assert (mnist.images.shape, mnist.images.dtype) == ((70_000, 784), np.uint8)
+    assert np.bincount(mnist.labels[:60_000]).tolist() == TRAIN_HISTOGRAM
+    assert np.bincount(mnist.labels[60_000:]).tolist() == TEST_HISTOGRAM
+    split = mnist.split(seed=0)
+    assert np.bincount(mnist.labels[split.test]).tolist() == TEST_HISTOGRAM
+    assert set(split.train).isdisjoint(split.validation)
+    assert max(split.train.max(), split.validation.max()) < 60_000
+
+
+def test_test_split_is_the_multiset_of_the_idx_files(data_dir):
+    mnist = data.load("mnist", data_dir)
+    images, labels = (
+        idx.parse_idx(gzip.decompress((ORIGINALS / file).read_bytes()), file)
+        for file in idx.FILES["test"]
+    )
+    wanted = np.concatenate([images.reshape(-1, 784), labels[:, None]], axis=1)
+    test = mnist.split(seed=0).test
+    found = np.concatenate([mnist.images[test], mnist.labels[test, None]], axis=1)
+    assert sorted(map(bytes, found.astype(np.uint8))) == sorted(map(bytes, wanted))
+
+
+def test_second_load_is_fast(data_dir):
+    data.load("mnist", data_dir)
+    start = time.perf_counter()
+    data.load("mnist", data_dir)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_one_changed_byte_is_refused(tmp_path):
+    for path in ORIGINALS.glob("*.gz"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    victim = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    content = bytearray(victim.read_bytes())
+    content[2000] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(data.DataError, match="t10k-labels-idx1-ubyte.gz is not the original file"):
+        data.prepare("mnist", manual_dir=str(tmp_path), data_dir=str(tmp_path / "prepared"))
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_directory_that_cannot_be_made_exits_with_7(tmp_path):
+    (tmp_path / "file").touch()
+    flags = ["--prepare=mnist", f"--manual_dir={ORIGINALS}", f"--data_dir={tmp_path}/file/below"]
+    command = [sys.executable, str(ROOT / "scripts" / "data.py"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
+    assert done.returncode == 7
+    assert "error[storage]" in done.stderr and done.stderr.count("\n") == 1
