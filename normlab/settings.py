@@ -36,6 +36,15 @@ class Setting:
     def silent(self) -> Any:
         return self.default if self.frozen is None else self.frozen
 
+PROGRAM_SETTINGS = ("data.name", "data.batch", "model.", "norm.", "optim.name")
+"""What decides a compiled program. Rates, schedules, lengths and evaluation times are its inputs,
+so runs that differ only in those share one compilation."""
+
+
+def program_key(config: Config) -> tuple[tuple[str, Any], ...]:
+    """Return the settings that decide the program of `config`, hashable."""
+    return tuple((k, v) for k, v in sorted(config.items()) if k.startswith(PROGRAM_SETTINGS))
+
 
 SETTINGS: dict[str, Setting] = {
     "seed": Setting(0, "traced", "draws the initial weights, the data order and digits' split", low=0),
@@ -88,6 +97,13 @@ SETTINGS: dict[str, Setting] = {
     "train.eval_every": Setting(50, "observe", "least distance of two evaluations", "steps", low=1),
     "train.eval_growth": Setting(
         1.0, "observe", "each evaluation at least this factor later than the one before", low=1, high=2
+    ),
+    "train.stop_at": Setting(
+        0.0,
+        "observe",
+        "validation accuracy that ends a run early (tuning for speed needs no more); 0: never",
+        low=0,
+        high=1,
     ),
     "eval.curve_examples": Setting(
         1000, "observe", "validation images of each point of a curve", "examples", low=1
@@ -144,6 +160,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> Config:
         else:
             out[prefix + name] = value
     return out
+
+
+def from_json(tree: Config) -> Config:
+    """Return a configuration read from JSON with its lists as tuples again."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
 
 
 def nearest_setting(name: str) -> str:

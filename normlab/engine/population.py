@@ -37,8 +37,14 @@ class Outcome:
     """validation_... and test_... loss and accuracy over the whole splits, after the last step."""
     diverged_at: int | None = None
     """The step whose loss or gradient was not finite."""
+    stopped_at: int | None = None
+    """The evaluation that reached train.stop_at and ended the run."""
     loss_sum: float = 0.0
     loss_steps: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.diverged_at is not None or self.stopped_at is not None
 
     @property
     def status(self) -> str:
@@ -125,7 +131,18 @@ class Population:
             )
             rows = self._note(first, jax.device_get(trace))
             on_chunk(self._progress(min(first + length, steps), rows, time.monotonic() - began))
+            if all(o.is_over for o in self.outcomes):
+                break
+            states = self._stop(states)
         return states
+
+    def _stop(self, states: TrainState) -> TrainState:
+        """Let the members that have reached train.stop_at cost nothing more."""
+        if not self.config["train.stop_at"]:
+            return states
+        goes_on = np.zeros(self.width, bool)
+        goes_on[: self.size] = [not o.is_over for o in self.outcomes]
+        return states._replace(is_alive=states.is_alive & goes_on)
 
     def _note(self, first: int, trace: Trace) -> list[list[dict[str, float]]]:
         points = [p for p in self.calendar.points if first < p <= first + trace.loss.shape[1]]
@@ -136,7 +153,7 @@ class Population:
 
     def _note_member(self, outcome: Outcome, first: int, points: list[int], trace: Trace):
         rows: list[dict[str, float]] = []
-        if outcome.diverged_at is not None:
+        if outcome.is_over:
             return rows
         steps = min(len(trace.loss), self.config["train.steps"] - first)
         bad = np.flatnonzero(~np.isfinite(trace.loss[:steps]))
@@ -150,11 +167,17 @@ class Population:
             row |= curve_metrics(trace, point - first - 1)
             outcome.loss_sum, outcome.loss_steps = 0.0, 0
             rows.append(row)
+            if 0 < self.config["train.stop_at"] <= row["accuracy"]:
+                outcome.stopped_at = point
+                outcome.final = stopped_metrics(row)
+                break
             if point == self.config["train.steps"]:
                 outcome.final = final_metrics(trace, point - first - 1)
         outcome.loss_sum += float(np.sum(trace.loss[position - first : end - first]))
         outcome.loss_steps += end - position
         outcome.curve += rows
+        if outcome.stopped_at is not None:
+            return rows
         if len(bad):
             outcome.diverged_at = end + 1
         elif rows and not np.isfinite(rows[-1]["loss"]):
@@ -162,8 +185,9 @@ class Population:
         return rows
 
     def _progress(self, step: int, rows, seconds: float) -> Progress:
-        alive = [o for o in self.outcomes if o.diverged_at is None]
-        losses = [o.curve[-1]["train_loss"] for o in alive if o.curve]
+        alive = [o for o in self.outcomes if not o.is_over]
+        finite = [o for o in self.outcomes if o.diverged_at is None]
+        losses = [o.curve[-1]["train_loss"] for o in finite if o.curve]
         accuracies = [r["accuracy"] for o in self.outcomes for r in o.curve]
         return Progress(
             step=step,
@@ -189,6 +213,11 @@ def curve_metrics(trace: Trace, at: int) -> dict[str, float]:
         loss, accuracy = _ratio(trace.scores, at, mode, slice(0, 1))
         out |= {MODES[mode] + "loss": loss, MODES[mode] + "accuracy": accuracy}
     return out
+
+
+def stopped_metrics(row: dict[str, float]) -> dict[str, float]:
+    """Return the final metrics of a run that was stopped: its last row; test is not looked at."""
+    return {"validation_loss": row["loss"], "validation_accuracy": row["accuracy"]}
 
 
 def final_metrics(trace: Trace, at: int) -> dict[str, float]:

@@ -17,10 +17,7 @@ from normlab.engine.step import Batch, Info, make_train_step
 from normlab.models.build import build_model
 from normlab.models.table import MODELS
 from normlab.norms.table import find_norm
-from normlab.settings import Config
-
-PROGRAM_SETTINGS = ("data.name", "data.batch", "model.", "norm.", "optim.name")
-"""What decides a program. Rates, schedules, lengths and evaluation times are its inputs."""
+from normlab.settings import Config, program_key
 
 
 class Resident(NamedTuple):
@@ -154,5 +151,4 @@ def compile_program(
     config: Config, shape: tuple[int, ...], classes: int, conv_form: str, mode: str
 ) -> Program:
     """Return the program of `config`, made once for all configurations that share it."""
-    key = tuple((k, v) for k, v in sorted(config.items()) if k.startswith(PROGRAM_SETTINGS))
-    return _compile(key, shape, classes, conv_form, mode)
+    return _compile(program_key(config), shape, classes, conv_form, mode)

@@ -25,7 +25,8 @@ class Batch(NamedTuple):
 
 class Info(NamedTuple):
     loss: jax.Array
-    """Mean cross-entropy of the batch before the step, in nats."""
+    """Mean cross-entropy of the batch before the step, in nats; NaN where it or the gradient was
+    not finite."""
 
 
 def make_train_step(
@@ -55,6 +56,6 @@ def make_train_step(
         )
         is_finite = jnp.isfinite(loss + optax.tree.norm(grads))
         kept = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, state)
-        return kept._replace(is_alive=is_finite), Info(loss)
+        return kept._replace(is_alive=is_finite), Info(jnp.where(is_finite, loss, jnp.nan))
 
     return train_step

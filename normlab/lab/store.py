@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normlab.settings import Config
+from normlab.settings import Config, from_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
 TRAINING_CODE = ("axes.py", "moments.py", "optim.py", "norms", "models", "data", "engine")
@@ -52,10 +53,6 @@ def write_atomic(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def _listed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 class Store:
@@ -107,13 +104,13 @@ class Store:
         folder = self.run_dir(run_id)
         try:
             result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-            lines = (folder / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+            curve = self.read_curve(run_id)
             return Record(
                 run_id=run_id,
-                config={k: _listed(v) for k, v in result["config"].items()},
+                config=from_json(result["config"]),
                 status=result["status"],
                 final=result["final"],
-                curve=[json.loads(line) for line in lines],
+                curve=curve,
                 diverged_at=result["diverged_at"],
                 seconds=result["seconds"],
                 provenance=result["provenance"],
@@ -123,6 +120,11 @@ class Store:
                 f"the record of run {run_id} in {str(folder)!r} is damaged ({error}); "
                 "move the folder away and run the study again"
             ) from error
+
+    def read_curve(self, run_id: str) -> list[dict[str, float]]:
+        """Return the evaluations of a run, also of one that is still going."""
+        path = self.run_dir(run_id) / "curve.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def lock(self, run_id: str) -> FileLock | None:
         """Return the run's lock, taken; None where another process holds it."""
@@ -153,6 +155,38 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "manifest.json", json.dumps({"runs": run_ids, **facts}, indent=1))
         return name
+
+
+class Records(Mapping[str, Record]):
+    """The finished runs of a store, each read when it is first asked for."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.ids = store.done()
+        self.kept: dict[str, Record] = {}
+
+    def __getitem__(self, run_id: str) -> Record:
+        if run_id not in self.ids:
+            raise KeyError(run_id)
+        if run_id not in self.kept:
+            self.kept[run_id] = self.store.read(run_id)
+        return self.kept[run_id]
+
+    def __contains__(self, run_id: object) -> bool:
+        return run_id in self.ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def forget(self, run_id: str) -> None:
+        """Set a finished run aside (result.json becomes result.stale.json): it will be repeated."""
+        folder = self.store.run_dir(run_id)
+        os.replace(folder / "result.json", folder / "result.stale.json")
+        self.ids.discard(run_id)
+        self.kept.pop(run_id, None)
 
 
 @functools.cache

@@ -1,0 +1,41 @@
+"""How long a step of a single run takes: the arms in turn, medians."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from normlab.data import Dataset
+from normlab.engine.population import Population
+from normlab.settings import Config
+
+REPEATS = 7
+
+
+def step_seconds(configs: dict[str, Config], dataset: Dataset) -> dict[str, float]:
+    """Return for each arm the median seconds of a training step of one run, without evaluation.
+
+    One chunk of each arm in turn, REPEATS times after a warm-up, so that a drift of the machine
+    meets all arms alike. Populations are faster per run than this and say nothing about it.
+    """
+    populations = {arm: Population([config], dataset) for arm, config in configs.items()}
+    seconds: dict[str, list[float]] = {arm: [] for arm in configs}
+    for repeat in range(REPEATS + 1):
+        for arm, population in populations.items():
+            length = population.config["host.chunk"]
+            states, feed = population.start(), population.feed(0, length)
+            table = population.calendar.chunk(0, length)
+            table = table._replace(
+                batches=np.zeros(length, np.int32), is_step=np.ones(length, bool)
+            )
+            jax.block_until_ready(states)
+            began = time.perf_counter()
+            jax.block_until_ready(
+                population.program.advance(states, population.hyper, feed, table, *population.data)
+            )
+            if repeat:
+                seconds[arm].append((time.perf_counter() - began) / length)
+    return {arm: statistics.median(times) for arm, times in seconds.items()}

@@ -1,0 +1,126 @@
+"""What the command lines share: exit codes, one-line errors, the flags of a configuration."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from normlab.data import DataError
+from normlab.lab.config import ConfigError
+from normlab.lab.store import StorageError
+from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
+
+OK, USAGE, DIVERGED, STORAGE, INTERNAL, INTERRUPTED = 0, 2, 3, 7, 70, 130
+
+FLAGS = flags.FLAGS
+
+
+def refuse_unknown_settings(argv: list[str]) -> None:
+    """Leave with one line where `--config.x` names no setting. ml-collections reads the command
+    line while it defines its flag, and answers a typing error with a traceback."""
+    for argument in argv[1:]:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name.startswith("config."):
+            setting = name.removeprefix("config.")
+            if setting not in SETTINGS:
+                leave(USAGE, "config", f"unknown setting {setting!r}{nearest_setting(setting)}")
+
+
+def define_overrides() -> None:
+    """Define `--config.a.b=v` for every setting, without a configuration file."""
+    refuse_unknown_settings(sys.argv)
+    config_flags.DEFINE_config_dict("config", ConfigDict(nest(defaults())))
+
+
+def define_config_file() -> None:
+    """Define `--config=FILE` and `--config.a.b=v`."""
+    refuse_unknown_settings(sys.argv)
+    config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+
+
+def overrides() -> Config:
+    """Return the settings that were given on the command line."""
+    return dict(config_flags.get_override_values(FLAGS["config"]))
+
+
+def config_from_flags() -> Config:
+    """Return the configuration of `--config=FILE` with its overrides."""
+    if FLAGS.config is None:
+        raise ConfigError("no configuration; give one with --config=configs/digits_mlp.py")
+    return flatten(FLAGS.config.to_dict())
+
+
+def parse_settings(pairs: list[str]) -> Config:
+    """Return NAME=VALUE pairs as settings with the types of their defaults; raises ConfigError."""
+    out: Config = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name not in SETTINGS:
+            raise ConfigError(f"unknown setting {name!r}{nearest_setting(name)}")
+        kind = type(SETTINGS[name].default)
+        try:
+            items = text.strip("() ").split(",")
+            out[name] = tuple(int(i) for i in items if i) if kind is tuple else kind(text)
+        except ValueError as error:
+            raise ConfigError(f"{name} = {text!r} is not of type {kind.__name__}") from error
+    return out
+
+
+def leave(code: int, kind: str, message: str) -> None:
+    """Print one line and leave with `code`."""
+    line = " ".join(str(message).split())
+    print(f"normlab: error[{kind}]: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse the flags: bad usage is one line and exit code 2, --help exit code 0."""
+    try:
+        rest = FLAGS(argv)
+    except flags.Error as error:
+        leave(USAGE, "usage", f"{error}; see --help")
+    except (KeyError, AttributeError, TypeError, OSError, ImportError) as error:
+        leave(USAGE, "config", f"{error}; see --help")
+    except SystemExit:
+        sys.exit(OK)
+    if len(rest) > 1:
+        leave(USAGE, "usage", f"unexpected argument {rest[1]!r}; everything is a flag: see --help")
+    return rest
+
+
+def start(main: Callable[[], int]) -> None:
+    """Run a command: `main()` returns its exit code, errors become one line (--debug: all)."""
+    flags.DEFINE_bool("debug", False, "Show tracebacks.")
+
+    def guarded(argv: list[str]) -> None:
+        del argv
+        logging.set_verbosity(logging.WARNING)
+        try:
+            code = main()
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command continues", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if FLAGS.debug:
+                raise
+            explain(error)
+        else:
+            sys.exit(code)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def explain(error: Exception) -> None:
+    """Leave with the line and the code that suit an error."""
+    if isinstance(error, ConfigError):
+        leave(USAGE, "config", str(error))
+    if isinstance(error, DataError):
+        leave(USAGE, "data", str(error))
+    if isinstance(error, StorageError):
+        leave(STORAGE, "storage", str(error))
+    if isinstance(error, OSError):
+        leave(STORAGE, "storage", f"{error}; choose another --results or free some space")
+    leave(INTERNAL, "internal", f"{type(error).__name__}: {error}; --debug shows where")

@@ -1,0 +1,234 @@
+"""Figures of a study: curves against steps, accuracy against rates, error against levels.
+
+SVG and PDF, byte for byte the same from the same runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from normlab.lab.evidence import SetupEvidence, rate_of
+from normlab.lab.looks import STYLE, Look, looks
+from normlab.lab.measures import FAILED_ERROR, accuracy, error_points, is_failed
+from normlab.lab.store import Record
+from normlab.lab.study import Arm, Figure, Setup
+from normlab.lab.verdicts import t_interval
+from normlab.lab.wording import rate_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+RESAMPLES = 2000
+
+
+def draw(figure: Figure, e: SetupEvidence) -> Drawing | None:
+    """Return the figure, or None while there is no run to draw."""
+    import matplotlib
+    from matplotlib.figure import Figure as Drawing
+
+    kinds: dict[str, Callable[[Drawing, SetupEvidence], bool]] = {
+        "curves": draw_curves,
+        "rates": draw_rates,
+        "levels": draw_levels,
+    }
+    with matplotlib.rc_context(STYLE):
+        drawing = Drawing(figsize=(7.4, 4.4 if figure.kind == "rates" else 3.7))
+        drawing.set_layout_engine("constrained")
+        return drawing if kinds[figure.kind](drawing, e) else None
+
+
+def save(drawing: Drawing, path: Path) -> list[Path]:
+    """Write path.svg and path.pdf, without dates in them; return both."""
+    import matplotlib
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_name(path.name + ending) for ending in (".svg", ".pdf")]
+    with matplotlib.rc_context(STYLE):
+        drawing.savefig(files[0], metadata={"Date": None})
+        drawing.savefig(files[1], metadata={"CreationDate": None})
+    return files
+
+
+def bootstrap_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 2.5th and 97.5th percentile of resampled means over axis 0 of [n, points]."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(len(values), size=(RESAMPLES, len(values)))
+    means = np.stack([values[pick].mean(axis=0) for pick in picks])
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return low, high
+
+
+def accuracy_curves(runs: Mapping[int, Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps [points] and validation accuracy [n, points] in %.
+
+    From its divergence on a run stands at chance.
+    """
+    longest = max((run.curve for run in runs.values()), key=len)
+    steps = np.array([row["step"] for row in longest])
+    values = np.full((len(runs), len(steps)), 100 * (1 - FAILED_ERROR))
+    for line, run in zip(values, runs.values(), strict=True):
+        line[: len(run.curve)] = [100 * row["accuracy"] for row in run.curve]
+    return steps, np.nan_to_num(values, nan=100 * (1 - FAILED_ERROR))
+
+
+def draw_curves(drawing: Drawing, e: SetupEvidence) -> bool:
+    ax, styles = drawing.subplots(), looks(e.setup)
+    for arm in e.setup.arms:
+        runs = e.runs_of(arm.name)
+        if not any(run.curve for run in runs.values()):
+            continue
+        steps, values = accuracy_curves(runs)
+        look = styles[arm.name]
+        label = f"{arm.name}\nrate {_rate(runs)}, n = {len(runs)}{_failures(runs)}"
+        ax.plot(steps, values.mean(axis=0), label=label, **_line_style(look, arm))
+        if len(runs) > 1:
+            ax.fill_between(steps, *bootstrap_band(values), color=look.color, alpha=0.15, lw=0)
+    if not ax.lines:
+        return False
+    _draw_target(ax, e.setup.target)
+    _label_log_axis(ax, "gradient steps")
+    ax.set_ylabel("validation accuracy, %")
+    _legend(drawing)
+    return True
+
+
+def _draw_target(ax: Axes, target: float) -> None:
+    """Draw the target; its name stands in the legend, where no curve can cross it."""
+    goal = 100 * target
+    ax.axhline(goal, color="#555555", lw=0.9, ls=(0, (2, 2)), zorder=1, label=f"target {goal:g} %")
+    ax.set_ylim(top=max(101.5, goal + 1.5))
+
+
+def _line_style(look: Look, arm: Arm) -> dict[str, Any]:
+    """Draw primary arms wider and on top of the others."""
+    width, order = (2.0, 3) if arm.is_primary else (1.3, 2)
+    style = {"color": look.color, "linestyle": look.dash, "linewidth": width}
+    return style | {"zorder": order}
+
+
+def _rate(runs: Mapping[int, Record]) -> str:
+    rates = sorted({run.config["optim.lr"] for run in runs.values()})
+    return rate_text(rates[0]) if len(rates) == 1 else "varies"
+
+
+def _failures(runs: Mapping[int, Record]) -> str:
+    failed = sum(map(is_failed, runs.values()))
+    return f", {failed} failed" if failed else ""
+
+
+def draw_rates(drawing: Drawing, e: SetupEvidence) -> bool:
+    top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    styles = looks(e.setup)
+    for arm in e.setup.arms:
+        grid = {x: list(r.values()) for x, r in sorted(e.grids.get(arm.name, {}).items()) if r}
+        if not grid:
+            continue
+        look, rates = styles[arm.name], [rate_of(x) for x in grid]
+        values = [[100 * accuracy(run, "validation") for run in runs] for runs in grid.values()]
+        failed = [100 * float(np.mean([*map(is_failed, runs)])) for runs in grid.values()]
+        line = _line_style(look, arm) | {"marker": look.marker}
+        sizes = sorted({len(runs) for runs in grid.values()})
+        n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        top.plot(rates, [np.mean(v) for v in values], label=f"{arm.name}, n = {n}", **line)
+        low, high = [min(v) for v in values], [max(v) for v in values]
+        top.fill_between(rates, low, high, color=look.color, alpha=0.12, lw=0)
+        bottom.plot(rates, failed, **line)
+    if not top.lines:
+        return False
+    _draw_target(top, e.setup.target)
+    top.set_ylabel("final validation accuracy, %")
+    bottom.set_ylabel("failed, %")
+    bottom.set_ylim(-8, 108)
+    bottom.set_yticks([0, 50, 100])
+    _label_log_axis(bottom, "learning rate")
+    _legend(drawing, top)
+    drawing.align_ylabels([top, bottom])
+    return True
+
+
+def draw_levels(drawing: Drawing, e: SetupEvidence) -> bool:
+    ax, styles = drawing.subplots(), looks(e.setup)
+    lines = _lines_of_levels(e)
+    for i, (name, arms) in enumerate(lines.items()):
+        points = [_level_point(e, arm) for arm in arms]
+        x, mean, low, high, sizes = map(np.array, zip(*points, strict=True))
+        look = styles[arms[0].name]
+        shifted = x * 2.0 ** (0.06 * (i - (len(lines) - 1) / 2))
+        n = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+        spread = np.abs(np.stack([mean - low, high - mean]))
+        ax.errorbar(
+            shifted,
+            mean,
+            yerr=np.nan_to_num(spread),
+            color=look.color,
+            linestyle=look.dash,
+            marker=look.marker,
+            capsize=2.5,
+            elinewidth=1,
+            label=f"{name or e.setup.title}, n = {n}",
+        )
+    if not lines:
+        return False
+    _draw_without_level(ax, e)
+    levels = sorted({a.level for arms in lines.values() for a in arms if a.level})
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(levels, [f"{level:g}" for level in levels])
+    ax.minorticks_off()
+    ax.set_xlabel(_level_name(e.setup))
+    ax.set_ylabel("test error, percentage points")
+    ax.set_ylim(bottom=0)
+    _legend(drawing)
+    return True
+
+
+def _draw_without_level(ax: Axes, e: SetupEvidence) -> None:
+    """Draw the arms that no level changes as lines across the figure."""
+    styles = looks(e.setup)
+    for arm in e.setup.arms:
+        runs = e.runs_of(arm.name)
+        if arm.level is None and runs:
+            mean = float(np.mean([error_points(run) for run in runs.values()]))
+            label = f"{arm.name}, n = {len(runs)}"
+            ax.axhline(mean, color=styles[arm.name].color, ls=(0, (5, 2)), lw=1.1, label=label)
+
+
+def _lines_of_levels(e: SetupEvidence) -> dict[str, list[Arm]]:
+    lines: dict[str, list[Arm]] = {}
+    for arm in e.setup.arms:
+        if arm.level is not None and e.runs_of(arm.name):
+            lines.setdefault(arm.line, []).append(arm)
+    return {name: sorted(arms, key=lambda a: a.level or 0.0) for name, arms in lines.items()}
+
+
+def _level_point(e: SetupEvidence, arm: Arm) -> tuple[float, float, float, float, int]:
+    errors = [error_points(run) for run in e.runs_of(arm.name).values()]
+    return arm.level or 0.0, float(np.mean(errors)), *t_interval(errors), len(errors)
+
+
+def _level_name(setup: Setup) -> str:
+    """Return the setting whose value is the level, as the axis says it."""
+    names = {n for a in setup.arms for n, v in a.settings.items() if v and v == a.level}
+    said = {"norm.stats_batch": "examples that share statistics", "data.batch": "batch, examples"}
+    chosen: Sequence[str] = sorted(names & said.keys(), reverse=True)
+    return said[chosen[0]] if chosen else ", ".join(sorted(names)) or "level"
+
+
+def _label_log_axis(ax: Axes, name: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 3.0)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel(name)
+
+
+def _legend(drawing: Drawing, ax: Axes | None = None) -> None:
+    """Put the legend beside the axes, where it covers no data."""
+    handles, labels = (ax or drawing.axes[0]).get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside right upper", handlelength=2.4)

@@ -1,0 +1,129 @@
+"""Carry out studies: find the runs that are missing, have them trained, until none is wanted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from normlab.lab.evidence import Memory, SetupEvidence, Wanted
+from normlab.lab.progress import Board, choose_display
+from normlab.lab.store import Records, Store, code_hash, host_facts, now, write_atomic
+from normlab.lab.study import Study
+from normlab.lab.supervisor import Failure, Hand, Supervisor
+from normlab.settings import Config
+
+
+@dataclass
+class Job:
+    """Studies of one profile on one results directory."""
+
+    studies: Sequence[Study]
+    profile: str
+    store: Store
+    data_dir: str | None = None
+    only: Config = field(default_factory=dict)
+    processes: int = 0
+    retries: int = 1
+    memory: Memory = field(init=False)
+    records: Records = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memory = Memory(self.data_dir)
+        self.records = Records(self.store)
+        self._missing: dict[str, Config] = {}
+        self._known = 0
+
+    def wanted(self) -> dict[str, Wanted]:
+        """Return all runs that the studies ask for as far as they can be planned by now."""
+        wanted: dict[str, Wanted] = {}
+        for study in self.studies:
+            for setup in study.setups[self.profile]:
+                wanted |= SetupEvidence(setup, self.records, self.memory).wanted
+        return {n: w for n, w in wanted.items() if self._is_chosen(w.config)}
+
+    def _is_chosen(self, config: Config) -> bool:
+        return all(config[name] == value for name, value in self.only.items())
+
+    def missing(self) -> dict[str, Config]:
+        wanted = self.wanted()
+        self._missing = {n: w.config for n, w in wanted.items() if n not in self.records}
+        self._known = len(wanted)
+        return self._missing
+
+    def left(self) -> tuple[int, int, int]:
+        """Return runs done, runs known, run-steps still to do."""
+        todo = [c["train.steps"] for n, c in self._missing.items() if n not in self.records]
+        return self._known - len(todo), self._known, sum(todo)
+
+    def set_stale_aside(self) -> int:
+        """Let runs that older training code made be repeated; return how many."""
+        stale = [
+            n
+            for n in self.wanted()
+            if n in self.records and self.records[n].provenance["code"] != code_hash()
+        ]
+        for name in stale:
+            self.records.forget(name)
+        return len(stale)
+
+    def write_rules(self) -> None:
+        """Keep the hash of each study's rule as it was before its first run."""
+        folder = self.store.root / "studies"
+        folder.mkdir(exist_ok=True)
+        for study in self.studies:
+            path = folder / f"{study.name}-{self.profile}.json"
+            if not path.exists():
+                facts = {"rule_hash": study.rule_hash, "written": now()}
+                write_atomic(path, json.dumps(facts, indent=1))
+
+    def run(self) -> list[Failure]:
+        """Train everything that is missing; return the populations that failed."""
+        self.store.open()
+        self.write_rules()
+        if not self.missing():
+            return []
+        display = choose_display(Board(self.left))
+
+        def on_event(hand: Hand, event: str, facts: dict[str, Any]) -> None:
+            if event == "done":
+                self.records.ids |= set(facts["ids"])
+                self.records.ids |= {n for n in facts["busy"] if self.store.is_done(n)}
+            display.show(hand, event, facts)
+
+        with (
+            display,
+            Supervisor(
+                self.store,
+                processes=self.processes,
+                data_dir=self.data_dir,
+                retries=self.retries,
+                on_event=on_event,
+            ) as supervisor,
+        ):
+            supervisor.run(self.missing)
+            return supervisor.failures
+
+    def time_steps(self) -> None:
+        """Measure the step time of a single run of every tuned-for-speed arm, once a machine."""
+        path = self.store.root / "steptimes.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        facts = host_facts()
+        machine = f"{facts['processor']}, 1 core"
+        for study in self.studies:
+            for setup in study.setups[self.profile]:
+                evidence = SetupEvidence(setup, self.records, self.memory)
+                times = known.get(setup.name, {})
+                if not evidence.times_steps or not evidence.is_complete:
+                    continue
+                if times.get("machine") == machine and times.get("code") == facts["code"]:
+                    continue
+                configs = {
+                    arm: next(iter(runs.values())).config for arm, runs in evidence.reports.items()
+                }
+                with Supervisor(self.store, data_dir=self.data_dir) as supervisor:
+                    seconds = supervisor.time_steps(configs)
+                entry = {"seconds": seconds, "machine": machine, "code": facts["code"]}
+                known[setup.name] = entry | {"measured": now()}
+        write_atomic(path, json.dumps(known, indent=1))

@@ -1,0 +1,112 @@
+"""Where the runs of a study come from: machines, versions, code, and what became of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from normlab.lab.evidence import SetupEvidence, Wanted
+from normlab.lab.measures import is_failed
+from normlab.lab.store import Record, code_hash
+from normlab.settings import SETTINGS, Config
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Facts about the runs of one study."""
+
+    wanted: int
+    runs: int
+    failed: int
+    diverged: int
+    stale: int
+    """Runs that other training code than today's made."""
+    seconds: float
+    facts: tuple[tuple[str, str], ...]
+    """(what, which values and in how many runs)"""
+
+
+def wanted_of(evidences: Mapping[str, SetupEvidence]) -> dict[str, Wanted]:
+    return {n: w for e in evidences.values() for n, w in e.wanted.items()}
+
+
+def runs_of(evidences: Mapping[str, SetupEvidence]) -> list[Record]:
+    """Return the finished runs that a study asks for, each once."""
+    found = {n: e.records[n] for e in evidences.values() for n in e.wanted if n in e.records}
+    return list(found.values())
+
+
+def is_stale(run: Record) -> bool:
+    """Tell whether other training code than today's made a run."""
+    return run.provenance.get("code") != code_hash()
+
+
+def origin_of(evidences: Mapping[str, SetupEvidence]) -> Origin:
+    runs = runs_of(evidences)
+    return Origin(
+        wanted=len(wanted_of(evidences)),
+        runs=len(runs),
+        failed=sum(map(is_failed, runs)),
+        diverged=sum(run.status == "diverged" for run in runs),
+        stale=sum(map(is_stale, runs)),
+        seconds=sum(run.seconds for run in runs),
+        facts=tuple(_facts([run.provenance for run in runs])),
+    )
+
+
+def _facts(provenances: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
+    readers = {
+        "machine": lambda p: (
+            f"{p.get('processor')}, {p.get('cores')} cores of it, {p.get('platform')}"
+        ),
+        "device": lambda p: f"{p.get('device')} ({p.get('backend')})",
+        "versions": lambda p: ", ".join(f"{n} {v}" for n, v in p.get("versions", {}).items()),
+        "Python": lambda p: p.get("python"),
+        "git commit": lambda p: p.get("git_commit"),
+        "training code": lambda p: f"{p.get('code')}{_age(p)}",
+        "XLA flags": lambda p: p.get("xla_flags") or "none",
+        "mode": lambda p: f"{p.get('mode')}, populations of {p.get('width')}",
+        "data sha256": lambda p: str(p.get("data_sha256"))[:16],
+    }
+    for name, read in readers.items():
+        counts = Counter(str(read(p)) for p in provenances)
+        if counts:
+            yield name, "; ".join(_counted(counts))
+
+
+def _age(provenance: dict[str, Any]) -> str:
+    return "" if provenance.get("code") == code_hash() else f" (stale: today's is {code_hash()})"
+
+
+def _counted(counts: Counter[str]) -> list[str]:
+    """Return the values, with their number of runs where they differ; most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [v if len(ordered) == 1 else f"{v} ({k} runs)" for v, k in ordered]
+
+
+def shared_settings(configs: Iterable[Config]) -> list[tuple[str, str, str]]:
+    """Return name, value and reason of every setting on which all runs agree; never the host's."""
+    listed = list(configs)
+    return [
+        (name, str(listed[0][name]), setting.why)
+        for name, setting in SETTINGS.items()
+        if setting.kind != "host" and listed and len({str(c[name]) for c in listed}) == 1
+    ]
+
+
+def varied_settings(configs: Iterable[Config]) -> list[tuple[str, str, str]]:
+    """Return name, values and reason of every setting on which runs differ; never the host's."""
+    listed = list(configs)
+    out = []
+    for name, setting in SETTINGS.items():
+        values = sorted({c[name] for c in listed}, key=lambda v: (str(type(v)), v))
+        if setting.kind != "host" and len(values) > 1:
+            shown = ", ".join(map(str, values)) if len(values) <= 12 else _span(values)
+            out.append((name, shown, setting.why))
+    return out
+
+
+def _span(values: list[Any]) -> str:
+    return f"{values[0]} to {values[-1]}, {len(values)} values"

@@ -1,0 +1,122 @@
+"""What a person sees while runs train: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from normlab.lab.supervisor import Hand
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people say it: 42 s, 3 min 05 s, 2 h 10 min."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Board:
+    """Counts runs and steps, and knows what every worker is doing."""
+
+    def __init__(self, left: Callable[[], tuple[int, int, int]]):
+        """`left()` -> (runs done, runs known, run-steps still to do)."""
+        self.left = left
+        self.began = time.monotonic()
+        self.steps_done = 0
+        self.lines: dict[int, str] = {}
+        self.seen: dict[int, tuple[int, float]] = {}
+
+    def note(self, hand: Hand, event: str, facts: dict[str, Any]) -> bool:
+        """Take an event; return whether there is something new to show."""
+        if event == "given" and hand.group:
+            self.seen[hand.number] = (0, 0.0)
+            self.lines[hand.number] = f"{hand.group.label}: compiling"
+            return True
+        if event == "chunk" and hand.group:
+            self._note_chunk(hand, facts)
+            return True
+        return False
+
+    def _note_chunk(self, hand: Hand, facts: dict[str, Any]) -> None:
+        assert hand.group is not None
+        before, at = self.seen.get(hand.number, (0, 0.0))
+        members = len(hand.group.configs)
+        run_steps = (facts["step"] - before) * members
+        self.steps_done += run_steps
+        rate = run_steps / max(facts["seconds"] - at, 1e-9)
+        self.seen[hand.number] = (facts["step"], facts["seconds"])
+        self.lines[hand.number] = (
+            f"{hand.group.label}: step {facts['step']}/{hand.group.config['train.steps']}, "
+            f"{rate:,.0f} run-steps/s, loss {facts['train_loss']:.3g}, "
+            f"best {100 * facts['best']:.1f} %, {facts['alive']} going"
+        )
+
+    def summary(self) -> str:
+        done, known, steps = self.left()
+        seconds = time.monotonic() - self.began
+        left = steps * seconds / self.steps_done if self.steps_done else math.inf
+        return f"{done:,} of {known:,} known runs, {clock(seconds)} so far, {clock(left)} left"
+
+
+class PlainDisplay:
+    """One line per chunk, for logs."""
+
+    def __init__(self, board: Board, out: TextIO = sys.stdout):
+        self.board, self.out = board, out
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
+        if self.board.note(hand, event, facts) and event == "chunk":
+            line = self.board.lines[hand.number]
+            print(f"[{self.board.summary()}] {line}", file=self.out, flush=True)
+
+
+class LiveDisplay:
+    """A panel that is redrawn in place: the whole above, one line per worker below."""
+
+    def __init__(self, board: Board):
+        from rich.live import Live
+
+        self.board = board
+        self.live = Live(refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveDisplay:
+        self.live.__enter__()
+        return self
+
+    def __exit__(self, *facts: Any) -> None:
+        self.live.__exit__(*facts)
+
+    def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
+        if self.board.note(hand, event, facts):
+            self.live.update(self._draw())
+
+    def _draw(self):
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        done, known, _ = self.board.left()
+        lines = [Text(line, overflow="ellipsis", no_wrap=True) for line in self.board.lines.values()]
+        return Group(
+            Text(self.board.summary(), style="bold"),
+            ProgressBar(total=max(known, 1), completed=done, width=60),
+            *lines,
+        )
+
+
+def choose_display(board: Board) -> PlainDisplay | LiveDisplay:
+    return LiveDisplay(board) if sys.stdout.isatty() else PlainDisplay(board)

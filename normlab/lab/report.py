@@ -1,0 +1,191 @@
+"""From stored runs to the report: tables, figures, verdicts, one page; without importing jax."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from normlab.lab.arms import StepTimes, arm_table
+from normlab.lab.evidence import Memory, SetupEvidence
+from normlab.lab.figures import draw, save
+from normlab.lab.origin import is_stale, runs_of
+from normlab.lab.page import RowView, claim_views, render
+from normlab.lab.store import Record, Records, StorageError, Store, write_atomic
+from normlab.lab.study import Study
+from normlab.lab.tables import Cell, Table, csv_text, verdict_table
+from normlab.lab.verdicts import Verdict, decide, holm, p_values, word_of
+from normlab.settings import SETTINGS
+
+WIDTH = 100
+"""Columns of the terminal that the headline fits."""
+DECIDED = ("supported", "refuted", "inconclusive")
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """One study of one profile with all that is known about it."""
+
+    study: Study
+    profile: str
+    evidences: Mapping[str, SetupEvidence]
+    verdicts: Sequence[Verdict]
+
+    @property
+    def stem(self) -> str:
+        """How the files of this study begin; overrides make a name of their own."""
+        told = "".join(c if c.isalnum() or c in ".=" else "-" for c in self.study.variant)
+        return "-".join(filter(None, [self.study.name, self.profile, told]))
+
+
+def collect(
+    store: Store,
+    studies: Sequence[Study],
+    profile: str,
+    memory: Memory | None = None,
+    records: Mapping[str, Record] | None = None,
+) -> list[StudyReport]:
+    """Return the reports of those studies that have the profile; raises StorageError."""
+    memory = memory or Memory()
+    found = Records(store) if records is None else records
+    reports = []
+    for study in studies:
+        setups = study.setups.get(profile, ())
+        if setups:
+            evidences = {s.name: SetupEvidence(s, found, memory) for s in setups}
+            verdicts = decide(study.claims(evidences, profile))
+            reports.append(StudyReport(study, profile, evidences, verdicts))
+    return judge_overall(reports)
+
+
+def judge_overall(reports: Sequence[StudyReport]) -> list[StudyReport]:
+    """Return the reports with `stands_overall` set: Holm over all decided rows of all of them."""
+    rows = [v.row for r in reports for v in r.verdicts if v.word in DECIDED]
+    raw = [p_values(list(row.effects.values()), row.delta, row.test) for row in rows]
+    sup, ref = (holm([p[i] for p in raw]) for i in (0, 1))
+    words = {id(row): word_of(s, r) for row, s, r in zip(rows, sup, ref, strict=True)}
+    return [replace(r, verdicts=[_with_overall(v, words) for v in r.verdicts]) for r in reports]
+
+
+def _with_overall(verdict: Verdict, words: Mapping[int, str]) -> Verdict:
+    if verdict.word not in ("supported", "refuted"):
+        return verdict
+    return replace(verdict, stands_overall=words[id(verdict.row)] == verdict.word)
+
+
+def read_json(path: Path) -> dict:
+    """Return a JSON object of the results directory, {} where there is none yet."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{str(path)!r} is damaged ({error}); move it away") from error
+    return found if isinstance(found, dict) else {}
+
+
+def step_times(store: Store) -> dict[str, StepTimes]:
+    """Return setup -> step times, as far as they were measured."""
+    entries = read_json(store.root / "steptimes.json")
+    return {n: StepTimes(e["seconds"], e["machine"]) for n, e in entries.items()}
+
+
+def changed_rules(store: Store, reports: Sequence[StudyReport]) -> dict[str, str]:
+    """Return stem -> when the rule was first written, where it is another one today."""
+    out = {}
+    for report in reports:
+        name = f"{report.study.name}-{report.profile}.json"
+        kept = read_json(store.root / "studies" / name)
+        if kept and kept.get("rule_hash") != report.study.rule_hash:
+            out[report.stem] = str(kept.get("written", "an unknown date"))
+    return out
+
+
+def write_report(store: Store, reports: Sequence[StudyReport]) -> Path:
+    """Write results/report: index.html, tables, figures, runs.csv; return the page."""
+    folder = store.root / "report"
+    for part in ("tables", "figures"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    times = step_times(store)
+    tables: dict[tuple[str, str], Table] = {}
+    for report in reports:
+        for name, e in report.evidences.items():
+            tables[report.stem, name] = table = arm_table(e, times.get(name))
+            write_table(folder / "tables" / f"{report.stem}-{name}", table)
+    rows = [(r.profile, v) for r in reports for v in r.verdicts]
+    write_table(folder / "tables" / "verdicts", verdict_table(rows))
+    write_atomic(folder / "runs.csv", runs_csv(reports))
+    figures = draw_all(reports, folder / "figures")
+    html = render(reports, tables, figures, changed_rules(store, reports))
+    write_atomic(folder / "index.html", html)
+    return folder / "index.html"
+
+
+def write_table(path: Path, table: Table) -> None:
+    endings = {".md": table.to_markdown(), ".csv": table.to_csv(), ".tex": table.to_latex()}
+    for ending, text in endings.items():
+        write_atomic(path.with_name(path.name + ending), text)
+
+
+def draw_all(reports: Sequence[StudyReport], folder: Path) -> dict[tuple[str, int], Path]:
+    """Draw every figure that has data; return (stem, place in the study's figures) -> SVG."""
+    drawn = {}
+    for report in reports:
+        for i, figure in enumerate(report.study.figures):
+            e = report.evidences.get(figure.setup)
+            drawing = draw(figure, e) if e else None
+            if drawing:
+                name = f"{report.stem}-{figure.setup}-{figure.kind}"
+                drawn[report.stem, i] = save(drawing, folder / name)[0]
+    return drawn
+
+
+def _users(reports: Sequence[StudyReport]) -> dict[str, list[str]]:
+    users: dict[str, list[str]] = {}
+    for report in reports:
+        for name, e in report.evidences.items():
+            for run_id, w in e.wanted.items():
+                users.setdefault(run_id, []).append(f"{report.stem}/{name}/{w.arm}/{w.stage}")
+    return users
+
+
+def runs_csv(reports: Sequence[StudyReport]) -> str:
+    """Return one line for each run: who uses it, every setting, finals, seconds, provenance."""
+    runs = {run.run_id: run for r in reports for run in runs_of(r.evidences)}
+    finals = sorted({name for run in runs.values() for name in run.final})
+    origin = ("git_commit", "code", "processor", "cores", "device", "mode", "width")
+    head = ["run", "used_by", *SETTINGS, "status", "diverged_at", *finals, "seconds", "stale"]
+    users = _users(reports)
+    rows: list[list[Cell]] = []
+    for run_id, run in sorted(runs.items()):
+        settings = [run.config.get(name) for name in SETTINGS]
+        scores = [run.final.get(name) for name in finals]
+        row = [run_id, "; ".join(users[run_id]), *map(_plain, settings), run.status]
+        row += [run.diverged_at, *scores, run.seconds, "yes" if is_stale(run) else "no"]
+        rows.append([*row, *(_plain(run.provenance.get(name)) for name in origin)])
+    return csv_text([*head, *origin], rows)
+
+
+def _plain(value: object) -> Cell:
+    return value if isinstance(value, (int, float, str)) or value is None else str(value)
+
+
+def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
+    """Return the verdicts under their sentences, in at most 100 columns, and where the page is."""
+    claims = claim_views(reports)
+    cells = {id(row): _headline_cells(row) for claim in claims for row in claim.rows}
+    widths = [max(map(len, column)) for column in zip(*cells.values(), strict=True)]
+    lines: list[str] = []
+    for claim in claims:
+        lines.append(f"{claim.sentence}{': depends' if claim.word == 'depends' else ''}")
+        for row in claim.rows:
+            texts = zip(cells[id(row)], widths, strict=True)
+            start = "  ".join(text.ljust(width) for text, width in texts)
+            lines.append(f"  {start}  {row.verdict.row.scope}")
+    lines = [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines]
+    return "\n".join([*lines, f"report: {page}"] if page else lines)
+
+
+def _headline_cells(row: RowView) -> list[str]:
+    return [row.verdict.row.id, row.verdict.word, row.effect, f"n = {row.n}"]

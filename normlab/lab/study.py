@@ -1,0 +1,227 @@
+"""A study is a question: data, no training code. `experiments/*.py` each hold one `STUDY`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from normlab.lab.config import ConfigError, resolve
+from normlab.settings import SETTINGS, Config, flatten, nearest_setting
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = ("quick", "standard")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that is compared: a name and the settings that make it."""
+
+    name: str
+    settings: Config
+    is_primary: bool = False
+    """Primary arms run at the planned n and decide; the others are screened and do not."""
+    level: float | None = None
+    """Its place on the axis of a figure over levels (a batch size, say)."""
+    line: str = ""
+    """The line of that figure it belongs to."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Give every arm its own best rate: the same grid and tuning seeds, then fresh seeds report."""
+
+    exponents: tuple[float, ...]
+    """log10 of the rates."""
+    spacing: float
+    metric: Literal["steps", "error"]
+    """What is tuned on validation: steps to the setup's target, or error."""
+    seeds: tuple[int, ...] = (1000, 1001, 1002)
+    extensions: int = 4
+    """While the best rate lies on an edge, the grid grows there, at most this often."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Run every rate of a grid with the reporting seeds; it grows upwards until 2 in a row fail."""
+
+    exponents: tuple[float, ...]
+    spacing: float
+    extensions: int = 8
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Further runs of an arm at a rate that comes out of another's: factor x the best (tuning) or
+    x the median of the largest that trains (sweep)."""
+
+    name: str
+    arm: str
+    rate_of: str
+    factor: float = 1.0
+    seeds: int = 0
+    """0: as many as the arm reports."""
+    settings: Config = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where arms are compared: network, data, protocol."""
+
+    name: str
+    title: str
+    base: str
+    """A configuration in configs/, by name."""
+    arms: tuple[Arm, ...]
+    protocol: Tuning | Sweep
+    settings: Config = field(default_factory=dict)
+    seeds: int = 12
+    """Planned n of the primary arms: seeds 0 .. n - 1."""
+    screening_seeds: int = 5
+    target: float = 0.9
+    """Accuracy to reach."""
+    follows: tuple[Follow, ...] = ()
+
+    def arm(self, name: str) -> Arm | None:
+        return next((a for a in self.arms if a.name == name), None)
+
+
+Kind = Literal["curves", "rates", "levels"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    kind: Kind
+    setup: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Study:
+    name: str
+    title: str
+    question: str
+    fair_test: str
+    """What a fair test of the sentence is, for the page."""
+    source: str
+    expect: str
+    refuted_if: str
+    cost: str
+    setups: Mapping[str, tuple[Setup, ...]]
+    """Profile -> setups."""
+    claims: Callable[[Mapping[str, Any], str], list[Any]]
+    """(setup name -> SetupEvidence, profile) -> rows of the rule book, see lab/verdicts.py."""
+    figures: tuple[Figure, ...] = ()
+    rule_hash: str = ""
+    variant: str = ""
+    """The overrides that make this a study of its own, under its own heading."""
+
+
+def load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def study_names() -> list[str]:
+    return sorted(p.stem for p in (ROOT / "experiments").glob("*.py"))
+
+
+def config_names() -> list[str]:
+    return sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
+
+
+def load_config(name: str) -> Config:
+    """Return the configuration of configs/<name>.py."""
+    return flatten(load_module(ROOT / "configs" / f"{name}.py").get_config().to_dict())
+
+
+def load_study(name: str) -> Study:
+    """Return the study of experiments/<name>.py, or of the file `name`."""
+    path = Path(name) if name.endswith(".py") else ROOT / "experiments" / f"{name}.py"
+    if not path.is_file():
+        raise ConfigError(f"unknown study {name!r} (studies: {', '.join(study_names())}, all)")
+    study = load_module(path).STUDY
+    rules = [path, *(Path(__file__).with_name(n) for n in ("verdicts.py", "measures.py"))]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in rules)).hexdigest()[:16]
+    return replace(study, rule_hash=digest)
+
+
+def varied_settings(study: Study) -> set[str]:
+    """Return the settings that a study varies, which an override may therefore not touch."""
+    names = {"seed", "optim.lr"}
+    for setups in study.setups.values():
+        for setup in setups:
+            for arm in setup.arms:
+                names |= set(arm.settings)
+    return names
+
+
+def adapt(
+    study: Study,
+    *,
+    overrides: Config | None = None,
+    arms: tuple[str, ...] = (),
+    seeds: int | None = None,
+) -> Study:
+    """Return the study with settings overridden, fewer arms or other seeds; raises ConfigError."""
+    overrides = overrides or {}
+    _check_overrides(study, overrides)
+    _check_arms(study, arms)
+
+    def change(setup: Setup) -> Setup:
+        kept = tuple(a for a in setup.arms if not arms or a.name in arms)
+        names = {a.name for a in kept}
+        follows = tuple(f for f in setup.follows if {f.arm, f.rate_of} <= names)
+        setup = replace(
+            setup, arms=kept, follows=follows, settings=setup.settings | overrides
+        )
+        if not seeds:
+            return setup
+        follows = tuple(replace(f, seeds=0) for f in follows)
+        return replace(setup, seeds=seeds, screening_seeds=seeds, follows=follows)
+
+    setups = {p: tuple(map(change, s)) for p, s in study.setups.items()}
+    told = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "host"}
+    variant = ", ".join(f"{n}={v}" for n, v in sorted(told.items()))
+    return replace(study, setups=setups, variant=variant)
+
+
+def _check_overrides(study: Study, overrides: Config) -> None:
+    for name, value in overrides.items():
+        if name not in SETTINGS:
+            raise ConfigError(f"unknown setting {name!r}{nearest_setting(name)}")
+        if name in varied_settings(study):
+            raise ConfigError(
+                f"study {study.name!r} varies {name} itself; to run only a part of it use "
+                f"--only={name}={value}"
+            )
+
+
+def _check_arms(study: Study, arms: tuple[str, ...]) -> None:
+    known = {a.name for setups in study.setups.values() for s in setups for a in s.arms}
+    for name in arms:
+        if name not in known:
+            raise ConfigError(
+                f"study {study.name!r} has no arm {name!r} (arms: {', '.join(sorted(known))})"
+            )
+
+
+def check_study(study: Study, profile: str, data_dir: str | None = None) -> None:
+    """Raise ConfigError where any arm of the profile could not run."""
+    if profile not in study.setups:
+        raise ConfigError(
+            f"study {study.name!r} has no profile {profile!r} "
+            f"(profiles: {', '.join(study.setups)})"
+        )
+    for setup in study.setups[profile]:
+        base = load_config(setup.base) | setup.settings
+        for arm in setup.arms:
+            resolve(base | arm.settings, data_dir)

@@ -1,0 +1,243 @@
+"""The rule: from paired effects to supported, refuted or inconclusive.
+
+One row of the rule book is one primary contrast with a smallest effect of interest (delta) and a
+planned n, fixed before anything runs. Per seed s, e_s > 0 favours the sentence.
+
+p_sup tests e <= 0, p_ref tests e >= delta, one-sided; Holm over the study's rows, level 0.025.
+refuted if p_ref < 0.025 (the effect is below the smallest of interest, a tiny positive one
+included); else supported if p_sup < 0.025; else inconclusive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.025
+SEARCH = 400
+"""Largest n that an inconclusive row looks for."""
+
+Test = Literal["t", "wilcoxon", "share", "mcnemar"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One primary contrast, with the effects that were measured."""
+
+    id: str
+    claim: str
+    sentence: str
+    contrast: str
+    scope: str
+    """Net, data: printed with every verdict."""
+    effects: dict[int, float]
+    """Seed -> e_s. For test "share": 1 where the run failed, 0 where it did not."""
+    unit: str
+    delta: float
+    n: int
+    test: Test
+    setup: str = ""
+    gate: str = ""
+    """Id of the row that must be supported for this one to be testable at all."""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    row: Row
+    word: str
+    """supported, refuted, inconclusive, exploratory, not testable here, no data"""
+    effect: float
+    interval: tuple[float, float]
+    coverage: float
+    """Of the interval: 0.95, or the exact one of an order-statistic interval."""
+    p_sup: float
+    p_ref: float
+    """Holm-adjusted over the study."""
+    n: int
+    n_enough: int | None = None
+    """For an inconclusive row: the n at which effects like these would decide."""
+    stands_overall: bool | None = None
+    """Whether the word stands with Holm over all rows of the page; set by the page."""
+    notes: tuple[str, ...] = field(default=())
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Return Holm's step-down adjusted p values."""
+    p_values = np.asarray(p, float)
+    order = np.argsort(p_values)
+    steps = np.maximum.accumulate((len(p_values) - np.arange(len(p_values))) * p_values[order])
+    out = np.empty(len(p_values))
+    out[order] = steps.clip(max=1)
+    return out
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Replace infinities by values beyond all finite ones: they rank highest."""
+    finite = np.abs(values[np.isfinite(values)])
+    beyond = 2 * finite.max(initial=0) + 1
+    return np.clip(values, -beyond, beyond)
+
+
+def _one_sided(values: np.ndarray, test: Test, alternative: str) -> float:
+    """Return the p value of H1: the centre of `values` is greater (less) than 0."""
+    if np.all(values == values[0]):
+        favours = values[0] > 0 if alternative == "greater" else values[0] < 0
+        return 2.0 ** -len(values) if favours else 1.0
+    if test == "wilcoxon":
+        ranked = stats.wilcoxon(_finite(values), alternative=alternative, zero_method="pratt")
+        return float(ranked.pvalue)
+    return float(stats.ttest_1samp(values, 0, alternative=alternative).pvalue)
+
+
+def p_values(effects: Sequence[float], delta: float, test: Test) -> tuple[float, float]:
+    """Return p_sup and p_ref, unadjusted."""
+    values = np.asarray(effects, float)
+    if test == "share":
+        failed, n = int(values.sum()), len(values)
+        below = stats.binomtest(failed, n, delta, alternative="less").pvalue
+        above = stats.binomtest(failed, n, delta, alternative="greater").pvalue
+        return float(below), float(above)
+    if test == "mcnemar":
+        plus, discordant = int(np.sum(values > 0)), int(np.sum(values != 0))
+        if not discordant:
+            return 1.0, 1.0
+        more = stats.binomtest(plus, discordant, 0.5, alternative="greater").pvalue
+        fewer = stats.binomtest(plus, discordant, 0.5, alternative="less").pvalue
+        return float(more), float(fewer)
+    return _one_sided(values, test, "greater"), _one_sided(values - delta, test, "less")
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Return the t interval of the mean; (nan, nan) for fewer than 2 values."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    mean, half = float(np.mean(values)), float(stats.t.ppf((1 + level) / 2, len(values) - 1))
+    half *= float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Return low, high and coverage of the order-statistic interval of the median.
+
+    The narrowest symmetric pair whose coverage is at least `level`, or the whole range with what
+    it covers where n is too small (n = 12: 3rd .. 10th value, 96 %).
+    """
+    ordered, n = sorted(values), len(values)
+    if n < 2:
+        return math.nan, math.nan, 0.0
+    for k in range(n // 2, 0, -1):
+        coverage = 1 - 2 * float(stats.binom.cdf(k - 1, n, 0.5))
+        if coverage >= level or k == 1:
+            return ordered[k - 1], ordered[n - k], coverage
+    raise AssertionError("unreachable: k reaches 1")
+
+
+def share_interval(failed: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Clopper-Pearson interval of a share."""
+    interval = stats.binomtest(failed, n).proportion_ci(0.95, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def summarize(effects: Sequence[float], test: Test) -> tuple[float, tuple[float, float], float]:
+    """Return centre, interval and its coverage: median, mean or share with the matching interval."""
+    values = list(effects)
+    if test == "share":
+        return float(np.mean(values)), share_interval(int(sum(values)), len(values)), 0.95
+    if test == "wilcoxon":
+        low, high, coverage = median_interval(values)
+        return median(values), (low, high), coverage
+    return float(np.mean(values)), t_interval(values), 0.95
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median of values that may be infinite."""
+    ordered, n = sorted(values), len(values)
+    low, high = ordered[(n - 1) // 2], ordered[n // 2]
+    return low if low == high else (low + high) / 2
+
+
+def word_of(p_sup: float, p_ref: float) -> str:
+    if p_ref < LEVEL:
+        return "refuted"
+    return "supported" if p_sup < LEVEL else "inconclusive"
+
+
+def n_enough(row: Row, rows: int) -> int | None:
+    """Return the n at which effects distributed like these would decide against `rows` Holm steps.
+
+    The measured effects are repeated (their distribution taken as the truth) until one of the two
+    tests falls below level / rows; None where that takes more than SEARCH runs.
+    """
+    values = np.array(list(row.effects.values()))
+    for n in range(len(values) + 1, SEARCH + 1):
+        repeated = np.resize(values, n)
+        if min(p_values(repeated, row.delta, row.test)) * rows < LEVEL:
+            return n
+    return None
+
+
+def decide(rows: Sequence[Row]) -> list[Verdict]:
+    """Return the verdict of every row of a study, Holm over those that stand at their planned n."""
+    tested = [r for r in rows if len(r.effects) >= 2]
+    planned = [r for r in tested if len(r.effects) == r.n]
+    raw = {id(r): p_values(list(r.effects.values()), r.delta, r.test) for r in tested}
+    sup = dict(zip(map(id, planned), holm([raw[id(r)][0] for r in planned]), strict=True))
+    ref = dict(zip(map(id, planned), holm([raw[id(r)][1] for r in planned]), strict=True))
+    verdicts = [
+        _verdict(r, raw.get(id(r)), sup.get(id(r)), ref.get(id(r)), len(planned)) for r in rows
+    ]
+    words = {v.row.id: v.word for v in verdicts}
+    return [_close_gate(v, words) for v in verdicts]
+
+
+def _close_gate(verdict: Verdict, words: dict[str, str]) -> Verdict:
+    """Take back a verdict whose gate is not supported."""
+    gate = verdict.row.gate
+    if not gate or verdict.word in ("no data", "exploratory") or words[gate] == "supported":
+        return verdict
+    note = f"its gate {gate} is {words[gate]}"
+    return replace(verdict, word="not testable here", n_enough=None, notes=(note,))
+
+
+def _verdict(row: Row, raw, p_sup, p_ref, rows: int) -> Verdict:
+    if len(row.effects) < 2:
+        nothing = (math.nan, math.nan)
+        return Verdict(row, "no data", math.nan, nothing, 0.0, 1.0, 1.0, len(row.effects))
+    centre, interval, coverage = summarize(list(row.effects.values()), row.test)
+    if p_sup is None:
+        word, (p_sup, p_ref) = "exploratory", raw
+    else:
+        word = word_of(p_sup, p_ref)
+    enough = n_enough(row, rows) if word == "inconclusive" else None
+    return Verdict(
+        row, word, centre, interval, coverage, float(p_sup), float(p_ref), len(row.effects), enough
+    )
+
+
+def accuracy_row(
+    *,
+    better: dict[int, float],
+    worse: dict[int, float],
+    failed: Callable[[int], tuple[bool, bool]],
+    **facts,
+) -> Row:
+    """Return a row whose effect is error `worse` - error `better` in points, paired by seed.
+
+    If more than a quarter of either arm's runs failed, the row is decided by McNemar's test on
+    "trained" instead: e = 1 where only `better` trained, -1 where only `worse` did.
+    `failed(seed)` tells for (better, worse) whether the run failed.
+    """
+    seeds = sorted(better.keys() & worse.keys())
+    flags = {s: failed(s) for s in seeds}
+    shares = [np.mean([flags[s][i] for s in seeds]) if seeds else 0.0 for i in (0, 1)]
+    if max(shares) > 0.25:
+        effects = {s: float(flags[s][1]) - float(flags[s][0]) for s in seeds}
+        facts |= {"unit": "trained", "remark": "decided by McNemar's test on trained"}
+        return Row(effects=effects, test="mcnemar", **facts)
+    return Row(effects={s: worse[s] - better[s] for s in seeds}, test="t", **facts)

@@ -1,0 +1,122 @@
+"""List what there is: schemes, networks, studies, configurations or data sets.
+
+Examples:
+  python scripts/list.py norms
+  python scripts/list.py studies
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from normlab.data import DATASETS, DataUnavailable, check
+from normlab.lab import cli
+from normlab.lab.config import ConfigError
+from normlab.lab.study import ROOT, config_names, load_study, study_names
+from normlab.models.table import MODELS
+from normlab.norms.table import NORMS
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+flags.DEFINE_bool("debug", False, "Show tracebacks.")
+
+Rows = list[Sequence[str]]
+
+
+def norm_rows() -> Rows:
+    rows: Rows = [("name", "title", "statistics over", "options", "source")]
+    for name, row in NORMS.items():
+        over, options = ",".join(row.over) or "-", ",".join(row.options) or "-"
+        rows.append((name, row.title, over, options, row.source or "-"))
+    return rows
+
+
+def model_rows() -> Rows:
+    rows: Rows = [("name", "options", "title")]
+    return rows + [(name, ",".join(m.options), m.title) for name, m in MODELS.items()]
+
+
+def study_rows() -> Rows:
+    rows: Rows = [("name", "profiles", "question")]
+    for name in study_names():
+        study = load_study(name)
+        rows.append((name, ",".join(study.setups), study.question))
+    return rows
+
+
+def config_rows() -> Rows:
+    rows: Rows = [("name", "what it is")]
+    for name in config_names():
+        text = (ROOT / "configs" / f"{name}.py").read_text(encoding="utf-8")
+        rows.append((name, (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]))
+    return rows
+
+
+def data_rows() -> Rows:
+    rows: Rows = [("name", "train", "valid.", "test", "shape", "state", "title")]
+    for name, row in DATASETS.items():
+        shape = "x".join(map(str, row.shape))
+        sizes = (str(row.train), str(row.validation), str(row.test))
+        rows.append((name, *sizes, shape, state(name), row.title))
+    return rows
+
+
+def state(name: str) -> str:
+    """Return built in, prepared or not prepared."""
+    if not DATASETS[name].prepared:
+        return "built in"
+    try:
+        check(name, FLAGS.data_dir)
+    except DataUnavailable:
+        return "not prepared"
+    return "prepared"
+
+
+LISTS: dict[str, Callable[[], Rows]] = {
+    "norms": norm_rows,
+    "models": model_rows,
+    "studies": study_rows,
+    "configs": config_rows,
+    "data": data_rows,
+}
+
+
+def aligned(rows: Rows) -> str:
+    """Return rows as columns of text, two blanks apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse the flags and the one name; anything else is one line and exit code 2."""
+    try:
+        rest = FLAGS(argv)
+    except flags.Error as error:
+        cli.leave(cli.USAGE, "usage", f"{error}; see --help")
+    except SystemExit:
+        sys.exit(cli.OK)
+    if len(rest) != 2 or rest[1] not in LISTS:
+        given = f"{' '.join(rest[1:])!r} is no list" if rest[1:] else "no list named"
+        cli.leave(cli.USAGE, "usage", f"{given}; use python scripts/list.py {'|'.join(LISTS)}")
+    return rest
+
+
+def main(argv: list[str]) -> None:
+    try:
+        print(aligned(LISTS[argv[1]]()))
+    except (ConfigError, OSError) as error:
+        if FLAGS.debug:
+            raise
+        cli.explain(error)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

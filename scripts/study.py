@@ -1,0 +1,119 @@
+"""Run studies: find the runs that are missing, train them, report.
+
+Examples:
+  python scripts/study.py --study=all                                  # every study, quick profile
+  python scripts/study.py --study=convergence --arms=none,batch --seeds=3          # a first look
+  python scripts/study.py --study=batch_size --profile=standard        # MNIST, Fashion-MNIST
+  python scripts/study.py --study=batch_size --config.optim.momentum=0.8     # a variant of it
+  python scripts/study.py --study=learning_rate --only=optim.lr=0.1    # only these runs
+  python scripts/study.py --study=all --dry_run                        # say what would run
+
+Finished runs are never run again; a second call trains what is missing and reports.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from absl import flags
+
+from normlab.lab import cli
+from normlab.lab.config import ConfigError
+from normlab.lab.launch import Job
+from normlab.lab.progress import clock
+from normlab.lab.store import Store
+from normlab.lab.study import PROFILES, Study, adapt, check_study, load_study, study_names
+from normlab.lab.supervisor import lost_runs
+
+flags.DEFINE_list("study", [], "Studies by name, or files; 'all' for every one in experiments/.")
+flags.DEFINE_enum("profile", "quick", PROFILES, "Data and sizes.")
+flags.DEFINE_list("arms", [], "Only these arms (their verdicts are then exploratory).")
+flags.DEFINE_integer("seeds", None, "Reporting seeds of every arm, instead of the planned n.", 1)
+flags.DEFINE_multi_string("only", [], "SETTING=VALUE: train only runs that have it.")
+flags.DEFINE_string("results", "results", "Directory of all results.")
+flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+flags.DEFINE_integer("retries", 1, "How often a population that broke is tried again.", 0)
+flags.DEFINE_enum("rerun", "none", ("none", "stale"), "stale: repeat runs made by older code.")
+flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
+cli.define_overrides()
+FLAGS = flags.FLAGS
+
+
+def chosen_studies() -> list[Study]:
+    """Return the studies that the flags name, adapted and checked."""
+    if not FLAGS.study:
+        raise ConfigError(f"no study; give --study=NAME (studies: {', '.join(study_names())}, all)")
+    names = study_names() if "all" in FLAGS.study else FLAGS.study
+    studies = [
+        adapt(
+            load_study(name), overrides=cli.overrides(), arms=tuple(FLAGS.arms), seeds=FLAGS.seeds
+        )
+        for name in names
+    ]
+    for study in studies:
+        check_study(study, FLAGS.profile, FLAGS.data_dir)
+    return studies
+
+
+def print_plan(job: Job) -> None:
+    """Print what is known to be needed by now; later stages depend on these results."""
+    wanted = job.wanted()
+    missing = job.missing()
+    stages: dict[tuple[str, str], list[str]] = {}
+    for name, run in wanted.items():
+        stages.setdefault((f"{run.setup}, {run.arm}", run.stage), []).append(name)
+    for (arm, stage), names in stages.items():
+        done = sum(n not in missing for n in names)
+        print(f"{arm:<40} {stage:<32} {len(names):>5} runs, {done:>5} done")
+    steps = sum(c["train.steps"] for c in missing.values())
+    print(
+        f"{len(wanted)} runs known by now, {len(missing)} to train ({steps:,} run-steps); "
+        "the runs of later stages follow from these"
+    )
+
+
+def main() -> int:
+    began = time.monotonic()
+    studies = chosen_studies()
+    store = Store(FLAGS.results)
+    store.check()
+    job = Job(
+        studies,
+        FLAGS.profile,
+        store,
+        data_dir=FLAGS.data_dir,
+        only=cli.parse_settings(FLAGS.only),
+        processes=cli.overrides().get("host.processes", 0),
+        retries=FLAGS.retries,
+    )
+    if FLAGS.dry_run:
+        print_plan(job)
+        return cli.OK
+    if FLAGS.rerun == "stale":
+        print(f"{job.set_stale_aside()} runs of older code are repeated")
+    before = len(job.records)
+    failures = job.run()
+    print(f"{len(job.records) - before:,} runs trained in {clock(time.monotonic() - began)}")
+    job.time_steps()
+    report(job)
+    for failure in failures:
+        print(f"failed: {failure.group.label}: {failure.message}", file=sys.stderr)
+    lost = lost_runs(failures, store)
+    if lost:
+        raise RuntimeError(f"{len(lost)} runs could not be finished, the first is {lost[0]}")
+    return cli.OK
+
+
+def report(job: Job) -> None:
+    """Write the report and print its headline."""
+    from normlab.lab.report import collect, headline, write_report
+
+    reports = collect(job.store, list(job.studies), job.profile, job.memory, job.records)
+    page = write_report(job.store, reports)
+    print(headline(reports))
+    print(f"page: {page}")
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,115 @@
+"""Train one run: a population of one.
+
+Examples:
+  python scripts/train.py --config=configs/digits_mlp.py
+  python scripts/train.py --config=configs/digits_cnn.py --config.norm.name=group \
+      --config.norm.groups=8 --config.optim.lr=0.3
+  python scripts/train.py --config=configs/mnist_mlp.py --config.seed=3
+  python scripts/train.py --config=configs/digits_mlp.py --dry_run     # the resolved settings
+
+The run lies in results/runs/<id>/, where <id> is the hash of its settings; a finished run is shown,
+not repeated (--restart repeats it). Exit code 3: the run diverged.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from absl import flags
+
+from normlab.lab import cli
+from normlab.lab.config import resolve, run_id
+from normlab.lab.store import Record, Records, Store
+from normlab.lab.supervisor import Hand, Supervisor
+from normlab.settings import Config
+
+flags.DEFINE_string("results", "results", "Directory of all results.")
+flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+flags.DEFINE_bool("restart", False, "Run again what is finished.")
+flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
+cli.define_config_file()
+FLAGS = flags.FLAGS
+
+COLUMNS = ("step", "train_loss", "loss", "accuracy", "running_loss", "running_accuracy")
+
+
+def format_row(row: dict[str, float]) -> str:
+    """Return an evaluation as one line; losses in nats, accuracies in percent."""
+    cells = [f"step {row['step']:>6}"]
+    for name in COLUMNS[1:]:
+        if name in row:
+            label = name.replace("_", " ")
+            is_share = name.endswith("accuracy")
+            cells.append(f"{label} {100 * row[name]:.1f} %" if is_share else f"{label} {row[name]:.4f}")
+    return "  ".join(cells)
+
+
+class Screen:
+    """Prints every evaluation once, as soon as it is in the run's curve."""
+
+    def __init__(self, store: Store, name: str):
+        self.store, self.name = store, name
+        self.shown = 0
+        self.began = time.monotonic()
+
+    def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
+        if event == "given":
+            print("compiling (fast once the cache is warm) ...", flush=True)
+        if event in ("chunk", "done"):
+            rows = self.store.read_curve(self.name)
+            for row in rows[self.shown :]:
+                print(f"{time.monotonic() - self.began:6.1f} s  {format_row(row)}", flush=True)
+            self.shown = len(rows)
+        if event in ("error", "gone"):
+            print(facts.get("message", "the worker process ended"), flush=True)
+
+
+def train(store: Store, name: str, config: Config) -> None:
+    """Train the run in a worker process."""
+    screen = Screen(store, name)
+    with Supervisor(
+        store, processes=1, data_dir=FLAGS.data_dir, retries=0, on_event=screen.show
+    ) as supervisor:
+        supervisor.run(lambda: {} if store.is_done(name) else {name: config})
+        if supervisor.failures:
+            raise RuntimeError(supervisor.failures[0].message)
+        if not store.is_done(name):
+            raise RuntimeError(f"run {name} is being trained by another process")
+
+
+def print_result(store: Store, record: Record) -> None:
+    if record.diverged_at is not None:
+        print(f"diverged at step {record.diverged_at}: its loss or gradient was not finite")
+    for name, value in sorted(record.final.items()):
+        is_share = name.endswith("accuracy")
+        print(f"{name:<28} {100 * value:.2f} %" if is_share else f"{name:<28} {value:.4f}")
+    print(f"{record.seconds:.1f} s; {store.run_dir(record.run_id)}")
+
+
+def main() -> int:
+    config, notes = resolve(cli.config_from_flags(), FLAGS.data_dir)
+    name, store = run_id(config), Store(FLAGS.results)
+    for note in notes:
+        print(f"note: {note}")
+    if FLAGS.dry_run:
+        for setting, value in config.items():
+            print(f"{setting:<24} {value}")
+        print(f"run id {name}")
+        return cli.OK
+    store.check()
+    store.open()
+    if FLAGS.restart and store.is_done(name):
+        Records(store).forget(name)
+    if store.is_done(name):
+        print(f"run {name} is finished; --restart repeats it")
+    else:
+        print(f"run {name}: {config['data.name']} {config['model.name']} {config['norm.name']}")
+        train(store, name, config)
+    record = store.read(name)
+    print_result(store, record)
+    return cli.DIVERGED if record.diverged_at is not None else cli.OK
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,163 @@
+"""A small study, and runs of it that were never trained: finals and curves are made up."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+from typing import Any
+
+from normlab.lab.evidence import Memory, SetupEvidence
+from normlab.lab.measures import log_octaves, steps_to_target
+from normlab.lab.store import Record, code_hash
+from normlab.lab.study import Arm, Figure, Follow, Setup, Study, Sweep, Tuning
+from normlab.lab.verdicts import Row
+from normlab.settings import Config, eval_steps
+
+PROVENANCE = {
+    "git_commit": "0123456789ab",
+    "python": "3.11.9",
+    "platform": "Linux",
+    "processor": "A processor",
+    "cores": 1,
+    "xla_flags": "",
+    "versions": {"jax": "0.10.2"},
+    "device": "cpu",
+    "backend": "cpu",
+    "mode": "map",
+    "width": 32,
+    "data_sha256": "ab" * 32,
+}
+BEST = {"none": -1.5, "batch": -0.5, "layer": -1.0, "group": -0.75, "rms": -1.25}
+"""log10 of the rate at which a made-up run of each scheme does best; others: -1.5."""
+
+
+def make_up(run_id: str, config: Config) -> Record:
+    """Return a run that does worse the farther its rate is from its scheme's best."""
+    luck = random.Random(run_id)
+    best = BEST.get(config["norm.name"], -1.5)
+    away = math.log10(config["optim.lr"]) - best
+    stats = config["norm.stats_batch"] or config["data.batch"]
+    error = 0.02 + 0.02 * away**2 + (0.06 / stats if config["norm.name"] == "batch" else 0)
+    error += luck.gauss(0, 0.004)
+    modes = ["", "running_"] if config["norm.name"] == "batch" else [""]
+    if away > 1.2:
+        error = 0.9
+    steps = eval_steps(
+        config["train.steps"], config["train.eval_every"], config["train.eval_growth"]
+    )
+    speed = 10 * 1.6 ** abs(away) * 2.0 ** -(best + 1.5) * math.exp(luck.gauss(0, 0.1))
+    curve = [_row(step, error, speed, modes) for step in steps]
+    if away > 2:
+        curve = curve[: len(curve) // 3]
+        return Record(run_id, config, "diverged", {}, curve, steps[0], 0.5, _provenance())
+    final = {f"{m}{s}_accuracy": 1 - error for m in modes for s in ("validation", "test")}
+    return Record(run_id, config, "trained", final, curve, None, 0.5, _provenance())
+
+
+def _row(step: int, error: float, speed: float, modes: list[str]) -> dict[str, float]:
+    row = {"step": step, "train_loss": math.exp(-step / speed)}
+    for mode in modes:
+        slow = 2 if mode else 1
+        row[f"{mode}accuracy"] = 0.1 + (0.9 - error) * (1 - math.exp(-step / (3 * slow * speed)))
+    return row
+
+
+def _provenance() -> dict:
+    return PROVENANCE | {"code": code_hash()}
+
+
+def runs_for(studies: list[Study], profile: str) -> dict[str, Record]:
+    """Return made-up runs for everything the studies ask for, stage after stage."""
+    records: dict[str, Record] = {}
+    memory = Memory()
+    while True:
+        wanted: dict[str, Config] = {}
+        for study in studies:
+            for setup in study.setups[profile]:
+                evidence = SetupEvidence(setup, records, memory)
+                wanted |= {n: w.config for n, w in evidence.wanted.items()}
+        missing = {n: c for n, c in wanted.items() if n not in records}
+        if not missing:
+            return records
+        records |= {n: make_up(n, c) for n, c in missing.items()}
+
+
+NASTY = '<script>alert(1)</script> | $x$ =cmd() "><img src=x onerror=alert(1)>'
+STEPS = Setup(
+    name="steps",
+    title="MLP, steps",
+    base="digits_mlp",
+    settings={"train.steps": 300, "train.eval_every": 5, "train.eval_growth": 1.1},
+    arms=tuple(
+        Arm(n, {"norm.name": n}, is_primary=n in ("none", "batch"))
+        for n in ("none", "batch", "group")
+    ),
+    protocol=Tuning((-2.0, -1.5, -1.0, -0.5), 0.5, "steps"),
+    seeds=6,
+    screening_seeds=3,
+    target=0.9,
+    follows=(Follow("batch at none's rate", "batch", "none", seeds=4),),
+)
+LEVELS = replace(
+    STEPS,
+    name="levels",
+    title="MLP, levels",
+    arms=(
+        *(
+            Arm(f"batch/{b}", {"norm.stats_batch": b}, b != 16, float(b), "batch norm")
+            for b in (4, 16, 64)
+        ),
+        Arm("none", {"norm.name": "none"}),
+    ),
+    protocol=Tuning((-1.5, -1.0, -0.5), 0.5, "error"),
+    follows=(),
+)
+RATES = replace(
+    STEPS, name="rates", title="MLP, rates", protocol=Sweep((-2.0, -1.0, 0.0), 0.5), follows=()
+)
+FIGURES = (
+    Figure("curves", "steps", f"{NASTY} curves."),
+    Figure("levels", "levels", f"{NASTY} levels."),
+    Figure("rates", "rates", f"{NASTY} rates."),
+)
+
+
+def claims(evidence, profile: str) -> list[Row]:
+    e = evidence["steps"]
+    none, batch = e.runs_of("none"), e.runs_of("batch")
+    effects = {
+        s: log_octaves(steps_to_target(none[s], 0.9), steps_to_target(batch[s], 0.9))
+        for s in none.keys() & batch.keys()
+    }
+    common: dict[str, Any] = {
+        "claim": "C1",
+        "sentence": f"Faster {NASTY}",
+        "contrast": "log2 ratio",
+        "scope": "MLP",
+        "effects": effects,
+        "unit": "octaves",
+        "test": "t",
+        "setup": "steps",
+    }
+    return [
+        Row(id="C1a", delta=0.3, n=6, **common),
+        Row(id="C1b", delta=99.0, n=6, **common),
+        Row(id="C1c", delta=0.3, n=7, **common),
+    ]
+
+
+STUDY = Study(
+    name="made_up",
+    title=NASTY,
+    question=f"{NASTY}?",
+    fair_test=NASTY,
+    source="https://example.org/paper",
+    expect=NASTY,
+    refuted_if=NASTY,
+    cost=NASTY,
+    setups={"quick": (STEPS, LEVELS, RATES)},
+    claims=claims,
+    figures=FIGURES,
+    rule_hash="0123",
+)

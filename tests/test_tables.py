@@ -1,0 +1,107 @@
+"""Tables and the look of arms, from runs that are made up and never trained."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from made_up_runs import LEVELS, RATES, STEPS, STUDY, runs_for
+
+from normlab.lab.arms import StepTimes, arm_table, reference_of
+from normlab.lab.cells import Line, steps_cell
+from normlab.lab.evidence import SetupEvidence
+from normlab.lab.looks import looks
+from normlab.lab.measures import error_points, steps_to_target
+from normlab.lab.store import Record
+from normlab.lab.tables import Table
+from normlab.lab.verdicts import median
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, Record]:
+    return runs_for([STUDY], "quick")
+
+
+def cells_of(table: Table, arm: str) -> dict[str, str]:
+    row = next(r for r in table.texts() if r[0] == arm)
+    return dict(zip(table.columns, row, strict=True))
+
+
+def test_every_arm_tells_its_n_its_rate_and_its_median(records):
+    e = SetupEvidence(STEPS, records)
+    table = arm_table(e)
+    assert {r[0]: cells_of(table, r[0])["n"] for r in table.texts()} == {
+        "none": "6",
+        "batch": "6",
+        "group": "3",
+        "batch at none's rate": "4",
+    }
+    steps = [steps_to_target(r, 0.9) for r in e.reports["batch"].values()]
+    cell = cells_of(table, "batch")["steps to 90 %"]
+    assert float(cell.split()[0]) == pytest.approx(median(steps), rel=5e-3)
+    assert cells_of(table, "batch")["role"] == "primary"
+    assert cells_of(table, "group")["role"] == "screening"
+    assert cells_of(table, "none")["times faster than none"] == ""
+    assert cells_of(table, "none")["steps, running averages"] == ""
+    assert cells_of(table, "batch")["steps, running averages"] != ""
+    assert "n = 3 and carry no verdict" in table.note
+
+
+def test_differences_are_paired_with_the_largest_level(records):
+    e = SetupEvidence(LEVELS, records)
+    assert {a.name: reference_of(e, a) for a in LEVELS.arms} == {
+        "batch/4": "batch/64",
+        "batch/16": "batch/64",
+        "batch/64": "",
+        "none": "batch/64",
+    }
+    four, whole = e.runs_of("batch/4"), e.runs_of("batch/64")
+    mean = sum(error_points(four[s]) - error_points(whole[s]) for s in four) / len(four)
+    cell = cells_of(arm_table(e), "batch/4")["difference to batch/64"]
+    assert float(cell.split()[0].replace("−", "-")) == pytest.approx(mean, abs=0.006)
+
+
+def test_a_sweep_tells_the_largest_rate_that_trains(records):
+    table = arm_table(SetupEvidence(RATES, records))
+    assert cells_of(table, "none")["largest rate that trains"].startswith("0.1 [")
+    assert cells_of(table, "batch")["times the rate of none"].startswith("31.6 [")
+    assert cells_of(table, "batch")["n"] == "6"
+
+
+def test_a_missed_target_is_infinite_and_a_failure_is_counted():
+    config = STEPS.settings | {"optim.lr": 0.1, "norm.name": "none"}
+    bad = [Record(f"{i}", config, "diverged", {}, [], 1) for i in range(3)]
+    line = Line("none", "primary", dict(enumerate(bad)), {}, {}, {})
+    assert steps_cell(line, 0.9) == "∞ [∞, ∞]"
+
+
+def test_seconds_to_the_target_stand_only_where_a_step_was_timed(records):
+    e = SetupEvidence(STEPS, records)
+    table = arm_table(e, StepTimes({"batch": 0.5}, "this machine"))
+    steps = [steps_to_target(r, 0.9) for r in e.reports["batch"].values()]
+    assert float(cells_of(table, "batch")["seconds to target"]) == pytest.approx(
+        median(steps) / 2, rel=5e-3
+    )
+    assert cells_of(table, "none")["seconds to target"] == ""
+    assert "this machine" in table.note
+    assert "seconds to target" not in arm_table(e).columns
+
+
+def test_cells_are_escaped_for_every_format():
+    table = Table("t_1 & $", ("a|b", "=c"), (("x|y\n<b>", "=1+1"), ("-1.5", "@f"), (-2, 0.1)))
+    lines = table.to_markdown().splitlines()
+    assert lines[4] == r"| x\|y &lt;b&gt; | =1+1 |"
+    assert len({line.replace(r"\|", "").count("|") for line in lines[2:]}) == 1
+    rows = list(csv.reader(io.StringIO(table.to_csv())))
+    assert rows == [["a|b", "'=c"], ["x|y\n<b>", "'=1+1"], ["-1.5", "'@f"], ["-2", "0.1"]]
+    latex = table.to_latex()
+    assert r"\caption{t\_1 \& \$}" in latex
+    assert r"x|y \textless{}b\textgreater{} & =1+1 \\" in latex
+
+
+def test_arms_of_one_scheme_differ_in_dash_and_schemes_in_colour():
+    styles = looks(LEVELS)
+    assert styles["batch/4"].color == styles["batch/64"].color != styles["none"].color
+    assert styles["batch/4"].dash != styles["batch/64"].dash
+    assert looks(STEPS)["batch"].color == looks(RATES)["batch"].color
