@@ -1,6 +1,6 @@
 """Three 3x3 convolutions, 16-32-64 with two pools, on Fashion-MNIST: 1,000 steps, 20 s on a core.
 
-    python scripts/train.py --config=configs/fashion_cnn.py --config.norm.name=layer_channels
+python scripts/train.py --config=configs/fashion_cnn.py --config.norm.name=layer_channels
 """
 
 from ml_collections import ConfigDict

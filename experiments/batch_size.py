@@ -10,6 +10,7 @@ Cost: quick about 2 minutes on 2 cores; standard about 30 minutes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from normlab.lab.evidence import SetupEvidence
@@ -100,14 +101,16 @@ def contrast(e: SetupEvidence, worse: str, better: str, **facts) -> Row:
     )
 
 
-def claims(evidence: dict[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
     """C8a, C8b: few examples against 64; C10a: batch against layer and group at a batch of 4."""
     fails = "Batch norm fails at small batches"
     conv_delta = DELTA if profile == "quick" else 0.5
     mlp, cnn = evidence["stats-batch-mlp"], evidence["stats-batch-cnn"]
     rows = [
         contrast(mlp, "batch/4", "batch/64", id="C8a", claim="C8", sentence=fails, delta=DELTA),
-        contrast(cnn, "batch/2", "batch/64", id="C8b", claim="C8", sentence=fails, delta=conv_delta),
+        contrast(
+            cnn, "batch/2", "batch/64", id="C8b", claim="C8", sentence=fails, delta=conv_delta
+        ),
     ]
     for better in ("layer", "group"):
         rows.append(

@@ -9,6 +9,7 @@ Cost: quick about 2 minutes on 2 cores; standard about 40 minutes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from normlab.lab.evidence import SetupEvidence
@@ -64,7 +65,7 @@ FASHION = replace(
 )
 
 
-def claims(evidence: dict[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
     """C1a, C1b: e = log2(T_none / T_batch), T the steps to the target on validation."""
     rows = []
     for row_id, setup in (("C1a", "convergence-mlp"), ("C1b", "convergence-cnn")):

@@ -10,6 +10,7 @@ Cost: quick about 4 minutes on 2 cores; standard about 60 minutes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from normlab.lab.evidence import SetupEvidence
@@ -64,7 +65,7 @@ FASHION = replace(
 )
 
 
-def claims(evidence: dict[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
     """C2: e = log10(lr_max batch / lr_max none); C2r: share of failed runs at 10 x lr_max none."""
     rows = []
     for net, n in (("mlp", N_MLP), ("cnn", N_CNN)):

@@ -36,6 +36,7 @@ class Setting:
     def silent(self) -> Any:
         return self.default if self.frozen is None else self.frozen
 
+
 PROGRAM_SETTINGS = ("data.name", "data.batch", "model.", "norm.", "optim.name")
 """What decides a compiled program. Rates, schedules, lengths and evaluation times are its inputs,
 so runs that differ only in those share one compilation."""
@@ -47,7 +48,9 @@ def program_key(config: Config) -> tuple[tuple[str, Any], ...]:
 
 
 SETTINGS: dict[str, Setting] = {
-    "seed": Setting(0, "traced", "draws the initial weights, the data order and digits' split", low=0),
+    "seed": Setting(
+        0, "traced", "draws the initial weights, the data order and digits' split", low=0
+    ),
     "data.name": Setting("digits", "static", "which data set"),
     "data.batch": Setting(64, "static", "examples of one gradient step", "examples", low=1),
     "model.name": Setting("mlp", "static", "which network"),
@@ -96,7 +99,11 @@ SETTINGS: dict[str, Setting] = {
     "train.steps": Setting(300, "static", "gradient steps", "steps", low=1, high=10_000_000),
     "train.eval_every": Setting(50, "observe", "least distance of two evaluations", "steps", low=1),
     "train.eval_growth": Setting(
-        1.0, "observe", "each evaluation at least this factor later than the one before", low=1, high=2
+        1.0,
+        "observe",
+        "each evaluation at least this factor later than the one before",
+        low=1,
+        high=2,
     ),
     "train.stop_at": Setting(
         0.0,

@@ -23,7 +23,6 @@ from normlab.lab.study import PROFILES, load_study, study_names
 flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_list("study", ["all"], "Studies by name, or files; 'all' for every one.")
 flags.DEFINE_list("profile", ["quick"], f"Profiles on the page, of {', '.join(PROFILES)}.")
-flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 FLAGS = flags.FLAGS
 
 
@@ -46,7 +45,7 @@ def main() -> int:
             f"no finished run in {FLAGS.results!r}; make some with scripts/study.py, or name "
             "another directory with --results=DIR"
         )
-    memory = Memory(FLAGS.data_dir)
+    memory = Memory(needs_data=False)
     reports: list[StudyReport] = []
     for profile in FLAGS.profile:
         reports += collect(store, studies, profile, memory, records)

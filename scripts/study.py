@@ -20,7 +20,8 @@ from absl import flags
 
 from normlab.lab import cli
 from normlab.lab.config import ConfigError
-from normlab.lab.launch import Job
+from normlab.lab.evidence import Memory
+from normlab.lab.launch import Job, started_studies
 from normlab.lab.progress import clock
 from normlab.lab.store import Store
 from normlab.lab.study import PROFILES, Study, adapt, check_study, load_study, study_names
@@ -29,6 +30,7 @@ from normlab.lab.supervisor import lost_runs
 flags.DEFINE_list("study", [], "Studies by name, or files; 'all' for every one in experiments/.")
 flags.DEFINE_enum("profile", "quick", PROFILES, "Data and sizes.")
 flags.DEFINE_list("arms", [], "Only these arms (their verdicts are then exploratory).")
+flags.DEFINE_list("setups", [], "Only these setups (a network and its data), by name.")
 flags.DEFINE_integer("seeds", None, "Reporting seeds of every arm, instead of the planned n.", 1)
 flags.DEFINE_multi_string("only", [], "SETTING=VALUE: train only runs that have it.")
 flags.DEFINE_string("results", "results", "Directory of all results.")
@@ -54,6 +56,15 @@ def chosen_studies() -> list[Study]:
     for study in studies:
         check_study(study, FLAGS.profile, FLAGS.data_dir)
     return studies
+
+
+def chosen_setups(studies: list[Study]) -> list[str]:
+    """Return the setups that --setups names; raises ConfigError for one that no study has."""
+    known = [s.name for study in studies for s in study.setups[FLAGS.profile]]
+    for name in FLAGS.setups:
+        if name not in known:
+            raise ConfigError(f"unknown setup {name!r} (setups: {', '.join(known)})")
+    return FLAGS.setups
 
 
 def print_plan(job: Job) -> None:
@@ -84,6 +95,7 @@ def main() -> int:
         store,
         data_dir=FLAGS.data_dir,
         only=cli.parse_settings(FLAGS.only),
+        setups=chosen_setups(studies),
         processes=cli.overrides().get("host.processes", 0),
         retries=FLAGS.retries,
     )
@@ -105,14 +117,31 @@ def main() -> int:
     return cli.OK
 
 
-def report(job: Job) -> None:
-    """Write the report and print its headline."""
-    from normlab.lab.report import collect, headline, write_report
+def is_as_planned() -> bool:
+    """Tell whether nothing on the command line departs from the studies as they stand."""
+    return not (FLAGS.arms or FLAGS.seeds or any(s.variant for s in chosen_studies()))
 
-    reports = collect(job.store, list(job.studies), job.profile, job.memory, job.records)
-    page = write_report(job.store, reports)
-    print(headline(reports))
-    print(f"page: {page}")
+
+def report(job: Job) -> None:
+    """Write the report and print its headline.
+
+    Studies as planned join those that were started before on one page; anything exploratory gets
+    a page of its own, so that it cannot take the place of a verdict.
+    """
+    from normlab.lab.report import collect, headline, judge_overall, write_report
+
+    memory = Memory(job.data_dir, needs_data=False)
+    reports = collect(job.store, list(job.studies), job.profile, memory, job.records)
+    if is_as_planned():
+        print(headline(reports))
+        told = {(r.study.name, r.profile) for r in reports}
+        for name, profile in started_studies(job.store):
+            if (name, profile) not in told and name in study_names():
+                reports += collect(job.store, [load_study(name)], profile, memory, job.records)
+        print(f"page: {write_report(job.store, judge_overall(reports))}")
+    else:
+        print(headline(reports))
+        print(f"page: {write_report(job.store, reports, 'report-exploratory')}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def format_row(row: dict[str, float]) -> str:
         if name in row:
             label = name.replace("_", " ")
             is_share = name.endswith("accuracy")
-            cells.append(f"{label} {100 * row[name]:.1f} %" if is_share else f"{label} {row[name]:.4f}")
+            cells.append(
+                f"{label} {100 * row[name]:.1f} %" if is_share else f"{label} {row[name]:.4f}"
+            )
     return "  ".join(cells)
 
 

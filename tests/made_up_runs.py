@@ -134,7 +134,7 @@ def claims(evidence, profile: str) -> list[Row]:
         "claim": "C1",
         "sentence": f"Faster {NASTY}",
         "contrast": "log2 ratio",
-        "scope": "MLP",
+        "scope": "a multilayer perceptron with a name that is longer than a terminal is wide",
         "effects": effects,
         "unit": "octaves",
         "test": "t",

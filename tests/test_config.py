@@ -18,6 +18,7 @@ REFUSED = {
     "float for int": ({"seed": 1.0}, "seed = 1.0 is not of type int"),
     "bool for int": ({"seed": True}, "seed = True is not of type int"),
     "bool for float": ({"optim.lr": True}, "optim.lr = True is not of type float"),
+    "off for float": ({"optim.weight_decay": False}, "= False is not of type float"),
     "bool in a tuple": ({"model.widths": (3, True)}, "is not of type tuple of positive int"),
     "empty tuple": ({"model.widths": ()}, "is not of type tuple of positive int"),
     "below": ({"data.batch": 0}, "data.batch = 0 must be at least 1"),

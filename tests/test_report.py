@@ -103,21 +103,31 @@ def test_the_page_says_what_was_decided_and_how_to_repeat_it(written, records):
         "python scripts/study.py --study=made_up --profile=quick",
         "MLP, levels",
         f"{len(records)} finished",
-        "unchanged since the first run",
         PROVENANCE["processor"],
     ):
         assert piece in text
     assert "stale: other training code" not in text
 
 
+def write_rule(root: Path, rule_hash: str) -> None:
+    (root / "studies").mkdir()
+    facts = {"rule_hash": rule_hash, "written": "2001-02-03"}
+    (root / "studies" / "made_up-quick.json").write_text(json.dumps(facts))
+
+
 def test_stale_runs_and_a_changed_rule_are_flagged(records, tmp_path):
     old = {n: replace(r, provenance=PROVENANCE | {"code": "old"}) for n, r in records.items()}
-    (tmp_path / "studies").mkdir()
-    facts = {"rule_hash": "another", "written": "2001-02-03"}
-    (tmp_path / "studies" / "made_up-quick.json").write_text(json.dumps(facts))
+    write_rule(tmp_path, "another")
     page = write_report(Store(tmp_path), gather(tmp_path, old)).read_text(encoding="utf-8")
     assert f"{len(records)} of {len(records)} runs are stale" in page
     assert "rule written 2001-02-03" in page
+
+
+def test_a_rule_that_stayed_as_it_was_is_said_to_have(records, tmp_path):
+    write_rule(tmp_path, STUDY.rule_hash)
+    page = write_report(Store(tmp_path), gather(tmp_path, records)).read_text(encoding="utf-8")
+    assert "as written before the first run, 2001-02-03" in page
+    assert "rule written 2001-02-03" not in page
 
 
 def test_a_variant_stands_under_its_own_heading_with_its_command(records, tmp_path):
@@ -167,7 +177,8 @@ def test_runs_csv_has_one_line_for_each_run(written, records):
 
 def test_the_headline_fits_a_terminal(records, tmp_path):
     text = headline(gather(tmp_path, records), tmp_path / "index.html")
-    assert max(map(len, text.splitlines()[:-1])) <= 100
+    lengths = [len(line) for line in text.splitlines()[:-1]]
+    assert max(lengths) == 100 and any("C1a" in line for line in text.splitlines())
     assert text.splitlines()[-1] == f"report: {tmp_path / 'index.html'}"
     assert "supported" in text and "C1a" in text
     assert headline([]) == ""

@@ -11,6 +11,7 @@ from made_up_runs import LEVELS, RATES, STEPS, STUDY, runs_for
 from normlab.lab.arms import StepTimes, arm_table, reference_of
 from normlab.lab.cells import Line, steps_cell
 from normlab.lab.evidence import SetupEvidence
+from normlab.lab.figures import accuracy_curves
 from normlab.lab.looks import looks
 from normlab.lab.measures import error_points, steps_to_target
 from normlab.lab.store import Record
@@ -105,3 +106,15 @@ def test_arms_of_one_scheme_differ_in_dash_and_schemes_in_colour():
     assert styles["batch/4"].color == styles["batch/64"].color != styles["none"].color
     assert styles["batch/4"].dash != styles["batch/64"].dash
     assert looks(STEPS)["batch"].color == looks(RATES)["batch"].color
+
+
+def test_a_curve_that_ends_early_falls_to_chance_only_if_it_diverged():
+    rows = [{"step": s, "accuracy": a} for s, a in ((1, 0.5), (2, 0.9), (3, 0.95))]
+    runs = {
+        0: Record("a", {}, "trained", {}, rows),
+        1: Record("b", {}, "trained", {}, rows[:2]),
+        2: Record("c", {}, "diverged", {}, rows[:1], 2),
+    }
+    steps, values = accuracy_curves(runs)
+    assert steps.tolist() == [1, 2, 3]
+    assert values[:, -1].tolist() == pytest.approx([95, 90, 10])

@@ -66,7 +66,7 @@ def score(
         x, y = data.gather(scoring.rows[batch])
         weights = scoring.weights[batch]
         chosen = {"batch_stats": jax.tree.map(lambda leaf: leaf[mode], stacked)}
-        logits = net.apply(state.variables | chosen, x, train=False)
+        logits: Any = net.apply(state.variables | chosen, x, train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         sums = Scores(
             loss=jnp.sum(jnp.where(weights > 0, losses, 0)),

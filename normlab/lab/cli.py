@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -69,7 +70,7 @@ def parse_settings(pairs: list[str]) -> Config:
     return out
 
 
-def leave(code: int, kind: str, message: str) -> None:
+def leave(code: int, kind: str, message: str) -> NoReturn:
     """Print one line and leave with `code`."""
     line = " ".join(str(message).split())
     print(f"normlab: error[{kind}]: {line}", file=sys.stderr)
@@ -113,7 +114,7 @@ def start(main: Callable[[], int]) -> None:
     app.run(guarded, flags_parser=parse)
 
 
-def explain(error: Exception) -> None:
+def explain(error: Exception) -> NoReturn:
     """Leave with the line and the code that suit an error."""
     if isinstance(error, ConfigError):
         leave(USAGE, "config", str(error))

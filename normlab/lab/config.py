@@ -7,7 +7,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from normlab.data import DATASETS, DataError, check
+from normlab.data import DATASETS, check
 from normlab.models.table import MODELS, layer_widths, pool_after
 from normlab.norms.table import Norm, find_norm
 from normlab.settings import SETTINGS, Config, defaults, nearest_setting
@@ -23,9 +23,10 @@ class Resolved(NamedTuple):
     """Settings that were reset because nothing in this configuration takes them."""
 
 
-def resolve(config: Config, data_dir: str | None = None) -> Resolved:
+def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True) -> Resolved:
     """Return `config` complete, checked and canonical; raises ConfigError.
 
+    `needs_data`: also that its data set is prepared under `data_dir`, which reports need not.
     Settings that the scheme, network or optimiser does not take go back to their defaults, so that
     two configurations that mean the same run have the same id.
     """
@@ -34,10 +35,9 @@ def resolve(config: Config, data_dir: str | None = None) -> Resolved:
         _check_range(name, value)
     try:
         row = find_norm(full["norm.name"])
-        check(full["data.name"], data_dir)
-    except DataError as error:
-        raise ConfigError(str(error)) from error
-    except ValueError as error:
+        if needs_data or full["data.name"] not in DATASETS:
+            check(full["data.name"], data_dir)
+    except ValueError as error:  # DataError is one
         raise ConfigError(str(error)) from error
     if full["model.name"] not in MODELS:
         raise ConfigError(f"unknown model {full['model.name']!r} (models: {', '.join(MODELS)})")
@@ -54,9 +54,10 @@ def _typed(name: str, value: Any) -> Any:
     if isinstance(default, tuple) and isinstance(value, (list, tuple)) and value:
         if all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value):
             return tuple(value)
-    elif isinstance(default, float) and isinstance(value, (int, float)) and value is not True:
-        return float(value)
-    elif type(value) is type(default):
+    elif isinstance(default, float) and isinstance(value, (int, float)):
+        if not isinstance(value, bool):
+            return float(value)
+    elif type(value) is type(default) and value != ():
         return value
     kind = "tuple of positive int" if isinstance(default, tuple) else type(default).__name__
     raise ConfigError(f"{name} = {value!r} is not of type {kind} (default: {default!r})")
@@ -93,9 +94,7 @@ def _unused(config: Config, row: Norm) -> list[str]:
 def _reset_unused(config: Config, row: Norm) -> tuple[Config, list[str]]:
     config, notes = dict(config), []
     if row.equals and not MODELS[config["model.name"]].is_convolutional:
-        notes.append(
-            f"norm.name={config['norm.name']} is {row.equals} in a network without space"
-        )
+        notes.append(f"norm.name={config['norm.name']} is {row.equals} in a network without space")
         config["norm.name"] = row.equals
     for name in _unused(config, row):
         if config[name] != SETTINGS[name].default:

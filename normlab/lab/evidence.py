@@ -40,6 +40,8 @@ class Memory:
     """Resolved configurations, kept because every look at a study asks for all of them again."""
 
     data_dir: str | None = None
+    needs_data: bool = True
+    """False for reports: stored runs can be read where their data set is not."""
     bases: dict[str, Config] = field(default_factory=dict)
     resolved: dict[tuple, tuple[str, Config]] = field(default_factory=dict)
 
@@ -49,7 +51,7 @@ class Memory:
             if setup.base not in self.bases:
                 self.bases[setup.base] = load_config(setup.base)
             config = self.bases[setup.base] | setup.settings | settings
-            resolved = resolve(config, self.data_dir).config
+            resolved = resolve(config, self.data_dir, self.needs_data).config
             self.resolved[key] = run_id(resolved), resolved
         return self.resolved[key]
 
@@ -106,14 +108,13 @@ class SetupEvidence:
     def _plan_group(self, group: list[Arm]) -> None:
         protocol = self.setup.protocol
         exponents = list(protocol.exponents)
-        for extension in range(protocol.extensions + 1):
-            is_known = self._ask_grid(group, exponents)
-            if not is_known or extension == protocol.extensions:
-                break
-            grown = self._grow(group, exponents)
+        is_known = self._ask_grid(group, exponents)
+        for _ in range(protocol.extensions):
+            grown = self._grow(group, exponents) if is_known else exponents
             if grown == exponents:
                 break
             exponents = grown
+            is_known = self._ask_grid(group, exponents)
         if is_known and isinstance(protocol, Tuning):
             for arm in group:
                 self.best[arm.name] = self._best_exponent(arm.name)

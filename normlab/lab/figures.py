@@ -5,18 +5,18 @@ SVG and PDF, byte for byte the same from the same runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from normlab.lab.evidence import SetupEvidence, rate_of
-from normlab.lab.looks import STYLE, Look, looks
-from normlab.lab.measures import FAILED_ERROR, accuracy, error_points, is_failed
+from normlab.lab.levels import draw_levels
+from normlab.lab.looks import STYLE, Look, legend, looks
+from normlab.lab.measures import FAILED_ERROR, accuracy, is_failed
 from normlab.lab.store import Record
-from normlab.lab.study import Arm, Figure, Setup
-from normlab.lab.verdicts import t_interval
+from normlab.lab.study import Arm, Figure
 from normlab.lab.wording import rate_text
 
 if TYPE_CHECKING:
@@ -66,14 +66,18 @@ def bootstrap_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def accuracy_curves(runs: Mapping[int, Record]) -> tuple[np.ndarray, np.ndarray]:
     """Return steps [points] and validation accuracy [n, points] in %.
 
-    From its divergence on a run stands at chance.
+    From its divergence on a run stands at chance; one that was stopped early stays where it was.
     """
     longest = max((run.curve for run in runs.values()), key=len)
     steps = np.array([row["step"] for row in longest])
-    values = np.full((len(runs), len(steps)), 100 * (1 - FAILED_ERROR))
+    chance = 100 * (1 - FAILED_ERROR)
+    values = np.full((len(runs), len(steps)), chance)
     for line, run in zip(values, runs.values(), strict=True):
-        line[: len(run.curve)] = [100 * row["accuracy"] for row in run.curve]
-    return steps, np.nan_to_num(values, nan=100 * (1 - FAILED_ERROR))
+        known = [100 * row["accuracy"] for row in run.curve]
+        line[: len(known)] = known
+        if known and run.status == "trained":
+            line[len(known) :] = known[-1]
+    return steps, np.nan_to_num(values, nan=chance)
 
 
 def draw_curves(drawing: Drawing, e: SetupEvidence) -> bool:
@@ -93,7 +97,7 @@ def draw_curves(drawing: Drawing, e: SetupEvidence) -> bool:
     _draw_target(ax, e.setup.target)
     _label_log_axis(ax, "gradient steps")
     ax.set_ylabel("validation accuracy, %")
-    _legend(drawing)
+    legend(drawing)
     return True
 
 
@@ -146,76 +150,9 @@ def draw_rates(drawing: Drawing, e: SetupEvidence) -> bool:
     bottom.set_ylim(-8, 108)
     bottom.set_yticks([0, 50, 100])
     _label_log_axis(bottom, "learning rate")
-    _legend(drawing, top)
+    legend(drawing, top)
     drawing.align_ylabels([top, bottom])
     return True
-
-
-def draw_levels(drawing: Drawing, e: SetupEvidence) -> bool:
-    ax, styles = drawing.subplots(), looks(e.setup)
-    lines = _lines_of_levels(e)
-    for i, (name, arms) in enumerate(lines.items()):
-        points = [_level_point(e, arm) for arm in arms]
-        x, mean, low, high, sizes = map(np.array, zip(*points, strict=True))
-        look = styles[arms[0].name]
-        shifted = x * 2.0 ** (0.06 * (i - (len(lines) - 1) / 2))
-        n = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
-        spread = np.abs(np.stack([mean - low, high - mean]))
-        ax.errorbar(
-            shifted,
-            mean,
-            yerr=np.nan_to_num(spread),
-            color=look.color,
-            linestyle=look.dash,
-            marker=look.marker,
-            capsize=2.5,
-            elinewidth=1,
-            label=f"{name or e.setup.title}, n = {n}",
-        )
-    if not lines:
-        return False
-    _draw_without_level(ax, e)
-    levels = sorted({a.level for arms in lines.values() for a in arms if a.level})
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(levels, [f"{level:g}" for level in levels])
-    ax.minorticks_off()
-    ax.set_xlabel(_level_name(e.setup))
-    ax.set_ylabel("test error, percentage points")
-    ax.set_ylim(bottom=0)
-    _legend(drawing)
-    return True
-
-
-def _draw_without_level(ax: Axes, e: SetupEvidence) -> None:
-    """Draw the arms that no level changes as lines across the figure."""
-    styles = looks(e.setup)
-    for arm in e.setup.arms:
-        runs = e.runs_of(arm.name)
-        if arm.level is None and runs:
-            mean = float(np.mean([error_points(run) for run in runs.values()]))
-            label = f"{arm.name}, n = {len(runs)}"
-            ax.axhline(mean, color=styles[arm.name].color, ls=(0, (5, 2)), lw=1.1, label=label)
-
-
-def _lines_of_levels(e: SetupEvidence) -> dict[str, list[Arm]]:
-    lines: dict[str, list[Arm]] = {}
-    for arm in e.setup.arms:
-        if arm.level is not None and e.runs_of(arm.name):
-            lines.setdefault(arm.line, []).append(arm)
-    return {name: sorted(arms, key=lambda a: a.level or 0.0) for name, arms in lines.items()}
-
-
-def _level_point(e: SetupEvidence, arm: Arm) -> tuple[float, float, float, float, int]:
-    errors = [error_points(run) for run in e.runs_of(arm.name).values()]
-    return arm.level or 0.0, float(np.mean(errors)), *t_interval(errors), len(errors)
-
-
-def _level_name(setup: Setup) -> str:
-    """Return the setting whose value is the level, as the axis says it."""
-    names = {n for a in setup.arms for n, v in a.settings.items() if v and v == a.level}
-    said = {"norm.stats_batch": "examples that share statistics", "data.batch": "batch, examples"}
-    chosen: Sequence[str] = sorted(names & said.keys(), reverse=True)
-    return said[chosen[0]] if chosen else ", ".join(sorted(names)) or "level"
 
 
 def _label_log_axis(ax: Axes, name: str) -> None:
@@ -226,9 +163,3 @@ def _label_log_axis(ax: Axes, name: str) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel(name)
-
-
-def _legend(drawing: Drawing, ax: Axes | None = None) -> None:
-    """Put the legend beside the axes, where it covers no data."""
-    handles, labels = (ax or drawing.axes[0]).get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside right upper", handlelength=2.4)

@@ -24,6 +24,8 @@ class Job:
     store: Store
     data_dir: str | None = None
     only: Config = field(default_factory=dict)
+    setups: Sequence[str] = ()
+    """Names of the setups to run; () for all."""
     processes: int = 0
     retries: int = 1
     memory: Memory = field(init=False)
@@ -40,7 +42,8 @@ class Job:
         wanted: dict[str, Wanted] = {}
         for study in self.studies:
             for setup in study.setups[self.profile]:
-                wanted |= SetupEvidence(setup, self.records, self.memory).wanted
+                if not self.setups or setup.name in self.setups:
+                    wanted |= SetupEvidence(setup, self.records, self.memory).wanted
         return {n: w for n, w in wanted.items() if self._is_chosen(w.config)}
 
     def _is_chosen(self, config: Config) -> bool:
@@ -127,3 +130,10 @@ class Job:
                 entry = {"seconds": seconds, "machine": machine, "code": facts["code"]}
                 known[setup.name] = entry | {"measured": now()}
         write_atomic(path, json.dumps(known, indent=1))
+
+
+def started_studies(store: Store) -> list[tuple[str, str]]:
+    """Return (study, profile) of everything that was ever started as planned."""
+    folder = store.root / "studies"
+    names = sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
+    return [(name, profile) for name, _, profile in (n.rpartition("-") for n in names)]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from normlab.lab.study import Arm, Setup
 from normlab.norms.table import NORMS
 from normlab.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
 
 PALETTE = (
     "#000000",
@@ -69,3 +73,9 @@ def looks(setup: Setup) -> dict[str, Look]:
         out[arm.name] = Look(PALETTE[at % len(PALETTE)], dash, MARKERS[at % len(MARKERS)])
         seen[norm] = seen.get(norm, 0) + 1
     return out
+
+
+def legend(drawing: Drawing, ax: Axes | None = None) -> None:
+    """Put the legend beside the axes, where it covers no data."""
+    handles, labels = (ax or drawing.axes[0]).get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside right upper", handlelength=2.4)

@@ -16,9 +16,7 @@ MISSED_STEPS = 10
 
 def is_failed(record: Record) -> bool:
     """Tell whether a run became non-finite or ended below half accuracy on validation."""
-    return (
-        record.status != "trained" or record.final.get("validation_accuracy", 0.0) < FAILED_BELOW
-    )
+    return record.status != "trained" or record.final.get("validation_accuracy", 0.0) < FAILED_BELOW
 
 
 def accuracy(record: Record, split: str, mode: str = "") -> float:

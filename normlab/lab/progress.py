@@ -110,7 +110,9 @@ class LiveDisplay:
         from rich.text import Text
 
         done, known, _ = self.board.left()
-        lines = [Text(line, overflow="ellipsis", no_wrap=True) for line in self.board.lines.values()]
+        lines = [
+            Text(line, overflow="ellipsis", no_wrap=True) for line in self.board.lines.values()
+        ]
         return Group(
             Text(self.board.summary(), style="bold"),
             ProgressBar(total=max(known, 1), completed=done, width=60),

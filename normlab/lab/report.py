@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from normlab.lab.arms import StepTimes, arm_table
+from normlab.lab.claims import RowView, claim_views
 from normlab.lab.evidence import Memory, SetupEvidence
 from normlab.lab.figures import draw, save
 from normlab.lab.origin import is_stale, runs_of
-from normlab.lab.page import RowView, claim_views, render
+from normlab.lab.page import KeptRule, render
 from normlab.lab.store import Record, Records, StorageError, Store, write_atomic
 from normlab.lab.study import Study
 from normlab.lab.tables import Cell, Table, csv_text, verdict_table
@@ -91,33 +92,34 @@ def step_times(store: Store) -> dict[str, StepTimes]:
     return {n: StepTimes(e["seconds"], e["machine"]) for n, e in entries.items()}
 
 
-def changed_rules(store: Store, reports: Sequence[StudyReport]) -> dict[str, str]:
-    """Return stem -> when the rule was first written, where it is another one today."""
+def kept_rules(store: Store, reports: Sequence[StudyReport]) -> dict[str, KeptRule]:
+    """Return stem -> the rule as it was written before the study's first run, where it was."""
     out = {}
     for report in reports:
         name = f"{report.study.name}-{report.profile}.json"
         kept = read_json(store.root / "studies" / name)
-        if kept and kept.get("rule_hash") != report.study.rule_hash:
-            out[report.stem] = str(kept.get("written", "an unknown date"))
+        if kept:
+            is_same = kept.get("rule_hash") == report.study.rule_hash
+            out[report.stem] = KeptRule(str(kept.get("written")), is_same)
     return out
 
 
-def write_report(store: Store, reports: Sequence[StudyReport]) -> Path:
-    """Write results/report: index.html, tables, figures, runs.csv; return the page."""
-    folder = store.root / "report"
+def write_report(store: Store, reports: Sequence[StudyReport], name: str = "report") -> Path:
+    """Write results/<name>: index.html, tables, figures, runs.csv; return the page."""
+    folder = store.root / name
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     times = step_times(store)
     tables: dict[tuple[str, str], Table] = {}
     for report in reports:
-        for name, e in report.evidences.items():
-            tables[report.stem, name] = table = arm_table(e, times.get(name))
-            write_table(folder / "tables" / f"{report.stem}-{name}", table)
+        for setup, e in report.evidences.items():
+            tables[report.stem, setup] = table = arm_table(e, times.get(setup))
+            write_table(folder / "tables" / f"{report.stem}-{setup}", table)
     rows = [(r.profile, v) for r in reports for v in r.verdicts]
     write_table(folder / "tables" / "verdicts", verdict_table(rows))
     write_atomic(folder / "runs.csv", runs_csv(reports))
     figures = draw_all(reports, folder / "figures")
-    html = render(reports, tables, figures, changed_rules(store, reports))
+    html = render(reports, tables, figures, kept_rules(store, reports))
     write_atomic(folder / "index.html", html)
     return folder / "index.html"
 

@@ -77,7 +77,7 @@ class Store:
     def check(self) -> None:
         """Raise StorageError, without writing anything, where the directory cannot be used."""
         place = self.root
-        while not place.exists() and place != place.parent:
+        while not os.path.exists(place) and place != place.parent:
             place = place.parent
         if not place.is_dir() or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
             raise StorageError(

@@ -180,9 +180,7 @@ def adapt(
         kept = tuple(a for a in setup.arms if not arms or a.name in arms)
         names = {a.name for a in kept}
         follows = tuple(f for f in setup.follows if {f.arm, f.rate_of} <= names)
-        setup = replace(
-            setup, arms=kept, follows=follows, settings=setup.settings | overrides
-        )
+        setup = replace(setup, arms=kept, follows=follows, settings=setup.settings | overrides)
         if not seeds:
             return setup
         follows = tuple(replace(f, seeds=0) for f in follows)
@@ -218,8 +216,7 @@ def check_study(study: Study, profile: str, data_dir: str | None = None) -> None
     """Raise ConfigError where any arm of the profile could not run."""
     if profile not in study.setups:
         raise ConfigError(
-            f"study {study.name!r} has no profile {profile!r} "
-            f"(profiles: {', '.join(study.setups)})"
+            f"study {study.name!r} has no profile {profile!r} (profiles: {', '.join(study.setups)})"
         )
     for setup in study.setups[profile]:
         base = load_config(setup.base) | setup.settings

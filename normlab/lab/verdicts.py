@@ -90,12 +90,15 @@ def _one_sided(values: np.ndarray, test: Test, alternative: str) -> float:
         favours = values[0] > 0 if alternative == "greater" else values[0] < 0
         return 2.0 ** -len(values) if favours else 1.0
     if test == "wilcoxon":
-        ranked = stats.wilcoxon(_finite(values), alternative=alternative, zero_method="pratt")
-        return float(ranked.pvalue)
-    return float(stats.ttest_1samp(values, 0, alternative=alternative).pvalue)
+        _, p = stats.wilcoxon(_finite(values), alternative=alternative, zero_method="pratt")
+    else:
+        _, p = stats.ttest_1samp(values, 0, alternative=alternative)
+    return float(p)
 
 
-def p_values(effects: Sequence[float], delta: float, test: Test) -> tuple[float, float]:
+def p_values(
+    effects: Sequence[float] | np.ndarray, delta: float, test: Test
+) -> tuple[float, float]:
     """Return p_sup and p_ref, unadjusted."""
     values = np.asarray(effects, float)
     if test == "share":
@@ -145,7 +148,7 @@ def share_interval(failed: int, n: int) -> tuple[float, float]:
 
 
 def summarize(effects: Sequence[float], test: Test) -> tuple[float, tuple[float, float], float]:
-    """Return centre, interval and its coverage: median, mean or share with the matching interval."""
+    """Return centre (median, mean or share), the matching interval and its coverage."""
     values = list(effects)
     if test == "share":
         return float(np.mean(values)), share_interval(int(sum(values)), len(values)), 0.95

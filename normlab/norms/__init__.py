@@ -16,9 +16,9 @@ from normlab.norms.table import NORMS, Norm, find_norm
 
 if TYPE_CHECKING:
     from normlab.norms.batch import BatchNorm
-    from normlab.norms.layers import Layers, adopt, build, release
     from normlab.norms.group import GroupNorm
     from normlab.norms.kernels import Conv, Dense
+    from normlab.norms.layers import Layers, adopt, build, release
     from normlab.norms.plain import Affine, Identity
     from normlab.norms.sample import SampleNorm
 

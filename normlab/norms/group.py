@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
+from normlab.axes import axes_of
 from normlab.moments import normalize, refuse_degenerate
 from normlab.norms.plain import scale_and_bias
 
@@ -39,10 +39,7 @@ class GroupNorm(nn.Module):
                 f"{self.name}: groups {self.groups} does not divide C = {channels}; "
                 f"use one of {legal}"
             )
-        split = (*x.shape[:-1], self.groups, channels // self.groups)
-        axes = (*range(1, x.ndim - 1), x.ndim)
-        refuse_degenerate(self.name or "GroupNorm", split, axes)
-        if mask is not None:
-            mask = jnp.broadcast_to(mask, x.shape).reshape(split)
-        y, _ = normalize(x.reshape(split), axes, epsilon=self.epsilon, mask=mask)
-        return scale_and_bias(self, y.reshape(x.shape)).astype(x.dtype)
+        axes = axes_of(("H", "W"), x.ndim)
+        refuse_degenerate(self.name or "GroupNorm", x.shape, axes, self.groups)
+        y, _ = normalize(x, axes, groups=self.groups, epsilon=self.epsilon, mask=mask)
+        return scale_and_bias(self, y).astype(x.dtype)

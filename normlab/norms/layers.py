@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -82,17 +82,21 @@ def build(
     )
 
 
-def adopt(batch_stats: dict[str, Any]) -> dict[str, Any]:
+def adopt(batch_stats: Any) -> Any:
     """Return Flax's `batch_stats` with the leaf `mean_lo` = 0 added beside every `mean`."""
-    out = {k: adopt(v) if isinstance(v, dict) else v for k, v in batch_stats.items()}
+    if not isinstance(batch_stats, Mapping):
+        return batch_stats
+    out = {name: adopt(leaf) for name, leaf in batch_stats.items()}
     if "mean" in out and "mean_lo" not in out:
         out["mean_lo"] = jnp.zeros_like(out["mean"])
     return out
 
 
-def release(batch_stats: dict[str, Any]) -> dict[str, Any]:
+def release(batch_stats: Any) -> Any:
     """Return `batch_stats` as Flax knows it: every leaf `mean_lo` rounded into its `mean`."""
-    out = {k: release(v) if isinstance(v, dict) else v for k, v in batch_stats.items()}
+    if not isinstance(batch_stats, Mapping):
+        return batch_stats
+    out = {name: release(leaf) for name, leaf in batch_stats.items()}
     if "mean_lo" in out:
         out["mean"] = out["mean"] + out.pop("mean_lo")
     return out

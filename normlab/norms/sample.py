@@ -37,7 +37,10 @@ class SampleNorm(nn.Module):
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         del train
-        axes = axes_of(self.over, x.ndim)
-        refuse_degenerate(self.name or "SampleNorm", x.shape, axes)
-        y, _ = normalize(x, axes, epsilon=self.epsilon, mask=mask, centered=self.centered)
+        axes = axes_of(tuple(a for a in self.over if a != "C"), x.ndim)
+        groups = 1 if "C" in self.over else 0
+        refuse_degenerate(self.name or "SampleNorm", x.shape, axes, groups)
+        y, _ = normalize(
+            x, axes, groups=groups, epsilon=self.epsilon, mask=mask, centered=self.centered
+        )
         return scale_and_bias(self, y, use_bias=self.use_bias).astype(x.dtype)

@@ -1,0 +1,143 @@
+"""Claims as they are printed: every sentence once, with the rows that test it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from normlab.lab.verdicts import Verdict
+from normlab.lab.wording import (
+    SYMBOLS,
+    command,
+    delta_text,
+    effect_text,
+    n_text,
+    p_text,
+    raw_effect_text,
+    word_text,
+)
+
+if TYPE_CHECKING:
+    from normlab.lab.report import StudyReport
+
+TESTS = {
+    "t": "one-sided paired t",
+    "wilcoxon": "one-sided Wilcoxon signed-rank",
+    "share": "exact binomial",
+    "mcnemar": "McNemar's, exact",
+}
+NULLS = {
+    "effect": ("p if the effect were 0 or less", "p if it were delta or more"),
+    "share": ("p if the share were delta or more", "p if it were delta or less"),
+}
+"""What p_sup and p_ref test; small values speak for and against the sentence."""
+
+
+@dataclass(frozen=True)
+class RowView:
+    """A verdict as the page prints it."""
+
+    verdict: Verdict
+    profile: str
+    anchor: str
+    variant: str
+    effect: str
+    word: str
+    n: str
+    facts: list[tuple[str, str]]
+    command: str
+
+    @property
+    def tone(self) -> str:
+        return self.verdict.word.split()[0]
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """A sentence with all rows that test it."""
+
+    claim: str
+    sentence: str
+    word: str
+    rows: list[RowView]
+
+    @property
+    def symbol(self) -> str:
+        return SYMBOLS.get(self.word, "")
+
+
+def claim_views(reports: Sequence[StudyReport]) -> list[ClaimView]:
+    """Return every sentence once, with its rows, in the order of the claims' numbers."""
+    groups: dict[tuple[str, str], list[RowView]] = {}
+    for report in reports:
+        for verdict in report.verdicts:
+            key = (verdict.row.claim, verdict.row.sentence)
+            groups.setdefault(key, []).append(row_view(report, verdict))
+    ordered = sorted(groups, key=lambda key: _natural(key[0]))
+    return [ClaimView(*key, joint_word(groups[key]), groups[key]) for key in ordered]
+
+
+def _natural(claim: str) -> tuple[int, str]:
+    number = re.search(r"\d+", claim)
+    return (int(number[0]) if number else 0), claim
+
+
+def joint_word(rows: Sequence[RowView]) -> str:
+    """Return the verdict of rows that test one sentence; empty where it is listed row by row."""
+    words = {row.verdict.word for row in rows}
+    if len(words) == 1:
+        return words.pop()
+    return "depends" if words == {"supported", "refuted"} else ""
+
+
+def count_words(claims: Sequence[ClaimView]) -> list[tuple[str, int]]:
+    """Return how many rows have each verdict."""
+    words = [row.verdict.word for claim in claims for row in claim.rows]
+    return [(word, words.count(word)) for word in SYMBOLS if word in words]
+
+
+def row_view(report: StudyReport, verdict: Verdict) -> RowView:
+    e = report.evidences.get(verdict.row.setup)
+    is_other_n = verdict.word == "exploratory" and e is not None and e.is_complete
+    seeds = verdict.n if is_other_n else verdict.n_enough
+    return RowView(
+        verdict=verdict,
+        profile=report.profile,
+        anchor=report.stem,
+        variant=report.study.variant,
+        effect=effect_text(verdict),
+        word=word_text(verdict),
+        n=n_text(verdict),
+        facts=row_facts(verdict, report.profile),
+        command=command(report.study, report.profile, seeds),
+    )
+
+
+def row_facts(verdict: Verdict, profile: str) -> list[tuple[str, str]]:
+    """Return what the fold of a verdict says, as (name, text)."""
+    row = verdict.row
+    facts = [
+        ("Row", f"{row.id}, profile {profile}"),
+        ("Test", f"{TESTS[row.test]}, Holm over the study's rows, level 0.025"),
+        ("Largest share allowed" if row.test == "share" else "Delta", delta_text(verdict)),
+    ]
+    if verdict.coverage:
+        interval = f"{100 * verdict.coverage:.0f} % interval"
+        facts.append((f"Effect with {interval}", raw_effect_text(verdict)))
+    if verdict.word in ("supported", "refuted", "inconclusive"):
+        sup, ref = NULLS["share" if row.test == "share" else "effect"]
+        facts += [(sup, p_text(verdict.p_sup)), (ref, p_text(verdict.p_ref))]
+    stands = {True: "yes", False: "no", None: ""}[verdict.stands_overall]
+    enough = _enough(verdict) if verdict.word == "inconclusive" else ""
+    facts += [("Stands with Holm over all rows of this page", stands), ("Enough", enough)]
+    facts += [("Gate", f"tested only if {row.gate} is supported" if row.gate else "")]
+    facts += [("Remark", row.remark), *(("Note", note) for note in verdict.notes)]
+    return [(name, text) for name, text in facts if text]
+
+
+def _enough(verdict: Verdict) -> str:
+    if verdict.n_enough is None:
+        return "no number of seeds up to 400 would decide, were the effect as measured"
+    return f"n = {verdict.n_enough} would have decided, were the effect as measured"

@@ -1,0 +1,276 @@
+"""Planning: which runs a setup asks for, stage by stage, with made-up answers instead of training.
+
+`Lab` plays the part of the workers: a response function says how accurate a run of an arm ends at
+a rate, and every look at the setup trains what is wanted, until nothing is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from normlab.lab.evidence import Memory, SetupEvidence, Wanted, rate_of
+from normlab.lab.store import Record
+from normlab.lab.study import Arm, Follow, Setup, Sweep, Tuning
+
+Response = Callable[[str, float, int], float]
+"""(norm, exponent of the rate, seed) -> final accuracy."""
+
+NONE = Arm("none", {"norm.name": "none"}, is_primary=True)
+BATCH = Arm("batch", {"norm.name": "batch"}, is_primary=True)
+GROUP = Arm("group", {"norm.name": "group"})
+TUNING = Tuning((-2.0, -1.5, -1.0), 0.5, "error")
+SETUP = Setup("setup", "title", "digits_mlp", (NONE, BATCH, GROUP), TUNING, seeds=4)
+
+
+class Lab:
+    """Answers a setup's wishes; `looks` holds what was wanted anew at each look."""
+
+    def __init__(self, setup: Setup, response: Response):
+        self.setup, self.response = setup, response
+        self.records: dict[str, Record] = {}
+        self.looks: list[list[Wanted]] = []
+        while True:
+            self.evidence = SetupEvidence(setup, self.records, MEMORY)
+            wanted = self.evidence.wanted
+            new = [w for n, w in wanted.items() if n not in self.records]
+            if not new:
+                break
+            self.looks.append(new)
+            self.records |= {w.run_id: self.train(w) for w in new}
+
+    def train(self, wanted: Wanted) -> Record:
+        config = wanted.config
+        exponent = round(math.log10(config["optim.lr"]), 3)
+        end = self.response(config["norm.name"], exponent, config["seed"])
+        curve = [{"step": 10, "accuracy": 0.1}, {"step": 300, "accuracy": end}]
+        return Record(wanted.run_id, config, "trained", {"validation_accuracy": end}, curve)
+
+    def exponents(self, arm: str, stage: str) -> list[float]:
+        rates = {
+            w.config["optim.lr"]
+            for w in self.evidence.wanted.values()
+            if (w.arm, w.stage) == (arm, stage)
+        }
+        return sorted(round(math.log10(r), 2) for r in rates)
+
+    def seeds(self, arm: str, stage: str) -> set[int]:
+        return {
+            w.config["seed"]
+            for w in self.evidence.wanted.values()
+            if (w.arm, w.stage) == (arm, stage)
+        }
+
+
+MEMORY = Memory()
+
+
+def peak(best: dict[str, float]) -> Response:
+    """Return accuracies that fall with the distance from each norm's best rate."""
+    return lambda norm, exponent, seed: 0.95 - 0.05 * abs(exponent - best[norm])
+
+
+INSIDE = peak({"none": -1.5, "batch": -1.5, "group": -1.5})
+
+
+def stages(look: list[Wanted]) -> Counter[tuple[str, str]]:
+    return Counter((w.arm, w.stage) for w in look)
+
+
+def test_tuning_first_then_reports_with_fresh_seeds():
+    lab = Lab(SETUP, INSIDE)
+    assert [set(s for _, s in stages(look)) for look in lab.looks] == [{"tune"}, {"report"}]
+    assert stages(lab.looks[0]) == {(a, "tune"): 9 for a in ("none", "batch", "group")}
+    assert stages(lab.looks[1]) == {
+        ("none", "report"): 4,
+        ("batch", "report"): 4,
+        ("group", "report"): 5,  # screening
+    }
+    assert lab.seeds("none", "tune") == {1000, 1001, 1002}
+    assert lab.seeds("none", "report") == {0, 1, 2, 3}
+    assert lab.exponents("none", "report") == [-1.5]
+    assert lab.evidence.is_complete and lab.evidence.rate("none") == rate_of(-1.5)
+    assert set(lab.evidence.runs_of("batch")) == {0, 1, 2, 3}
+
+
+def test_a_best_rate_on_an_edge_grows_the_grid_of_both_primary_arms():
+    lab = Lab(SETUP, peak({"none": -1.5, "batch": -0.5, "group": -1.5}))
+    grid = [-2.0, -1.5, -1.0, -0.5, 0.0]
+    assert lab.exponents("batch", "tune") == lab.exponents("none", "tune") == grid
+    assert lab.exponents("group", "tune") == [-2.0, -1.5, -1.0]
+    assert lab.exponents("batch", "report") == [-0.5]
+    assert lab.exponents("none", "report") == [-1.5]
+
+
+def test_a_screening_arm_grows_alone():
+    lab = Lab(SETUP, peak({"none": -1.5, "batch": -1.5, "group": -3.0}))
+    assert lab.exponents("group", "tune") == [-3.5, -3.0, -2.5, -2.0, -1.5, -1.0]
+    assert lab.exponents("none", "tune") == [-2.0, -1.5, -1.0]
+    assert lab.exponents("group", "report") == [-3.0]
+
+
+def test_both_edges_grow_at_once():
+    lab = Lab(SETUP, peak({"none": -2.5, "batch": -0.5, "group": -1.5}))
+    grid = [-3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0]
+    assert lab.exponents("none", "tune") == lab.exponents("batch", "tune") == grid
+
+
+def test_the_grid_grows_at_most_four_times():
+    lab = Lab(SETUP, peak({"none": -1.5, "batch": 2.0, "group": -1.5}))
+    assert lab.exponents("none", "tune") == [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0]
+    assert lab.exponents("batch", "report") == [1.0]
+    assert len([look for look in lab.looks if stages(look)["batch", "tune"]]) == 5
+
+
+def test_a_failed_tuning_run_counts_as_the_worst_value():
+    def response(norm: str, exponent: float, seed: int) -> float:
+        if exponent == -1.0 and seed == 1001:
+            return 0.45  # failed: its error is 0.9, so the mean is worse than at -1.5
+        return {-2.0: 0.7, -1.5: 0.75, -1.0: 0.95}.get(exponent, 0.6)
+
+    assert Lab(SETUP, response).evidence.best["none"] == -1.5
+
+
+def test_of_equally_good_rates_the_lowest_is_taken():
+    lab = Lab(replace(SETUP, arms=(NONE,)), lambda *_: 0.9)
+    assert lab.evidence.best["none"] == -4.0  # the lower edge, grown four times
+
+
+def test_tuning_for_steps_ends_at_the_target_and_reports_do_not():
+    setup = replace(SETUP, protocol=replace(TUNING, metric="steps"), target=0.8)
+    lab = Lab(setup, INSIDE)
+    stops = {(w.stage, w.config["train.stop_at"]) for w in lab.evidence.wanted.values()}
+    assert stops == {("tune", 0.8), ("report", 0.0)} and lab.evidence.times_steps
+
+
+def test_a_missed_target_counts_as_ten_times_the_steps():
+    setup = replace(SETUP, protocol=replace(TUNING, metric="steps"), target=0.99)
+    lab = Lab(setup, INSIDE)
+    run = next(iter(lab.records.values()))
+    assert lab.evidence.tuning_value(run) == math.log2(10 * 300)
+    diverged = replace(run, status="diverged", curve=[])
+    assert lab.evidence.tuning_value(diverged) == math.log2(10 * 300)
+    by_error = SetupEvidence(SETUP, {}, MEMORY)
+    assert by_error.tuning_value(diverged) == 0.9
+
+
+def test_nothing_is_wanted_twice():
+    lab = Lab(SETUP, peak({"none": -1.5, "batch": 0.0, "group": -3.0}))
+    asked = [w.run_id for look in lab.looks for w in look]
+    assert len(asked) == len(set(asked)) == len(lab.records)
+    settings = [tuple(sorted(map(str, w.config.items()))) for look in lab.looks for w in look]
+    assert len(settings) == len(set(settings))
+
+
+def test_planning_is_a_function_of_the_records_alone():
+    lab = Lab(SETUP, peak({"none": -1.5, "batch": 0.0, "group": -3.0}))
+    turned = dict(reversed(lab.records.items()))
+    again = SetupEvidence(SETUP, turned, Memory())
+    assert again.wanted == lab.evidence.wanted and again.best == lab.evidence.best
+    assert SetupEvidence(SETUP, {}, MEMORY).wanted == SetupEvidence(SETUP, {}, Memory()).wanted
+    strangers = lab.records | {"x": next(iter(lab.records.values()))}
+    assert SetupEvidence(SETUP, strangers, MEMORY).wanted == lab.evidence.wanted
+
+
+def test_reports_wait_for_the_last_tuning_run():
+    lab = Lab(SETUP, INSIDE)
+    last = next(w.run_id for w in lab.looks[0] if w.arm == "none")
+    without = {n: r for n, r in lab.records.items() if n != last}
+    evidence = SetupEvidence(SETUP, without, MEMORY)
+    stage_of = Counter((w.arm, w.stage) for w in evidence.wanted.values())
+    assert not stage_of["none", "report"] and not stage_of["batch", "report"]
+    assert stage_of["group", "report"] == 5 and not evidence.is_complete
+    assert evidence.rate("none") is None and evidence.runs_of("none") == {}
+
+
+def test_follows_take_the_rate_of_another_arm():
+    follows = (
+        Follow("batch at none's rate", arm="batch", rate_of="none"),
+        Follow("tenfold", arm="batch", rate_of="none", factor=10, seeds=7),
+        Follow("slow averages", "batch", "batch", settings={"norm.momentum": 0.99}),
+    )
+    lab = Lab(
+        replace(SETUP, follows=follows), peak({"none": -1.5, "batch": -1.0, "group": -1.5})
+    )
+    assert lab.exponents("batch", "follow: batch at none's rate") == [-1.5]
+    assert lab.seeds("batch", "follow: batch at none's rate") == {0, 1, 2, 3}
+    assert lab.exponents("batch", "follow: tenfold") == [-0.5]
+    assert lab.seeds("batch", "follow: tenfold") == set(range(7))
+    slow = lab.evidence.follows["slow averages"]
+    assert {r.config["norm.momentum"] for r in slow.values()} == {0.99}
+    assert lab.exponents("batch", "follow: slow averages") == [-1.0]
+
+
+SWEEP = replace(SETUP, protocol=Sweep((-1.0, -0.5, 0.0), 0.5), target=0.9, screening_seeds=2)
+
+
+def up_to(limits: dict[str, float]) -> Response:
+    return lambda norm, exponent, seed: 0.95 if exponent <= limits[norm] else 0.2
+
+
+def test_a_sweep_grows_upwards_until_two_rates_fail_for_all_seeds():
+    lab = Lab(SWEEP, up_to({"none": -0.5, "batch": 1.0, "group": -0.5}))
+    grid = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
+    assert lab.exponents("batch", "sweep") == lab.exponents("none", "sweep") == grid
+    assert lab.exponents("group", "sweep") == [-1.0, -0.5, 0.0, 0.5]
+    assert lab.evidence.largest_rates("batch") == {s: 1.0 for s in range(4)}
+    assert lab.evidence.best["none"] == -0.5 and lab.evidence.rate("batch") == 10.0
+    assert set(lab.evidence.runs_of("none")) == {0, 1, 2, 3}
+
+
+def test_one_seed_that_trains_keeps_a_sweep_growing():
+    def response(norm: str, exponent: float, seed: int) -> float:
+        return 0.95 if exponent <= (1.0 if seed == 3 else -0.5) else 0.2
+
+    lab = Lab(replace(SWEEP, arms=(NONE, BATCH)), response)
+    assert lab.exponents("none", "sweep")[-1] == 2.0
+    assert lab.evidence.largest_rates("none") == {0: -0.5, 1: -0.5, 2: -0.5, 3: 1.0}
+    assert lab.evidence.best["none"] == -0.5  # the median, low
+
+
+def test_below_the_target_is_not_trained():
+    lab = Lab(SWEEP, lambda norm, exponent, seed: 0.89)
+    assert lab.exponents("none", "sweep") == [-1.0, -0.5, 0.0]
+    assert set(lab.evidence.largest_rates("none").values()) == {-math.inf}
+    assert lab.evidence.rate("none") is None
+
+
+def test_a_sweep_ends_after_its_extensions():
+    lab = Lab(SWEEP, lambda *_: 0.95)
+    assert lab.exponents("none", "sweep")[-1] == 4.0
+
+
+def test_a_follow_of_an_arm_that_never_trains_is_not_planned():
+    follow = Follow("tenfold", arm="batch", rate_of="none", factor=10)
+    lab = Lab(
+        replace(SWEEP, follows=(follow,)), up_to({"none": -9, "batch": 0.0, "group": 0.0})
+    )
+    assert lab.evidence.follows == {} and lab.evidence.is_complete
+
+
+def test_a_follow_of_a_sweep_takes_the_median_largest_rate():
+    follow = Follow("tenfold", arm="batch", rate_of="none", factor=10, seeds=80)
+    lab = Lab(
+        replace(SWEEP, follows=(follow,)), up_to({"none": -0.5, "batch": 0.0, "group": 0.0})
+    )
+    assert {r.config["optim.lr"] for r in lab.evidence.follows["tenfold"].values()} == {3.162}
+    assert len(lab.evidence.follows["tenfold"]) == 80
+
+
+@pytest.mark.parametrize("exponent, rate", [(-3, 0.001), (-2.5, 0.003162), (0.25, 1.778), (2, 100)])
+def test_rates_have_one_spelling(exponent, rate):
+    assert rate_of(exponent) == rate
+
+
+def test_arms_that_mean_the_same_run_share_it():
+    """In a network without space, layer and layer_channels are one."""
+    arms = (
+        Arm("layer", {"norm.name": "layer"}, is_primary=True),
+        Arm("channels", {"norm.name": "layer_channels"}, is_primary=True),
+    )
+    evidence = SetupEvidence(replace(SETUP, arms=arms), {}, MEMORY)
+    assert len(evidence.wanted) == 9

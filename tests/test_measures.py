@@ -1,0 +1,109 @@
+"""What one run says: steps to a target, largest rates, failures; numbers by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from normlab.lab.measures import (
+    accuracy,
+    error_points,
+    is_failed,
+    largest_rate,
+    log_octaves,
+    steps_to_target,
+)
+from normlab.lab.store import Record
+from normlab.settings import defaults
+
+INF = math.inf
+
+
+def record(curve=(), status="trained", **final) -> Record:
+    rows = [{"step": step, "accuracy": a, "running_accuracy": a / 2} for step, a in curve]
+    return Record("id", defaults(), status, final, rows)
+
+
+CURVE = ((10, 0.2), (20, 0.4), (40, 0.8), (80, 0.9))
+
+
+@pytest.mark.parametrize(
+    "curve, target, steps",
+    [
+        (CURVE, 0.6, math.sqrt(20 * 40)),  # half-way in accuracy: half-way in log step
+        (CURVE, 0.5, 20 * 2**0.25),  # a quarter of the way from 20 to 40
+        (CURVE, 0.8, 40),  # reached exactly at an evaluation
+        (CURVE, 0.9, 80),
+        (CURVE, 0.91, INF),
+        (CURVE, 0.1, 10),  # above the target already at the first evaluation
+        (CURVE, 0.2, 10),
+        (((10, 0.5), (20, 0.95), (40, 0.3)), 0.95, 20),  # the first time counts
+        (((10, 0.5), (20, 0.3), (40, 0.7)), 0.5, 10),
+        ((), 0.5, INF),
+        (((10, math.nan), (20, math.nan)), 0.5, INF),
+    ],
+)
+def test_steps_to_target(curve, target, steps):
+    assert steps_to_target(record(curve), target) == pytest.approx(steps, rel=1e-12)
+
+
+def test_steps_to_target_of_running_averages():
+    assert steps_to_target(record(CURVE), 0.4, "running_") == pytest.approx(40)
+    assert steps_to_target(record(CURVE), 0.6, "running_") == INF
+
+
+def test_steps_to_target_grow_with_the_target():
+    targets = [0.2 + 0.01 * i for i in range(75)]
+    steps = [steps_to_target(record(CURVE), t) for t in targets]
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    "slow, fast, octaves",
+    [(80, 20, 2), (20, 80, -2), (5, 5, 0), (INF, 3, INF), (3, INF, -INF), (INF, INF, 0)],
+)
+def test_log_octaves(slow, fast, octaves):
+    assert log_octaves(slow, fast) == octaves
+
+
+@pytest.mark.parametrize(
+    "passed, top",
+    [
+        ("1110", 2),
+        ("0110", 2),
+        ("1111", 3),
+        ("0000", -INF),
+        ("11011", 1),  # of two runs of equal length the lower one
+        ("10111", 4),  # one bad rate does not hide a longer run above it
+        ("1101", 1),
+        ("", -INF),
+    ],
+)
+def test_largest_rate(passed, top):
+    rates = {float(i): letter == "1" for i, letter in enumerate(passed)}
+    assert largest_rate(rates) == top
+    assert largest_rate(dict(reversed(rates.items()))) == top
+
+
+@pytest.mark.parametrize(
+    "status, final, failed",
+    [
+        ("trained", {"validation_accuracy": 0.5}, False),
+        ("trained", {"validation_accuracy": 0.4999}, True),
+        ("trained", {}, True),
+        ("diverged", {}, True),
+        ("diverged", {"validation_accuracy": 0.99}, True),
+    ],
+)
+def test_is_failed(status, final, failed):
+    assert is_failed(record(status=status, **final)) is failed
+
+
+def test_errors_of_a_failed_run_are_those_of_chance():
+    good = record(validation_accuracy=0.9, test_accuracy=0.97, running_test_accuracy=0.5)
+    assert accuracy(good, "test") == 0.97 and accuracy(good, "validation") == 0.9
+    assert error_points(good) == pytest.approx(3) and error_points(good, mode="running_") == 50
+    for bad in (record(status="diverged"), record(validation_accuracy=0.4, test_accuracy=0.97)):
+        assert error_points(bad) == pytest.approx(90)
+        assert accuracy(bad, "validation") == pytest.approx(0.1)

@@ -1,0 +1,402 @@
+"""Every row of NORMS: arithmetic against float64, the contract, identities, refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from normlab import norms
+from normlab.norms import NORMS, build
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = {"epsilon": 1e-3, "momentum": 0.8, "groups": 2, "stats_batch": 0}
+SHAPES = [(4, 8), (3, 4, 4), (3, 2, 3, 4)]
+CASES = [
+    (name, shape)
+    for name, row in NORMS.items()
+    for shape in SHAPES
+    if not (row.needs_space and len(shape) == 2)
+]
+CONV = (6, 4, 3, 8)
+WITH_STATISTICS = [name for name, row in NORMS.items() if row.over]
+PER_SAMPLE = [name for name, row in NORMS.items() if row.is_per_sample]
+RUNNING = [name for name, row in NORMS.items() if row.running_statistics]
+
+
+def make(name: str, **options) -> nn.Module:
+    """A layer with those of OPTIONS, overridden by `options`, that its row takes."""
+    taken = {o: v for o, v in (OPTIONS | options).items() if o in NORMS[name].options}
+    return build(name, **taken).norm(name="norm_1")
+
+
+def draw(shape, loc=0.0, seed=0) -> np.ndarray:
+    return (loc + np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def variables_of(norm: nn.Module, x) -> dict:
+    """Initial variables with scale and bias away from 1 and 0."""
+    variables = norm.init(jax.random.key(0), x, train=True)
+    params = {k: draw(v.shape, 1.0, seed=5) for k, v in variables.get("params", {}).items()}
+    return {**variables, "params": params}
+
+
+def train_mode(norm: nn.Module):
+    """(variables, x, mask) -> y and the state it leaves."""
+    return lambda variables, x, mask=None: norm.apply(
+        variables, x, train=True, mask=mask, mutable=["batch_stats", "norm_state"]
+    )
+
+
+def standardize(x, axes):
+    mean = x.mean(axes, keepdims=True)
+    var = ((x - mean) ** 2).mean(axes, keepdims=True)
+    return (x - mean) / np.sqrt(var + OPTIONS["epsilon"])
+
+
+def group_by_paper(x):
+    split = x.reshape(*x.shape[:-1], OPTIONS["groups"], -1)
+    return standardize(split, (*range(1, x.ndim - 1), x.ndim)).reshape(x.shape)
+
+
+ORACLES = {
+    "none": lambda x: x,
+    "affine": lambda x: x,
+    "batch": lambda x: standardize(x, tuple(range(x.ndim - 1))),
+    "layer": lambda x: standardize(x, tuple(range(1, x.ndim))),
+    "layer_channels": lambda x: standardize(x, (-1,)),
+    "instance": lambda x: standardize(x, tuple(range(1, x.ndim - 1))),
+    "group": group_by_paper,
+    "rms": lambda x: x / np.sqrt((x**2).mean(-1, keepdims=True) + OPTIONS["epsilon"]),
+}
+"""The papers' equations in float64, training mode, without scale and bias."""
+
+
+def oracle(name, x, params):
+    y = ORACLES[name](np.asarray(x, np.float64))
+    return y * params.get("scale", 1.0) + params.get("bias", 0.0)
+
+
+def relative_error(value, reference) -> float:
+    difference = np.asarray(value, np.float64) - reference
+    return float(np.linalg.norm(difference) / np.linalg.norm(reference))
+
+
+def test_every_row_has_an_oracle():
+    assert set(ORACLES) == set(NORMS)
+
+
+@pytest.mark.parametrize("loc", [0.0, 1e3])
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_output_is_that_of_the_paper(name, shape, loc):
+    x, norm = draw(shape, loc), make(name)
+    variables = variables_of(norm, x)
+    y, _ = jax.jit(train_mode(norm))(variables, x)
+    assert relative_error(y, oracle(name, x, variables["params"])) < 2e-6
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_gradients_are_those_of_the_paper(name, shape):
+    x, cotangent, norm = draw(shape), draw(shape, seed=1), make(name)
+    variables = variables_of(norm, x)
+
+    def value(params, x):
+        return jnp.sum(cotangent * train_mode(norm)({**variables, "params": params}, x)[0])
+
+    def reference(params, x):
+        return float((cotangent * oracle(name, x, params)).sum())
+
+    def differences(f, x, h=1e-5):
+        units = h * np.eye(x.size).reshape(-1, *x.shape)
+        return np.array([(f(x + u) - f(x - u)) / (2 * h) for u in units]).reshape(x.shape)
+
+    params = {k: v.astype(np.float64) for k, v in variables["params"].items()}
+    of_params, of_x = jax.jit(jax.grad(value, argnums=(0, 1)))(variables["params"], x)
+    exact = x.astype(np.float64)
+    assert relative_error(of_x, differences(lambda x: reference(params, x), exact)) < 2e-6
+    for leaf, start in params.items():
+        expected = differences(lambda v, k=leaf: reference({**params, k: v}, exact), start)
+        assert relative_error(of_params[leaf], expected) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", NORMS)
+def test_dtype_is_kept_and_values_survive_half_precision(name, dtype):
+    x = jnp.asarray(draw(CONV, 10.0)).astype(dtype)
+    norm = make(name)
+    variables = variables_of(norm, x)
+    y, moved = train_mode(norm)(variables, x)
+    assert y.dtype == dtype and norm.apply(variables, x, train=False).dtype == dtype
+    assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(moved))
+    expected = oracle(name, np.asarray(x, np.float64), variables["params"])
+    limit = {"float32": 2e-6, "bfloat16": 6e-3, "float16": 1e-3}[dtype]
+    assert relative_error(np.asarray(y, np.float64), expected) < limit
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_parameters_and_state_are_those_of_the_row(name):
+    row, channels = NORMS[name], CONV[-1]
+    variables = make(name).init(jax.random.key(0), draw(CONV), train=True)
+    params = {"scale", "bias"} if row.affine else set()
+    if row.affine and not row.fixed.get("use_bias", True):
+        params.remove("bias")
+    shapes = {k: v.shape for k, v in variables.get("params", {}).items()}
+    assert shapes == {k: (channels,) for k in params}
+    stats = {k: v.shape for k, v in variables.get("batch_stats", {}).items()}
+    expected = ("mean", "mean_lo", "var") if row.running_statistics else ()
+    assert stats == {k: (channels,) for k in expected}
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_initialising_and_evaluating_move_no_statistics(name):
+    x, norm = draw(CONV, 7.0), make(name)
+    stats = norm.init(jax.random.key(0), x, train=True)["batch_stats"]
+    np.testing.assert_array_equal(stats["mean"], 0)
+    np.testing.assert_array_equal(stats["var"], 1)
+    variables = variables_of(norm, x)
+    _, moved = train_mode(norm)(variables, x)
+    assert not np.array_equal(moved["batch_stats"]["mean"], stats["mean"])
+    variables |= moved
+    _, after = norm.apply(variables, x, train=False, mutable=["batch_stats", "norm_state"])
+    jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], moved["batch_stats"])
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_evaluation_uses_the_running_statistics(name):
+    x, norm = draw(CONV, 7.0), make(name)
+    variables = variables_of(norm, x)
+    variables |= train_mode(norm)(variables, draw(CONV, 3.0, seed=1))[1]
+    stats = variables["batch_stats"]
+    mean = np.asarray(stats["mean"], np.float64) + np.asarray(stats["mean_lo"])
+    y = (x - mean) / np.sqrt(np.asarray(stats["var"], np.float64) + OPTIONS["epsilon"])
+    expected = y * variables["params"]["scale"] + variables["params"]["bias"]
+    assert relative_error(norm.apply(variables, x, train=False), expected) < 2e-6
+
+
+@pytest.mark.parametrize("name", [n for n in NORMS if n not in RUNNING])
+def test_training_and_evaluation_agree_without_running_statistics(name):
+    x, norm = draw(CONV), make(name)
+    variables = variables_of(norm, x)
+    y, moved = train_mode(norm)(variables, x)
+    assert not jax.tree.leaves(moved)
+    np.testing.assert_array_equal(y, norm.apply(variables, x, train=False))
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_vmap_and_forward_mode(name):
+    xs, norm = draw((3, *CONV)), make(name)
+    variables = variables_of(norm, xs[0])
+
+    def output(x):
+        return train_mode(norm)(variables, x)[0]
+
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(output))(xs), np.stack([output(x) for x in xs]), rtol=1e-5, atol=1e-6
+    )
+    tangent, cotangent = draw(CONV, seed=1), draw(CONV, seed=2)
+    y, forward = jax.jvp(output, (xs[0],), (tangent,))
+    (backward,) = jax.vjp(output, xs[0])[1](jnp.asarray(cotangent))
+    assert np.isfinite(y).all()
+    np.testing.assert_allclose(
+        np.vdot(cotangent, forward), np.vdot(backward, tangent), rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", WITH_STATISTICS)
+def test_nan_in_masked_positions_reaches_nothing(name):
+    x, cotangent, norm = draw(CONV), draw(CONV, seed=1), make(name)
+    mask = np.ones((*CONV[:-1], 1), bool)
+    mask[1, 2:] = mask[4, :, 1:] = False
+    mask[5] = False
+    variables = variables_of(norm, x)
+
+    @jax.jit
+    def run(params, x):
+        def value(params, x):
+            y, moved = train_mode(norm)({**variables, "params": params}, x, mask)
+            return jnp.sum(jnp.where(mask, cotangent * y, 0)), (jnp.where(mask, y, 0), moved)
+
+        return jax.grad(value, argnums=(0, 1), has_aux=True)(params, x)
+
+    params = variables["params"]
+    poisoned = run(params, np.where(mask, x, np.float32(np.nan)))
+    clean = run(params, x)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(poisoned))
+    jax.tree.map(np.testing.assert_array_equal, poisoned, clean)
+    other = run(params, np.where(mask, x, np.float32(1e3)))
+    jax.tree.map(np.testing.assert_array_equal, poisoned, other)
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_a_nan_example_poisons_only_itself(name):
+    x, norm = draw(CONV), make(name)
+    variables = variables_of(norm, x)
+    output = jax.jit(lambda x: norm.apply(variables, x, train=True))
+    slope = jax.jit(jax.grad(lambda x: jnp.sum(norm.apply(variables, x, train=True) ** 3)))
+    poisoned = x.copy()
+    poisoned[2] = np.nan
+    others = [0, 1, 3, 4, 5]
+    for f in (output, slope):
+        assert np.isnan(np.asarray(f(poisoned))[2]).all()
+        np.testing.assert_array_equal(np.asarray(f(poisoned))[others], np.asarray(f(x))[others])
+
+
+def train_outputs(name, x, **options):
+    """Output, gradient and new state in training mode, with non-trivial parameters."""
+    norm = make(name, **options)
+    variables = variables_of(norm, x)
+    cotangent = draw(x.shape, seed=9)
+
+    def value(x):
+        y, moved = train_mode(norm)(variables, x)
+        return jnp.sum(cotangent * y), (y, moved)
+
+    slope, (y, moved) = jax.jit(jax.grad(value, has_aux=True))(x)
+    return y, slope, moved
+
+
+def assert_same(one, two):
+    for a, b in zip(one[:2], two[:2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 4), CONV[:3] + (4,)])
+def test_ghost_batches_are_separate_batch_norms(shape):
+    x, size = draw(shape, 2.0), 2
+    y, _, moved = train_outputs("batch", x, stats_batch=size)
+    parts = [x[i : i + size] for i in range(0, len(x), size)]
+    norm = make("batch")
+    variables = variables_of(norm, x)
+    separate = [train_mode(norm)(variables, part) for part in parts]
+    np.testing.assert_allclose(y, np.concatenate([s[0] for s in separate]), rtol=1e-5, atol=1e-6)
+    averaged = jax.tree.map(lambda *v: np.mean(v, axis=0), *[s[1] for s in separate])
+    for leaf in ("mean", "var"):
+        np.testing.assert_allclose(
+            moved["batch_stats"][leaf], averaged["batch_stats"][leaf], rtol=1e-5
+        )
+
+
+def test_one_ghost_batch_is_the_whole_batch():
+    x = draw(CONV)
+    whole = train_outputs("batch", x, stats_batch=0)
+    jax.tree.map(
+        np.testing.assert_array_equal, train_outputs("batch", x, stats_batch=len(x)), whole
+    )
+
+
+def test_group_of_each_channel_is_instance_and_of_all_is_layer():
+    x = draw(CONV, 2.0)
+    assert_same(train_outputs("group", x, groups=CONV[-1]), train_outputs("instance", x))
+    assert_same(train_outputs("group", x, groups=1), train_outputs("layer", x))
+
+
+def test_batch_of_one_image_is_instance():
+    x = draw((1, *CONV[1:]), 2.0)
+    assert_same(train_outputs("batch", x), train_outputs("instance", x))
+
+
+def test_rms_is_layer_norm_of_centred_input():
+    x = draw((6, 8))
+    x = x - x.mean(1, keepdims=True)
+    layer = build("layer_channels", epsilon=1e-3).norm(name="norm_1")
+    y, _ = layer.init_with_output(jax.random.key(0), x)
+    rms, _ = build("rms", epsilon=1e-3).norm(name="norm_1").init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(rms, y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n, row in NORMS.items() if row.equals])
+def test_rows_that_equal_another_on_dense_input(name):
+    x = draw((4, 8))
+    assert_same(train_outputs(name, x), train_outputs(NORMS[name].equals, x))
+
+
+@pytest.mark.parametrize("shape", [(16, 4), (4, 3, 3, 4)])
+def test_batch_norm_gradient_sums_to_zero(shape):
+    """sum dx = 0 and sum xhat dx = 0 per channel, for epsilon 0 (arXiv:1702.03275)."""
+    x, axes = draw(shape, 3.0), tuple(range(len(shape) - 1))
+    y, slope, _ = train_outputs("batch", x, epsilon=1e-12)
+    exact = x.astype(np.float64)
+    hat = (exact - exact.mean(axes)) / exact.std(axes)
+    np.testing.assert_allclose(np.asarray(slope, np.float64).sum(axes), 0, atol=1e-5)
+    np.testing.assert_allclose((np.asarray(slope, np.float64) * hat).sum(axes), 0, atol=1e-5)
+    assert np.abs(slope).max() > 0.1
+
+
+def test_dense_batch_norm_of_two_examples_emits_plus_and_minus_one():
+    norm = build("batch", epsilon=1e-12).norm(name="norm_1")
+    (y, _), _ = norm.init_with_output(jax.random.key(0), draw((2, 8)), train=True), None
+    np.testing.assert_allclose(np.abs(y), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n, row in NORMS.items() if row.grouped])
+def test_groups_must_divide_the_channels(name):
+    message = r"norm_1: groups 3 does not divide C = 8; use one of \[1, 2, 4, 8\]"
+    with pytest.raises(ValueError, match=message) as error:
+        make(name, groups=3).init(jax.random.key(0), draw(CONV))
+    assert "\n" not in str(error.value)
+
+
+def test_ghost_batches_must_divide_the_batch():
+    with pytest.raises(ValueError, match="norm_1: stats_batch 4 does not divide the batch of 6"):
+        make("batch", stats_batch=4).init(jax.random.key(0), draw(CONV), train=True)
+
+
+@pytest.mark.parametrize("name", WITH_STATISTICS)
+def test_a_statistic_of_one_value_is_refused(name):
+    x = draw((1, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"norm_1: .*1 value, at least 2 are needed"):
+        make(name, groups=1).init(jax.random.key(0), x, train=True)
+
+
+def test_unknown_names_and_options_are_refused_with_the_list():
+    with pytest.raises(ValueError, match="unknown norm 'bathc'; did you mean 'batch'") as error:
+        build("bathc")
+    assert all(name in str(error.value) for name in NORMS)
+    with pytest.raises(ValueError, match=r"'layer' takes no option 'groups' \(it takes epsilon\)"):
+        build("layer", groups=2)
+    with pytest.raises(ValueError, match="unknown conv_form 'fft'"):
+        build("layer", conv_form="fft")
+
+
+def test_statistics_go_to_flax_and_back():
+    x, ours = draw(CONV, 1e4), make("batch")
+    theirs = nn.BatchNorm(use_running_average=True, epsilon=OPTIONS["epsilon"])
+    variables = variables_of(ours, x)
+    variables |= train_mode(ours)(variables, x)[1]
+    tree = {"block": {"norm_1": variables["batch_stats"]}}
+    released = norms.release(tree)
+    assert set(released["block"]["norm_1"]) == {"mean", "var"}
+    near = draw(CONV)
+    flax = {"params": variables["params"], "batch_stats": released["block"]["norm_1"]}
+    expected = theirs.apply(flax, near)
+    np.testing.assert_allclose(ours.apply(variables, near), expected, rtol=1e-5, atol=1e-5)
+    adopted = norms.adopt(released)
+    np.testing.assert_array_equal(adopted["block"]["norm_1"]["mean_lo"], 0)
+    jax.tree.map(np.testing.assert_array_equal, norms.release(adopted), released)
+    flax["batch_stats"] = adopted["block"]["norm_1"]
+    np.testing.assert_allclose(ours.apply(flax, near), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_rows_say_what_their_modules_take(name):
+    row, module = NORMS[name], make(name)
+    assert set(row.options) <= set(type(module).__dataclass_fields__)
+    assert set(row.over) <= {"N", "H", "W", "T", "C", "C/G"}
+    assert row.grouped == ("C/G" in row.over) == ("groups" in row.options)
+    assert row.running_statistics == ("momentum" in row.options)
+    assert row.title and (row.source or not row.over)
+
+
+def test_the_table_is_readable_without_jax():
+    code = (
+        "import sys, normlab.norms as n; print(','.join(n.NORMS)); "
+        "sys.exit(any(m in sys.modules for m in ('jax', 'flax', 'numpy')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, ",".join(NORMS))

@@ -1,0 +1,214 @@
+"""The command lines as a person meets them: one-line refusals, examples, a run from end to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = f"--config={ROOT / 'configs' / 'digits_mlp.py'}"
+CNN = f"--config={ROOT / 'configs' / 'digits_cnn.py'}"
+MNIST = f"--config={ROOT / 'configs' / 'mnist_mlp.py'}"
+SHORT = [DIGITS, "--config.data.name=synthetic", "--config.train.steps=60"]
+SHORT += ["--config.train.eval_every=20", "--config.model.widths=16"]
+
+
+def run_script(script: str, *flags: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *flags],
+        capture_output=True,
+        text=True,
+        cwd=cwd or "/",
+        timeout=120,
+        env=os.environ | {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")},
+    )
+
+
+# script, flags, a part of the line on stderr
+BAD_INPUT = {
+    "train: unknown key": ("train", [DIGITS, "--config.optim.lrr=1"], "did you mean 'optim.lr'?"),
+    "train: unknown group": ("train", [DIGITS, "--config.optmi.lr=1"], "did you mean 'optim.lr'?"),
+    "train: not a number": ("train", [DIGITS, "--config.optim.lr=fast"], "could not convert"),
+    "train: float for int": ("train", [DIGITS, "--config.train.steps=1.5"], "train.steps=1.5"),
+    "train: nan": ("train", [DIGITS, "--config.optim.lr=nan"], "optim.lr = nan is not finite"),
+    "train: widths": ("train", [DIGITS, "--config.model.widths=a"], "tuple of positive int"),
+    "train: groups": (
+        "train",
+        [DIGITS, "--config.norm.name=group", "--config.norm.groups=7"],
+        "use one of [1, 2, 4, 5, 10, 20, 25, 50, 100]",
+    ),
+    "train: batch": ("train", [DIGITS, "--config.data.batch=5000"], "use at most 897"),
+    "train: norm": ("train", [DIGITS, "--config.norm.name=bach"], "did you mean 'batch'?"),
+    "train: model": ("train", [DIGITS, "--config.model.name=vit"], "(models: mlp, cnn)"),
+    "train: data": ("train", [DIGITS, "--config.data.name=cifar"], "choose one of digits, mnist"),
+    "train: instance post": (
+        "train",
+        [CNN, "--config.norm.name=instance", "--config.model.placement=post"],
+        "use placement 'pre'",
+    ),
+    "train: instance mlp": ("train", [DIGITS, "--config.norm.name=instance"], "1 value"),
+    "train: unprepared": ("train", [MNIST, "--data_dir=."], "--prepare=mnist --manual_dir=DIR"),
+    "train: no config": ("train", [], "--config=configs/digits_mlp.py"),
+    "train: unknown flag": ("train", [DIGITS, "--lr=3"], "Unknown command line flag 'lr'"),
+    "train: positional": ("train", [DIGITS, "optim.lr=3"], "unexpected argument 'optim.lr=3'"),
+    "study: none": ("study", [], "give --study=NAME (studies: batch_size,"),
+    "study: unknown": ("study", ["--study=batchsize"], "(studies: batch_size, convergence,"),
+    "study: no such file": ("study", ["--study=mine.py"], "unknown study 'mine.py'"),
+    "study: unknown key": (
+        "study",
+        ["--study=batch_size", "--config.optim.momentm=0.8"],
+        "did you mean 'optim.momentum'?",
+    ),
+    "study: not a number": (
+        "study",
+        ["--study=batch_size", "--config.optim.momentum=x"],
+        "could not convert",
+    ),
+    "study: groups": ("study", ["--study=batch_size", "--config.norm.groups=7"], "use one of"),
+    "study: batch": (
+        "study",
+        ["--study=learning_rate", "--config.data.batch=5000"],
+        "use at most 897",
+    ),
+    "study: data": ("study", ["--study=convergence", "--config.data.name=x"], "choose one of"),
+    "study: model": ("study", ["--study=convergence", "--config.model.name=x"], "(models:"),
+    "study: instance post": (
+        "study",
+        ["--study=convergence", "--config.model.placement=post"],
+        "use placement 'pre'",
+    ),
+    "study: varied": (
+        "study",
+        ["--study=batch_size", "--config.optim.lr=0.1"],
+        "use --only=optim.lr=0.1",
+    ),
+    "study: unprepared": (
+        "study",
+        ["--study=convergence", "--profile=standard", "--data_dir=."],
+        "--prepare=mnist --manual_dir=DIR",
+    ),
+    "study: arms": ("study", ["--study=batch_size", "--arms=bach"], "has no arm 'bach' (arms: "),
+    "study: only": ("study", ["--study=batch_size", "--only=optim.l=1"], "did you mean 'optim.lr'"),
+    "study: only type": ("study", ["--study=batch_size", "--only=optim.lr=x"], "type float"),
+    "study: seeds": ("study", ["--study=batch_size", "--seeds=0"], "--seeds=0"),
+    "study: profile": ("study", ["--study=batch_size", "--profile=fast"], "<quick|standard>"),
+    "study: positional": ("study", ["batch_size"], "unexpected argument 'batch_size'"),
+    "data: unknown": ("data", ["--prepare=cifar"], "choose one of digits, mnist"),
+    "data: download of nothing": ("data", ["--download"], "need --prepare=NAME"),
+    "data: positional": ("data", ["mnist"], "unexpected argument 'mnist'"),
+}
+
+
+def assert_refused(run: subprocess.CompletedProcess, code: int, words: str) -> None:
+    assert run.returncode == code, run.stderr
+    assert run.stdout == ""
+    lines = run.stderr.splitlines()
+    assert len(lines) == 1 and re.match(r"normlab: error\[[a-z]+\]: ", lines[0]), run.stderr
+    assert words in lines[0]
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(case, tmp_path):
+    script, flags, words = BAD_INPUT[case]
+    began = time.monotonic()
+    run = run_script(script, *flags, cwd=tmp_path)
+    seconds = time.monotonic() - began
+    assert_refused(run, 2, words)
+    assert list(tmp_path.iterdir()) == []
+    assert seconds < 5  # 0.2 to 0.9 s on an idle machine: none of them imports jax
+
+
+@pytest.mark.parametrize("below", ["", "/deeper/still"])
+@pytest.mark.parametrize("script, flags", [("train", [DIGITS]), ("study", ["--study=convergence"])])
+def test_results_that_cannot_be_written_exit_with_7(script, flags, below, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("mine")
+    run = run_script(script, *flags, f"--results={blocked}{below}")
+    assert_refused(run, 7, "--results=DIR")
+    assert blocked.read_text() == "mine" and list(tmp_path.iterdir()) == [blocked]
+
+
+@pytest.mark.parametrize("script", ["train", "study", "report", "list", "data"])
+def test_help_shows_examples(script):
+    run = run_script(script, "--help")
+    assert run.returncode == 0 and run.stderr == ""
+    assert "Examples:" in run.stdout and f"python scripts/{script}.py" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "script, flags, words",
+    [
+        ("train", [DIGITS, "--config.optim.lr=0.3"], "run id "),
+        ("study", ["--study=all"], "0 done"),
+        ("study", ["--study=batch_size", "--arms=batch/4", "--seeds=3"], "24 runs known by now"),
+        ("study", ["--study=batch_size", "--only=optim.lr=0.1"], "0 done"),
+    ],
+)
+def test_dry_run_prints_the_plan_and_writes_nothing(script, flags, words, tmp_path):
+    run = run_script(script, *flags, "--dry_run", cwd=tmp_path)
+    assert run.returncode == 0 and run.stderr == "" and words in run.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_shows_every_setting_as_it_is_resolved(tmp_path):
+    flags = [DIGITS, "--config.norm.name=layer", "--config.norm.momentum=0.5", "--dry_run"]
+    out = run_script("train", *flags, cwd=tmp_path).stdout
+    assert "note: norm.momentum=0.5 is not used here and reset to the default" in out
+    assert re.search(r"^norm\.momentum +0\.9$", out, re.M)
+    assert re.search(r"^run id [0-9a-f]{16}$", out, re.M)
+
+
+def test_a_run_is_trained_shown_and_repeated_bit_equal(tmp_path):
+    first = run_script("train", *SHORT, cwd=tmp_path)
+    assert first.returncode == 0 and first.stderr == ""
+    rows = re.findall(r"step +(\d+) +train loss \S+ +loss \S+ +accuracy (\S+) %", first.stdout)
+    assert [int(step) for step, _ in rows] == [20, 40, 60] and float(rows[-1][1]) > 50
+    metrics = dict(re.findall(r"^(\w+) +([\d.]+)(?: %)?$", first.stdout, re.M))
+    names = {f"{split}_{what}" for split in ("validation", "test") for what in ("loss", "accuracy")}
+    assert set(metrics) == names | {f"running_{name}" for name in names}
+    (folder,) = (tmp_path / "results" / "runs").iterdir()
+    curve = (folder / "curve.jsonl").read_bytes()
+    assert len(curve.splitlines()) == 3
+
+    shown = run_script("train", *SHORT, cwd=tmp_path)
+    assert shown.returncode == 0 and "is finished; --restart repeats it" in shown.stdout
+    assert dict(re.findall(r"^(\w+) +([\d.]+)(?: %)?$", shown.stdout, re.M)) == metrics
+    assert "compiling" not in shown.stdout
+
+    again = run_script("train", *SHORT, "--restart", cwd=tmp_path)
+    assert again.returncode == 0 and "compiling" in again.stdout
+    assert (folder / "curve.jsonl").read_bytes() == curve
+    assert (folder / "result.stale.json").exists() and (folder / "result.json").exists()
+    assert dict(re.findall(r"^(\w+) +([\d.]+)(?: %)?$", again.stdout, re.M)) == metrics
+
+
+def test_a_run_that_diverges_exits_with_3_each_time(tmp_path):
+    flags = [*SHORT, "--config.norm.name=none", "--config.optim.lr=1e30"]
+    for _ in range(2):
+        run = run_script("train", *flags, cwd=tmp_path)
+        assert run.returncode == 3 and run.stderr == ""
+        assert re.search(r"^diverged at step \d+: .* not finite$", run.stdout, re.M)
+    assert len(list(tmp_path.glob("results/runs/*/result.json"))) == 1
+
+
+def test_a_damaged_record_exits_with_7(tmp_path):
+    assert run_script("train", *SHORT, cwd=tmp_path).returncode == 0
+    (result,) = tmp_path.glob("results/runs/*/result.json")
+    result.write_text(result.read_text()[:100])
+    assert_refused_after_output(run_script("train", *SHORT, cwd=tmp_path))
+
+
+def assert_refused_after_output(run: subprocess.CompletedProcess) -> None:
+    assert run.returncode == 7 and "is damaged" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    run = run_script("train", DIGITS, "--config.data.batch=5000", "--debug", cwd=tmp_path)
+    assert run.returncode != 0 and "Traceback" in run.stderr and "use at most 897" in run.stderr

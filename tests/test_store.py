@@ -1,0 +1,230 @@
+"""The results directory: what counts as done, damage, locks, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from normlab.lab import store as store_module
+from normlab.lab.store import Records, StorageError, Store, code_hash, host_facts, write_atomic
+from normlab.settings import defaults
+
+RESULT = {
+    "config": defaults(),
+    "status": "trained",
+    "diverged_at": None,
+    "final": {"test_accuracy": 0.9},
+    "seconds": 1.5,
+    "provenance": {"code": "abc"},
+}
+ROWS = [{"step": 10, "accuracy": 0.5}, {"step": 20, "accuracy": 0.75}]
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "results").open()
+
+
+def finish(store: Store, name: str) -> None:
+    store.run_dir(name).mkdir()
+    store.start_curve(name)
+    store.append_curve(name, ROWS[:1])
+    store.append_curve(name, ROWS[1:])
+    store.finish(name, RESULT)
+
+
+def test_a_finished_run_reads_back_as_it_was(store):
+    finish(store, "a")
+    record = store.read("a")
+    assert (record.run_id, record.status, record.seconds) == ("a", "trained", 1.5)
+    assert record.config == defaults()  # widths are a tuple again
+    assert record.curve == ROWS and record.final == RESULT["final"]
+
+
+def test_result_json_is_the_only_done_marker(store):
+    folder = store.run_dir("half")
+    folder.mkdir()
+    store.start_curve("half")
+    store.append_curve("half", ROWS)
+    (folder / ".lock").touch()
+    (folder / ".result.json.123.tmp").write_text("{")
+    assert not store.is_done("half") and store.done() == set() and len(Records(store)) == 0
+    store.finish("half", RESULT)
+    assert store.is_done("half") and store.done() == {"half"}
+    assert store.read("half").curve == ROWS
+
+
+def test_a_write_that_dies_leaves_the_old_file(store, monkeypatch):
+    path = store.root / "file.json"
+    write_atomic(path, "old")
+
+    def die(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store_module.os, "fsync", die)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_a_write_leaves_nothing_beside_the_file(store):
+    write_atomic(store.root / "file.json", "text")
+    assert sorted(p.name for p in store.root.iterdir()) == ["file.json", "populations", "runs"]
+
+
+def test_starting_a_curve_again_drops_the_old_one(store):
+    store.run_dir("a").mkdir()
+    store.start_curve("a")
+    store.append_curve("a", ROWS)
+    store.start_curve("a")
+    assert store.read_curve("a") == []
+
+
+WITHOUT_STATUS = {name: value for name, value in RESULT.items() if name != "status"}
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("result.json", "{"),
+        ("result.json", ""),
+        ("result.json", "[]"),
+        ("result.json", json.dumps(WITHOUT_STATUS)),
+        ("curve.jsonl", '{"step": 10, "accu'),
+    ],
+)
+def test_damage_is_one_line_with_the_way_out(store, name, text):
+    finish(store, "a")
+    (store.run_dir("a") / name).write_text(text)
+    with pytest.raises(StorageError) as refusal:
+        store.read("a")
+    message = str(refusal.value)
+    assert "record of run a" in message and "damaged" in message and "move the folder" in message
+    assert "\n" not in message
+
+
+def test_missing_curve_is_damage(store):
+    finish(store, "a")
+    (store.run_dir("a") / "curve.jsonl").unlink()
+    with pytest.raises(StorageError, match="damaged"):
+        store.read("a")
+
+
+def lock_elsewhere(store: Store, name: str) -> str:
+    code = f"from normlab.lab.store import Store; print(Store({str(store.root)!r}).lock({name!r}))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return run.stdout.strip()
+
+
+def test_lock_excludes_another_process_until_it_is_released(store):
+    lock = store.lock("a")
+    assert lock is not None
+    assert lock_elsewhere(store, "a") == "None"
+    assert lock_elsewhere(store, "b") != "None"
+    lock.release()
+    assert lock_elsewhere(store, "a") != "None"
+
+
+def test_a_killed_process_holds_no_lock(store):
+    code = (
+        "import os, signal; from normlab.lab.store import Store; "
+        f"lock = Store({str(store.root)!r}).lock('a'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], timeout=60)
+    assert run.returncode == -9
+    lock = store.lock("a")
+    assert lock is not None
+    lock.release()
+
+
+def test_records_read_each_run_once_and_only_when_asked(store, monkeypatch):
+    finish(store, "a")
+    finish(store, "b")
+    read: list[str] = []
+    original = store.read
+    monkeypatch.setattr(store, "read", lambda name: read.append(name) or original(name))
+    records = Records(store)
+    assert set(records) == {"a", "b"} and len(records) == 2 and "a" in records
+    assert read == []
+    assert records["a"] is records["a"] and read == ["a"]
+    with pytest.raises(KeyError):
+        records["c"]
+
+
+def test_forget_sets_aside_and_deletes_nothing(store):
+    finish(store, "a")
+    records = Records(store)
+    assert records["a"].run_id == "a"
+    records.forget("a")
+    assert "a" not in records and not store.is_done("a")
+    kept = json.loads((store.run_dir("a") / "result.stale.json").read_text())
+    assert kept["final"] == RESULT["final"]
+
+
+def test_manifest_names_the_runs_in_order(store):
+    name = store.write_manifest(["b", "a"], {"width": 2, "mode": "map"})
+    path = store.root / "populations" / name / "manifest.json"
+    assert json.loads(path.read_text()) == {"runs": ["b", "a"], "width": 2, "mode": "map"}
+    assert store.write_manifest(["b", "a"], {}) == name != store.write_manifest(["a", "b"], {})
+
+
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_file_in_the_way_is_refused(tmp_path, below):
+    blocked = tmp_path / "file"
+    blocked.write_text("mine")
+    place = Store(blocked / below)
+    for use in (place.check, place.open):
+        with pytest.raises(StorageError, match="cannot be used.*--results=DIR"):
+            use()
+    assert blocked.read_text() == "mine" and list(tmp_path.iterdir()) == [blocked]
+
+
+@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs setresuid")
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+def test_a_directory_without_rights_is_refused(mode):
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
+    folder.chmod(mode)
+    root = os.getuid() == 0
+    if root:  # whom rights do not stop: be nobody for a moment
+        os.setresuid(65534, 65534, 0)
+    try:
+        for use in (Store(folder / "new").check, Store(folder / "new").open):
+            with pytest.raises(StorageError, match="cannot be used.*--results=DIR"):
+                use()
+    finally:
+        if root:
+            os.setresuid(0, 0, 0)
+        folder.chmod(0o700)
+        os.rmdir(folder)  # fails unless it is still empty
+
+
+def test_check_writes_nothing(tmp_path):
+    Store(tmp_path / "a" / "b").check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_not_there_has_no_runs(tmp_path):
+    assert Store(tmp_path / "none").done() == set()
+
+
+def test_host_facts_are_complete():
+    facts = host_facts()
+    assert facts["code"] == code_hash() and len(code_hash()) == 16
+    assert {"git_commit", "python", "platform", "processor", "cores", "versions"} <= set(facts)
+    assert facts["cores"] >= 1 and {"jax", "flax", "numpy"} <= set(facts["versions"])
+    json.dumps(facts)
+
+
+def test_code_hash_is_of_training_code_alone():
+    package = Path(store_module.__file__).parents[1]
+    for name in store_module.TRAINING_CODE:
+        assert (package / name).exists()
+    assert "lab" not in store_module.TRAINING_CODE

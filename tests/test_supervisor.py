@@ -1,0 +1,262 @@
+"""Whole studies in processes of their own: finished, killed, interrupted, two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from normlab.lab.store import Store
+from normlab.lab.supervisor import Failure, Group, group_runs, lost_runs
+from normlab.settings import defaults
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY = '''
+"""A study of seconds: two norms, two rates, two seeds on generated images."""
+
+from normlab.lab.measures import error_points
+from normlab.lab.study import Arm, Setup, Study, Tuning
+from normlab.lab.verdicts import Row
+
+ARMS = tuple(Arm(n, {"norm.name": n}, is_primary=True) for n in ("none", "batch"))
+SETTINGS = {"data.name": "synthetic", "model.widths": (16,), "train.eval_every": 20}
+SETUP = Setup(
+    name="tiny",
+    title="tiny MLP",
+    base="digits_mlp",
+    settings=SETTINGS | {"train.steps": STEPS},
+    arms=ARMS,
+    protocol=Tuning((-1.0, -0.5), 0.5, "error", seeds=(1000, 1001), extensions=0),
+    seeds=2,
+)
+
+
+def claims(evidence, profile):
+    none, batch = (evidence["tiny"].runs_of(arm) for arm in ("none", "batch"))
+    effects = {s: error_points(none[s]) - error_points(batch[s]) for s in none.keys() & batch.keys()}
+    return [
+        Row(
+            id="T", claim="T", sentence="It is better", contrast="none - batch", scope="tiny",
+            effects=effects, unit="points", delta=1.0, n=2, test="t", setup="tiny",
+        )
+    ]
+
+
+STUDY = Study(
+    name="tiny", title="Tiny", question="?", fair_test="f", source="s", expect="e",
+    refuted_if="r", cost="c", setups={"quick": (SETUP,), "standard": (SETUP,)}, claims=claims,
+)
+'''
+RUNS = 2 * 2 * 2 + 2 * 2  # arms x rates x tuning seeds, then arms x seeds
+SHORT, LONG = 40, 6000
+"""Steps of a run: none to speak of, and a few seconds for a population."""
+
+# Written at the end of every Python process: its command line, and whether it had imported jax.
+PROBE = """
+import atexit, os, sys
+def tell():
+    with open(os.path.join(os.environ["PROBE"], str(os.getpid())), "w") as file:
+        file.write(f"{'jax' in sys.modules} {sys.argv}")
+atexit.register(tell)
+"""
+
+
+class Desk:
+    """One results directory and the command that works on it."""
+
+    def __init__(self, folder: Path, steps: int):
+        self.study, self.results = folder / "tiny.py", folder / "results"
+        self.study.write_text(TINY.replace("STEPS", str(steps)))
+        self.store = Store(self.results)
+
+    def start(self, *flags: str, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(ROOT / "scripts" / "study.py"), f"--study={self.study}"]
+        command += [f"--results={self.results}", "--config.host.processes=1", *flags]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env=os.environ | {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")} | environment,
+        )
+
+    def done(self) -> set[str]:
+        return self.store.done()
+
+    def is_training(self) -> bool:
+        """Tell whether a run has evaluations but no result yet."""
+        curves = self.results.glob("runs/*/curve.jsonl")
+        return any(c.stat().st_size and not self.store.is_done(c.parent.name) for c in curves)
+
+    def wait_for_training(self, process: subprocess.Popen[str]) -> None:
+        for _ in range(600):
+            if self.is_training():
+                return
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        raise AssertionError("no run began within 30 seconds")
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a process and return what it printed."""
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    return out
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+
+
+def test_a_study_runs_end_to_end_and_only_once(tmp_path):
+    desk = Desk(tmp_path, SHORT)
+    (tmp_path / "sitecustomize.py").write_text(PROBE)
+    (tmp_path / "probe").mkdir()
+    probe = {"PYTHONPATH": str(tmp_path), "PROBE": str(tmp_path / "probe")}
+    out = finish(desk.start(**probe))
+    assert f"{RUNS} runs trained" in out
+    assert len(desk.done()) == RUNS and Path(out.split("page: ")[1].strip()).is_file()
+    assert json.loads((desk.results / "studies" / "tiny-quick.json").read_text())["rule_hash"]
+    for name in desk.done():
+        record = desk.store.read(name)
+        assert record.status == "trained" and record.provenance["members"] in (2, 4)
+        assert [row["step"] for row in record.curve] == [20, 40]
+        assert {"code", "git_commit", "data_sha256", "width", "mode"} <= set(record.provenance)
+    told = [p.read_text() for p in (tmp_path / "probe").iterdir()]
+    supervisors = [t for t in told if "study.py" in t]
+    assert len(supervisors) == 1 and supervisors[0].startswith("False")  # it never imports jax
+
+    files = {p: p.stat().st_mtime_ns for p in desk.results.glob("runs/*/*")}
+    began = time.monotonic()
+    out = finish(desk.start())
+    assert "0 runs trained" in out and time.monotonic() - began < 10
+    assert {p: p.stat().st_mtime_ns for p in desk.results.glob("runs/*/*")} == files
+
+
+@needs_proc
+def test_a_killed_worker_costs_nothing_but_its_population(tmp_path):
+    desk = Desk(tmp_path, LONG)
+    process = desk.start()
+    desk.wait_for_training(process)
+    (worker,) = workers_of(process)
+    os.kill(worker, signal.SIGKILL)
+    out = finish(process)
+    assert f"{RUNS} runs trained" in out and len(desk.done()) == RUNS
+    for name in desk.done():
+        steps = [row["step"] for row in desk.store.read(name).curve]
+        assert steps == sorted(set(steps)) and steps[-1] == LONG
+
+
+@needs_proc
+def test_a_worker_that_dies_again_and_again_is_an_error(tmp_path):
+    desk = Desk(tmp_path, LONG)
+    process = desk.start("--retries=0")
+    desk.wait_for_training(process)
+    (worker,) = workers_of(process)
+    os.kill(worker, signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 70 and "Traceback" not in err
+    assert "worker process ended with code -9" in err and "runs could not be finished" in err
+    assert 0 < len(desk.done()) < RUNS  # the other arm went on
+    finish(desk.start())
+    assert len(desk.done()) == RUNS
+
+
+@needs_proc
+def test_ctrl_c_leaves_at_once_and_the_same_command_continues(tmp_path):
+    desk = Desk(tmp_path, LONG)
+    process = desk.start()
+    desk.wait_for_training(process)
+    workers = workers_of(process)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and time.monotonic() - began < 10
+    assert "interrupted; the same command continues" in err and "Traceback" not in err
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert len(desk.done()) < RUNS
+    finish(desk.start())
+    assert len(desk.done()) == RUNS
+
+
+@needs_proc
+def test_a_killed_supervisor_takes_its_workers_along(tmp_path):
+    desk = Desk(tmp_path, 50 * LONG)
+    process = desk.start()
+    desk.wait_for_training(process)
+    workers = workers_of(process)
+    process.kill()
+    process.communicate()
+    for _ in range(200):
+        if not any(Path(f"/proc/{pid}").exists() for pid in workers):
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("a worker outlived its supervisor by 10 seconds")
+    assert desk.done() == set()
+
+
+def test_two_at_once_share_the_work(tmp_path):
+    desk = Desk(tmp_path, LONG)
+    first, second = desk.start(), desk.start()
+    for process in (first, second):
+        finish(process)
+    assert len(desk.done()) == RUNS
+    manifests = desk.results.glob("populations/*/manifest.json")
+    trained = [run for path in manifests for run in json.loads(path.read_text())["runs"]]
+    assert len(trained) == len(set(trained)) == RUNS  # no run was trained twice
+
+
+def test_nothing_but_the_worker_imports_jax():
+    code = """
+import sys
+from normlab.lab import arms, cells, cli, config, evidence, figures, launch, measures, origin, page
+from normlab.lab import progress, protocol, report, store, study, supervisor, tables, verdicts
+for name in study.study_names():
+    study.check_study(study.load_study(name), 'quick')
+for name in study.config_names():
+    study.load_config(name)
+print([m for m in ('jax', 'flax', 'optax', 'sklearn', 'tensorflow') if m in sys.modules])
+"""
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+def configs(count: int, **settings) -> dict[str, dict]:
+    named = {k.replace("__", "."): v for k, v in settings.items()}
+    return {f"{named}{seed}": defaults() | named | {"seed": seed} for seed in range(count)}
+
+
+def test_groups_are_of_one_cohort_and_one_width():
+    runs = configs(70) | configs(3, norm__name="group") | configs(2, optim__lr=0.5)
+    groups = group_runs(runs)
+    assert sorted(len(g.configs) for g in groups) == [3, 24, 24, 24]
+    assert sorted(n for g in groups for n in g.configs) == sorted(runs)
+    for group in groups:
+        assert len({c["norm.name"] for c in group.configs.values()}) == 1
+    assert group_runs({}) == []
+
+
+def test_lost_runs_are_those_still_not_done(tmp_path):
+    store = Store(tmp_path).open()
+    store.run_dir("a").mkdir()
+    store.finish("a", {})
+    failure = Failure(Group({"a": defaults(), "b": defaults()}), "message", [])
+    assert lost_runs([failure, failure], store) == ["b"]

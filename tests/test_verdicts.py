@@ -1,0 +1,356 @@
+"""The rule: adjusted p values, intervals, words, gates; and how often it is wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from normlab.lab.verdicts import (
+    LEVEL,
+    Row,
+    accuracy_row,
+    decide,
+    holm,
+    median,
+    median_interval,
+    n_enough,
+    p_values,
+    share_interval,
+    summarize,
+    t_interval,
+    word_of,
+)
+
+INF = math.inf
+ROW = Row(
+    id="A",
+    claim="C",
+    sentence="s",
+    contrast="c",
+    scope="net, data",
+    effects={},
+    unit="points",
+    delta=1.0,
+    n=12,
+    test="t",
+)
+
+
+def row(values, **facts) -> Row:
+    return replace(ROW, effects=dict(enumerate(map(float, values))), **facts)
+
+
+def spread(centre: float, sd: float = 1.0, n: int = 12) -> np.ndarray:
+    """Return n distinct values with exactly this mean and SD."""
+    values = stats.norm.ppf((np.arange(n) + 0.5) / n)
+    return centre + sd * (values - values.mean()) / values.std(ddof=1)
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    np.testing.assert_allclose(holm([0.02]), [0.02])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
+    np.testing.assert_allclose(holm([0.011, 0.01, 0.02, 0.5]), [0.04, 0.04, 0.04, 0.5])
+    assert holm([]).size == 0
+
+
+def test_t_is_scipys():
+    values = spread(0.4)
+    p_sup, p_ref = p_values(values, 1.0, "t")
+    assert p_sup == stats.ttest_1samp(values, 0, alternative="greater").pvalue
+    assert p_ref == stats.ttest_1samp(values - 1, 0, alternative="less").pvalue
+    # by hand: t = 0.4 / (1 / sqrt 12) with 11 degrees of freedom
+    assert p_sup == pytest.approx(stats.t.sf(0.4 * math.sqrt(12), 11))
+    assert p_ref == pytest.approx(stats.t.cdf(-0.6 * math.sqrt(12), 11))
+
+
+def test_wilcoxon_is_scipys_with_pratt_zeros():
+    values = np.array([0.0, 0.0, 0.3, -0.1, 0.5, 0.25, 0.8, 0.0, 1.0, 0.45, -0.2, 0.6, 0.7, 0.9])
+    p_sup, p_ref = p_values(values, 0.3, "wilcoxon")
+    pratt = {"zero_method": "pratt"}
+    assert p_sup == stats.wilcoxon(values, alternative="greater", **pratt).pvalue
+    assert p_ref == stats.wilcoxon(values - 0.3, alternative="less", **pratt).pvalue
+    assert p_sup != stats.wilcoxon(values, alternative="greater", zero_method="wilcox").pvalue
+
+
+def test_wilcoxon_by_hand():
+    # 12 positive values: one of 2^12 sign patterns is as extreme
+    p_sup, p_ref = p_values(np.arange(1.0, 13), 0.32, "wilcoxon")
+    assert p_sup == pytest.approx(2.0**-12) and p_ref == pytest.approx(1)
+    # the smallest of them negative: rank sum 77 or 78, two patterns
+    assert p_values([-1.0, *range(2, 13)], 0.32, "wilcoxon")[0] == pytest.approx(2 * 2.0**-12)
+
+
+def test_infinities_rank_highest():
+    finite = [0.5, 0.4, 0.3, -0.1, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+    p_sup, p_ref = p_values([*finite, INF, INF, -INF], 0.32, "wilcoxon")
+    assert p_sup == p_values([*finite, 1e6, 1e6, -1e6], 0.32, "wilcoxon")[0]
+    beyond = [value + 0.32 for value in (1e6, 1e6, -1e6)]
+    assert p_ref == p_values([*finite, *beyond], 0.32, "wilcoxon")[1]
+    assert p_values([INF] * 12, 0.32, "wilcoxon") == (2.0**-12, 1.0)
+    assert p_values([-INF] * 12, 0.32, "wilcoxon") == (1.0, 2.0**-12)
+
+
+@pytest.mark.parametrize("test", ["t", "wilcoxon"])
+def test_equal_effects_are_decided_by_their_sign(test):
+    assert p_values([2.0] * 12, 1.0, test) == (2.0**-12, 1.0)
+    assert p_values([0.5] * 12, 1.0, test) == (2.0**-12, 2.0**-12)
+    assert p_values([0.0] * 12, 1.0, test) == (1.0, 2.0**-12)
+    assert p_values([1.0] * 12, 1.0, test) == (2.0**-12, 1.0)
+
+
+def test_share_tests_are_exact_binomials():
+    assert p_values([0.0] * 80, 0.05, "share")[0] == pytest.approx(0.95**80)
+    assert p_values([1.0] * 80, 0.05, "share")[1] == pytest.approx(0.05**80)
+
+
+def test_mcnemar_counts_discordant_pairs_alone():
+    values = [1.0] * 9 + [-1.0] + [0.0] * 2
+    assert p_values(values, 1.0, "mcnemar")[0] == pytest.approx(11 / 2**10)
+    assert p_values([0.0] * 12, 1.0, "mcnemar") == (1.0, 1.0)
+
+
+def test_t_interval_by_hand():
+    low, high = t_interval(spread(3.0, 2.0))
+    half = 2.200985 * 2 / math.sqrt(12)
+    assert (low, high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
+    assert all(map(math.isnan, t_interval([1.0])))
+
+
+@pytest.mark.parametrize(
+    "n, low, high, coverage",
+    [
+        (12, 3, 10, 0.9614),
+        (8, 1, 8, 0.9922),
+        (20, 6, 15, 0.9586),
+        (6, 1, 6, 0.96875),
+        (5, 1, 5, 0.9375),  # too few for 95 %: the whole range, and what it covers
+        (2, 1, 2, 0.5),
+    ],
+)
+def test_median_interval(n, low, high, coverage):
+    values = np.random.default_rng(0).permutation(np.arange(1, n + 1))
+    assert median_interval(list(values)) == pytest.approx((low, high, coverage), abs=1e-4)
+
+
+def test_median_with_infinities():
+    assert median([1, INF, INF]) == INF and median([INF, INF]) == INF
+    assert median([1, 2, 3, INF]) == 2.5
+    assert median_interval([1.0] * 9 + [INF] * 3)[:2] == (1.0, INF)
+
+
+def test_clopper_pearson_by_hand():
+    low, high = share_interval(0, 80)
+    assert low == 0 and high == pytest.approx(1 - 0.025 ** (1 / 80))
+    low, high = share_interval(80, 80)
+    assert high == 1 and low == pytest.approx(0.025 ** (1 / 80))
+    low, high = share_interval(3, 80)  # roots of the two binomial tails
+    assert stats.binom.sf(2, 80, low) == pytest.approx(0.025)
+    assert stats.binom.cdf(3, 80, high) == pytest.approx(0.025)
+
+
+def test_summaries_suit_the_test():
+    values = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 26.0]
+    assert summarize(values, "t")[0] == 6.75
+    assert summarize(values, "wilcoxon")[:2] == (5.5, (2.0, 9.0))
+    centre, interval, coverage = summarize([1.0, 0, 0, 0], "share")
+    assert (centre, coverage) == (0.25, 0.95) and interval == share_interval(1, 4)
+
+
+@pytest.mark.parametrize(
+    "p_sup, p_ref, word",
+    [
+        (0.001, 0.9, "supported"),
+        (0.9, 0.001, "refuted"),
+        (0.001, 0.001, "refuted"),
+        (0.9, 0.9, "inconclusive"),
+        (0.025, 0.025, "inconclusive"),
+        (0.0249, 0.025, "supported"),
+    ],
+)
+def test_words(p_sup, p_ref, word):
+    assert word_of(p_sup, p_ref) == word and LEVEL == 0.025
+
+
+@pytest.mark.parametrize("test", ["t", "wilcoxon"])
+@pytest.mark.parametrize(
+    "values, word",
+    [
+        (spread(3.0), "supported"),
+        (spread(-1.0), "refuted"),
+        (spread(0.0, 0.3), "refuted"),
+        (spread(0.2, 0.1), "refuted"),  # though a tiny positive effect is certain
+        (spread(0.5, 1.5), "inconclusive"),
+        (spread(0.9, 0.3), "supported"),  # below delta, but not clearly
+    ],
+)
+def test_words_of_effects(values, word, test):
+    (verdict,) = decide([row(values, test=test)])
+    assert verdict.word == word and verdict.n == 12
+    assert (verdict.n_enough is None) == (word != "inconclusive")
+
+
+def test_a_tiny_certain_effect_is_refuted():
+    (verdict,) = decide([row(spread(0.2, 0.1))])
+    assert verdict.p_sup < 1e-4 and verdict.word == "refuted"
+    assert verdict.interval[0] > 0 and verdict.interval[1] < 1
+
+
+def test_holm_is_over_the_rows_of_the_study():
+    values = spread(0.8)  # alone: p = 0.009
+    alone = decide([row(values)])[0]
+    many = decide([row(values, id=str(i)) for i in range(3)])[0]
+    assert alone.word == "supported" and many.word == "inconclusive"
+    assert many.p_sup == pytest.approx(3 * alone.p_sup)
+
+
+@pytest.mark.parametrize("n", [2, 11, 13])
+def test_another_n_is_exploratory_and_costs_the_others_nothing(n):
+    verdicts = decide([row(spread(3.0, n=n)), row(spread(0.8), id="B")])
+    assert [v.word for v in verdicts] == ["exploratory", "supported"]
+    assert verdicts[0].n == n and verdicts[0].n_enough is None
+    assert verdicts[1].p_sup == decide([row(spread(0.8))])[0].p_sup
+
+
+@pytest.mark.parametrize("values", [[], [1.0]])
+def test_no_data(values):
+    verdicts = decide([row(values), row(spread(0.8), id="B")])
+    assert [v.word for v in verdicts] == ["no data", "supported"]
+
+
+@pytest.mark.parametrize(
+    "gate, word",
+    [
+        (spread(3.0), "supported"),
+        (spread(-3.0), "not testable here"),
+        (spread(0.5, 3.0), "not testable here"),
+        (spread(3.0, n=5), "not testable here"),
+        ([], "not testable here"),
+    ],
+)
+def test_gates(gate, word):
+    first, gated = decide([row(gate, id="gate"), row(spread(3.0), id="B", gate="gate")])
+    assert gated.word == word
+    assert bool(gated.notes) == (word != "supported")
+    if gated.notes:
+        assert gated.notes[0] == f"its gate gate is {first.word}"
+
+
+def test_a_closed_gate_does_not_hide_that_n_differs():
+    verdicts = decide([row(spread(-3.0), id="gate"), row(spread(3.0, n=4), id="B", gate="gate")])
+    assert verdicts[1].word == "exploratory"
+
+
+@pytest.mark.parametrize(
+    "failed, word",
+    [(0, "supported"), (1, "inconclusive"), (3, "inconclusive"), (12, "refuted"), (80, "refuted")],
+)
+def test_shares(failed, word):
+    """C2r: of 80 runs, none may fail for "without risk"; 9 and more refute it."""
+    (verdict,) = decide([row([1] * failed + [0] * (80 - failed), test="share", delta=0.05, n=80)])
+    assert verdict.word == word and verdict.effect == failed / 80
+    low, high = verdict.interval
+    is_inside = low <= 0.05 <= high
+    assert is_inside == (word == "inconclusive")
+
+
+def accuracy(better, worse, failed) -> Row:
+    facts = {n: getattr(ROW, n) for n in ("id", "claim", "sentence", "contrast", "scope")}
+    return accuracy_row(
+        better=dict(enumerate(better)),
+        worse=dict(enumerate(worse)),
+        failed=failed,
+        unit="points",
+        delta=1.0,
+        n=12,
+        **facts,
+    )
+
+
+def test_accuracy_rows_pair_by_seed():
+    made = accuracy([1.0, 2.0, 3.0], [4.0, 4.0], lambda s: (False, False))
+    assert made.effects == {0: 3.0, 1: 2.0} and made.test == "t"
+
+
+@pytest.mark.parametrize("arm", [0, 1])
+def test_many_failures_are_decided_by_mcnemar(arm):
+    def fails_below(count: int):
+        return lambda s: tuple(s < count if i == arm else False for i in (0, 1))
+
+    quarter = accuracy([1.0] * 12, [2.0] * 12, fails_below(3))
+    assert quarter.test == "t" and quarter.effects[0] == 1.0
+    more = accuracy([1.0] * 12, [2.0] * 12, fails_below(4))
+    sign = -1.0 if arm == 0 else 1.0
+    assert more.test == "mcnemar" and "McNemar" in more.remark and more.unit == "trained"
+    assert more.effects == {s: sign * (s < 4) for s in range(12)}
+
+
+def test_mcnemar_supports_the_arm_that_trains():
+    made = accuracy([1.0] * 12, [90.0] * 12, lambda s: (False, True))
+    assert decide([made])[0].word == "supported"
+    made = accuracy([90.0] * 12, [1.0] * 12, lambda s: (True, False))
+    assert decide([made])[0].word == "refuted"
+
+
+def test_n_enough_decides_and_one_fewer_does_not():
+    values = np.random.default_rng(0).permutation(spread(0.45, 1.5))
+    inconclusive = row(values)
+    assert decide([inconclusive])[0].word == "inconclusive"
+    enough = n_enough(inconclusive, 1)
+    # 2 SE = the distance to 0.45, or to delta: about (2 x 1.5 / 0.55)^2 = 30
+    assert enough is not None and 15 <= enough <= 60
+    for n, is_decided in ((enough, True), (enough - 1, False)):
+        assert (min(p_values(np.resize(values, n), 1.0, "t")) < LEVEL) == is_decided
+    more_rows = n_enough(inconclusive, 6)
+    assert more_rows is not None and more_rows > enough
+
+
+def test_n_enough_gives_up_where_it_takes_too_many():
+    assert n_enough(row(spread(0.5, 50.0)), 1) is None
+
+
+# Controls of the machinery, by simulation; every draw is seeded.
+
+
+@pytest.mark.parametrize("test", ["t", "wilcoxon"])
+def test_no_effect_is_rarely_supported(test):
+    """One arm against itself on disjoint seeds: "supported" in at most 5 % (nominally 2.5 %)."""
+    rng = np.random.default_rng(1)
+    pool = rng.normal(3.0, 1.0, 60)
+    words = []
+    for _ in range(600):
+        drawn = rng.permutation(pool)
+        words.append(word_of(*p_values(drawn[:12] - drawn[12:24], 0.5, test)))
+    assert words.count("supported") / len(words) <= 0.05
+
+
+def test_no_effect_in_any_of_several_rows_is_rarely_supported():
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(300):
+        raw = [p_values(rng.normal(0, 1, 12), 1.0, "t")[0] for _ in range(4)]
+        hits += holm(raw).min() < LEVEL
+    assert hits / 300 <= 0.05
+
+
+def test_planted_effects_are_found():
+    """delta = 3.1 SD / sqrt(n): an effect of delta supported, one of 0 refuted, in 80 %."""
+    delta, n, runs = 3.1 / math.sqrt(12), 12, 1000
+    exact = stats.nct.sf(stats.t.ppf(1 - LEVEL, n - 1), n - 1, 3.1)
+    assert exact >= 0.8
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 1, (runs, n))
+    supported = np.mean([p_values(e + delta, delta, "t")[0] < LEVEL for e in noise])
+    refuted = np.mean([word_of(*p_values(e, delta, "t")) == "refuted" for e in noise])
+    tolerance = 3 * math.sqrt(exact * (1 - exact) / runs)
+    assert supported >= exact - tolerance and refuted >= exact - tolerance
+
+
+def test_a_true_effect_of_delta_is_rarely_refuted():
+    rng = np.random.default_rng(4)
+    words = [word_of(*p_values(rng.normal(1, 0.5, 12), 1.0, "t")) for _ in range(600)]
+    assert words.count("refuted") / len(words) <= 0.05
