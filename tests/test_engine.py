@@ -142,7 +142,7 @@ def count(dataset, params, rows, stats=None) -> tuple[float, float]:
 
 
 def member(states, i=0):
-    return jax.tree.map(lambda leaf: np.asarray(leaf[i]), states._replace(key=0))
+    return jax.tree.map(lambda leaf: np.asarray(leaf[i]), states._replace(key=states.step))
 
 
 def assert_scores(metrics, prefix, expected):

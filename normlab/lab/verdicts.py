@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -89,11 +89,12 @@ def _one_sided(values: np.ndarray, test: Test, alternative: str) -> float:
     if np.all(values == values[0]):
         favours = values[0] > 0 if alternative == "greater" else values[0] < 0
         return 2.0 ** -len(values) if favours else 1.0
+    result: Any
     if test == "wilcoxon":
-        _, p = stats.wilcoxon(_finite(values), alternative=alternative, zero_method="pratt")
+        result = stats.wilcoxon(_finite(values), alternative=alternative, zero_method="pratt")
     else:
-        _, p = stats.ttest_1samp(values, 0, alternative=alternative)
-    return float(p)
+        result = stats.ttest_1samp(values, 0, alternative=alternative)
+    return float(result.pvalue)
 
 
 def p_values(
