@@ -87,7 +87,7 @@ def test_moments_are_those_of_float64(shape, axes, loc):
     assert found.shift.shape == found.var.shape == mean.shape
     np.testing.assert_allclose(pair(found, "delta"), mean, rtol=0, atol=LIMIT)
     np.testing.assert_allclose(found.var, var, rtol=LIMIT)
-    np.testing.assert_array_equal(found.count, x.size / mean.size)
+    np.testing.assert_array_equal(found.n, x.size / mean.size)
 
 
 @pytest.mark.parametrize("has_mask", [False, True])
@@ -110,7 +110,12 @@ def test_groups_of_channels_are_one_statistic_each(groups, has_mask):
 @pytest.mark.parametrize("centered", [True, False])
 @pytest.mark.parametrize(
     ("dtype", "loc", "limit"),
-    [("float32", 0, LIMIT), ("float32", 1e6, LIMIT), ("float16", 1e3, 1e-5), ("bfloat16", 1e2, 1e-5)],
+    [
+        ("float32", 0, LIMIT),
+        ("float32", 1e6, LIMIT),
+        ("float16", 1e3, 1e-5),
+        ("bfloat16", 1e2, 1e-5),
+    ],
 )
 def test_normalized_values_are_those_of_float64(dtype, loc, limit, centered):
     x = jnp.asarray(draw((16, 5, 5, 3), loc)).astype(dtype)
@@ -206,7 +211,7 @@ def test_masked_positions_influence_nothing(filler, centered):
     np.testing.assert_allclose(y_filled, y, atol=5e-6)
     np.testing.assert_allclose(pair(m_filled, "delta") - mean, 0, atol=LIMIT)
     np.testing.assert_allclose(m_filled.var, var, rtol=LIMIT)
-    np.testing.assert_array_equal(m_filled.count, mask.sum())
+    np.testing.assert_array_equal(m_filled.n, mask.sum())
     outside = ~np.broadcast_to(mask, shape)
     np.testing.assert_array_equal(np.asarray(slope_filled)[outside], 0)
     np.testing.assert_array_equal(np.asarray(y_filled)[outside], 0)
@@ -233,7 +238,7 @@ def test_a_group_without_valid_values_is_finite():
     assert np.isfinite(found).all() and np.isfinite(y).all()
     np.testing.assert_array_equal(y[2], 0)
     np.testing.assert_array_equal(found[2], 0)
-    assert (float(m.var[2, 0]), float(m.count[2, 0])) == (0, 0)
+    assert (float(m.var[2, 0]), float(m.n[2, 0])) == (0, 0)
 
 
 def batch_of(x) -> Moments:
@@ -286,7 +291,9 @@ def test_a_batch_without_valid_values_moves_no_average():
 
 
 def test_one_value_for_each_statistic_is_refused():
-    with pytest.raises(ValueError, match=r"norm_3: .*shape \(1, 5\) .*1 value.* at least 2") as error:
+    with pytest.raises(
+        ValueError, match=r"norm_3: .*shape \(1, 5\) .*1 value.* at least 2"
+    ) as error:
         refuse_degenerate("norm_3", (1, 5), (0,))
     assert "\n" not in str(error.value)
     refuse_degenerate("norm_3", (2, 5), (0,))

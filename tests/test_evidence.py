@@ -193,9 +193,7 @@ def test_follows_take_the_rate_of_another_arm():
         Follow("tenfold", arm="batch", rate_of="none", factor=10, seeds=7),
         Follow("slow averages", "batch", "batch", settings={"norm.momentum": 0.99}),
     )
-    lab = Lab(
-        replace(SETUP, follows=follows), peak({"none": -1.5, "batch": -1.0, "group": -1.5})
-    )
+    lab = Lab(replace(SETUP, follows=follows), peak({"none": -1.5, "batch": -1.0, "group": -1.5}))
     assert lab.exponents("batch", "follow: batch at none's rate") == [-1.5]
     assert lab.seeds("batch", "follow: batch at none's rate") == {0, 1, 2, 3}
     assert lab.exponents("batch", "follow: tenfold") == [-0.5]
@@ -246,17 +244,13 @@ def test_a_sweep_ends_after_its_extensions():
 
 def test_a_follow_of_an_arm_that_never_trains_is_not_planned():
     follow = Follow("tenfold", arm="batch", rate_of="none", factor=10)
-    lab = Lab(
-        replace(SWEEP, follows=(follow,)), up_to({"none": -9, "batch": 0.0, "group": 0.0})
-    )
+    lab = Lab(replace(SWEEP, follows=(follow,)), up_to({"none": -9, "batch": 0.0, "group": 0.0}))
     assert lab.evidence.follows == {} and lab.evidence.is_complete
 
 
 def test_a_follow_of_a_sweep_takes_the_median_largest_rate():
     follow = Follow("tenfold", arm="batch", rate_of="none", factor=10, seeds=80)
-    lab = Lab(
-        replace(SWEEP, follows=(follow,)), up_to({"none": -0.5, "batch": 0.0, "group": 0.0})
-    )
+    lab = Lab(replace(SWEEP, follows=(follow,)), up_to({"none": -0.5, "batch": 0.0, "group": 0.0}))
     assert {r.config["optim.lr"] for r in lab.evidence.follows["tenfold"].values()} == {3.162}
     assert len(lab.evidence.follows["tenfold"]) == 80
 

@@ -43,7 +43,9 @@ def test_both_forms_of_the_convolution_agree_with_flax(space, stride, size):
     reference = both(lambda x, kernel, stride: flax.apply({"params": {"kernel": kernel}}, x))
     for form in (conv_patches, conv_lax):
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), both(form), reference
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4),
+            both(form),
+            reference,
         )
 
 

@@ -56,7 +56,10 @@ class Pair:
         return y, moved.get("batch_stats", {})
 
     def run_theirs(self, params, x, stats, train):
-        variables = {"params": params, "batch_stats": {k: stats[k] for k in ("mean", "var") if stats}}
+        variables = {
+            "params": params,
+            "batch_stats": {k: stats[k] for k in ("mean", "var") if stats},
+        }
         flag = {"use_running_average": not train} if self.switch else {}
         y, moved = self.theirs.apply(variables, x, mutable=["batch_stats"], **flag)
         return y, moved.get("batch_stats", {})

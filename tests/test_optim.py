@@ -63,7 +63,9 @@ def test_five_steps_are_those_of_optax(name, weight_decay):
     for grad in grads:
         updates, state = transform.update(grad, state, expected)
         expected = optax.apply_updates(expected, updates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -60,14 +60,15 @@ def test_result_json_is_the_only_done_marker(store):
     assert store.read("half").curve == ROWS
 
 
-def test_a_write_that_dies_leaves_the_old_file(store, monkeypatch):
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_that_dies_leaves_the_old_file(store, monkeypatch, call):
     path = store.root / "file.json"
     write_atomic(path, "old")
 
-    def die(_: int) -> None:
+    def die(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, "fsync", die)
+    monkeypatch.setattr(store_module.os, call, die)
     with pytest.raises(OSError, match="No space"):
         write_atomic(path, "new")
     assert path.read_text() == "old"

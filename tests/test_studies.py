@@ -199,9 +199,7 @@ def test_unknown_overrides_and_arms_are_refused():
 def test_an_override_is_a_variant_with_runs_of_its_own():
     variant = adapt(STUDY, overrides={"optim.momentum": 0.8, "host.chunk": 7})
     assert variant.variant == "optim.momentum=0.8"  # the host's settings change no result
-    plain, changed = (
-        set(SetupEvidence(s.setups["quick"][0], {}).wanted) for s in (STUDY, variant)
-    )
+    plain, changed = (set(SetupEvidence(s.setups["quick"][0], {}).wanted) for s in (STUDY, variant))
     assert plain and not plain & changed
     assert variant.rule_hash == STUDY.rule_hash
 

@@ -79,6 +79,11 @@ def claim_views(reports: Sequence[StudyReport]) -> list[ClaimView]:
     return [ClaimView(*key, joint_word(groups[key]), groups[key]) for key in ordered]
 
 
+def by_claim(reports: Sequence[StudyReport]) -> list[StudyReport]:
+    """Return the reports in the order of the claims that they decide."""
+    return sorted(reports, key=lambda r: min((_natural(v.row.claim) for v in r.verdicts)))
+
+
 def _natural(claim: str) -> tuple[int, str]:
     number = re.search(r"\d+", claim)
     return (int(number[0]) if number else 0), claim
@@ -111,7 +116,7 @@ def row_view(report: StudyReport, verdict: Verdict) -> RowView:
         word=word_text(verdict),
         n=n_text(verdict),
         facts=row_facts(verdict, report.profile),
-        command=command(report.study, report.profile, seeds),
+        command=command(report.study, report.profile, seeds, verdict.row.setup),
     )
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from normlab.data import DataError
 from normlab.lab.config import ConfigError
-from normlab.lab.store import StorageError
+from normlab.lab.store import BadResultsDirectory, StorageError
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
 
 OK, USAGE, DIVERGED, STORAGE, INTERNAL, INTERRUPTED = 0, 2, 3, 7, 70, 130
@@ -120,6 +120,8 @@ def explain(error: Exception) -> NoReturn:
         leave(USAGE, "config", str(error))
     if isinstance(error, DataError):
         leave(USAGE, "data", str(error))
+    if isinstance(error, BadResultsDirectory):
+        leave(USAGE, "results", str(error))
     if isinstance(error, StorageError):
         leave(STORAGE, "storage", str(error))
     if isinstance(error, OSError):

@@ -105,19 +105,17 @@ class LiveDisplay:
             self.live.update(self._draw())
 
     def _draw(self):
-        from rich.console import Group
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
 
         done, known, _ = self.board.left()
-        lines = [
-            Text(line, overflow="ellipsis", no_wrap=True) for line in self.board.lines.values()
-        ]
-        return Group(
-            Text(self.board.summary(), style="bold"),
-            ProgressBar(total=max(known, 1), completed=done, width=60),
-            *lines,
-        )
+        grid = Table.grid()
+        grid.add_row(Text(self.board.summary(), style="bold"))
+        grid.add_row(ProgressBar(total=max(known, 1), completed=done, width=60))
+        for _, line in sorted(self.board.lines.items()):
+            grid.add_row(Text(line, overflow="ellipsis", no_wrap=True))
+        return grid
 
 
 def choose_display(board: Board) -> PlainDisplay | LiveDisplay:

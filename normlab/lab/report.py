@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from normlab.lab.arms import StepTimes, arm_table
-from normlab.lab.claims import RowView, claim_views
+from normlab.lab.claims import RowView, by_claim, claim_views
 from normlab.lab.evidence import Memory, SetupEvidence
 from normlab.lab.figures import draw, save
 from normlab.lab.origin import is_stale, runs_of
@@ -106,6 +106,7 @@ def kept_rules(store: Store, reports: Sequence[StudyReport]) -> dict[str, KeptRu
 
 def write_report(store: Store, reports: Sequence[StudyReport], name: str = "report") -> Path:
     """Write results/<name>: index.html, tables, figures, runs.csv; return the page."""
+    reports = by_claim(reports)
     folder = store.root / name
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)

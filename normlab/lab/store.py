@@ -31,6 +31,10 @@ class StorageError(RuntimeError):
     """The results directory cannot be read or written: one line, exit code 7."""
 
 
+class BadResultsDirectory(StorageError):
+    """What --results names is no directory to work in: found before anything runs, exit code 2."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A finished run, as read back."""
@@ -75,12 +79,12 @@ class Store:
         return self
 
     def check(self) -> None:
-        """Raise StorageError, without writing anything, where the directory cannot be used."""
+        """Raise BadResultsDirectory, writing nothing, where the directory cannot be used."""
         place = self.root
         while not os.path.exists(place) and place != place.parent:
             place = place.parent
         if not place.is_dir() or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-            raise StorageError(
+            raise BadResultsDirectory(
                 f"results directory {str(self.root)!r} cannot be used: {str(place)!r} is not a "
                 "readable and writable directory; give another one with --results=DIR"
             )

@@ -118,10 +118,18 @@ def word_text(verdict: Verdict) -> str:
     return f"{text}, n differs ({verdict.n}, planned {verdict.row.n})"
 
 
-def command(study: Study, profile: str, seeds: int | None = None) -> str:
-    """Return the command line that makes a study's runs and report again."""
+def primary_arms(study: Study, profile: str, setup: str) -> list[str]:
+    arms = [a for s in study.setups[profile] if s.name == setup for a in s.arms]
+    return [a.name for a in arms if a.is_primary]
+
+
+def command(study: Study, profile: str, seeds: int | None = None, setup: str = "") -> str:
+    """Return the command line that makes a study's runs and report again; with `seeds`, one that
+    brings the primary arms of one setup to that many."""
     overrides = re.split(r", (?=[a-z_]+(?:\.[a-z_]+)*=)", study.variant) if study.variant else []
     flags = [f"--study={study.name}", f"--profile={profile}"]
     flags += [f"--config.{override}" for override in overrides]
-    flags += [f"--seeds={seeds}"] if seeds else []
+    if seeds:
+        flags += [f"--setups={setup}", "--arms=" + ",".join(primary_arms(study, profile, setup))]
+        flags += [f"--seeds={seeds}"]
     return shlex.join(["python", "scripts/study.py", *flags])

@@ -1,0 +1,120 @@
+"""A member of a population gets the result that it gets alone, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from small_runs import small, train
+
+from normlab import data
+from normlab.engine.population import Outcome, choose_conv, choose_mode
+from normlab.settings import Config
+
+WIDTH = 12
+NETS: dict[str, dict[str, Any]] = {
+    "mlp_batch": {"norm.name": "batch"},
+    "cnn_group": {
+        "norm.name": "group",
+        "norm.groups": 2,
+        "model.name": "cnn",
+        "model.widths": (4, 4),
+        "train.steps": 10,
+    },
+}
+
+
+def members(net: str, mode: str, width: int) -> list[Config]:
+    """Twelve runs that differ in every traced setting."""
+    changes = NETS[net] | {"host.mode": mode, "host.width": width, "train.eval_every": 10}
+    return [
+        small(
+            changes,
+            seed=i % 4,
+            optim__lr=0.02 * 1.5 ** (i % 5),
+            optim__momentum=[0.0, 0.5, 0.9][i % 3],
+            optim__weight_decay=[0.0, 1e-3][i % 2],
+            init__gain=[0.5, 1.0, 2.0, 1.5][i // 3],
+        )
+        for i in range(WIDTH)
+    ]
+
+
+Result = tuple[Outcome, Any]
+
+
+def run(configs: list[Config], dataset: data.Dataset) -> list[Result]:
+    """Outcome and final state of each member."""
+    outcomes, states = train(configs, dataset)
+    states = jax.device_get(states._replace(key=states.step))
+    return [(o, jax.tree.map(lambda v, i=i: v[i], states)) for i, o in enumerate(outcomes)]
+
+
+def assert_equal_bits(one: Result, two: Result) -> None:
+    assert one[0].curve == two[0].curve
+    assert one[0].final == two[0].final
+    jax.tree.map(np.testing.assert_array_equal, one[1], two[1])
+
+
+@pytest.fixture(scope="module")
+def dataset() -> data.Dataset:
+    return data.load("synthetic")
+
+
+@pytest.fixture(scope="module", params=NETS)
+def mapped(request, dataset) -> tuple[str, list[Result]]:
+    return request.param, run(members(request.param, "map", WIDTH), dataset)
+
+
+def test_under_map_a_member_gets_the_result_it_gets_alone(mapped, dataset):
+    net, together = mapped
+    configs = members(net, "map", 1)
+    for config, expected in zip(configs, together, strict=True):
+        (alone,) = run([config], dataset)
+        assert_equal_bits(alone, expected)
+    losses = [r[0].final["test_loss"] for r in together]
+    assert len(set(losses)) == WIDTH
+
+
+def test_under_map_neither_size_nor_slot_nor_padding_matters(mapped, dataset):
+    net, together = mapped
+    configs = members(net, "map", 7)
+    order = [9, 0, 4, 11, 2]
+    for i, result in zip(order, run([configs[i] for i in order], dataset), strict=True):
+        assert_equal_bits(result, together[i])
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_under_vmap_at_equal_width_neither_slot_nor_padding_matters(net, dataset):
+    configs = members(net, "vmap", WIDTH)
+    together = run(configs, dataset)
+    for group in ([3], [11, 5, 0, 7], list(range(WIDTH - 1, -1, -1))):
+        for i, result in zip(group, run([configs[i] for i in group], dataset), strict=True):
+            assert_equal_bits(result, together[i])
+
+
+def test_map_and_vmap_agree_to_rounding(mapped, dataset):
+    net, together = mapped
+    for (outcome, _), (expected, _) in zip(
+        run(members(net, "vmap", WIDTH), dataset), together, strict=True
+    ):
+        assert outcome.final["test_loss"] == pytest.approx(expected.final["test_loss"], rel=1e-3)
+
+
+def test_a_population_wider_than_its_setting_is_not_cut(dataset):
+    outcomes, states = train([small(seed=s, host__width=1) for s in range(3)], dataset)
+    assert len(outcomes) == 3 and states.is_alive.shape == (3,)
+    assert all(o.final for o in outcomes)
+
+
+def test_padding_is_not_alive(dataset):
+    _, states = train([small(host__width=4)], dataset)
+    np.testing.assert_array_equal(states.is_alive, [True, False, False, False])
+    np.testing.assert_array_equal(states.step, [20, 0, 0, 0])
+
+
+def test_a_cpu_chooses_map_and_patches_unless_told():
+    assert (choose_mode("auto"), choose_conv("auto")) == ("map", "patches")
+    assert (choose_mode("vmap"), choose_conv("lax")) == ("vmap", "lax")

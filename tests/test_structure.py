@@ -1,0 +1,229 @@
+"""The rules that the code must keep, read from its syntax trees: imports point down, and more."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from normlab import norms
+from normlab.norms import NORMS
+from normlab.norms.layers import module_of
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = {
+    "axes": 0,
+    "moments": 0,
+    "norms": 1,
+    "models": 2,
+    "data": 2,
+    "optim": 2,
+    "engine": 3,
+    "probes": 3,
+    "lab": 4,
+}
+"""Room of normlab -> layer; a room imports itself and rooms of lower layers."""
+PLAIN = {"settings"}
+"""Plain data that every room may import and that imports no room."""
+SETTINGS_FOLDERS = ("configs", "experiments", "scripts")
+HEAVY = {"jax", "jaxlib", "flax", "optax"}
+PACKAGE = sorted((ROOT / "normlab").rglob("*.py"))
+CODE = PACKAGE + [p for folder in SETTINGS_FOLDERS for p in sorted((ROOT / folder).glob("*.py"))]
+TEXTS = {".py", ".md", ".sh", ".toml", ".txt", ".html", ".css", ".lock", ".yml"}
+FILE_LINES, FUNCTION_LINES = 350, 60
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "normlab").with_suffix("").parts[0]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of everything that a file imports, inside functions too; `from a import b`
+    counts as a.b, and names that are only checked for types are left out."""
+    tree = tree_of(path)
+    hidden = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def docstrings_of(tree: ast.Module) -> set[int]:
+    """Ids of the string constants that stand alone as a statement."""
+    return {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+
+
+def own(names: Iterator[str]) -> Iterator[str]:
+    """The rooms of normlab among dotted names."""
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == "normlab" and len(parts) > 1:
+            yield parts[1]
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=name_of)
+def test_imports_point_down(path):
+    here = room_of(path)
+    if here == "__init__":
+        assert not [n for n in imports_of(path) if n != "__future__.annotations"]
+        return
+    assert here in LAYERS or here in PLAIN, f"{here} has no layer"
+    for room in own(imports_of(path)):
+        if room == here or room in PLAIN:
+            continue
+        assert here not in PLAIN, f"{here} is plain data and imports {room}"
+        assert LAYERS[room] < LAYERS[here], f"{name_of(path)} imports {room}, which is not below"
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=name_of)
+def test_nothing_in_the_package_imports_settings_folders(path):
+    tops = {name.split(".")[0] for name in imports_of(path)}
+    assert not tops & {*SETTINGS_FOLDERS, "tests"}
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE if room_of(p) == "lab"], ids=name_of)
+def test_only_the_worker_of_the_lab_knows_jax_or_the_engine(path):
+    if path.name == "worker.py":
+        return
+    names = list(imports_of(path))
+    assert not {n.split(".")[0] for n in names} & HEAVY
+    assert "engine" not in own(iter(names))
+
+
+def run_fresh(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+
+
+def test_the_lab_works_without_jax():
+    """Also through what its modules import in turn."""
+    files = [p for p in PACKAGE if room_of(p) == "lab" and p.stem not in ("worker", "__init__")]
+    modules = [f"normlab.lab.{p.stem}" for p in files]
+    code = f"import sys, {', '.join(modules)}; print({HEAVY!r} & set(sys.modules))"
+    assert run_fresh(code).strip() == "set()"
+
+
+def test_importing_normlab_imports_nothing_heavy():
+    heavy = HEAVY | {"numpy", "sklearn", "matplotlib", "tensorflow_datasets"}
+    code = f"import sys, normlab; print({heavy!r} & set(sys.modules))"
+    assert run_fresh(code).strip() == "set()"
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE if room_of(p) == "models"], ids=name_of)
+def test_models_never_ask_which_norm_it_is(path):
+    tree = tree_of(path)
+    docs = docstrings_of(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in docs:
+            assert node.value not in NORMS, f"{name_of(path)}:{node.lineno} names {node.value!r}"
+        if isinstance(node, ast.Name):
+            assert node.id not in ("isinstance", "issubclass", "type"), (
+                f"{name_of(path)}:{node.lineno}"
+            )
+
+
+def test_no_room_but_norms_names_a_scheme_that_only_it_can_know():
+    """`layer_channels`, `instance` and the like; "none", "batch" ... are ordinary words."""
+    only = {name for name in NORMS if name not in ("none", "batch", "layer", "group", "affine")}
+    for path in PACKAGE:
+        if room_of(path) in ("norms", "lab"):
+            continue
+        tree = tree_of(path)
+        docs = docstrings_of(tree)
+        found = {
+            n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docs
+        }
+        assert not found & only, name_of(path)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in PACKAGE if room_of(p) not in ("moments", "lab")], ids=name_of
+)
+def test_variances_are_computed_in_moments_only(path):
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr not in ("var", "std", "nanvar", "nanstd"), (
+                f"{name_of(path)}:{node.lineno} calls {ast.unparse(node.func)}"
+            )
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_files_and_functions_are_short(path):
+    assert len(path.read_text().splitlines()) <= FILE_LINES
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
+            assert (node.end_lineno or first) - first < FUNCTION_LINES, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE if room_of(p) == "norms"], ids=name_of)
+def test_everything_public_in_norms_has_a_docstring(path):
+    tree = tree_of(path)
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{name_of(path)}: {node.name}"
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_the_docstring_of_a_norm_has_its_parts(name):
+    row = NORMS[name]
+    text = inspect.getdoc(module_of(row)) or ""
+    parts = ["y = ", "Shapes:", "State:"]
+    if row.over:
+        parts += ["Raises ValueError", "Source: arXiv:", "Deviation", ">>> "]
+    assert [part for part in parts if part not in text] == []
+
+
+def test_everything_that_norms_promises_exists():
+    for name in norms.__all__:
+        assert getattr(norms, name) is not None
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_settings_are_read_without_defaults(path):
+    """Code reads config["a.b"]; a default at a second place would be a second truth."""
+    for node in ast.walk(tree_of(path)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        owner = ast.unparse(node.func.value)
+        is_config = owner in ("c", "cfg") or owner.endswith(("config", "settings"))
+        is_literal = bool(node.args) and isinstance(node.args[0], ast.Constant)
+        has_default = len(node.args) > 1 or is_literal
+        assert not (is_config and has_default and node.func.attr in ("get", "setdefault")), (
+            f"{name_of(path)}:{node.lineno}: {ast.unparse(node)}"
+        )
+
+
+def texts() -> list[Path]:
+    folders = ("normlab", "tests", ".ci", *SETTINGS_FOLDERS)
+    inside = [p for folder in folders for p in sorted((ROOT / folder).rglob("*"))]
+    return [p for p in [*ROOT.glob("*"), *inside] if p.suffix in TEXTS or p == ROOT / ".ci" / "run"]
+
+
+@pytest.mark.parametrize("folder", ["work", "root"])
+def test_no_path_of_one_machine(folder):
+    word = f"/{folder}/"
+    assert [name_of(p) for p in texts() if word in p.read_text()] == []
