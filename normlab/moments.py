@@ -198,11 +198,14 @@ def update_average(old: Average, batch: Moments, momentum: float) -> Average:
     """Return momentum * old + (1 - momentum) * batch, `batch` averaged over all axes but C.
 
     The mean moves by (1 - momentum) * (batch - old) added with a compensated sum (Knuth's TwoSum):
-    one float32 would lose the step as soon as it is below |mean| * 6e-8. A batch without any valid
-    value leaves everything as it was.
+    one float32 would lose the step as soon as it is below |mean| * 6e-8. Momentum 0 leaves exactly
+    the batch's statistics; a batch without any valid value leaves everything as it was.
     """
     channels = old.mean.shape[0]
     shift, delta, var, n = (jnp.mean(v.reshape(-1, channels), axis=0) for v in batch)
+    if momentum == 0:  # old + (batch - old) rounds to the spacing of floats at |old|
+        new = Average(shift, delta, var)
+        return Average(*(jnp.where(n > 0, a, b) for a, b in zip(new, old, strict=True)))
     keep = jnp.where(n > 0, 1 - momentum, 0.0)
     step = keep * ((shift - old.mean) + (delta - old.mean_lo))
     low = old.mean_lo + step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,7 @@ CASES = [((64, 5), (0,)), ((8, 6, 6, 4), (0, 1, 2)), ((4, 6, 6, 4), (1, 2, 3)), 
 SMALL = ((4, 3, 2), (0, 1))
 
 
-def draw(shape, loc=0.0, std=1.0, seed=0, dtype=np.float32) -> np.ndarray:
+def draw(shape, loc=0.0, std=1.0, seed=0, dtype="float32") -> Any:
     return (loc + std * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 
 
@@ -137,7 +139,7 @@ def test_a_constant_becomes_zero(value):
 @pytest.mark.parametrize("centered", [True, False])
 def test_gradient_and_jvp_are_those_of_float64(centered, has_mask):
     shape, axes = SMALL
-    x, cotangent, tangent = (draw(shape, seed=s, dtype=np.float64) for s in range(3))
+    x, cotangent, tangent = (draw(shape, seed=s, dtype="float64") for s in range(3))
     mask = draw(shape, seed=3) > -0.7 if has_mask else None
 
     def value(x):
@@ -219,14 +221,14 @@ def test_masked_positions_influence_nothing(filler, centered):
 
 def test_moments_alone_leave_masked_nan_out():
     x, mask = draw((8, 3)), np.arange(8)[:, None].repeat(3, 1) < 5
-    found = moments(np.where(mask, x, np.float32(np.nan)), (0,), mask=jnp.asarray(mask))
+    found = moments(jnp.where(mask, x, jnp.nan), (0,), mask=jnp.asarray(mask))
     np.testing.assert_allclose(pair(found, "delta"), x[:5].mean(0, keepdims=True), atol=LIMIT)
     np.testing.assert_allclose(found.var, x[:5].var(0, keepdims=True), rtol=1e-5)
 
 
 def test_a_group_without_valid_values_is_finite():
     x = draw((4, 6))
-    mask = np.ones((4, 6), bool)
+    mask: Any = np.ones((4, 6), bool)
     mask[2] = False
     x[2] = np.nan
 
@@ -241,7 +243,7 @@ def test_a_group_without_valid_values_is_finite():
     assert (float(m.var[2, 0]), float(m.n[2, 0])) == (0, 0)
 
 
-def batch_of(x) -> Moments:
+def batch_of(x: Any) -> Moments:
     return moments(x, (0,))
 
 

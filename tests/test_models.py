@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,7 +150,7 @@ def record(log: list) -> Layers:
 )
 def test_placement_puts_the_norm_before_or_after_the_activation(placement, order, train):
     log: list = []
-    common = dict(layers=record(log), classes=10, kernel_init=None, placement=placement)
+    common: Any = dict(layers=record(log), classes=10, kernel_init=None, placement=placement)
     MLP(widths=(8, 4), **common).apply({}, draw((4, 6)), train=train)
     names = [f.format(i) for i in (1, 2) for f in ("dense_{}", *order)]
     assert [name for name, _, _ in log] == [*names, "head"]
@@ -205,6 +207,6 @@ def test_gain_multiplies_hidden_kernels_only(model):
 def test_initial_weights_suit_the_activation(act, variance):
     """He: 2 / fan_in; Glorot: 2 / (fan_in + fan_out); the head is Glorot's in every arm."""
     net = build_model(small(model__act=act, model__widths=(200,)), 10, "patches")
-    params = net.init(jax.random.key(0), draw((2, 400)), train=True)["params"]
+    params: Any = net.init(jax.random.key(0), draw((2, 400)), train=True)["params"]
     assert np.var(params["dense_1"]["kernel"]) == pytest.approx(variance, rel=0.03)
     assert np.var(params["head"]["kernel"]) == pytest.approx(2 / 210, rel=0.1)

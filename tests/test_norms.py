@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +41,17 @@ def draw(shape, loc=0.0, seed=0) -> np.ndarray:
     return (loc + np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
-def variables_of(norm: nn.Module, x) -> dict:
+def init(norm: nn.Module, x) -> dict[str, Any]:
+    return dict(norm.init(jax.random.key(0), x, train=True))
+
+
+def evaluate(norm: nn.Module, variables, x, train=False) -> Any:
+    return norm.apply(variables, x, train=train)
+
+
+def variables_of(norm: nn.Module, x) -> dict[str, Any]:
     """Initial variables with scale and bias away from 1 and 0."""
-    variables = norm.init(jax.random.key(0), x, train=True)
+    variables = init(norm, x)
     params = {k: draw(v.shape, 1.0, seed=5) for k, v in variables.get("params", {}).items()}
     return {**variables, "params": params}
 
@@ -132,7 +141,7 @@ def test_dtype_is_kept_and_values_survive_half_precision(name, dtype):
     norm = make(name)
     variables = variables_of(norm, x)
     y, moved = train_mode(norm)(variables, x)
-    assert y.dtype == dtype and norm.apply(variables, x, train=False).dtype == dtype
+    assert y.dtype == dtype and evaluate(norm, variables, x).dtype == dtype
     assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(moved))
     expected = oracle(name, np.asarray(x, np.float64), variables["params"])
     limit = {"float32": 2e-6, "bfloat16": 6e-3, "float16": 1e-3}[dtype]
@@ -142,7 +151,7 @@ def test_dtype_is_kept_and_values_survive_half_precision(name, dtype):
 @pytest.mark.parametrize("name", NORMS)
 def test_parameters_and_state_are_those_of_the_row(name):
     row, channels = NORMS[name], CONV[-1]
-    variables = make(name).init(jax.random.key(0), draw(CONV), train=True)
+    variables = init(make(name), draw(CONV))
     params = {"scale", "bias"} if row.affine else set()
     if row.affine and not row.fixed.get("use_bias", True):
         params.remove("bias")
@@ -156,11 +165,11 @@ def test_parameters_and_state_are_those_of_the_row(name):
 @pytest.mark.parametrize("name", RUNNING)
 def test_initialising_and_evaluating_move_no_statistics(name):
     x, norm = draw(CONV, 7.0), make(name)
-    stats = norm.init(jax.random.key(0), x, train=True)["batch_stats"]
+    stats = init(norm, x)["batch_stats"]
     np.testing.assert_array_equal(stats["mean"], 0)
     np.testing.assert_array_equal(stats["var"], 1)
     variables = variables_of(norm, x)
-    _, moved = train_mode(norm)(variables, x)
+    moved: Any = train_mode(norm)(variables, x)[1]
     assert not np.array_equal(moved["batch_stats"]["mean"], stats["mean"])
     variables |= moved
     _, after = norm.apply(variables, x, train=False, mutable=["batch_stats", "norm_state"])
@@ -176,7 +185,7 @@ def test_evaluation_uses_the_running_statistics(name):
     mean = np.asarray(stats["mean"], np.float64) + np.asarray(stats["mean_lo"])
     y = (x - mean) / np.sqrt(np.asarray(stats["var"], np.float64) + OPTIONS["epsilon"])
     expected = y * variables["params"]["scale"] + variables["params"]["bias"]
-    assert relative_error(norm.apply(variables, x, train=False), expected) < 2e-6
+    assert relative_error(evaluate(norm, variables, x), expected) < 2e-6
 
 
 @pytest.mark.parametrize("name", [n for n in NORMS if n not in RUNNING])
@@ -185,7 +194,7 @@ def test_training_and_evaluation_agree_without_running_statistics(name):
     variables = variables_of(norm, x)
     y, moved = train_mode(norm)(variables, x)
     assert not jax.tree.leaves(moved)
-    np.testing.assert_array_equal(y, norm.apply(variables, x, train=False))
+    np.testing.assert_array_equal(y, evaluate(norm, variables, x))
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -237,8 +246,8 @@ def test_nan_in_masked_positions_reaches_nothing(name):
 def test_a_nan_example_poisons_only_itself(name):
     x, norm = draw(CONV), make(name)
     variables = variables_of(norm, x)
-    output = jax.jit(lambda x: norm.apply(variables, x, train=True))
-    slope = jax.jit(jax.grad(lambda x: jnp.sum(norm.apply(variables, x, train=True) ** 3)))
+    output = jax.jit(lambda x: evaluate(norm, variables, x, train=True))
+    slope = jax.jit(jax.grad(lambda x: jnp.sum(evaluate(norm, variables, x, train=True) ** 3)))
     poisoned = x.copy()
     poisoned[2] = np.nan
     others = [0, 1, 3, 4, 5]
@@ -374,13 +383,15 @@ def test_statistics_go_to_flax_and_back():
     assert set(released["block"]["norm_1"]) == {"mean", "var"}
     near = draw(CONV)
     flax = {"params": variables["params"], "batch_stats": released["block"]["norm_1"]}
-    expected = theirs.apply(flax, near)
-    np.testing.assert_allclose(ours.apply(variables, near), expected, rtol=1e-5, atol=1e-5)
+    expected: Any = theirs.apply(flax, near)
+    np.testing.assert_allclose(evaluate(ours, variables, near), expected, rtol=1e-5, atol=1e-5)
+    apart = {"mean": np.float32(1), "mean_lo": np.float32(0.5), "var": np.float32(2)}
+    assert norms.release(apart) == {"mean": 1.5, "var": 2}
     adopted = norms.adopt(released)
     np.testing.assert_array_equal(adopted["block"]["norm_1"]["mean_lo"], 0)
     jax.tree.map(np.testing.assert_array_equal, norms.release(adopted), released)
     flax["batch_stats"] = adopted["block"]["norm_1"]
-    np.testing.assert_allclose(ours.apply(flax, near), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(evaluate(ours, flax, near), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NORMS)

@@ -36,7 +36,7 @@ class Outcome:
     final: dict[str, float] = field(default_factory=dict)
     """validation_... and test_... loss and accuracy over the whole splits, after the last step."""
     diverged_at: int | None = None
-    """The step whose loss or gradient was not finite."""
+    """The step whose loss or gradient was not finite, or the evaluation whose loss was not."""
     stopped_at: int | None = None
     """The evaluation that reached train.stop_at and ended the run."""
     loss_sum: float = 0.0
@@ -82,6 +82,11 @@ def stack(members: list[Any], width: int) -> Any:
     """Return the members' leaves stacked along S, the last member repeated up to `width`."""
     padded = members + [members[-1]] * (width - len(members))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+
+
+def sum_exactly(losses: np.ndarray) -> float:
+    """Return the sum in float64: float32 would round differently with every length of a chunk."""
+    return float(np.sum(losses, dtype=np.float64))
 
 
 class Population:
@@ -160,28 +165,27 @@ class Population:
         end = first + (int(bad[0]) if len(bad) else steps)
         position = first
         for point in [p for p in points if p <= end]:
-            outcome.loss_sum += float(np.sum(trace.loss[position - first : point - first]))
+            outcome.loss_sum += sum_exactly(trace.loss[position - first : point - first])
             outcome.loss_steps += point - position
             position = point
             row = {"step": point, "train_loss": outcome.loss_sum / outcome.loss_steps}
             row |= curve_metrics(trace, point - first - 1)
             outcome.loss_sum, outcome.loss_steps = 0.0, 0
             rows.append(row)
+            if not np.isfinite(row["loss"]):
+                outcome.diverged_at = point
+                break
             if 0 < self.config["train.stop_at"] <= row["accuracy"]:
                 outcome.stopped_at = point
                 outcome.final = stopped_metrics(row)
                 break
             if point == self.config["train.steps"]:
                 outcome.final = final_metrics(trace, point - first - 1)
-        outcome.loss_sum += float(np.sum(trace.loss[position - first : end - first]))
+        outcome.loss_sum += sum_exactly(trace.loss[position - first : end - first])
         outcome.loss_steps += end - position
         outcome.curve += rows
-        if outcome.stopped_at is not None:
-            return rows
-        if len(bad):
+        if len(bad) and not outcome.is_over:
             outcome.diverged_at = end + 1
-        elif rows and not np.isfinite(rows[-1]["loss"]):
-            outcome.diverged_at = end
         return rows
 
     def _progress(self, step: int, rows, seconds: float) -> Progress:
