@@ -49,7 +49,11 @@ def program_key(config: Config) -> tuple[tuple[str, Any], ...]:
 
 SETTINGS: dict[str, Setting] = {
     "seed": Setting(
-        0, "traced", "draws the initial weights, the data order and digits' split", low=0
+        0,
+        "traced",
+        "draws the initial weights, the data order and digits' split",
+        low=0,
+        high=2**32 - 1,
     ),
     "data.name": Setting("digits", "static", "which data set"),
     "data.batch": Setting(64, "static", "examples of one gradient step", "examples", low=1),
@@ -68,7 +72,7 @@ SETTINGS: dict[str, Setting] = {
     "norm.name": Setting("batch", "static", "which normalization scheme"),
     "norm.groups": Setting(4, "static", "groups of channels; divides 16, 32, 64, 100", low=1),
     "norm.epsilon": Setting(
-        1e-5, "static", "added to the variance; the same for all arms", low=0, is_open=True
+        1e-5, "static", "added to the variance; the same for all arms", low=1e-30
     ),
     "norm.momentum": Setting(
         0.9, "static", "weight of the OLD running statistics (0.99 needs 500 steps)", low=0, high=1

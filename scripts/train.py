@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from normlab.lab import cli
-from normlab.lab.config import resolve, run_id
+from normlab.lab.config import ConfigError, resolve, run_id
 from normlab.lab.store import Record, Records, Store
 from normlab.lab.supervisor import Hand, Supervisor
 from normlab.settings import Config
@@ -68,16 +68,20 @@ class Screen:
 
 
 def train(store: Store, name: str, config: Config) -> None:
-    """Train the run in a worker process."""
+    """Train the run in a worker process; raises ConfigError where another process trains it."""
     screen = Screen(store, name)
+
+    def show(hand: Hand, event: str, facts: dict[str, Any]) -> None:
+        if event == "done" and facts["busy"]:
+            raise ConfigError(f"run {name} is being trained by another process; wait for it")
+        screen.show(hand, event, facts)
+
     with Supervisor(
-        store, processes=1, data_dir=FLAGS.data_dir, retries=0, on_event=screen.show
+        store, processes=1, data_dir=FLAGS.data_dir, retries=0, on_event=show
     ) as supervisor:
         supervisor.run(lambda: {} if store.is_done(name) else {name: config})
         if supervisor.failures:
             raise RuntimeError(supervisor.failures[0].message)
-        if not store.is_done(name):
-            raise RuntimeError(f"run {name} is being trained by another process")
 
 
 def print_result(store: Store, record: Record) -> None:

@@ -302,6 +302,13 @@ def test_the_step_of_divergence_does_not_depend_on_the_chunk(dataset, lr):
     assert records == [records[0]] * 4
 
 
+def test_a_run_whose_last_score_is_not_finite_has_diverged(dataset):
+    """Its only step was finite, but the weights it left are so large that every score is NaN."""
+    (outcome,), states = train([small(optim__lr=1e15, train__steps=1)], dataset)
+    assert bool(states.is_alive[0]) and np.isfinite(outcome.curve[0]["train_loss"])
+    assert (outcome.diverged_at, outcome.status, outcome.final) == (1, "diverged", {})
+
+
 def test_data_order_is_a_pure_function_of_seed_and_epoch(dataset):
     split, per_epoch = dataset.split(0), 2000 // 32
     rows = batch_rows(split, 7, 32, 0, 2 * per_epoch + 3)

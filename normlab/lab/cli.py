@@ -49,9 +49,13 @@ def overrides() -> Config:
 
 def config_from_flags() -> Config:
     """Return the configuration of `--config=FILE` with its overrides."""
-    if FLAGS.config is None:
+    try:
+        config = FLAGS.config
+    except (OSError, ImportError, SyntaxError, AttributeError) as error:
+        raise ConfigError(f"the configuration file cannot be loaded: {error}") from error
+    if config is None:
         raise ConfigError("no configuration; give one with --config=configs/digits_mlp.py")
-    return flatten(FLAGS.config.to_dict())
+    return flatten(config.to_dict())
 
 
 def parse_settings(pairs: list[str]) -> Config:
@@ -83,7 +87,7 @@ def parse(argv: list[str]) -> list[str]:
         rest = FLAGS(argv)
     except flags.Error as error:
         leave(USAGE, "usage", f"{error}; see --help")
-    except (KeyError, AttributeError, TypeError, OSError, ImportError) as error:
+    except (KeyError, AttributeError, TypeError, OSError, ImportError, SyntaxError) as error:
         leave(USAGE, "config", f"{error}; see --help")
     except SystemExit:
         sys.exit(OK)

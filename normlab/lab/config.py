@@ -102,6 +102,8 @@ def _reset_unused(config: Config, row: Norm) -> tuple[Config, list[str]]:
             config[name] = SETTINGS[name].default
     if config["norm.stats_batch"] == config["data.batch"]:
         config["norm.stats_batch"] = 0
+    examples = DATASETS[config["data.name"]].train
+    config["eval.stats_examples"] = min(config["eval.stats_examples"], examples)
     return config, notes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from normlab.lab.config import ConfigError
 from normlab.lab.evidence import Memory, SetupEvidence, Wanted
 from normlab.lab.progress import Board, choose_display
 from normlab.lab.store import Records, Store, code_hash, host_facts, now, write_atomic
@@ -44,12 +45,24 @@ class Job:
             for setup in study.setups[self.profile]:
                 if not self.setups or setup.name in self.setups:
                     wanted |= SetupEvidence(setup, self.records, self.memory).wanted
-        return {n: w for n, w in wanted.items() if self._is_chosen(w.config)}
+        chosen = {n: w for n, w in wanted.items() if self._is_chosen(w.config)}
+        if wanted and not chosen:
+            raise ConfigError(self._no_match(wanted))
+        return chosen
+
+    def _no_match(self, wanted: dict[str, Wanted]) -> str:
+        told = ", ".join(f"{name}={value}" for name, value in self.only.items())
+        values = {
+            name: sorted({w.config[name] for w in wanted.values()}, key=str) for name in self.only
+        }
+        there = "; ".join(f"{n}: {', '.join(map(str, v[:20]))}" for n, v in values.items())
+        return f"--only {told} matches no run of the study (there are {there})"
 
     def _is_chosen(self, config: Config) -> bool:
         return all(config[name] == value for name, value in self.only.items())
 
     def missing(self) -> dict[str, Config]:
+        self.records.ids |= self.store.done()  # other processes may be at work here too
         wanted = self.wanted()
         self._missing = {n: w.config for n, w in wanted.items() if n not in self.records}
         self._known = len(wanted)

@@ -148,7 +148,10 @@ def load_study(name: str) -> Study:
     path = Path(name) if name.endswith(".py") else ROOT / "experiments" / f"{name}.py"
     if not path.is_file():
         raise ConfigError(f"unknown study {name!r} (studies: {', '.join(study_names())}, all)")
-    study = load_module(path).STUDY
+    try:
+        study = load_module(path).STUDY
+    except (SyntaxError, ImportError, AttributeError) as error:
+        raise ConfigError(f"study file {str(path)!r} cannot be loaded: {error}") from error
     rules = [path, *(Path(__file__).with_name(n) for n in ("verdicts.py", "measures.py"))]
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in rules)).hexdigest()[:16]
     return replace(study, rule_hash=digest)

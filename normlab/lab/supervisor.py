@@ -8,6 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 from normlab.lab.config import cohort_id
 from normlab.lab.store import Store
 from normlab.settings import Config, program_key
+
+PATIENCE = 1.0
+"""Seconds between two looks at runs that another process holds."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Supervisor:
         self.failures: list[Failure] = []
         self.attempts: dict[str, int] = {}
         self.given_up: set[str] = set()
+        self.taken: set[str] = set()
+        """Runs whose locks other processes held when they were last tried."""
 
     def __enter__(self) -> Supervisor:
         return self
@@ -153,17 +159,21 @@ class Supervisor:
         return max(groups, key=rank)
 
     def run(self, wanted: Callable[[], dict[str, Config]]) -> None:
-        """Train until `wanted()`, asked again after every population, names nothing more."""
+        """Train until `wanted()`, asked again after every population, names nothing more.
+
+        Runs that another process is training are waited for: it may die and leave them.
+        """
         while True:
             busy = {n for h in self.hands if h.group for n in h.group.configs}
-            open_runs = {
-                n: c for n, c in wanted().items() if n not in busy and n not in self.given_up
-            }
-            groups = group_runs(open_runs)
-            self._employ(groups)
-            if not any(h.group for h in self.hands):
+            left = {n: c for n, c in wanted().items() if n not in busy | self.given_up}
+            self._employ(group_runs({n: c for n, c in left.items() if n not in self.taken}))
+            if any(h.group for h in self.hands):
+                self._wait()
+            elif left:
+                time.sleep(PATIENCE)
+                self.taken.clear()
+            else:
                 return
-            self._wait()
 
     def _employ(self, groups: list[Group]) -> None:
         idle = [h for h in self.hands if h.group is None]
@@ -190,7 +200,7 @@ class Supervisor:
             elif event == "error":
                 self._failed(hand, facts["message"], facts["tail"])
             elif event == "done":
-                self.given_up |= set(facts["busy"])
+                self.taken |= set(facts["busy"])
                 hand.group = None
             self.on_event(hand, event, facts)
             if hand.group is None:
