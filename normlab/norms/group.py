@@ -18,7 +18,7 @@ class GroupNorm(nn.Module):
     norm. Raises ValueError where G does not divide C, or a statistic would be made of one value.
     Source: arXiv:1803.08494, section 3. Deviation: none.
 
-    >>> x = jnp.arange(8.0).reshape(1, 8)
+    >>> x = jax.numpy.arange(8.0).reshape(1, 8)
     >>> y, _ = GroupNorm(groups=4).init_with_output(jax.random.key(0), x)
     >>> y.round(2).tolist()
     [[-1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0]]
