@@ -61,7 +61,7 @@ MNIST_ACCURACY = replace(
     name="final-accuracy-mlp",
     title="the same network, rates tuned for its accuracy after 10,000 steps",
     arms=arms("none", "batch"),
-    protocol=Tuning((-1.5, -1.0, -0.5, 0.0), 0.5, "error"),
+    protocol=Tuning(HALF_DECADES, 0.5, "error"),
     seeds=5,
     follows=(),
 )
