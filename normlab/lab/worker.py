@@ -23,6 +23,7 @@ from normlab.lab.store import Store, host_facts, now, processor_name
 from normlab.settings import Config, from_json
 
 CACHE_BYTES = 2 * 1024**3
+ALONE = "the supervisor is gone; these runs begin again with the next command"
 
 
 def cache_dir() -> Path:
@@ -52,8 +53,11 @@ class Worker:
         self.datasets: dict[str, Any] = {}
 
     def tell(self, event: str, **facts: Any) -> None:
-        self.events.write(json.dumps({"event": event, **facts}) + "\n")
-        self.events.flush()
+        try:
+            self.events.write(json.dumps({"event": event, **facts}) + "\n")
+            self.events.flush()
+        except BrokenPipeError:
+            sys.exit(ALONE)
 
     def dataset(self, name: str):
         from normlab.data import load
@@ -120,7 +124,7 @@ class Worker:
                 seconds=progress.seconds,
             )
             if os.getppid() != self.supervisor:
-                sys.exit("the supervisor is gone; these runs begin again with the next command")
+                sys.exit(ALONE)
 
         population.train(on_chunk)
         seconds = time.monotonic() - began
