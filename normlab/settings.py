@@ -140,7 +140,11 @@ SETTINGS: dict[str, Setting] = {
         choices=("auto", "patches", "lax"),
     ),
     "host.processes": Setting(
-        0, "host", "worker processes; 0: one for each core, one core each", low=0, high=256
+        0,
+        "host",
+        "worker processes; 0: one for each accelerator, else for each core",
+        low=0,
+        high=256,
     ),
 }
 

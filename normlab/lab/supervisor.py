@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from normlab.lab.config import cohort_id
+from normlab.lab.places import places
 from normlab.lab.store import Store
 from normlab.settings import Config, program_key
 
@@ -62,12 +63,6 @@ class Failure:
     tail: list[str]
 
 
-def available_cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def group_runs(configs: dict[str, Config]) -> list[Group]:
     """Return the runs as groups of one cohort each, at most host.width wide."""
     cohorts: dict[str, dict[str, Config]] = {}
@@ -98,8 +93,7 @@ class Supervisor:
     ):
         self.store, self.data_dir, self.retries = store, data_dir, retries
         self.on_event = on_event
-        self.cores = available_cores()
-        self.processes = processes or len(self.cores)
+        self.places = places(processes)
         self.events: queue.Queue[tuple[Hand, dict[str, Any]]] = queue.Queue()
         self.hands: list[Hand] = []
         self.failures: list[Failure] = []
@@ -118,10 +112,16 @@ class Supervisor:
 
     def _start(self, number: int) -> Hand:
         command = [sys.executable, "-m", "normlab.lab.worker", f"--results={self.store.root}"]
-        command += [f"--core={self.cores[number % len(self.cores)]}"]
+        place = self.places[number]
+        command += [f"--core={place.core}"] if place.core is not None else []
         command += [f"--data_dir={self.data_dir}"] if self.data_dir else []
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=os.environ | place.environment,
         )
         hand = Hand(number, process)
         threading.Thread(target=self._listen, args=(hand,), daemon=True).start()
@@ -177,7 +177,7 @@ class Supervisor:
 
     def _employ(self, groups: list[Group]) -> None:
         idle = [h for h in self.hands if h.group is None]
-        while groups and len(self.hands) < self.processes and len(idle) < len(groups):
+        while groups and len(self.hands) < len(self.places) and len(idle) < len(groups):
             hand = self._start(len(self.hands))
             self.hands.append(hand)
             idle.append(hand)
