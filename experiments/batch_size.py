@@ -46,7 +46,7 @@ MLP = Setup(
     title="ReLU MLP 3x100, 8x8 digits, batch 64",
     base="digits_mlp",
     settings=FIXED,
-    arms=stats_arms((4, 64), (2, 8, 16, 32)) + norm_arms("none", "layer", "group"),
+    arms=stats_arms((4, 64), (2, 8, 16, 32)) + norm_arms("none", "affine", "layer", "group", "rms"),
     protocol=Tuning(HALF_DECADES, 0.5, "error"),
     seeds=N,
 )
@@ -55,7 +55,8 @@ CNN = replace(
     name="stats-batch-cnn",
     title="ReLU CNN 16-32-64, 8x8 digits, batch 64",
     base="digits_cnn",
-    arms=stats_arms((2, 64), (4, 16)) + norm_arms("none", "group"),
+    arms=stats_arms((2, 64), (4, 16))
+    + norm_arms("none", "affine", "layer", "layer_channels", "group", "instance", "rms"),
 )
 SMALL = replace(
     MLP,

@@ -53,7 +53,7 @@ MNIST = replace(
     MLP,
     title="sigmoid MLP 784-100-100-100-10, MNIST, batch 60",
     base="mnist_mlp",
-    settings={},
+    settings=TIMED,
     target=0.95,
 )
 MNIST_ACCURACY = replace(

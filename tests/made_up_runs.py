@@ -7,12 +7,13 @@ import random
 from dataclasses import replace
 from typing import Any
 
+from normlab.evaluations import eval_steps
 from normlab.lab.evidence import Memory, SetupEvidence
 from normlab.lab.measures import log_octaves, steps_to_target
 from normlab.lab.store import Record, code_hash
 from normlab.lab.study import Arm, Figure, Follow, Setup, Study, Sweep, Tuning
 from normlab.lab.verdicts import Row
-from normlab.settings import Config, eval_steps
+from normlab.settings import Config
 
 PROVENANCE = {
     "git_commit": "0123456789ab",

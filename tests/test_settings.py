@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from normlab.evaluations import eval_steps
 from normlab.lab.config import ConfigError, resolve
 from normlab.settings import (
     SETTINGS,
     defaults,
-    eval_steps,
     flatten,
     from_json,
     nearest_setting,

@@ -130,7 +130,14 @@ def member_functions(
         now = (feed.train, table.rate, table.is_step, table.batches)
         return lax.scan(body, state, now)
 
-    return start, advance
+    def advance_living(state: TrainState, *rest) -> tuple[TrainState, Trace]:
+        # A member that is over, or padding, must not even scan: 17 us for each of its steps.
+        told = jax.eval_shape(advance, state, *rest)[1]
+        silence = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0, leaf.dtype), told)
+        silence = silence._replace(loss=jnp.full(told.loss.shape, jnp.nan))
+        return lax.cond(state.is_alive, advance, lambda s, *_: (s, silence), state, *rest)
+
+    return start, advance_living
 
 
 @functools.cache

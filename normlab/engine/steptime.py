@@ -21,7 +21,8 @@ def step_seconds(configs: dict[str, Config], dataset: Dataset) -> dict[str, floa
     One chunk of each arm in turn, REPEATS times after a warm-up, so that a drift of the machine
     meets all arms alike. Populations are faster per run than this and say nothing about it.
     """
-    populations = {arm: Population([config], dataset) for arm, config in configs.items()}
+    single = {arm: config | {"host.width": 1} for arm, config in configs.items()}
+    populations = {arm: Population([config], dataset) for arm, config in single.items()}
     seconds: dict[str, list[float]] = {arm: [] for arm in configs}
     for repeat in range(REPEATS + 1):
         for arm, population in populations.items():

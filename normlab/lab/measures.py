@@ -32,11 +32,14 @@ def error_points(record: Record, split: str = "test", mode: str = "") -> float:
 
 
 def steps_to_target(record: Record, target: float, mode: str = "") -> float:
-    """Return the step at which validation accuracy first is at least `target`; inf if it never is.
+    """Return the step at which validation accuracy first is at least `target`; inf if it never is,
+    or if the run failed afterwards.
 
     Between the evaluation that reaches it and the one before, the step is interpolated linearly in
     accuracy and in log step.
     """
+    if is_failed(record):
+        return math.inf
     before = None
     for row in record.curve:
         now = row[f"{mode}accuracy"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from normlab.evaluations import eval_steps
 from normlab.lab.evidence import SetupEvidence, rate_of
 from normlab.lab.study import Sweep, Tuning
 from normlab.lab.wording import rate_text
-from normlab.settings import eval_steps
 
 
 def protocol_facts(e: SetupEvidence) -> list[tuple[str, str]]:

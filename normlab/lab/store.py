@@ -24,7 +24,16 @@ from filelock import FileLock, Timeout
 from normlab.settings import Config, from_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
-TRAINING_CODE = ("axes.py", "moments.py", "optim.py", "norms", "models", "data", "engine")
+TRAINING_CODE = (
+    "axes.py",
+    "evaluations.py",
+    "moments.py",
+    "optim.py",
+    "norms",
+    "models",
+    "data",
+    "engine",
+)
 
 
 class StorageError(RuntimeError):

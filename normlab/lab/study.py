@@ -15,6 +15,7 @@ from normlab.settings import SETTINGS, Config, flatten, nearest_setting
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("quick", "standard")
+RULES = ("verdicts.py", "measures.py", "evidence.py", "study.py")
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,23 @@ def load_study(name: str) -> Study:
         study = load_module(path).STUDY
     except (SyntaxError, ImportError, AttributeError) as error:
         raise ConfigError(f"study file {str(path)!r} cannot be loaded: {error}") from error
-    rules = [path, *(Path(__file__).with_name(n) for n in ("verdicts.py", "measures.py"))]
-    digest = hashlib.sha256(b"".join(p.read_bytes() for p in rules)).hexdigest()[:16]
-    return replace(study, rule_hash=digest)
+    if path.parent != ROOT / "experiments" and study.name in study_names():
+        raise ConfigError(
+            f"study file {str(path)!r} is named {study.name!r} like one of experiments/; "
+            "give it another name"
+        )
+    return replace(study, rule_hash=hash_rule(path, study))
+
+
+def hash_rule(path: Path, study: Study) -> str:
+    """Return the hash of all that decides a verdict: the study, its configurations, the lab's
+    rules and the defaults of the settings."""
+    bases = sorted({s.base for setups in study.setups.values() for s in setups})
+    files = [path, *(ROOT / "configs" / f"{base}.py" for base in bases)]
+    files += [Path(__file__).with_name(name) for name in RULES]
+    defaults = repr(sorted((n, s.default) for n, s in SETTINGS.items() if s.kind != "host"))
+    content = b"".join(p.read_bytes() for p in files) + defaults.encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def varied_settings(study: Study) -> set[str]:
@@ -225,3 +240,5 @@ def check_study(study: Study, profile: str, data_dir: str | None = None) -> None
         base = load_config(setup.base) | setup.settings
         for arm in setup.arms:
             resolve(base | arm.settings, data_dir)
+        for follow in setup.follows:
+            resolve(base | follow.settings, data_dir)

@@ -193,26 +193,36 @@ def n_enough(row: Row, rows: int) -> int | None:
     """Return the n at which effects distributed like these would decide against `rows` Holm steps.
 
     The measured distribution is taken as the truth: for each n, its n evenly spaced quantiles are
-    tested; None where neither test falls below level / rows up to SEARCH runs.
+    tested; None where neither test falls below level / rows at SEARCH runs. Bisected, because an
+    exact signed-rank test at n = 400 takes 0.3 s.
     """
     values = np.array(list(row.effects.values()))
-    for n in range(len(values) + 1, SEARCH + 1):
+
+    def is_decided(n: int) -> bool:
         places = (np.arange(n) + 0.5) / n
         repeated = np.quantile(values, places, method="inverted_cdf")
-        if min(p_values(repeated, row.delta, row.test)) * rows < LEVEL:
-            return n
-    return None
+        return min(p_values(repeated, row.delta, row.test)) * rows < LEVEL
+
+    low, high = len(values), SEARCH
+    if not is_decided(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_decided(middle) else (middle, high)
+    return high
 
 
 def decide(rows: Sequence[Row]) -> list[Verdict]:
-    """Return the verdict of every row of a study, Holm over those that stand at their planned n."""
+    """Return the verdict of every row of a study, Holm over all of its rows: one that is not at its
+    planned n enters with p = 1, so that a verdict cannot fall when the others come in."""
     tested = [r for r in rows if len(r.effects) >= 2]
-    planned = [r for r in tested if len(r.effects) == r.n]
     raw = {id(r): p_values(list(r.effects.values()), r.delta, r.test) for r in tested}
-    sup = dict(zip(map(id, planned), holm([raw[id(r)][0] for r in planned]), strict=True))
-    ref = dict(zip(map(id, planned), holm([raw[id(r)][1] for r in planned]), strict=True))
+    planned = {id(r) for r in tested if len(r.effects) == r.n}
+    entered = [raw[id(r)] if id(r) in planned else (1.0, 1.0) for r in rows]
+    sup, ref = (holm([p[i] for p in entered]) for i in (0, 1))
     verdicts = [
-        _verdict(r, raw.get(id(r)), sup.get(id(r)), ref.get(id(r)), len(planned)) for r in rows
+        _verdict(r, raw.get(id(r)), (s, f) if id(r) in planned else None, len(rows))
+        for r, s, f in zip(rows, sup, ref, strict=True)
     ]
     words = {v.row.id: v.word for v in verdicts}
     return [_close_gate(v, words) for v in verdicts]
@@ -227,15 +237,13 @@ def _close_gate(verdict: Verdict, words: dict[str, str]) -> Verdict:
     return replace(verdict, word="not testable here", n_enough=None, notes=(note,))
 
 
-def _verdict(row: Row, raw, p_sup, p_ref, rows: int) -> Verdict:
+def _verdict(row: Row, raw, adjusted, rows: int) -> Verdict:
     if len(row.effects) < 2:
         nothing = (math.nan, math.nan)
         return Verdict(row, "no data", math.nan, nothing, 0.0, 1.0, 1.0, len(row.effects))
     centre, interval, coverage = summarize(list(row.effects.values()), row.test)
-    if p_sup is None:
-        word, (p_sup, p_ref) = "exploratory", raw
-    else:
-        word = word_of(p_sup, p_ref)
+    p_sup, p_ref = adjusted or raw
+    word = word_of(p_sup, p_ref) if adjusted else "exploratory"
     enough = n_enough(row, rows) if word == "inconclusive" else None
     return Verdict(
         row, word, centre, interval, coverage, float(p_sup), float(p_ref), len(row.effects), enough
