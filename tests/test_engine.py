@@ -199,19 +199,19 @@ def test_re_estimation_ignores_ghost_batches(dataset):
 
 GOLDEN = {
     "step": 1,
-    "train_loss": 2.765420436859131,
-    "loss": 2.7437894381009613,
-    "accuracy": 0.07692307692307693,
-    "running_loss": 2.3683126596304085,
-    "running_accuracy": 0.13846153846153847,
-    "validation_loss": 2.644453369140625,
-    "validation_accuracy": 0.1,
-    "test_loss": 2.682483642578125,
-    "test_accuracy": 0.084,
-    "running_validation_loss": 2.340764404296875,
-    "running_validation_accuracy": 0.11,
-    "running_test_loss": 2.345493896484375,
-    "running_test_accuracy": 0.116,
+    "train_loss": 2.6192550659179688,
+    "loss": 2.7562713623046875,
+    "accuracy": 0.08461538461538462,
+    "running_loss": 2.37139892578125,
+    "running_accuracy": 0.15384615384615385,
+    "validation_loss": 2.65111474609375,
+    "validation_accuracy": 0.096,
+    "test_loss": 2.68748876953125,
+    "test_accuracy": 0.088,
+    "running_validation_loss": 2.341559814453125,
+    "running_validation_accuracy": 0.118,
+    "running_test_loss": 2.345327392578125,
+    "running_test_accuracy": 0.126,
 }
 
 

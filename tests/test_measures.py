@@ -25,6 +25,10 @@ def record(curve=(), status="trained", **final) -> Record:
     return Record("id", defaults(), status, final, rows)
 
 
+def trained(curve) -> Record:
+    return record(curve, validation_accuracy=0.9)
+
+
 CURVE = ((10, 0.2), (20, 0.4), (40, 0.8), (80, 0.9))
 
 
@@ -45,17 +49,22 @@ CURVE = ((10, 0.2), (20, 0.4), (40, 0.8), (80, 0.9))
     ],
 )
 def test_steps_to_target(curve, target, steps):
-    assert steps_to_target(record(curve), target) == pytest.approx(steps, rel=1e-12)
+    assert steps_to_target(trained(curve), target) == pytest.approx(steps, rel=1e-12)
+
+
+@pytest.mark.parametrize("final", [{"status": "diverged"}, {"validation_accuracy": 0.49}])
+def test_a_failed_run_never_reaches_its_target(final):
+    assert steps_to_target(record(CURVE, **final), 0.2) == INF
 
 
 def test_steps_to_target_of_running_averages():
-    assert steps_to_target(record(CURVE), 0.4, "running_") == pytest.approx(40)
-    assert steps_to_target(record(CURVE), 0.6, "running_") == INF
+    assert steps_to_target(trained(CURVE), 0.4, "running_") == pytest.approx(40)
+    assert steps_to_target(trained(CURVE), 0.6, "running_") == INF
 
 
 def test_steps_to_target_grow_with_the_target():
     targets = [0.2 + 0.01 * i for i in range(75)]
-    steps = [steps_to_target(record(CURVE), t) for t in targets]
+    steps = [steps_to_target(trained(CURVE), t) for t in targets]
     assert steps == sorted(steps)
 
 

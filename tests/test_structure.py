@@ -28,7 +28,7 @@ LAYERS = {
     "lab": 4,
 }
 """Room of normlab -> layer; a room imports itself and rooms of lower layers."""
-PLAIN = {"settings"}
+PLAIN = {"settings", "evaluations"}
 """Plain data that every room may import and that imports no room."""
 SETTINGS_FOLDERS = ("configs", "experiments", "scripts")
 HEAVY = {"jax", "jaxlib", "flax", "optax"}

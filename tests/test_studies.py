@@ -232,7 +232,12 @@ def test_rule_hash_changes_with_the_study_file(tmp_path):
     source = (load_study.__globals__["ROOT"] / "experiments" / "batch_size.py").read_text()
     path = tmp_path / "mine.py"
     path.write_text(source)
+    with pytest.raises(ConfigError, match="named 'batch_size' like one of experiments/"):
+        load_study(str(path))
+    source = source.replace('name="batch_size"', 'name="mine"')
+    path.write_text(source)
     before = load_study(str(path))
-    assert before.rule_hash == STUDY.rule_hash and before.question == STUDY.question
+    assert before.question == STUDY.question and before.rule_hash != STUDY.rule_hash
+    assert load_study(str(path)).rule_hash == before.rule_hash
     path.write_text(source.replace("N, DELTA = 12, 1.0", "N, DELTA = 12, 0.9"))
     assert load_study(str(path)).rule_hash != before.rule_hash
