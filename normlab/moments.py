@@ -168,6 +168,18 @@ def _normalize_jvp(axes, groups, epsilon, centered, primals, tangents):
     return (y, m), (dy, Moments(zero, mean_t, 2 * mean_ty / inv, zero))
 
 
+def fit_mask(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return the mask (True: valid) in the shape of x [N, ..., C]; raises ValueError where it has
+    another number of axes, because a mask [N] would silently be taken for one of channels."""
+    mask = jnp.asarray(mask, bool)
+    if mask.ndim != len(shape):
+        raise ValueError(
+            f"a mask of shape {mask.shape} does not fit an input of shape {tuple(shape)}; "
+            "give it the same number of axes, for example [N, 1] for examples of [N, C]"
+        )
+    return jnp.broadcast_to(mask, shape)
+
+
 def normalize(
     x: jax.Array,
     axes: tuple[int, ...],
@@ -188,7 +200,7 @@ def normalize(
     [[-1.0], [1.0]]
     """
     if mask is not None:
-        mask = jnp.broadcast_to(jnp.asarray(mask, bool), x.shape)
+        mask = fit_mask(mask, x.shape)
         x = jnp.where(mask, x, 0)
     return _normalize(x, mask, axes, groups, float(epsilon), centered)
 
@@ -213,7 +225,10 @@ def update_average(old: Average, batch: Moments, momentum: float) -> Average:
     the batch's statistics; a batch without any valid value leaves everything as it was.
     """
     channels = old.mean.shape[0]
-    shift, delta, var, n = (jnp.mean(v.reshape(-1, channels), axis=0) for v in batch)
+    groups = [v.reshape(-1, channels) for v in batch]
+    n = jnp.sum(groups[3], axis=0)
+    weights = groups[3] / jnp.maximum(n, 1)
+    shift, delta, var = (jnp.sum(weights * v, axis=0) for v in groups[:3])
     if momentum == 0:  # old + (batch - old) rounds to the spacing of floats at |old|
         new = Average(shift, delta, var)
         return Average(*(jnp.where(n > 0, a, b) for a, b in zip(new, old, strict=True)))

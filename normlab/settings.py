@@ -1,9 +1,9 @@
 """Every setting of a run: default, class, unit, reason and legal range, in one table.
 
-Four classes. `static` changes the compiled program; `traced` is an input of the program, so runs
-that differ only in traced settings share one; `observe` says when and on what a run is measured;
-`host` says how it is carried out and never what comes out: host settings are not part of a run's
-identity.
+Four classes. `static` settings decide which runs may train together; `traced` ones are inputs of
+the compiled program, one value for each member of a population; `observe` says when and on what a
+run is measured; `host` says how it is carried out: that changes at most the rounding, is recorded
+with every result, and is no part of a run's identity.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rebuild tables, figures and the page from finished runs; trains nothing, takes seconds.
 
 Examples:
-  python scripts/report.py                                  # every study, profile quick
+  python scripts/report.py                                  # whatever was started here
   python scripts/report.py --study=convergence,batch_size --profile=standard
   python scripts/report.py --profile=quick,standard         # both on one page
   python scripts/report.py --results=/big/disk/results
@@ -16,29 +16,35 @@ from absl import flags
 from normlab.lab import cli
 from normlab.lab.config import ConfigError
 from normlab.lab.evidence import Memory
+from normlab.lab.launch import started_studies
 from normlab.lab.report import StudyReport, collect, headline, judge_overall, write_report
 from normlab.lab.store import Records, StorageError, Store
-from normlab.lab.study import PROFILES, load_study, study_names
+from normlab.lab.study import PROFILES, Study, load_study, study_names
 
 flags.DEFINE_string("results", "results", "Directory of all results.")
-flags.DEFINE_list("study", ["all"], "Studies by name, or files; 'all' for every one.")
-flags.DEFINE_list("profile", ["quick"], f"Profiles on the page, of {', '.join(PROFILES)}.")
+flags.DEFINE_list("study", [], "Studies by name, or files; none: those that were started here.")
+flags.DEFINE_list("profile", [], f"Profiles on the page, of {', '.join(PROFILES)}.")
 FLAGS = flags.FLAGS
 
 
-def chosen_names() -> list[str]:
-    """Return the studies that the flags name; raises ConfigError where the flags mean nothing."""
-    if not FLAGS.study or not FLAGS.profile:
-        raise ConfigError("--study and --profile need at least one name each")
+def chosen(store: Store) -> list[tuple[Study, str]]:
+    """Return (study, profile) as the flags say; without flags, whatever was started here."""
     for profile in FLAGS.profile:
         if profile not in PROFILES:
             raise ConfigError(f"unknown profile {profile!r} (profiles: {', '.join(PROFILES)})")
-    return study_names() if "all" in FLAGS.study else FLAGS.study
+    if not FLAGS.study and not FLAGS.profile:
+        started = started_studies(store)
+        if started:
+            return started
+    names = study_names() if not FLAGS.study or "all" in FLAGS.study else FLAGS.study
+    studies = [load_study(name) for name in names]
+    return [(study, profile) for profile in FLAGS.profile or ["quick"] for study in studies]
 
 
 def main() -> int:
-    studies = [load_study(name) for name in chosen_names()]
     store = Store(FLAGS.results)
+    store.check()
+    wanted = chosen(store)
     records = Records(store)
     if not records:
         raise StorageError(
@@ -47,8 +53,8 @@ def main() -> int:
         )
     memory = Memory(needs_data=False)
     reports: list[StudyReport] = []
-    for profile in FLAGS.profile:
-        reports += collect(store, studies, profile, memory, records)
+    for study, profile in wanted:
+        reports += collect(store, [study], profile, memory, records)
     reports = judge_overall(reports)
     print(headline(reports, write_report(store, reports)))
     return cli.OK

@@ -8,6 +8,7 @@ Examples:
   python scripts/study.py --study=learning_rate --only=optim.lr=0.1    # only these runs
   python scripts/study.py --study=all --dry_run                        # say what would run
 
+--config.a.b=v overrides any setting of normlab/settings.py that the study does not vary.
 Finished runs are never run again; a second call trains what is missing and reports.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -96,6 +98,7 @@ def main() -> int:
         data_dir=FLAGS.data_dir,
         only=cli.parse_settings(FLAGS.only),
         setups=chosen_setups(studies),
+        is_as_planned=is_as_planned(studies),
         processes=cli.overrides().get("host.processes", 0),
         retries=FLAGS.retries,
     )
@@ -104,11 +107,9 @@ def main() -> int:
         return cli.OK
     if FLAGS.rerun == "stale":
         print(f"{job.set_stale_aside()} runs of older code are repeated")
-    before = len(job.records)
     failures = job.run()
-    print(f"{len(job.records) - before:,} runs trained in {clock(time.monotonic() - began)}")
-    job.time_steps()
-    report(job)
+    print(f"{job.trained:,} runs trained in {clock(time.monotonic() - began)}", flush=True)
+    report_with_times(job)
     for failure in failures:
         print(f"failed: {failure.group.label}: {failure.message}", file=sys.stderr)
     lost = lost_runs(failures, store)
@@ -117,9 +118,18 @@ def main() -> int:
     return cli.OK
 
 
-def is_as_planned() -> bool:
+def report_with_times(job: Job) -> None:
+    """Time single steps where that is wanted, then report; a timing that fails costs a column."""
+    try:
+        job.time_steps(lambda: print("timing single steps ...", flush=True))
+    except RuntimeError as error:
+        print(f"warning: {error}; the tables go without seconds", file=sys.stderr)
+    report(job)
+
+
+def is_as_planned(studies: Sequence[Study]) -> bool:
     """Tell whether nothing on the command line departs from the studies as they stand."""
-    return not (FLAGS.arms or FLAGS.seeds or any(s.variant for s in chosen_studies()))
+    return not (FLAGS.arms or FLAGS.seeds or any(s.variant for s in studies))
 
 
 def report(job: Job) -> None:
@@ -132,16 +142,16 @@ def report(job: Job) -> None:
 
     memory = Memory(job.data_dir, needs_data=False)
     reports = collect(job.store, list(job.studies), job.profile, memory, job.records)
-    if is_as_planned():
-        print(headline(reports))
+    print(headline(reports))
+    if job.is_as_planned:
         told = {(r.study.name, r.profile) for r in reports}
-        for name, profile in started_studies(job.store):
-            if (name, profile) not in told and name in study_names():
-                reports += collect(job.store, [load_study(name)], profile, memory, job.records)
-        print(f"page: {write_report(job.store, judge_overall(reports))}")
+        for study, profile in started_studies(job.store):
+            if (study.name, profile) not in told:
+                reports += collect(job.store, [study], profile, memory, job.records)
+        page = write_report(job.store, judge_overall(reports))
     else:
-        print(headline(reports))
-        print(f"page: {write_report(job.store, reports, 'report-exploratory')}")
+        page = write_report(job.store, reports, f"report-exploratory/{reports[0].stem}")
+    print(f"page: {page}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Examples:
   python scripts/train.py --config=configs/mnist_mlp.py --config.seed=3
   python scripts/train.py --config=configs/digits_mlp.py --dry_run     # the resolved settings
 
+--config.a.b=v overrides any setting; they stand with their reasons in normlab/settings.py.
 The run lies in results/runs/<id>/, where <id> is the hash of its settings; a finished run is shown,
 not repeated (--restart repeats it). Exit code 3: the run diverged.
 """
@@ -30,6 +31,12 @@ flags.DEFINE_bool("restart", False, "Run again what is finished.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
 cli.define_config_file()
 FLAGS = flags.FLAGS
+
+
+def final_order(name: str) -> tuple[bool, bool, str]:
+    """Sort test before validation, accuracy before loss, running averages last."""
+    return name.startswith("running"), "validation" in name, name
+
 
 COLUMNS = ("step", "train_loss", "loss", "accuracy", "running_loss", "running_accuracy")
 
@@ -87,7 +94,9 @@ def train(store: Store, name: str, config: Config) -> None:
 def print_result(store: Store, record: Record) -> None:
     if record.diverged_at is not None:
         print(f"diverged at step {record.diverged_at}: its loss or gradient was not finite")
-    for name, value in sorted(record.final.items()):
+    if record.final and "test_loss" not in record.final:
+        print(f"stopped early at step {record.curve[-1]['step']}; test was not looked at")
+    for name, value in sorted(record.final.items(), key=lambda item: final_order(item[0])):
         is_share = name.endswith("accuracy")
         print(f"{name:<28} {100 * value:.2f} %" if is_share else f"{name:<28} {value:.4f}")
     print(f"{record.seconds:.1f} s; {store.run_dir(record.run_id)}")

@@ -411,3 +411,24 @@ def test_the_table_is_readable_without_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout.strip()) == (0, ",".join(NORMS))
+
+
+def test_masked_groups_weigh_nothing_in_running_statistics():
+    """Ghost batches of which one is all padding: the running ones are those of the valid rows."""
+    layer = norms.BatchNorm(stats_batch=4, momentum=0.0)
+    x = 5 + jax.random.normal(jax.random.key(0), (12, 3))
+    mask = jnp.arange(12)[:, None] < 8
+    variables = layer.init(jax.random.key(1), x, train=True)
+    moved: Any = layer.apply(variables, x, train=True, mask=mask, mutable=["batch_stats"])
+    stats = moved[1]["batch_stats"]
+    groups = np.asarray(x[:8], np.float64).reshape(2, 4, 3)
+    np.testing.assert_allclose(stats["mean"] + stats["mean_lo"], groups.mean((0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(stats["var"], groups.var(1).mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n, row in norms.NORMS.items() if row.over])
+def test_a_mask_with_other_axes_is_refused(name):
+    layer = norms.build(name).norm(name="norm_1")
+    x = jnp.ones((4, 4, 4, 4))
+    with pytest.raises(ValueError, match=r"mask of shape \(4,\) does not fit .* \[N, 1\]"):
+        layer.init(jax.random.key(0), x, train=True, mask=jnp.ones(4, bool))

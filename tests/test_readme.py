@@ -39,6 +39,10 @@ def test_the_readme_has_commands():
     assert len(COMMANDS) >= 12
 
 
+def test_no_blank_is_left():
+    assert "@@" not in README
+
+
 def test_every_other_line_is_run_by_ci_or_is_about_another_machine():
     for line in SHELL:
         is_known = line.startswith((*BY_CI, *ELSEWHERE, "python scripts/"))

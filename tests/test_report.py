@@ -179,7 +179,7 @@ def test_the_headline_fits_a_terminal(records, tmp_path):
     text = headline(gather(tmp_path, records), tmp_path / "index.html")
     lengths = [len(line) for line in text.splitlines()[:-1]]
     assert max(lengths) == 100 and any("C1a" in line for line in text.splitlines())
-    assert text.splitlines()[-1] == f"report: {tmp_path / 'index.html'}"
+    assert text.splitlines()[-1] == f"page: {tmp_path / 'index.html'}"
     assert "supported" in text and "C1a" in text
     assert headline([]) == ""
 

@@ -261,6 +261,7 @@ def test_groups_are_of_one_cohort_and_one_width():
 def test_lost_runs_are_those_still_not_done(tmp_path):
     store = Store(tmp_path).open()
     store.run_dir("a").mkdir()
+    store.start_curve("a")
     store.finish("a", {})
     failure = Failure(Group({"a": defaults(), "b": defaults()}), "message", [])
     assert lost_runs([failure, failure], store) == ["b"]

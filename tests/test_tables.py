@@ -9,7 +9,7 @@ import pytest
 from made_up_runs import LEVELS, RATES, STEPS, STUDY, runs_for
 
 from normlab.lab.arms import StepTimes, arm_table, reference_of
-from normlab.lab.cells import Line, steps_cell
+from normlab.lab.cells import Line, failed_cell, steps_cell
 from normlab.lab.evidence import SetupEvidence
 from normlab.lab.figures import accuracy_curves
 from normlab.lab.looks import looks
@@ -73,8 +73,9 @@ def test_a_sweep_tells_the_largest_rate_that_trains(records):
 def test_a_missed_target_is_infinite_and_a_failure_is_counted():
     config = STEPS.settings | {"optim.lr": 0.1, "norm.name": "none"}
     bad = [Record(f"{i}", config, "diverged", {}, [], 1) for i in range(3)]
-    line = Line("none", "primary", dict(enumerate(bad)), {}, {}, {})
+    line = Line("none", "primary", dict(enumerate(bad)), {}, {}, {}, bad)
     assert steps_cell(line, 0.9) == "∞ [∞, ∞]"
+    assert failed_cell(line) == "3 of 3 (3 diverged)"
 
 
 def test_seconds_to_the_target_stand_only_where_a_step_was_timed(records):

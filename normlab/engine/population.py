@@ -97,13 +97,14 @@ class Population:
         self.config, self.size = first, len(configs)
         self.width = max(first["host.width"], self.size)
         self.mode = choose_mode(first["host.mode"])
+        self.conv_form = choose_conv(first["host.conv"])
         self.outcomes = [Outcome() for _ in configs]
         self.feeds = [MemberFeed(c, dataset) for c in configs]
         self.calendar = Calendar(
             first, self.feeds[0].curve_batches, len(self.feeds[0].scoring.parts)
         )
         self.program = compile_program(
-            first, dataset.shape, dataset.classes, choose_conv(first["host.conv"]), self.mode
+            first, dataset.shape, dataset.classes, self.conv_form, self.mode
         )
         self.data = (jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
         self.hyper = self._stack_hyper(configs)

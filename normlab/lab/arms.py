@@ -23,6 +23,7 @@ from normlab.lab.cells import (
 )
 from normlab.lab.evidence import SetupEvidence
 from normlab.lab.measures import is_failed
+from normlab.lab.store import Record
 from normlab.lab.study import Arm, Sweep, Tuning
 from normlab.lab.tables import Cell, Table
 from normlab.lab.verdicts import median_interval
@@ -69,11 +70,18 @@ def lines_of(e: SetupEvidence) -> list[Line]:
                 reference=e.runs_of(other) if other else {},
                 rates=_swept(e, arm.name),
                 reference_rates=_swept(e, other) if other else {},
+                tried=_tried(e, arm.name),
             )
         )
     for name, runs in e.follows.items():
-        lines.append(Line(name, "follows", runs, {}, {}, {}))
+        lines.append(Line(name, "follows", runs, {}, {}, {}, list(runs.values())))
     return lines
+
+
+def _tried(e: SetupEvidence, arm: str) -> list[Record]:
+    if isinstance(e.setup.protocol, Sweep):
+        return [run for runs in e.grids.get(arm, {}).values() for run in runs.values()]
+    return list(e.runs_of(arm).values())
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,8 @@ def arm_table(e: SetupEvidence, times: StepTimes | None = None) -> Table:
 def _columns(e: SetupEvidence, step_seconds: Mapping[str, float]) -> list[Column]:
     protocol = e.setup.protocol
     first: list[Column] = [("arm", lambda a: a.name), ("role", lambda a: a.role)]
-    last: list[Column] = [("failed", failed_cell), ("test accuracy, %", accuracy_cell)]
+    failed = "failed, all rates" if isinstance(protocol, Sweep) else "failed"
+    last: list[Column] = [(failed, failed_cell), ("test accuracy, %", accuracy_cell)]
     if isinstance(protocol, Sweep):
         middle = _sweep_columns(e)
         rate = "best rate"

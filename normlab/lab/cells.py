@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,8 @@ class Line:
     rates: Mapping[int, float]
     """Sweep: seed -> log10 of the largest rate that trains."""
     reference_rates: Mapping[int, float]
+    tried: Sequence[Record]
+    """The runs whose failures are counted: sweeps count those at every rate."""
 
 
 def has_mode(line: Line, mode: str) -> bool:
@@ -111,8 +113,12 @@ def accuracy_cell(line: Line) -> str:
 
 
 def failed_cell(line: Line) -> str:
-    runs = list(line.runs.values())
-    return f"{sum(map(is_failed, runs))} of {len(runs)}" if runs else NOTHING
+    """Return how many runs failed, and how many of those became non-finite."""
+    if not line.tried:
+        return NOTHING
+    diverged = sum(run.status != "trained" for run in line.tried)
+    text = f"{sum(map(is_failed, line.tried))} of {len(line.tried)}"
+    return f"{text} ({diverged} diverged)" if diverged else text
 
 
 def seconds_cell(line: Line, target: float, step_seconds: Mapping[str, float]) -> str:

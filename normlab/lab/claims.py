@@ -81,7 +81,9 @@ def claim_views(reports: Sequence[StudyReport]) -> list[ClaimView]:
 
 def by_claim(reports: Sequence[StudyReport]) -> list[StudyReport]:
     """Return the reports in the order of the claims that they decide."""
-    return sorted(reports, key=lambda r: min(_natural(v.row.claim) for v in r.verdicts))
+    return sorted(
+        reports, key=lambda r: min((_natural(v.row.claim) for v in r.verdicts), default=(0, ""))
+    )
 
 
 def _natural(claim: str) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 from normlab.data import DataError
 from normlab.lab.config import ConfigError
 from normlab.lab.store import BadResultsDirectory, StorageError
+from normlab.lab.study import ROOT, config_names
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
 
 OK, USAGE, DIVERGED, STORAGE, INTERNAL, INTERRUPTED = 0, 2, 3, 7, 70, 130
@@ -49,13 +51,30 @@ def overrides() -> Config:
 
 def config_from_flags() -> Config:
     """Return the configuration of `--config=FILE` with its overrides."""
-    try:
-        config = FLAGS.config
-    except (OSError, ImportError, SyntaxError, AttributeError) as error:
-        raise ConfigError(f"the configuration file cannot be loaded: {error}") from error
-    if config is None:
+    if FLAGS["config"].value is None and not FLAGS["config"].present:
         raise ConfigError("no configuration; give one with --config=configs/digits_mlp.py")
-    return flatten(config.to_dict())
+    try:
+        return flatten(FLAGS.config.to_dict())
+    except Exception as error:  # it is somebody's Python: anything can be wrong with it
+        told = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"the configuration file cannot be loaded ({told})") from error
+
+
+def find_config(argv: list[str]) -> list[str]:
+    """Return argv with `--config=NAME` as a path that is there: as it stands, below the repository
+    or by its name in configs/; leaves with one line where there is none."""
+
+    def find(argument: str) -> str:
+        flag, _, name = argument.partition("=")
+        if flag.lstrip("-") != "config" or not argument.startswith("-"):
+            return argument
+        for path in (Path(name), ROOT / name, ROOT / "configs" / f"{name}.py"):
+            if path.is_file():
+                return f"{flag}={path}"
+        names = ", ".join(config_names())
+        leave(USAGE, "config", f"no configuration file {name!r} (in configs/: {names})")
+
+    return [find(argument) for argument in argv]
 
 
 def parse_settings(pairs: list[str]) -> Config:
@@ -84,13 +103,13 @@ def leave(code: int, kind: str, message: str) -> NoReturn:
 def parse(argv: list[str]) -> list[str]:
     """Parse the flags: bad usage is one line and exit code 2, --help exit code 0."""
     try:
-        rest = FLAGS(argv)
+        rest = FLAGS(find_config(argv))
     except flags.Error as error:
         leave(USAGE, "usage", f"{error}; see --help")
-    except (KeyError, AttributeError, TypeError, OSError, ImportError, SyntaxError) as error:
+    except SystemExit as done:
+        sys.exit(OK if done.code == 1 else done.code)  # absl leaves --help with 1
+    except Exception as error:  # ml-collections reads the configuration file while it parses
         leave(USAGE, "config", f"{error}; see --help")
-    except SystemExit:
-        sys.exit(OK)
     if len(rest) > 1:
         leave(USAGE, "usage", f"unexpected argument {rest[1]!r}; everything is a flag: see --help")
     return rest

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from normlab.data import DATASETS, check
 from normlab.models.table import MODELS, layer_widths, pool_after
 from normlab.norms.table import Norm, find_norm
-from normlab.settings import SETTINGS, Config, defaults, nearest_setting
+from normlab.settings import SETTINGS, Config, defaults, nearest_setting, program_key
 
 
 class ConfigError(ValueError):
@@ -211,6 +211,11 @@ def _digest(value: Any) -> str:
 def run_id(config: Config) -> str:
     """Return the name of the run of a resolved configuration: 16 hex digits of a sha256."""
     return _digest(identity(config))
+
+
+def program_id(config: Config) -> str:
+    """Return the name of the compiled program that trains a run."""
+    return _digest(program_key(config))
 
 
 def cohort_id(config: Config) -> str:

@@ -15,6 +15,7 @@ from normlab.lab.config import resolve, run_id
 from normlab.lab.measures import (
     FAILED_ERROR,
     MISSED_STEPS,
+    error_points,
     is_failed,
     largest_rate,
     steps_to_target,
@@ -174,11 +175,17 @@ class SetupEvidence:
         return 1 - record.final["validation_accuracy"]
 
     def _best_exponent(self, arm: str) -> float:
-        values = {
-            exponent: statistics.fmean(map(self.tuning_value, runs.values()))
-            for exponent, runs in self.grids[arm].items()
-        }
-        return min(values, key=lambda e: (values[e], e))
+        """Return the exponent with the least mean tuning value; ties (no rate reaches the target,
+        say) go to the least validation error, then to the lower rate."""
+        grid = self.grids[arm]
+
+        def rank(exponent: float) -> tuple[float, float, float]:
+            runs = grid[exponent].values()
+            errors = (error_points(r, "validation") for r in runs)
+            value = statistics.fmean(map(self.tuning_value, runs))
+            return value, statistics.fmean(errors), exponent
+
+        return min(grid, key=rank)
 
     def largest_rates(self, arm: str) -> dict[int, float]:
         """Return for each seed the exponent of the largest rate that trains (sweep protocol)."""

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.lab.config import ConfigError
+from normlab.lab.config import ConfigError, program_id
 from normlab.lab.evidence import Memory, SetupEvidence, Wanted
 from normlab.lab.progress import Board, choose_display
-from normlab.lab.store import Records, Store, code_hash, host_facts, now, write_atomic
-from normlab.lab.study import Study
+from normlab.lab.store import (
+    Records,
+    Store,
+    code_hash,
+    host_facts,
+    now,
+    read_json,
+    timing_place,
+    write_atomic,
+)
+from normlab.lab.study import Study, load_study
 from normlab.lab.supervisor import Failure, Hand, Supervisor
 from normlab.settings import Config
 
@@ -27,10 +36,13 @@ class Job:
     only: Config = field(default_factory=dict)
     setups: Sequence[str] = ()
     """Names of the setups to run; () for all."""
+    is_as_planned: bool = True
+    """False for variants and first looks, which register no rule."""
     processes: int = 0
     retries: int = 1
     memory: Memory = field(init=False)
     records: Records = field(init=False)
+    trained: int = 0
 
     def __post_init__(self) -> None:
         self.memory = Memory(self.data_dir)
@@ -91,19 +103,21 @@ class Job:
         for study in self.studies:
             path = folder / f"{study.name}-{self.profile}.json"
             if not path.exists():
-                facts = {"rule_hash": study.rule_hash, "written": now()}
+                facts = {"rule_hash": study.rule_hash, "file": study.file, "written": now()}
                 write_atomic(path, json.dumps(facts, indent=1))
 
     def run(self) -> list[Failure]:
         """Train everything that is missing; return the populations that failed."""
         self.store.open()
-        self.write_rules()
+        if self.is_as_planned:
+            self.write_rules()
         if not self.missing():
             return []
         display = choose_display(Board(self.left))
 
         def on_event(hand: Hand, event: str, facts: dict[str, Any]) -> None:
             if event == "done":
+                self.trained += len(facts["ids"])
                 self.records.ids |= set(facts["ids"])
                 self.records.ids |= {n for n in facts["busy"] if self.store.is_done(n)}
             display.show(hand, event, facts)
@@ -121,32 +135,40 @@ class Job:
             supervisor.run(self.missing)
             return supervisor.failures
 
-    def time_steps(self) -> None:
-        """Measure the step time of a single run of every tuned-for-speed arm, once a machine."""
+    def time_steps(self, tell: Callable[[], None]) -> None:
+        """Measure the step time of a single run of every tuned-for-speed arm, once for each
+        machine and code; the arms of a setup in turn, so all of them as soon as one is missing."""
         path = self.store.root / "steptimes.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        facts = host_facts()
-        machine = f"{facts['processor']}, 1 core"
-        for study in self.studies:
-            for setup in study.setups[self.profile]:
-                evidence = SetupEvidence(setup, self.records, self.memory)
-                times = known.get(setup.name, {})
-                if not evidence.times_steps or not evidence.is_complete:
-                    continue
-                if times.get("machine") == machine and times.get("code") == facts["code"]:
-                    continue
-                configs = {
-                    arm: next(iter(runs.values())).config for arm, runs in evidence.reports.items()
-                }
+        known = read_json(path)
+        entry = known.setdefault(timing_place(host_facts()), {})
+        for configs in self._timed_setups():
+            names = {arm: program_id(config) for arm, config in configs.items()}
+            if any(name not in entry for name in names.values()):
+                tell()
                 with Supervisor(self.store, data_dir=self.data_dir) as supervisor:
                     seconds = supervisor.time_steps(configs)
-                entry = {"seconds": seconds, "machine": machine, "code": facts["code"]}
-                known[setup.name] = entry | {"measured": now()}
-        write_atomic(path, json.dumps(known, indent=1))
+                entry |= {names[arm]: value for arm, value in seconds.items()}
+                write_atomic(path, json.dumps(known, indent=1))
+
+    def _timed_setups(self) -> list[dict[str, Config]]:
+        """Return arm -> one of its runs, for each finished setup that is tuned for speed."""
+        setups = [s for study in self.studies for s in study.setups[self.profile]]
+        evidences = [SetupEvidence(s, self.records, self.memory) for s in setups]
+        return [
+            {arm: next(iter(runs.values())).config for arm, runs in e.reports.items()}
+            for e in evidences
+            if e.times_steps and e.is_complete
+        ]
 
 
-def started_studies(store: Store) -> list[tuple[str, str]]:
-    """Return (study, profile) of everything that was ever started as planned."""
-    folder = store.root / "studies"
-    names = sorted(p.stem for p in folder.glob("*.json")) if folder.is_dir() else []
-    return [(name, profile) for name, _, profile in (n.rpartition("-") for n in names)]
+def started_studies(store: Store) -> list[tuple[Study, str]]:
+    """Return (study, profile) of everything that was ever started as planned and is still there."""
+    found = []
+    for path in sorted((store.root / "studies").glob("*.json")):
+        name, _, profile = path.stem.rpartition("-")
+        try:
+            study = load_study(read_json(path).get("file") or name)
+        except ConfigError:
+            continue  # its file was moved or renamed: its runs stay, its page goes
+        found.append((study, profile))
+    return found

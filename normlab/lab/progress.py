@@ -91,7 +91,7 @@ class LiveDisplay:
         from rich.live import Live
 
         self.board = board
-        self.live = Live(refresh_per_second=4, transient=True)
+        self.live = Live(get_renderable=self._draw, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> LiveDisplay:
         self.live.__enter__()
@@ -101,8 +101,7 @@ class LiveDisplay:
         self.live.__exit__(*facts)
 
     def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
-        if self.board.note(hand, event, facts):
-            self.live.update(self._draw())
+        self.board.note(hand, event, facts)
 
     def _draw(self):
         from rich.progress_bar import ProgressBar

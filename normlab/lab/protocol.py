@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from normlab.evaluations import eval_steps
 from normlab.lab.evidence import SetupEvidence, rate_of
-from normlab.lab.study import Sweep, Tuning
+from normlab.lab.study import Follow, Sweep, Tuning
 from normlab.lab.wording import rate_text
 
 
@@ -12,7 +12,7 @@ def protocol_facts(e: SetupEvidence) -> list[tuple[str, str]]:
     """Return (name, sentence) of everything that decides what the table means."""
     facts = [("Rates", _rates(e.setup.protocol)), ("Seeds", _seeds(e)), ("Target", _target(e))]
     facts += [("Evaluation", _evaluation(e)), ("Arms", _arms(e))]
-    facts += [(f"Also: {f.name}", _follow(f)) for f in e.setup.follows]
+    facts += [(f"Also: {f.name}", _follow(e, f)) for f in e.setup.follows]
     return [(name, text) for name, text in facts if text]
 
 
@@ -85,8 +85,10 @@ def _arms(e: SetupEvidence) -> str:
     return text + (f" Screening, no verdict: {', '.join(others)}." if others else "")
 
 
-def _follow(follow) -> str:
+def _follow(e: SetupEvidence, follow: Follow) -> str:
+    arm = e.setup.arm(follow.arm)
+    seeds = follow.seeds or (len(e.seeds(arm)) if arm else 0)
     times = "" if follow.factor == 1 else f"{follow.factor:g} x "
     told = ", ".join(f"{name}={value}" for name, value in follow.settings.items())
-    text = f"{follow.arm} at {times}the rate of {follow.rate_of}, {follow.seeds} seeds"
+    text = f"{follow.arm} at {times}the rate of {follow.rate_of}, {seeds} seeds"
     return f"{text}, {told}." if told else f"{text}."

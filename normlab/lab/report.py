@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from normlab.lab.arms import StepTimes, arm_table
 from normlab.lab.claims import RowView, by_claim, claim_views
+from normlab.lab.config import program_id
 from normlab.lab.evidence import Memory, SetupEvidence
 from normlab.lab.figures import draw, save
 from normlab.lab.origin import is_stale, runs_of
 from normlab.lab.page import KeptRule, render
-from normlab.lab.store import Record, Records, StorageError, Store, write_atomic
+from normlab.lab.store import Record, Records, Store, read_json, timing_place, write_atomic
 from normlab.lab.study import Study
 from normlab.lab.tables import Cell, Table, csv_text, verdict_table
 from normlab.lab.verdicts import Verdict, decide, holm, p_values, word_of
@@ -75,21 +75,16 @@ def _with_overall(verdict: Verdict, words: Mapping[int, str]) -> Verdict:
     return replace(verdict, stands_overall=words[id(verdict.row)] == verdict.word)
 
 
-def read_json(path: Path) -> dict:
-    """Return a JSON object of the results directory, {} where there is none yet."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{str(path)!r} is damaged ({error}); move it away") from error
-    return found if isinstance(found, dict) else {}
-
-
-def step_times(store: Store) -> dict[str, StepTimes]:
-    """Return setup -> step times, as far as they were measured."""
-    entries = read_json(store.root / "steptimes.json")
-    return {n: StepTimes(e["seconds"], e["machine"]) for n, e in entries.items()}
+def step_times(store: Store, e: SetupEvidence) -> StepTimes | None:
+    """Return the step times of a setup's arms on the machine that made its runs, if measured."""
+    programs = {arm: next(iter(runs.values())) for arm, runs in e.reports.items() if runs}
+    if not e.times_steps or not programs:
+        return None
+    origin = next(iter(programs.values())).provenance
+    entry = read_json(store.root / "steptimes.json").get(timing_place(origin), {})
+    names = {arm: program_id(run.config) for arm, run in programs.items()}
+    seconds = {arm: entry[name] for arm, name in names.items() if name in entry}
+    return StepTimes(seconds, f"{origin['processor']}, 1 core") if seconds else None
 
 
 def kept_rules(store: Store, reports: Sequence[StudyReport]) -> dict[str, KeptRule]:
@@ -110,11 +105,10 @@ def write_report(store: Store, reports: Sequence[StudyReport], name: str = "repo
     folder = store.root / name
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    times = step_times(store)
     tables: dict[tuple[str, str], Table] = {}
     for report in reports:
         for setup, e in report.evidences.items():
-            tables[report.stem, setup] = table = arm_table(e, times.get(setup))
+            tables[report.stem, setup] = table = arm_table(e, step_times(store, e))
             write_table(folder / "tables" / f"{report.stem}-{setup}", table)
     rows = [(r.profile, v) for r in reports for v in r.verdicts]
     write_table(folder / "tables" / "verdicts", verdict_table(rows))
@@ -181,14 +175,21 @@ def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
     widths = [max(map(len, column)) for column in zip(*cells.values(), strict=True)]
     lines: list[str] = []
     for claim in claims:
-        lines.append(f"{claim.sentence}{': depends' if claim.word == 'depends' else ''}")
+        lines.append(_clip(f"{claim.sentence}{': depends' if claim.word == 'depends' else ''}"))
         for row in claim.rows:
             texts = zip(cells[id(row)], widths, strict=True)
             start = "  ".join(text.ljust(width) for text, width in texts)
-            lines.append(f"  {start}  {row.verdict.row.scope}")
-    lines = [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines]
-    return "\n".join([*lines, f"report: {page}"] if page else lines)
+            lines.append(_clip(f"  {start}  {row.verdict.row.scope}"))
+            if row.verdict.n_enough:
+                lines.append(f"      n = {row.verdict.n_enough} would decide: {row.command}")
+    return "\n".join([*lines, f"page: {page}"] if page else lines)
+
+
+def _clip(line: str) -> str:
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
 
 
 def _headline_cells(row: RowView) -> list[str]:
-    return [row.verdict.row.id, row.verdict.word, row.effect, f"n = {row.n}"]
+    word = row.verdict.word
+    told = f"{word}, n differs" if word == "exploratory" else word
+    return [row.verdict.row.id, told, row.effect, f"n = {row.n}"]

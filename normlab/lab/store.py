@@ -158,7 +158,9 @@ class Store:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def finish(self, run_id: str, result: dict[str, Any]) -> None:
-        """Write result.json: from now on the run is done."""
+        """Write result.json, after the curve is on the disk: from now on the run is done."""
+        with open(self.run_dir(run_id) / "curve.jsonl", "rb") as curve:
+            os.fsync(curve.fileno())
         write_atomic(self.run_dir(run_id) / "result.json", json.dumps(result, indent=1))
 
     def write_manifest(self, run_ids: list[str], facts: dict[str, Any]) -> str:
@@ -200,6 +202,22 @@ class Records(Mapping[str, Record]):
         os.replace(folder / "result.json", folder / "result.stale.json")
         self.ids.discard(run_id)
         self.kept.pop(run_id, None)
+
+
+def read_json(path: Path) -> dict:
+    """Return a JSON object of the results directory, {} where there is none yet."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{str(path)!r} is damaged ({error}); move it away") from error
+    return found if isinstance(found, dict) else {}
+
+
+def timing_place(facts: dict[str, Any]) -> str:
+    """Return under which key the step times of a machine and of this code are kept."""
+    return f"{facts.get('processor')}, code {facts.get('code')}"
 
 
 @functools.cache

@@ -118,6 +118,8 @@ class Study:
     """(setup name -> SetupEvidence, profile) -> rows of the rule book, see lab/verdicts.py."""
     figures: tuple[Figure, ...] = ()
     rule_hash: str = ""
+    file: str = ""
+    """What --study=... takes for it: its name in experiments/, else its path."""
     variant: str = ""
     """The overrides that make this a study of its own, under its own heading."""
 
@@ -151,14 +153,18 @@ def load_study(name: str) -> Study:
         raise ConfigError(f"unknown study {name!r} (studies: {', '.join(study_names())}, all)")
     try:
         study = load_module(path).STUDY
-    except (SyntaxError, ImportError, AttributeError) as error:
-        raise ConfigError(f"study file {str(path)!r} cannot be loaded: {error}") from error
+    except Exception as error:  # it is somebody's Python: anything can be wrong with it
+        told = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"study file {str(path)!r} cannot be loaded ({told})") from error
+    if not isinstance(study, Study):
+        raise ConfigError(f"study file {str(path)!r}: STUDY = {study!r} is not a Study")
     if path.parent != ROOT / "experiments" and study.name in study_names():
         raise ConfigError(
             f"study file {str(path)!r} is named {study.name!r} like one of experiments/; "
             "give it another name"
         )
-    return replace(study, rule_hash=hash_rule(path, study))
+    own = str(path.resolve()) if path.parent != ROOT / "experiments" else study.name
+    return replace(study, rule_hash=hash_rule(path, study), file=own)
 
 
 def hash_rule(path: Path, study: Study) -> str:
@@ -193,20 +199,23 @@ def adapt(
     overrides = overrides or {}
     _check_overrides(study, overrides)
     _check_arms(study, arms)
+    told = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "host"}
+    variant = ", ".join(f"{n}={v}" for n, v in sorted(told.items()))
 
     def change(setup: Setup) -> Setup:
         kept = tuple(a for a in setup.arms if not arms or a.name in arms)
         names = {a.name for a in kept}
         follows = tuple(f for f in setup.follows if {f.arm, f.rate_of} <= names)
-        setup = replace(setup, arms=kept, follows=follows, settings=setup.settings | overrides)
+        title = f"{setup.title}, {variant}" if variant else setup.title
+        setup = replace(
+            setup, title=title, arms=kept, follows=follows, settings=setup.settings | overrides
+        )
         if not seeds:
             return setup
         follows = tuple(replace(f, seeds=0) for f in follows)
         return replace(setup, seeds=seeds, screening_seeds=seeds, follows=follows)
 
     setups = {p: tuple(map(change, s)) for p, s in study.setups.items()}
-    told = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "host"}
-    variant = ", ".join(f"{n}={v}" for n, v in sorted(told.items()))
     return replace(study, setups=setups, variant=variant)
 
 

@@ -127,7 +127,7 @@ def command(study: Study, profile: str, seeds: int | None = None, setup: str = "
     """Return the command line that makes a study's runs and report again; with `seeds`, one that
     brings the primary arms of one setup to that many."""
     overrides = re.split(r", (?=[a-z_]+(?:\.[a-z_]+)*=)", study.variant) if study.variant else []
-    flags = [f"--study={study.name}", f"--profile={profile}"]
+    flags = [f"--study={study.file or study.name}", f"--profile={profile}"]
     flags += [f"--config.{override}" for override in overrides]
     if seeds:
         flags += [f"--setups={setup}", "--arms=" + ",".join(primary_arms(study, profile, setup))]

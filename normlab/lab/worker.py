@@ -107,7 +107,7 @@ class Worker:
         names, first = list(configs), next(iter(configs.values()))
         dataset = self.dataset(first["data.name"])
         population = Population(list(configs.values()), dataset)
-        facts = {"mode": population.mode, "width": population.width}
+        facts = {"mode": population.mode, "width": population.width, "conv": population.conv_form}
         manifest = self.store.write_manifest(names, facts)
         for name in names:
             self.store.start_curve(name)

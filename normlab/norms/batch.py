@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from normlab.axes import axes_of
 from normlab.moments import (
     Average,
     Moments,
+    fit_mask,
     normalize,
     normalize_by,
     refuse_degenerate,
@@ -34,7 +34,7 @@ class BatchNorm(nn.Module):
     (as in Flax and Keras; the paper rescales it by n / (n - 1)).
 
     >>> layer = BatchNorm()
-    >>> variables = layer.init(jax.random.key(0), jnp.ones((4, 3)), train=True)
+    >>> variables = layer.init(jax.random.key(0), jax.numpy.ones((4, 3)), train=True)
     >>> sorted(variables["batch_stats"])
     ['mean', 'mean_lo', 'var']
     """
@@ -74,6 +74,6 @@ class BatchNorm(nn.Module):
         axes = tuple(a + 1 for a in axes_of(("N", "H", "W"), x.ndim))
         refuse_degenerate(self.name or "BatchNorm", groups, axes)
         if mask is not None:
-            mask = jnp.broadcast_to(mask, x.shape).reshape(groups)
+            mask = fit_mask(mask, x.shape).reshape(groups)
         y, batch = normalize(x.reshape(groups), axes, epsilon=self.epsilon, mask=mask)
         return y.reshape(x.shape), batch
