@@ -36,8 +36,14 @@ MLP = Setup(
     seeds=N,
     target=0.90,
     follows=(
-        Follow("batch at none's rate", arm="batch", rate_of="none"),
-        Follow("batch, momentum 0.99", "batch", "batch", settings={"norm.momentum": 0.99}),
+        Follow("batch at none's rate", arm="batch", rate_of="none", is_secondary=True),
+        Follow(
+            "batch, momentum 0.99",
+            arm="batch",
+            rate_of="batch",
+            settings={"norm.momentum": 0.99},
+            is_secondary=True,
+        ),
     ),
 )
 CNN = replace(

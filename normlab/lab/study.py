@@ -67,6 +67,8 @@ class Follow:
     seeds: int = 0
     """0: as many as the arm reports."""
     settings: Config = field(default_factory=dict)
+    is_secondary: bool = False
+    """Whether no row rests on it: --seeds, which explores, then leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def adapt(
         )
         if not seeds:
             return setup
-        follows = tuple(replace(f, seeds=0) for f in follows)
+        follows = tuple(replace(f, seeds=0) for f in follows if not f.is_secondary)
         return replace(setup, seeds=seeds, screening_seeds=seeds, follows=follows)
 
     setups = {p: tuple(map(change, s)) for p, s in study.setups.items()}
