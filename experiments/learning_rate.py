@@ -37,7 +37,7 @@ MLP = Setup(
     base="digits_mlp",
     settings={"train.steps": 300, "train.eval_every": 100},
     arms=arms("none", "affine", "batch", "layer", "group", "rms"),
-    protocol=Sweep(quarter_decades(-2, 2), 0.25),
+    protocol=Sweep(quarter_decades(-2, 2), 0.25, screening_stride=2),
     seeds=N_MLP,
     target=0.90,
     follows=(Follow(TENFOLD, arm="batch", rate_of="none", factor=10, seeds=N_RISK),),
@@ -48,7 +48,7 @@ CNN = replace(
     title="ReLU CNN 16-32-64, 8x8 digits",
     base="digits_cnn",
     arms=arms("none", "affine", "batch", "layer", "layer_channels", "group", "instance", "rms"),
-    protocol=Sweep(quarter_decades(-1.5, 1.5), 0.25),
+    protocol=Sweep(quarter_decades(-1.5, 1.5), 0.25, screening_stride=2),
     seeds=N_CNN,
 )
 MNIST = replace(

@@ -108,10 +108,14 @@ class SetupEvidence:
 
     def _plan_group(self, group: list[Arm]) -> None:
         protocol = self.setup.protocol
-        exponents = list(protocol.exponents)
+        stride = 1
+        if isinstance(protocol, Sweep) and not group[0].is_primary:
+            stride = protocol.screening_stride
+        exponents = list(protocol.exponents[::stride])
         is_known = self._ask_grid(group, exponents)
         for _ in range(protocol.extensions):
-            grown = self._grow(group, exponents) if is_known else exponents
+            spacing = protocol.spacing * stride
+            grown = self._grow(group, exponents, spacing) if is_known else exponents
             if grown == exponents:
                 break
             exponents = grown
@@ -141,7 +145,7 @@ class SetupEvidence:
         """Return the settings of tuning runs alone: tuned for speed, they end at the target."""
         return {"train.stop_at": self.setup.target} if self.times_steps else {}
 
-    def _grow(self, group: list[Arm], exponents: list[float]) -> list[float]:
+    def _grow(self, group: list[Arm], exponents: list[float], spacing: float) -> list[float]:
         """Return the grid with a rate added on each side that asks for one."""
         protocol = self.setup.protocol
         low, high = exponents[0], exponents[-1]
@@ -152,8 +156,8 @@ class SetupEvidence:
                 below, above = below or best == low, above or best == high
             else:
                 above = above or not self._ends_in_failures(arm.name)
-        lower = [round(low - protocol.spacing, 4)] if below else []
-        upper = [round(high + protocol.spacing, 4)] if above else []
+        lower = [round(low - spacing, 4)] if below else []
+        upper = [round(high + spacing, 4)] if above else []
         return [*lower, *exponents, *upper]
 
     def _ends_in_failures(self, arm: str) -> bool:

@@ -16,6 +16,11 @@ def protocol_facts(e: SetupEvidence) -> list[tuple[str, str]]:
     return [(name, text) for name, text in facts if text]
 
 
+def _stride(protocol: Sweep) -> str:
+    stride = protocol.screening_stride
+    return f" Screening arms: one rate in {stride}." if stride > 1 else ""
+
+
 def _rates(protocol: Tuning | Sweep) -> str:
     low, high = (rate_text(rate_of(x)) for x in (protocol.exponents[0], protocol.exponents[-1]))
     n, spacing = len(protocol.exponents), protocol.spacing
@@ -23,7 +28,7 @@ def _rates(protocol: Tuning | Sweep) -> str:
     if isinstance(protocol, Sweep):
         return (
             f"{grid}, every one with every reporting seed; the grid grows upwards until two rates "
-            f"in a row fail, by at most {protocol.extensions}."
+            f"in a row fail, by at most {protocol.extensions}.{_stride(protocol)}"
         )
     goal = "fewest steps to the target" if protocol.metric == "steps" else "least error"
     return (

@@ -53,6 +53,8 @@ class Sweep:
     exponents: tuple[float, ...]
     spacing: float
     extensions: int = 8
+    screening_stride: int = 1
+    """Screening arms take every so-manieth rate of the grid."""
 
 
 @dataclass(frozen=True)
