@@ -15,10 +15,9 @@ from dataclasses import replace
 
 from normlab.lab.evidence import SetupEvidence
 from normlab.lab.measures import error_points, is_failed
-from normlab.lab.study import Arm, Figure, Setup, Study, Tuning
+from normlab.lab.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning, norm_arms
 from normlab.lab.verdicts import Row, accuracy_row
 
-HALF_DECADES = tuple(e / 2 for e in range(-6, 2))
 N, DELTA = 12, 1.0
 FIXED = {"train.steps": 300, "train.eval_every": 100}
 
@@ -35,10 +34,6 @@ def stats_arms(primary: tuple[int, int], others: tuple[int, ...]) -> tuple[Arm, 
         )
         for size in sorted({*primary, *others})
     )
-
-
-def norm_arms(*names: str, primary: tuple[str, ...] = ()) -> tuple[Arm, ...]:
-    return tuple(Arm(n, {"norm.name": n}, is_primary=n in primary) for n in names)
 
 
 MLP = Setup(

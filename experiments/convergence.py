@@ -14,16 +14,12 @@ from dataclasses import replace
 
 from normlab.lab.evidence import SetupEvidence
 from normlab.lab.measures import log_octaves, steps_to_target
-from normlab.lab.study import Arm, Figure, Follow, Setup, Study, Tuning
+from normlab.lab.study import HALF_DECADES, Figure, Follow, Setup, Study, Tuning, norm_arms
 from normlab.lab.verdicts import Row
 
-HALF_DECADES = tuple(e / 2 for e in range(-6, 2))
 TIMED = {"train.eval_every": 1, "train.eval_growth": 1.1}
 N, DELTA = 12, 0.32
-
-
-def arms(*names: str) -> tuple[Arm, ...]:
-    return tuple(Arm(n, {"norm.name": n}, is_primary=n in ("none", "batch")) for n in names)
+PAIR = ("none", "batch")
 
 
 MLP = Setup(
@@ -31,7 +27,7 @@ MLP = Setup(
     title="sigmoid MLP 3x100, 8x8 digits",
     base="digits_mlp",
     settings={"model.act": "sigmoid", "train.steps": 1500, **TIMED},
-    arms=arms("none", "affine", "batch", "layer", "group", "rms"),
+    arms=norm_arms("none", "affine", "batch", "layer", "group", "rms", primary=PAIR),
     protocol=Tuning(HALF_DECADES, 0.5, "steps"),
     seeds=N,
     target=0.90,
@@ -52,7 +48,17 @@ CNN = replace(
     title="ReLU CNN 16-32-64, 8x8 digits",
     base="digits_cnn",
     settings={"train.steps": 300, **TIMED},
-    arms=arms("none", "affine", "batch", "layer", "layer_channels", "group", "instance", "rms"),
+    arms=norm_arms(
+        "none",
+        "affine",
+        "batch",
+        "layer",
+        "layer_channels",
+        "group",
+        "instance",
+        "rms",
+        primary=PAIR,
+    ),
     target=0.95,
 )
 MNIST = replace(
@@ -66,7 +72,7 @@ MNIST_ACCURACY = replace(
     MNIST,
     name="final-accuracy-mlp",
     title="the same network, rates tuned for its accuracy after 10,000 steps",
-    arms=arms("none", "batch"),
+    arms=norm_arms("none", "batch", primary=PAIR),
     protocol=Tuning(HALF_DECADES, 0.5, "error"),
     seeds=5,
     follows=(),

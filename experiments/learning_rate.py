@@ -15,16 +15,13 @@ from dataclasses import replace
 
 from normlab.lab.evidence import SetupEvidence
 from normlab.lab.measures import is_failed
-from normlab.lab.study import Arm, Figure, Follow, Setup, Study, Sweep
+from normlab.lab.study import Figure, Follow, Setup, Study, Sweep, norm_arms
 from normlab.lab.verdicts import Row
 
 N_MLP, N_CNN, N_RISK = 12, 8, 80
 DELTA, RISK = 0.3, 0.05
+PAIR = ("none", "batch")
 TENFOLD = "batch at 10 x none's largest rate"
-
-
-def arms(*names: str) -> tuple[Arm, ...]:
-    return tuple(Arm(n, {"norm.name": n}, is_primary=n in ("none", "batch")) for n in names)
 
 
 def quarter_decades(low: float, high: float) -> tuple[float, ...]:
@@ -36,7 +33,7 @@ MLP = Setup(
     title="ReLU MLP 3x100, 8x8 digits",
     base="digits_mlp",
     settings={"train.steps": 300, "train.eval_every": 100},
-    arms=arms("none", "affine", "batch", "layer", "group", "rms"),
+    arms=norm_arms("none", "affine", "batch", "layer", "group", "rms", primary=PAIR),
     protocol=Sweep(quarter_decades(-2, 2), 0.25, screening_stride=2),
     seeds=N_MLP,
     target=0.90,
@@ -47,7 +44,17 @@ CNN = replace(
     name="learning-rate-cnn",
     title="ReLU CNN 16-32-64, 8x8 digits",
     base="digits_cnn",
-    arms=arms("none", "affine", "batch", "layer", "layer_channels", "group", "instance", "rms"),
+    arms=norm_arms(
+        "none",
+        "affine",
+        "batch",
+        "layer",
+        "layer_channels",
+        "group",
+        "instance",
+        "rms",
+        primary=PAIR,
+    ),
     protocol=Sweep(quarter_decades(-1.5, 1.5), 0.25, screening_stride=2),
     seeds=N_CNN,
 )

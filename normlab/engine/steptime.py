@@ -19,7 +19,6 @@ def step_seconds(configs: dict[str, Config], dataset: Dataset) -> dict[str, floa
     """Return for each arm the median seconds of a training step of one run, without evaluation.
 
     The rest of each population is padding, which skips its chunk whole and needs no program more.
-
     One chunk of each arm in turn, REPEATS times after a warm-up, so that a drift of the machine
     meets all arms alike. Populations are faster per run than this and say nothing about it.
     """

@@ -170,8 +170,7 @@ class SetupEvidence:
 
     def tuning_value(self, record: Record) -> float:
         """Return what tuning minimises: log2 of the steps to the target, or validation error."""
-        protocol = self.setup.protocol
-        if isinstance(protocol, Tuning) and protocol.metric == "steps":
+        if self.times_steps:
             steps = steps_to_target(record, self.setup.target)
             return math.log2(min(steps, MISSED_STEPS * record.config["train.steps"]))
         if is_failed(record):

@@ -32,6 +32,15 @@ class Arm:
     """The line of that figure it belongs to."""
 
 
+def norm_arms(*names: str, primary: tuple[str, ...] = ()) -> tuple[Arm, ...]:
+    """Return one arm for each scheme, called as the scheme is."""
+    return tuple(Arm(n, {"norm.name": n}, is_primary=n in primary) for n in names)
+
+
+HALF_DECADES = tuple(e / 2 for e in range(-6, 2))
+"""log10 of the rule book's tuning grid: 10^-3 to 10^0.5."""
+
+
 @dataclass(frozen=True)
 class Tuning:
     """Give every arm its own best rate: the same grid and tuning seeds, then fresh seeds report."""
