@@ -51,7 +51,6 @@ def build(
     name: str,
     *,
     act: Callable[[jax.Array], jax.Array] = jax.nn.relu,
-    norms: dict[str, Norm] | None = None,
     conv_form: str = "patches",
     **options: Any,
 ) -> Layers:
@@ -63,7 +62,7 @@ def build(
     >>> layers.norm(name="norm_1").groups
     2
     """
-    row = find_norm(name, norms)
+    row = find_norm(name)
     for option in options:
         if option not in row.options:
             takes = ", ".join(row.options) or "no options"

@@ -116,11 +116,10 @@ NORMS: dict[str, Norm] = {
 }
 
 
-def find_norm(name: str, norms: dict[str, Norm] | None = None) -> Norm:
+def find_norm(name: str) -> Norm:
     """Return the row of `name`; raises ValueError with the list and the nearest name."""
-    rows = NORMS if norms is None else norms
-    if name not in rows:
-        near = difflib.get_close_matches(name, rows, n=1)
+    if name not in NORMS:
+        near = difflib.get_close_matches(name, NORMS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown norm {name!r}{hint} (norms: {', '.join(rows)})")
-    return rows[name]
+        raise ValueError(f"unknown norm {name!r}{hint} (norms: {', '.join(NORMS)})")
+    return NORMS[name]
