@@ -1,24 +1,28 @@
-"""The one place where means, variances and running averages are computed.
+"""The one place where means and variances are computed, and inputs normalized with them.
 
-A mean is a pair, never one float: mean = shift + delta, with `shift` the rounded mean and `delta`
-what the rounding lost. Values are centred as (x - shift) - delta, which stays exact to about 1e-7
-of the standard deviation where x - round(mean) loses |mean| / std * 6e-8.
+A mean is a pair, never one float: mean = shift + delta, with `shift` a rounded estimate and `delta`
+what it missed. Values are centred as (x - shift) - delta, which stays exact to about 1e-7 of the
+standard deviation where x - round(mean) loses |mean| / std * 6e-8.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 
 class Moments(NamedTuple):
-    """Mean (as the pair shift + delta), biased variance and number of values of each statistic.
+    """Mean and biased variance of each statistic, and how many values it is made of.
 
+    mean = (shift + delta) / shrink; variance = var / shrink^2. `shrink` is 1, or a power of two far
+    below it for a statistic whose squares would overflow.
     Every leaf keeps the reduced axes with length 1; statistics are float32 or wider.
     """
 
@@ -26,14 +30,23 @@ class Moments(NamedTuple):
     delta: jax.Array
     var: jax.Array
     n: jax.Array
+    shrink: jax.Array
 
 
-class Average(NamedTuple):
-    """Running mean (the unrounded sum mean + mean_lo) and running variance, each [C]."""
+class Over(NamedTuple):
+    """What one statistic is made of: `axes`, the channels of a group where `groups` > 0, the
+    devices or vmapped calls along `axis_name`."""
 
-    mean: jax.Array
-    mean_lo: jax.Array
-    var: jax.Array
+    axes: tuple[int, ...]
+    groups: int = 0
+    centered: bool = True
+    axis_name: Any = None
+
+
+PILOT = 16
+"""The pilot mean reads one value in so many. Whatever the data, the mean p of K among N values
+obeys (p - mean)^2 <= (N - K) / K * var, so that var = E[(x - p)^2] - E[x - p]^2 cancels by a factor
+of N / K = 16 at most, 1e-6 in float32."""
 
 
 def widen(x: jax.Array) -> jax.Array:
@@ -48,37 +61,84 @@ def count_values(shape: Sequence[int], axes: Sequence[int], groups: int = 0) -> 
 
 
 def refuse_degenerate(
-    layer: str, shape: Sequence[int], axes: Sequence[int], groups: int = 0
+    layer: str, shape: Sequence[int], axes: Sequence[int], groups: int = 0, axis_name: Any = None
 ) -> None:
     """Raise ValueError where a statistic would be made of one value: its output is constant."""
     values = count_values(shape, axes, groups)
+    if axis_name is not None:
+        values *= lax.axis_size(axis_name)
     if values < 2:
         raise ValueError(
             f"{layer}: each statistic of an input of shape {tuple(shape)} would be made of "
-            f"{values} value, at least 2 are needed; "
-            "use a larger batch or a scheme that averages over more axes"
+            f"{values} value, at least 2 are needed; use a larger batch, a scheme that averages "
+            "over more axes, or allow_degenerate=True"
         )
 
 
-def _sum(x: jax.Array, axes: tuple[int, ...], groups: int) -> jax.Array:
-    """Return the sum over `axes`, kept with length 1, then over each group of channels.
+def fit_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
+    """Return the mask (True: valid) in the shape of x [N, ..., C], broadcast by NumPy's rules: from
+    the last axis on, so a mask of examples of [N, C] is [N, 1]. Raises ValueError where it does not
+    fit. No mask is None."""
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask, bool)
+    try:
+        return jnp.broadcast_to(mask, shape)
+    except ValueError:
+        raise ValueError(
+            f"a mask of shape {mask.shape} does not broadcast to an input of shape {tuple(shape)}; "
+            "axes are matched from the last one, so a mask of examples of [N, C] is [N, 1]"
+        ) from None
+
+
+def _sum(x: jax.Array, over: Over) -> jax.Array:
+    """Return the sum over `over`, its axes kept with length 1.
 
     Space first, channels of the small result second: one reduction over H, W and C / G reads
     memory in short strides (a CNN's step with group norm: 1870 against 1330 us on one core). A
     group's sum is repeated for its channels, so that everything that follows is per channel.
     """
-    total = jnp.sum(x, axis=axes, keepdims=True) if axes else x
-    if not groups:
-        return total
-    if groups == 1:
-        return jnp.sum(total, axis=-1, keepdims=True)
-    split = total.reshape(*total.shape[:-1], groups, -1)
-    return jnp.broadcast_to(jnp.sum(split, -1, keepdims=True), split.shape).reshape(total.shape)
+    total = jnp.sum(x, axis=over.axes, keepdims=True) if over.axes else x
+    if over.groups == 1:
+        total = jnp.sum(total, axis=-1, keepdims=True)
+    elif over.groups:
+        split = total.reshape(*total.shape[:-1], over.groups, -1)
+        sums = jnp.broadcast_to(jnp.sum(split, -1, keepdims=True), split.shape)
+        total = sums.reshape(total.shape)
+    return total if over.axis_name is None else lax.psum(total, over.axis_name)
 
 
-def _mean(x: jax.Array, axes: tuple[int, ...], groups: int, mask: jax.Array | None, n):
-    valid = x if mask is None else jnp.where(mask, x, 0)
-    return _sum(valid, axes, groups) / jnp.maximum(n, 1)
+def _mean(x: jax.Array, over: Over, n: jax.Array) -> jax.Array:
+    return _sum(x, over) / jnp.maximum(n, 1)
+
+
+def _valid(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    return x if mask is None else jnp.where(mask, x, 0)
+
+
+def _count(x: jax.Array, mask: jax.Array | None, over: Over) -> jax.Array:
+    if mask is not None:
+        return _sum(mask.astype(x.dtype), over)
+    n = count_values(x.shape, over.axes, over.groups)
+    if over.axis_name is not None:
+        n *= lax.axis_size(over.axis_name)
+    return jnp.full((1,) * x.ndim, n, x.dtype)
+
+
+def _pilot(x: jax.Array, over: Over) -> jax.Array:
+    """Return the mean of about one value in PILOT: every so many rows of the longest axis, or one
+    block where that is the channel axis (strided reads there would touch all of memory)."""
+    last = x.ndim - 1
+    axes = over.axes + ((last,) if over.groups == 1 else ())
+    axis = max(axes, key=lambda a: x.shape[a], default=last)
+    size = x.shape[axis]
+    step = min(PILOT, size // 4) if axes else 1
+    if step > 1 and axis == last:
+        start = (size - size // step) // 2
+        x = lax.slice_in_dim(x, start, start + size // step, 1, axis)
+    elif step > 1:
+        x = lax.slice_in_dim(x, 0, size, step, axis)
+    return _sum(x / _count(x, None, over), over)  # divided first: the sum cannot overflow
 
 
 def _round_off(shift: jax.Array) -> jax.Array:
@@ -92,92 +152,172 @@ def _round_off(shift: jax.Array) -> jax.Array:
     return lax.reduce_precision(shift, kind.nexp, kind.nmant - 1)
 
 
+def _around(x: jax.Array, mask, over: Over, n: jax.Array, shift: jax.Array):
+    """Return the mean of x - shift and the variance; the mean square for uncentred statistics."""
+    if not over.centered:
+        return shift, _mean(jnp.square(_valid(x, mask)), over, n)
+    # Without the barrier XLA:CPU writes x - shift to memory for its two readers: 2148 against
+    # 1464 us for a training step of a small CNN (one core, 2026-11-20).
+    square = _mean(jnp.square(_valid(x - lax.optimization_barrier(shift), mask)), over, n)
+    delta = _mean(_valid(x - shift, mask), over, n)
+    return delta, jnp.maximum(square - jnp.square(delta), 0)
+
+
+def _shrink_of(dtype) -> float:
+    """Return 2^-80 for float32: squares of all its values, times it, are far inside its range."""
+    return 2.0 ** (-5 * jnp.finfo(dtype).maxexp // 8)
+
+
+def _rescue(x, mask, n, shift, delta, var, *, over: Over):
+    """Return shift, delta, var and shrink; computed again, on x * shrink, where var overflowed."""
+    bad = ~jnp.isfinite(var)
+    small = _shrink_of(var.dtype)
+
+    def again():
+        again_delta, again_var = _around(x * small, mask, over, n, shift * small)
+        return (
+            jnp.where(bad, shift * small, shift),
+            jnp.where(bad, again_delta, delta),
+            jnp.where(bad, again_var, var),
+            jnp.where(bad, small, jnp.ones_like(var)),
+        )
+
+    return lax.cond(jnp.any(bad), again, lambda: (shift, delta, var, jnp.ones_like(var)))
+
+
+@functools.cache
+def _batched_rescue(over: Over):
+    """`_rescue` that stays one branch under vmap, where `lax.cond` would compute both sides: 12 %
+    of an MLP's training step in a population of 16."""
+    rescue = custom_vmap(functools.partial(_rescue, over=over))
+
+    @rescue.def_vmap
+    def rule(size: int, is_batched, *arguments):
+        def batch(leaf, has_axis):
+            return leaf if has_axis else jnp.broadcast_to(leaf, (size, *leaf.shape))
+
+        deeper = over._replace(axes=tuple(a + 1 for a in over.axes))
+        out = _batched_rescue(deeper)(*jax.tree.map(batch, arguments, tuple(is_batched)))
+        return out, (True,) * len(out)
+
+    return rescue
+
+
+def _moments(x: jax.Array, mask: jax.Array | None, over: Over) -> Moments:
+    x = widen(x)
+    n = _count(x, mask, over)
+    if not over.centered:
+        shift = jnp.zeros_like(_sum(x, over))
+    elif mask is None:
+        shift = _pilot(x, over)
+    else:
+        shift = _sum(_valid(x, mask) / jnp.maximum(n, 1), over)
+    shift = lax.optimization_barrier(_round_off(shift))
+    delta, var = _around(x, mask, over, n, shift)
+    # Along an axis name the predicate is the same for all, and cond stays a branch by itself.
+    rescue = functools.partial(_rescue, over=over) if over.axis_name else _batched_rescue(over)
+    shift, delta, var, shrink = rescue(x, mask, n, shift, delta, var)
+    return Moments(shift, delta, var, jnp.broadcast_to(n, var.shape), shrink)
+
+
+def _zeros(m: Moments) -> Moments:
+    """Return zeros that vary over the devices where the leaves do: under shard_map that is part of
+    a tangent's type, and without a mask n is the same on all."""
+    return jax.tree.map(jnp.zeros_like, m)
+
+
+_moments_of = jax.custom_jvp(_moments, nondiff_argnums=(2,))
+
+
+@_moments_of.defjvp
+def _moments_jvp(over: Over, primals, tangents):
+    x, mask = primals
+    m = _moments_of(x, mask, over)
+    t = _valid(tangents[0], mask)
+    zeros = _zeros(m)
+    mean_t = _mean(t, over, m.n) if over.centered else zeros.delta
+    mean_ct = _mean(_valid(centre(x, m), mask) * t, over, m.n)
+    return m, zeros._replace(delta=mean_t * m.shrink, var=2 * mean_ct * m.shrink)
+
+
 def moments(
     x: jax.Array,
     axes: tuple[int, ...],
     *,
     groups: int = 0,
-    mask: jax.Array | None = None,
+    mask: Any = None,
     centered: bool = True,
+    axis_name: Any = None,
 ) -> Moments:
     """Return mean and biased variance of x [N, ..., C] over `axes`, each value counted once.
 
-    mean = sum(x) / n;  var = sum((x - mean)^2) / n, computed on d = x - shift with shift the
-    rounded mean, so that nothing cancels. `groups` G > 0: also over the channels of each of G
-    groups (1: over all of C); `axes` then leaves the channel axis out. `mask` (bool, the shape of
-    x) leaves positions out, also when they hold NaN; a statistic without any valid value is 0.
-    With `centered` False the mean is taken to be 0 and var is the mean square (RMS).
+    mean = sum(x) / n;  var = sum((x - mean)^2) / n, computed on d = x - shift, so that nothing
+    cancels. `groups` G > 0: also over the channels of each of G groups (1: over all of C); `axes`
+    then leaves the channel axis out. `mask` (bool, broadcastable to x) leaves positions out, also
+    when they hold NaN; a statistic without any valid value is 0. `axis_name`: also over the devices
+    or vmapped calls along it, each value counted once. With `centered` False the mean is taken to
+    be 0 and var is the mean square (RMS). Derivatives are in closed form.
 
     >>> m = moments(jnp.array([[1.0, 2.0], [3.0, 6.0]]), (0,))
     >>> (m.shift + m.delta).tolist(), m.var.tolist()
     ([[2.0, 4.0]], [[1.0, 4.0]])
     """
-    x = widen(x)
-    if mask is None:
-        n = jnp.full((1,) * x.ndim, count_values(x.shape, axes, groups), x.dtype)
-    else:
-        n = _sum(mask.astype(x.dtype), axes, groups)
-    if not centered:
-        square = _mean(jnp.square(x), axes, groups, mask, n)
-        zero = jnp.zeros_like(square)
-        return Moments(zero, zero, square, jnp.broadcast_to(n, zero.shape))
-    # Without the barriers XLA:CPU writes x - shift to memory for its two readers: 2148 against
-    # 1464 us for a training step of a small CNN (one core, 2026-11-20).
-    shift = lax.optimization_barrier(_round_off(_mean(x, axes, groups, mask, n)))
-    delta = _mean(x - shift, axes, groups, mask, n)
-    square = _mean(jnp.square(x - lax.optimization_barrier(shift)), axes, groups, mask, n)
-    var = jnp.maximum(square - jnp.square(delta), 0)
-    return Moments(shift, delta, var, jnp.broadcast_to(n, shift.shape))
+    mask = fit_mask(mask, x.shape)
+    return _moments_of(_valid(widen(x), mask), mask, Over(axes, groups, centered, axis_name))
 
 
-def _standardize(x: jax.Array, m: Moments, epsilon: float) -> tuple[jax.Array, jax.Array]:
-    inv = lax.rsqrt(m.var + epsilon)
-    return ((widen(x) - m.shift) - m.delta) * inv, inv
+def centre(x: jax.Array, m: Moments) -> jax.Array:
+    """Return (x - mean) * shrink, exact at any mean."""
+    return (widen(x) * m.shrink - m.shift) - m.delta
 
 
-def _forward(x, mask, axes, groups, epsilon, centered):
-    m = moments(x, axes, groups=groups, mask=mask, centered=centered)
-    y, _ = _standardize(x, m, epsilon)
-    if mask is not None:
-        y = jnp.where(mask, y, 0)
-    return y, m
+def inverse_std(m: Moments, epsilon: float) -> jax.Array:
+    """Return 1 / sqrt(variance + epsilon) in the units of `centre`: their product is normalized."""
+    return lax.rsqrt(m.var + epsilon * jnp.square(m.shrink))
 
 
-_normalize = jax.custom_jvp(_forward, nondiff_argnums=(2, 3, 4, 5))
+def std(m: Moments, epsilon: float) -> jax.Array:
+    """Return sqrt(variance + epsilon), finite also where the variance is not representable."""
+    return jnp.sqrt(m.var + epsilon * jnp.square(m.shrink)) / m.shrink
 
 
-@_normalize.defjvp
-def _normalize_jvp(axes, groups, epsilon, centered, primals, tangents):
-    """Derivative in closed form: linear in the tangent, so grad, jvp and Hessians work.
+def _affine(y: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    y = y if scale is None else y * scale
+    return y if bias is None else y + bias
 
-    dy = (c - y E[y t]) / sqrt(var + epsilon) with c = t - E[t] (c = t without centring). Autodiff
-    of rsqrt(var) would form (var + epsilon)^(-3/2), which underflows long before y does.
+
+def _normalize(x, mask, scale, bias, over: Over, epsilon: float) -> tuple[jax.Array, Moments]:
+    m = _moments(x, mask, over)
+    return _valid(_affine(centre(x, m) * inverse_std(m, epsilon), scale, bias), mask), m
+
+
+_normalize_of = jax.custom_jvp(_normalize, nondiff_argnums=(4, 5))
+
+
+@_normalize_of.defjvp
+def _normalize_jvp(over: Over, epsilon: float, primals, tangents):
+    """Derivative in closed form: linear in the tangents, so grad, jvp and Hessians work.
+
+    With h the normalized input, t its tangent and a = scale / sqrt(var + epsilon):
+    dy = a t + (dscale - a E[h t]) h + (dbias - a E[t]). Autodiff of rsqrt(var) would form
+    (var + epsilon)^(-3/2), which underflows long before y does. The two brackets are small arrays:
+    transposed, all sums of the backward pass come out of sum(g) and sum(g h).
     """
-    x, mask = primals
-    t = widen(tangents[0])
-    y, m = _normalize(x, mask, axes, groups, epsilon, centered)
-    inv = lax.rsqrt(m.var + epsilon)
-    if mask is not None:
-        t = jnp.where(mask, t, 0)
-    mean_t = _mean(t, axes, groups, None, m.n) if centered else jnp.zeros_like(m.var)
-    mean_ty = _mean(t * y, axes, groups, None, m.n)
-    dy = (t - mean_t - y * mean_ty) * inv
-    if mask is not None:
-        dy = jnp.where(mask, dy, 0)
-    zero = jnp.zeros_like(m.var)
-    return (y, m), (dy, Moments(zero, mean_t, 2 * mean_ty / inv, zero))
-
-
-def fit_mask(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Return the mask (True: valid) in the shape of x [N, ..., C]; raises ValueError where it has
-    another number of axes, because a mask [N] would silently be taken for one of channels."""
-    mask = jnp.asarray(mask, bool)
-    if mask.ndim != len(shape):
-        raise ValueError(
-            f"a mask of shape {mask.shape} does not fit an input of shape {tuple(shape)}; "
-            "give it the same number of axes, for example [N, 1] for examples of [N, C]"
-        )
-    return jnp.broadcast_to(mask, shape)
+    x, mask, scale, bias = primals
+    t = _valid(widen(tangents[0]), mask)
+    h, m = _normalize_of(x, mask, None, None, over, epsilon)
+    inv = inverse_std(m, epsilon)
+    mean_ht = _mean(t * h, over, m.n)
+    mean_t = _mean(t, over, m.n) if over.centered else jnp.zeros_like(mean_ht)
+    a = inv * m.shrink if scale is None else inv * m.shrink * scale
+    slope, offset = -a * mean_ht, -a * mean_t
+    if scale is not None:
+        slope = slope + tangents[2]
+    if bias is not None:
+        offset = offset + tangents[3]
+    dy = _valid(a * t + slope * h + offset, mask)
+    dm = _zeros(m)._replace(delta=mean_t * m.shrink, var=2 * mean_ht / inv * m.shrink)
+    return (_valid(_affine(h, scale, bias), mask), m), (dy, dm)
 
 
 def normalize(
@@ -185,57 +325,23 @@ def normalize(
     axes: tuple[int, ...],
     *,
     epsilon: float,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
     groups: int = 0,
-    mask: jax.Array | None = None,
+    mask: Any = None,
     centered: bool = True,
+    axis_name: Any = None,
 ) -> tuple[jax.Array, Moments]:
-    """Return y = (x - mean) / sqrt(var + epsilon), float32 or wider, and the moments.
+    """Return y = scale * (x - mean) / sqrt(var + epsilon) + bias and the moments, float32 or wider.
 
-    Statistics over `axes` and `groups` as in `moments`.
-
-    `mask` (bool, broadcastable to x): masked positions influence nothing and come out as 0.
+    Statistics over `axes`, `groups` and `axis_name` as in `moments`; `scale` and `bias` [C] may be
+    left out. `mask` (bool, broadcastable to x): masked positions influence nothing, also when they
+    hold NaN, and come out as 0.
 
     >>> y, _ = normalize(jnp.array([[1.0], [3.0]]), (0,), epsilon=0.0)
     >>> y.tolist()
     [[-1.0], [1.0]]
     """
-    if mask is not None:
-        mask = fit_mask(mask, x.shape)
-        x = jnp.where(mask, x, 0)
-    return _normalize(x, mask, axes, groups, float(epsilon), centered)
-
-
-def normalize_by(x: jax.Array, average: Average, epsilon: float) -> jax.Array:
-    """Return (x - mean - mean_lo) / sqrt(var + epsilon) with the running statistics [C]."""
-    centred = (widen(x) - average.mean) - average.mean_lo
-    return centred * lax.rsqrt(average.var + epsilon)
-
-
-def start_average(channels: int) -> Average:
-    """Return the running statistics before any batch: mean 0, variance 1."""
-    zero = jnp.zeros((channels,), jnp.float32)
-    return Average(zero, zero, jnp.ones((channels,), jnp.float32))
-
-
-def update_average(old: Average, batch: Moments, momentum: float) -> Average:
-    """Return momentum * old + (1 - momentum) * batch, `batch` averaged over all axes but C.
-
-    The mean moves by (1 - momentum) * (batch - old) added with a compensated sum (Knuth's TwoSum):
-    one float32 would lose the step as soon as it is below |mean| * 6e-8. Momentum 0 leaves exactly
-    the batch's statistics; a batch without any valid value leaves everything as it was.
-    """
-    channels = old.mean.shape[0]
-    groups = [v.reshape(-1, channels) for v in batch]
-    n = jnp.sum(groups[3], axis=0)
-    weights = groups[3] / jnp.maximum(n, 1)
-    shift, delta, var = (jnp.sum(weights * v, axis=0) for v in groups[:3])
-    if momentum == 0:  # old + (batch - old) rounds to the spacing of floats at |old|
-        new = Average(shift, delta, var)
-        return Average(*(jnp.where(n > 0, a, b) for a, b in zip(new, old, strict=True)))
-    keep = jnp.where(n > 0, 1 - momentum, 0.0)
-    step = keep * ((shift - old.mean) + (delta - old.mean_lo))
-    low = old.mean_lo + step
-    mean = old.mean + low
-    carried = mean - old.mean
-    mean_lo = (old.mean - (mean - carried)) + (low - carried)
-    return Average(mean, mean_lo, old.var + keep * (var - old.var))
+    mask = fit_mask(mask, x.shape)
+    over = Over(axes, groups, centered, axis_name)
+    return _normalize_of(_valid(x, mask), mask, scale, bias, over, float(epsilon))

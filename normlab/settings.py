@@ -37,7 +37,14 @@ class Setting:
         return self.default if self.frozen is None else self.frozen
 
 
-PROGRAM_SETTINGS = ("data.name", "data.batch", "model.", "norm.", "optim.name")
+PROGRAM_SETTINGS = (
+    "data.name",
+    "data.batch",
+    "model.",
+    "norm.",
+    "optim.name",
+    "eval.batch_statistics",
+)
 """What decides a compiled program. Rates, schedules, lengths and evaluation times are its inputs,
 so runs that differ only in those share one compilation."""
 
@@ -79,6 +86,39 @@ SETTINGS: dict[str, Setting] = {
     ),
     "norm.stats_batch": Setting(
         0, "static", "examples that share statistics; 0: the whole batch", "examples", low=0
+    ),
+    "norm.average": Setting(
+        "moving",
+        "static",
+        "running statistics: moving average, the same without its start, or mean of all batches",
+        choices=("moving", "debiased", "cumulative"),
+    ),
+    "norm.running_var": Setting(
+        "biased",
+        "static",
+        "variance kept for evaluation; unbiased: times n / (n - 1)",
+        choices=("biased", "unbiased"),
+    ),
+    "norm.renorm_steps": Setting(
+        100,
+        "static",
+        "updates until batch_renorm corrects up to r_max, d_max: a third of a short run (the "
+        "paper's 40000 of 130000); 0: from the first",
+        "steps",
+        low=0,
+    ),
+    "norm.r_max": Setting(
+        3.0, "static", "largest factor by which batch_renorm corrects a std (the paper's)", low=1
+    ),
+    "norm.d_max": Setting(
+        5.0,
+        "static",
+        "largest distance, in stds, by which batch_renorm corrects a mean (the paper's)",
+        low=0,
+    ),
+    "norm.kernel": Setting("none", "static", "scheme of the hidden kernels, with any norm"),
+    "norm.noise": Setting(
+        0.0, "static", "strength of the noise after every norm; 1: the published control", low=0
     ),
     "optim.name": Setting(
         "momentum", "static", "optimiser", choices=("sgd", "momentum", "adam", "adamw")
@@ -123,6 +163,11 @@ SETTINGS: dict[str, Setting] = {
         512, "observe", "training images that running statistics are re-estimated on", low=2
     ),
     "eval.batch": Setting(100, "observe", "examples scored at once", "examples", low=1),
+    "eval.batch_statistics": Setting(
+        False,
+        "observe",
+        "also score every batch of eval.batch examples with its own statistics (batch_... metrics)",
+    ),
     "host.mode": Setting(
         "auto",
         "host",

@@ -52,12 +52,19 @@ def plan_scoring(curve: np.ndarray, rest: np.ndarray, test: np.ndarray, size: in
 
 
 def score(
-    net: nn.Module, state: TrainState, stats: list[Any], data, scoring: Scoring, batches: jax.Array
+    net: nn.Module,
+    state: TrainState,
+    stats: list[Any],
+    data,
+    scoring: Scoring,
+    batches: jax.Array,
+    shares_statistics: bool = False,
 ) -> Scores:
     """Return the scores [modes, parts] of the first `batches` batches of `scoring`.
 
     Evaluation mode, once with each of the running statistics in `stats`. One loop over modes and
     batches keeps one copy of the network in the program, which halves its compilation.
+    `shares_statistics`: the network takes each batch's own statistics, so padding is masked.
     """
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stats)
 
@@ -66,7 +73,8 @@ def score(
         x, y = data.gather(scoring.rows[batch])
         weights = scoring.weights[batch]
         chosen = {"batch_stats": jax.tree.map(lambda leaf: leaf[mode], stacked)}
-        logits: Any = net.apply(state.variables | chosen, x, train=False)
+        mask = weights > 0 if shares_statistics else None
+        logits: Any = net.apply(state.variables | chosen, x, train=False, mask=mask)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         sums = Scores(
             loss=jnp.sum(jnp.where(weights > 0, losses, 0)),

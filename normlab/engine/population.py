@@ -22,8 +22,9 @@ from normlab.engine.program import Feed, Trace, compile_program
 from normlab.engine.state import Hyper, TrainState, hyper_of
 from normlab.settings import Config
 
-MODES = ("", "running_")
-"""Prefix of the metrics of each mode: re-estimated (or stateless) and running statistics."""
+MODES = ("", "running_", "batch_")
+"""Prefix of the metrics of each mode: re-estimated statistics (or none), running ones, and those of
+the very batch that is scored."""
 
 
 @dataclass

@@ -68,7 +68,7 @@ class Trace(NamedTuple):
     loss: Any
     """[T]"""
     scores: Scores
-    """Leaves [T, modes, parts]; mode 0 re-estimated (or stateless), 1 running statistics."""
+    """Leaves [T, modes, parts]: re-estimated (or no) statistics, running ones, each batch's own."""
 
 
 class Program(NamedTuple):
@@ -86,8 +86,13 @@ def member_functions(
     row = find_norm(config["norm.name"])
     whole = net
     if row.running_statistics:
-        whole = build_model(config, classes, conv_form, momentum=0.0, stats_batch=0)
-    modes = 2 if row.running_statistics else 1
+        # one pass leaves exactly these images' statistics
+        last = {"momentum": 0.0, "average": "moving", "stats_batch": 0, "noise": 0.0}
+        whole = build_model(config, classes, conv_form, **last)
+    own = None
+    if config["eval.batch_statistics"]:
+        own = build_model(config, classes, conv_form, use_running=False)
+    modes = 1 + row.running_statistics + (own is not None)
     input_shape = shape if MODELS[config["model.name"]].is_convolutional else (math.prod(shape),)
 
     def start(hyper: Hyper, rows, images, labels) -> TrainState:
@@ -98,7 +103,11 @@ def member_functions(
         stats = [state.batch_stats]
         if row.running_statistics:
             stats.insert(0, reestimate(whole, state, data, feed.stats))
-        return score(net, state, stats, data, feed.scoring, batches)
+        scores = score(net, state, stats, data, feed.scoring, batches)
+        if own is None:
+            return scores
+        last = score(own, state, [state.batch_stats], data, feed.scoring, batches, True)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), scores, last)
 
     def advance(state: TrainState, hyper: Hyper, feed: Feed, table: Timetable, images, labels):
         data = Resident(images, labels, input_shape)

@@ -37,9 +37,13 @@ def make_train_step(
     transform = direction(optimizer, hyper.momentum, hyper.weight_decay)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+        noise_key = jax.random.fold_in(state.key, state.step)
+
         def loss_of(params):
             variables = state.variables | {"params": params}
-            logits, moved = net.apply(variables, batch.x, train=True, mutable=MUTABLE)
+            logits, moved = net.apply(
+                variables, batch.x, train=True, mutable=MUTABLE, rngs={"noise": noise_key}
+            )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
             return losses.mean(), moved
 

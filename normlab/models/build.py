@@ -11,13 +11,13 @@ from normlab.models.cnn import CNN
 from normlab.models.mlp import MLP
 from normlab.models.table import layer_widths, pool_after
 from normlab.norms.layers import build
-from normlab.norms.table import find_norm
+from normlab.norms.table import COMMON, find_norm
 from normlab.settings import Config
 
 
 def norm_options(config: Config) -> dict[str, Any]:
     """Return the options that the configured scheme takes, with their values."""
-    return {o: config[f"norm.{o}"] for o in find_norm(config["norm.name"]).options}
+    return {o: config[f"norm.{o}"] for o in find_norm(config["norm.name"]).options + COMMON}
 
 
 def build_model(config: Config, classes: int, conv_form: str, **overrides: Any) -> nn.Module:

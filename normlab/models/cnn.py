@@ -24,8 +24,8 @@ def max_pool(x: jax.Array) -> jax.Array:
 class CNN(nn.Module):
     """3x3 conv - norm - act (pre) or conv - act - norm (post), pools, global mean, dense head.
 
-    Shapes: x [N, H, W, C] -> logits [N, classes]. `pools[i]` says whether a 2x2 max pool follows
-    layer i; `stride` is that of the first convolution. Every layer has its bias in every arm.
+    Shapes: x [N, H, W, C], mask [N] (True: a real example) -> logits [N, classes]. `pools[i]` says
+    whether a 2x2 max pool follows layer i; `stride` is that of the first convolution. Every layer has its bias in every arm.
     """
 
     layers: Layers
@@ -37,14 +37,15 @@ class CNN(nn.Module):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         conv, norm, act = self.layers.conv, self.layers.norm, self.layers.act
+        mask = None if mask is None else mask[:, None, None, None]
         for i, (width, pool) in enumerate(zip(self.widths, self.pools, strict=True), 1):
             stride = self.stride if i == 1 else 1
             x = conv(width, kernel_init=self.kernel_init, stride=stride, name=f"conv_{i}")(x)
             if self.placement == "pre":
-                x = act(name=f"act_{i}")(norm(name=f"norm_{i}")(x, train=train))
+                x = act(name=f"act_{i}")(norm(name=f"norm_{i}")(x, train=train, mask=mask))
             else:
-                x = norm(name=f"norm_{i}")(act(name=f"act_{i}")(x), train=train)
+                x = norm(name=f"norm_{i}")(act(name=f"act_{i}")(x), train=train, mask=mask)
             x = max_pool(x) if pool else x
-        return self.layers.dense(self.classes, kernel_init=glorot, name="head")(x.mean((1, 2)))
+        return self.layers.head(self.classes, kernel_init=glorot, name="head")(x.mean((1, 2)))

@@ -12,15 +12,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from normlab.norms.table import NORMS, Norm, find_norm
+from normlab.norms.table import KERNELS, NORMS, Kernel, Norm, find_kernel, find_norm
 
 if TYPE_CHECKING:
     from normlab.norms.batch import BatchNorm
+    from normlab.norms.batch_instance import BatchInstanceNorm
+    from normlab.norms.dynamic import DynamicErf, DynamicTanh
+    from normlab.norms.evonorm import EvoNormB0, EvoNormS0
+    from normlab.norms.frn import TLU, FilterResponseNorm
     from normlab.norms.group import GroupNorm
     from normlab.norms.kernels import Conv, Dense
+    from normlab.norms.l1 import L1BatchNorm
     from normlab.norms.layers import Layers, adopt, build, release
+    from normlab.norms.mean_only import MeanOnlyBatchNorm
     from normlab.norms.plain import Affine, Identity
+    from normlab.norms.renorm import BatchRenorm
+    from normlab.norms.reparam import ScaledStandardize, Spectral, Standardize, WeightNorm
+    from normlab.norms.response import GlobalResponseNorm, LocalResponseNorm, UnitNorm
     from normlab.norms.sample import SampleNorm
+    from normlab.norms.switchable import SwitchNorm
 
 _LAZY = {
     "Layers": "layers",
@@ -34,23 +44,62 @@ _LAZY = {
     "Affine": "plain",
     "Conv": "kernels",
     "Dense": "kernels",
+    "ScaledStandardize": "reparam",
+    "Spectral": "reparam",
+    "Standardize": "reparam",
+    "WeightNorm": "reparam",
+    "FilterResponseNorm": "frn",
+    "TLU": "frn",
+    "EvoNormB0": "evonorm",
+    "EvoNormS0": "evonorm",
+    "DynamicErf": "dynamic",
+    "DynamicTanh": "dynamic",
+    "GlobalResponseNorm": "response",
+    "LocalResponseNorm": "response",
+    "UnitNorm": "response",
+    "BatchInstanceNorm": "batch_instance",
+    "BatchRenorm": "renorm",
+    "L1BatchNorm": "l1",
+    "MeanOnlyBatchNorm": "mean_only",
+    "SwitchNorm": "switchable",
 }
 
 __all__ = [
+    "KERNELS",
     "NORMS",
+    "TLU",
     "Affine",
     "BatchNorm",
     "Conv",
     "Dense",
+    "DynamicErf",
+    "DynamicTanh",
+    "EvoNormB0",
+    "EvoNormS0",
+    "FilterResponseNorm",
+    "GlobalResponseNorm",
     "GroupNorm",
     "Identity",
+    "Kernel",
     "Layers",
+    "LocalResponseNorm",
     "Norm",
     "SampleNorm",
+    "ScaledStandardize",
+    "Spectral",
+    "Standardize",
+    "UnitNorm",
+    "WeightNorm",
     "adopt",
     "build",
+    "find_kernel",
     "find_norm",
     "release",
+    "BatchInstanceNorm",
+    "BatchRenorm",
+    "L1BatchNorm",
+    "MeanOnlyBatchNorm",
+    "SwitchNorm",
 ]
 
 

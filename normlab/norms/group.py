@@ -6,8 +6,19 @@ import jax
 from flax import linen as nn
 
 from normlab.axes import axes_of
-from normlab.moments import normalize, refuse_degenerate
-from normlab.norms.plain import scale_and_bias
+from normlab.moments import fit_mask, normalize, refuse_degenerate
+from normlab.norms.plain import affine
+
+
+def count_groups(name: str, channels: int, groups: int, group_size: int = 0) -> int:
+    """Return the number of groups; raises ValueError where they do not divide the channels."""
+    option, value = ("group_size", group_size) if group_size else ("groups", groups)
+    if value < 1 or channels % value:
+        legal = [g for g in range(1, channels + 1) if channels % g == 0]
+        raise ValueError(
+            f"{name}: {option} {value} does not divide C = {channels}; use one of {legal}"
+        )
+    return channels // group_size if group_size else groups
 
 
 class GroupNorm(nn.Module):
@@ -15,7 +26,8 @@ class GroupNorm(nn.Module):
 
     Shapes: x [N, ..., C] -> the same, seen as [N, ..., G, C / G]; parameters [C].
     State: none; training and evaluation agree. G = 1 is layer norm over H, W, C, G = C instance
-    norm. Raises ValueError where G does not divide C, or a statistic would be made of one value.
+    norm. `group_size` > 0 gives C / G instead of G.
+    Raises ValueError where G does not divide C, or a statistic would be made of one value.
     Source: arXiv:1803.08494, section 3. Deviation: none.
 
     >>> x = jax.numpy.arange(8.0).reshape(1, 8)
@@ -25,21 +37,27 @@ class GroupNorm(nn.Module):
     """
 
     groups: int = 4
+    group_size: int = 0
     epsilon: float = 1e-5
+    allow_degenerate: bool = False
 
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         del train
-        channels = x.shape[-1]
-        if channels % self.groups:
-            legal = [g for g in range(1, channels + 1) if channels % g == 0]
-            raise ValueError(
-                f"{self.name}: groups {self.groups} does not divide C = {channels}; "
-                f"use one of {legal}"
-            )
-        axes = axes_of(("H", "W"), x.ndim)
-        refuse_degenerate(self.name or "GroupNorm", x.shape, axes, self.groups)
-        y, _ = normalize(x, axes, groups=self.groups, epsilon=self.epsilon, mask=mask)
-        return scale_and_bias(self, y).astype(x.dtype)
+        name, axes = self.name or "GroupNorm", axes_of(("H", "W"), x.ndim)
+        groups = count_groups(name, x.shape[-1], self.groups, self.group_size)
+        if not self.allow_degenerate:
+            refuse_degenerate(name, x.shape, axes, groups)
+        scale, bias = affine(self, x.shape[-1])
+        y, _ = normalize(
+            x,
+            axes,
+            groups=groups,
+            epsilon=self.epsilon,
+            scale=scale,
+            bias=bias,
+            mask=fit_mask(mask, x.shape),
+        )
+        return y.astype(x.dtype)

@@ -7,13 +7,18 @@ On a CPU a convolution is written as shifted slices and one matrix product ("pat
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+from normlab.norms.reparam import act_gain
+from normlab.norms.table import find_kernel
 
 Initializer = Callable[..., Any]
 FORMS = ("patches", "lax")
@@ -51,12 +56,36 @@ def conv_lax(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     )
 
 
+def kernel_scheme(name: str, act: Callable[[jax.Array], jax.Array]) -> Callable[..., Any] | None:
+    """Return the factory of the kernel scheme `name` for a network with the activation `act`."""
+    row = find_kernel(name)
+    if not row.module:
+        return None
+    scheme = pkgutil.resolve_name(row.module)
+    takes_gain = "act_gain" in scheme.__dataclass_fields__
+    return partial(scheme, act_gain=act_gain(act)) if takes_gain else scheme
+
+
+def respond_with_bias(
+    layer: Conv | Dense, kernel: jax.Array, respond: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """Return respond(kernel) + bias, with what the layer's scheme puts in the kernel's place."""
+    bias_init = nn.initializers.zeros
+    if layer.reparam is not None:
+        kernel, bias_init = layer.reparam(name="reparam")(kernel, respond)
+    bias = layer.param("bias", bias_init, kernel.shape[-1:], jnp.float32)
+    y = respond(kernel)
+    return y + bias.astype(y.dtype)
+
+
 class Conv(nn.Module):
     """y = x * kernel + bias, a k x k convolution with padding (k - 1) / 2 on each side.
 
     Shapes: x [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features]; parameters
     `kernel` [k, k, C, features], `bias` [features]. State: none.
     `form` is "patches" or "lax": the same arithmetic in another order (see the module).
+    `reparam` makes the module that puts another kernel in place of the parameter, with parameters
+    and state under the name `reparam` (see normlab.norms.reparam).
     """
 
     features: int
@@ -64,29 +93,31 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     form: str = "patches"
+    reparam: Callable[..., Any] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         convolve = {"patches": conv_patches, "lax": conv_lax}[self.form]
-        return convolve(x, kernel.astype(x.dtype), self.stride) + bias.astype(x.dtype)
+        return respond_with_bias(
+            self, kernel, lambda k: convolve(x, k.astype(x.dtype), self.stride)
+        )
 
 
 class Dense(nn.Module):
     """y = x @ kernel + bias.
 
     Shapes: x [N, C] -> [N, features]; parameters `kernel` [C, features], `bias` [features].
-    State: none.
+    State: none. `reparam`: as in Conv.
     """
 
     features: int
     kernel_init: Initializer
+    reparam: Callable[..., Any] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+        return respond_with_bias(self, kernel, lambda k: x @ k.astype(x.dtype))

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from normlab.norms.kernels import FORMS, Conv, Dense
-from normlab.norms.table import Norm, find_norm
+from normlab.norms.kernels import FORMS, Conv, Dense, kernel_scheme
+from normlab.norms.noise import disturbed
+from normlab.norms.presets import preset_options
+from normlab.norms.table import find_norm
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,12 @@ class Layers:
     """What a network asks for: "a conv", "a norm", never "which norm".
 
     conv(features, kernel_init=..., name=...)(x), dense(...)(x), norm(name=...)(x, train=...),
-    act(name=...)(x).
+    act(name=...)(x); head is the dense layer that ends a network, which no scheme touches.
     """
 
     conv: Callable[..., Any]
     dense: Callable[..., Any]
+    head: Callable[..., Any]
     norm: Callable[..., Any]
     act: Callable[..., Any]
 
@@ -39,11 +42,11 @@ def named_act(act: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
     return make
 
 
-def module_of(row: Norm) -> Callable[..., Any]:
-    """Return the Linen class of a row, imported now."""
-    if not isinstance(row.module, str):
-        return row.module
-    file, _, name = row.module.partition(":")
+def module_of(module: Any) -> Callable[..., Any]:
+    """Return the Linen class that a row names as "package.file:Class", imported now."""
+    if not isinstance(module, str):
+        return module
+    file, _, name = module.partition(":")
     return getattr(importlib.import_module(file), name)
 
 
@@ -52,10 +55,16 @@ def build(
     *,
     act: Callable[[jax.Array], jax.Array] = jax.nn.relu,
     conv_form: str = "patches",
+    kernel: str = "none",
+    noise: float = 0.0,
+    preset: str = "",
     **options: Any,
 ) -> Layers:
     """Return the layers of the scheme `name`, with `options` such as epsilon, momentum or groups.
 
+    `kernel` names a scheme for the kernels of conv and dense; `noise` > 0 disturbs what the norm
+    puts out (see Noise); `preset` ("flax", "torch", "keras") sets the options that make the norm
+    that library's default layer, `options` override it.
     Raises ValueError for an unknown name, and for an option that the scheme does not take.
 
     >>> layers = build("group", groups=2, epsilon=1e-5)
@@ -63,21 +72,26 @@ def build(
     2
     """
     row = find_norm(name)
+    legal = row.options + row.arguments
     for option in options:
-        if option not in row.options:
-            takes = ", ".join(row.options) or "no options"
+        if option not in legal:
+            takes = ", ".join(legal) or "no options"
             raise ValueError(f"norm {name!r} takes no option {option!r} (it takes {takes})")
     if conv_form not in FORMS:
         raise ValueError(f"unknown conv_form {conv_form!r} (forms: {', '.join(FORMS)})")
-    module = module_of(row)
-    arguments = {**row.fixed, **options}
+    module = module_of(row.module)
+    preset_arguments = preset_options(preset, name) if preset else {}
+    arguments = {**preset_arguments, **row.fixed, **options}
     if "over" in getattr(module, "__dataclass_fields__", {}):
         arguments["over"] = row.over
+    norm = partial(module, **arguments)
+    reparam = kernel_scheme(kernel, act)
     return Layers(
-        conv=partial(Conv, form=conv_form),
-        dense=Dense,
-        norm=partial(module, **arguments),
-        act=named_act(act),
+        conv=partial(Conv, form=conv_form, reparam=reparam),
+        dense=partial(Dense, reparam=reparam),
+        head=Dense,
+        norm=disturbed(norm, noise) if noise else norm,
+        act=module_of(row.act) if row.act else named_act(act),
     )
 
 

@@ -1,4 +1,4 @@
-"""The two controls: nothing at all, and the parameters of a norm without its statistics."""
+"""What every scheme shares, scale and bias and the way masks act, and the two controls."""
 
 from __future__ import annotations
 
@@ -6,21 +6,68 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from normlab.moments import fit_mask
 
-def scale_and_bias(
-    module: nn.Module, y: jax.Array, use_scale: bool = True, use_bias: bool = True
+
+def scale_of(module: nn.Module, channels: int) -> jax.Array:
+    """Return the parameter `scale` [C] of a layer, ones at first."""
+    return module.param("scale", nn.initializers.ones, (channels,))
+
+
+def bias_of(module: nn.Module, channels: int) -> jax.Array:
+    """Return the parameter `bias` [C] of a layer, zeros at first."""
+    return module.param("bias", nn.initializers.zeros, (channels,))
+
+
+def affine(module: nn.Module, channels: int) -> tuple[jax.Array, jax.Array]:
+    """Return both."""
+    return scale_of(module, channels), bias_of(module, channels)
+
+
+def blank(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Return x with 0 where the mask, in the shape of x, is False: NaN there reaches nothing."""
+    return x if mask is None else jnp.where(mask, x, 0)
+
+
+def finish(
+    module: nn.Module,
+    y: jax.Array,
+    dtype,
+    mask: jax.Array | None = None,
+    use_scale: bool = True,
+    use_bias: bool = True,
 ) -> jax.Array:
-    """Return scale * y + bias with the parameters `scale` (ones) and `bias` (zeros), each [C]."""
-    channels = (y.shape[-1],)
+    """Return scale * y + bias in `dtype`, masked positions 0, with the layer's own parameters."""
     if use_scale:
-        y = y * module.param("scale", nn.initializers.ones, channels, jnp.float32)
+        y = y * scale_of(module, y.shape[-1])
     if use_bias:
-        y = y + module.param("bias", nn.initializers.zeros, channels, jnp.float32)
-    return y
+        y = y + bias_of(module, y.shape[-1])
+    return blank(y.astype(dtype), mask)
+
+
+ROOM = 2.0**-8
+"""What values near the largest float are multiplied with before they are added or divided by."""
+
+
+@jax.custom_jvp
+def quotient(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return a / b for b > 0, right and with finite derivatives for b near the largest float.
+
+    XLA multiplies with 1 / b, which is 0 for b above 8.5e37, and moves a constant factor of a and
+    b there, but not one that it cannot know. Autodiff would square b.
+    """
+    room = jnp.where(b > 1e30, ROOM, 1.0).astype(b.dtype)
+    return (a * room) / (b * room)
+
+
+@quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    y, b = quotient(*primals), primals[1]
+    return y, tangents[0] / b - y * (tangents[1] / b)
 
 
 class Identity(nn.Module):
-    """y = x.
+    """y = x; masked positions are 0.
 
     Shapes: x [N, ..., C] -> the same. State: none. No parameters.
     """
@@ -28,8 +75,8 @@ class Identity(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        del train, mask
-        return x
+        del train
+        return blank(x, fit_mask(mask, x.shape))
 
 
 class Affine(nn.Module):
@@ -42,5 +89,6 @@ class Affine(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        del train, mask
-        return scale_and_bias(self, x).astype(x.dtype)
+        del train
+        mask = fit_mask(mask, x.shape)
+        return finish(self, blank(x, mask), x.dtype, mask)

@@ -6,8 +6,8 @@ import jax
 from flax import linen as nn
 
 from normlab.axes import axes_of
-from normlab.moments import normalize, refuse_degenerate
-from normlab.norms.plain import scale_and_bias
+from normlab.moments import fit_mask, normalize, refuse_degenerate
+from normlab.norms.plain import bias_of, scale_of
 
 
 class SampleNorm(nn.Module):
@@ -31,6 +31,7 @@ class SampleNorm(nn.Module):
     epsilon: float = 1e-5
     centered: bool = True
     use_bias: bool = True
+    allow_degenerate: bool = False
 
     @nn.compact
     def __call__(
@@ -39,8 +40,16 @@ class SampleNorm(nn.Module):
         del train
         axes = axes_of(tuple(a for a in self.over if a != "C"), x.ndim)
         groups = 1 if "C" in self.over else 0
-        refuse_degenerate(self.name or "SampleNorm", x.shape, axes, groups)
+        if not self.allow_degenerate:
+            refuse_degenerate(self.name or "SampleNorm", x.shape, axes, groups)
         y, _ = normalize(
-            x, axes, groups=groups, epsilon=self.epsilon, mask=mask, centered=self.centered
+            x,
+            axes,
+            groups=groups,
+            epsilon=self.epsilon,
+            scale=scale_of(self, x.shape[-1]),
+            bias=bias_of(self, x.shape[-1]) if self.use_bias else None,
+            mask=fit_mask(mask, x.shape),
+            centered=self.centered,
         )
-        return scale_and_bias(self, y, use_bias=self.use_bias).astype(x.dtype)
+        return y.astype(x.dtype)

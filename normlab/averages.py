@@ -1,0 +1,75 @@
+"""Running statistics: a running mean that two floats hold, and how it moves."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from normlab.moments import Moments, widen
+
+
+class Average(NamedTuple):
+    """Running mean (the unrounded sum mean + mean_lo) and running variance, each [C]."""
+
+    mean: jax.Array
+    mean_lo: jax.Array
+    var: jax.Array
+
+
+def start_average(channels: int) -> Average:
+    """Return the running statistics before any batch: mean 0, variance 1."""
+    zero = jnp.zeros((channels,), jnp.float32)
+    return Average(zero, zero, jnp.ones((channels,), jnp.float32))
+
+
+def normalize_by(x: jax.Array, average: Average, epsilon: float) -> jax.Array:
+    """Return (x - mean - mean_lo) / sqrt(var + epsilon) with the running statistics [C]."""
+    centred = (widen(x) - average.mean) - average.mean_lo
+    return centred * lax.rsqrt(average.var + epsilon)
+
+
+def average_groups(batch: Moments, unbiased: bool = False) -> tuple[Average, jax.Array]:
+    """Return the mean and variance of a batch per channel, [C], and whether they can be trusted.
+
+    Groups of examples are averaged, weighted by their valid values; means relative to the largest
+    one's, since a sum of large means loses what `delta` holds. `unbiased` multiplies each variance
+    by n / (n - 1). Not to be trusted: no valid value, or statistics that are not finite.
+    """
+    channels = batch.shift.shape[-1]
+    shift, delta, var, n, shrink = (v.reshape(-1, channels) for v in batch)
+    weights = n / jnp.maximum(jnp.sum(n, axis=0), 1)
+    var = jnp.minimum(var / shrink / shrink, jnp.finfo(var.dtype).max)
+    if unbiased:
+        var = var * (n / jnp.maximum(n - 1, 1))
+    shift, delta = shift / shrink, delta / shrink
+    # a group with values as the point of reference: one without has shift 0
+    first = jnp.max(jnp.where(n > 0, shift, -jnp.finfo(shift.dtype).max), axis=0)
+    low = jnp.sum(weights * ((shift - first) + delta), axis=0)
+    var = jnp.sum(weights * var, axis=0)
+    is_sound = (jnp.sum(n, axis=0) > 0) & jnp.isfinite(first + low) & jnp.isfinite(var)
+    mean = first + low
+    return Average(mean, (first - mean) + low, var), is_sound
+
+
+def update_average(
+    old: Average, batch: Moments, rate: float | jax.Array, unbiased: bool = False
+) -> Average:
+    """Return old + rate * (batch - old), `batch` averaged over all axes but C.
+
+    The mean moves by a compensated sum (Knuth's TwoSum): one float32 would lose the step as soon as
+    it is below |mean| * 6e-8. Rate 1 leaves exactly the batch's statistics. A channel without any
+    valid value, or with a value that is not finite, stays as it was.
+    """
+    new, is_sound = average_groups(batch, unbiased)
+    step = rate * ((new.mean - old.mean) + (new.mean_lo - old.mean_lo))
+    low = old.mean_lo + step
+    mean = old.mean + low
+    carried = mean - old.mean
+    mean_lo = (old.mean - (mean - carried)) + (low - carried)
+    moved = Average(mean, mean_lo, old.var + rate * (new.var - old.var))
+    # old + (batch - old) rounds to the spacing of floats at |old|
+    moved = Average(*(jnp.where(rate >= 1, n, m) for n, m in zip(new, moved, strict=True)))
+    return Average(*(jnp.where(is_sound, m, o) for m, o in zip(moved, old, strict=True)))

@@ -1,0 +1,214 @@
+"""`from_torch` and `to_torch`: parameters and state of norms between PyTorch and Flax.
+
+    variables = norms.from_torch(model.state_dict(), paths={"layer1.0.bn1": "block_0.norm_1"})
+    state = {k: torch.as_tensor(v) for k, v in norms.to_torch(variables).items()}
+
+Neither function imports torch. PyTorch's momentum is 1 - ours, and its running variance is the
+unbiased one: `norms.build(name, preset="torch")`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+_PARAMS = {"weight": "scale", "bias": "bias"}
+_STATS = {"running_mean": "mean", "running_var": "var"}
+_OURS = set(_PARAMS.values())
+_COUNT = "num_batches_tracked"
+_LEAVES = {*_PARAMS, *_STATS, _COUNT}
+
+
+def from_torch(
+    state_dict: Mapping[str, Any],
+    *,
+    modules: Iterable[str] | None = None,
+    paths: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return Flax variables holding the norms of a PyTorch state dict, and nothing else of it.
+
+    weight, bias -> params `scale`, `bias`; running_mean, running_var -> batch_stats `mean`,
+    `mean_lo` (what float32 cannot hold of a wider mean, else 0), `var`; num_batches_tracked ->
+    norm_state `count`. Shapes: every leaf [C], float32; `count` [] int32. The values may be
+    tensors or arrays; those returned are NumPy arrays.
+
+    A module is a norm where it has running statistics, or a weight and a bias of one shape.
+    `modules`: the norms by name or pattern ("layer?.*.bn*") instead of that rule.
+    `paths`: module -> dotted path in Flax; the others keep their names, split at the dots.
+    Raises ValueError for a shape that is not [C], for a weight [C] alone (an RMS norm, but also a
+    PReLU) unless `modules` says what it is, for a name that matches nothing and a path used twice.
+
+    >>> variables = from_torch({"bn.weight": [2.0, 3.0], "bn.bias": [0.0, 1.0]})
+    >>> variables["params"]["bn"]["scale"].tolist()
+    [2.0, 3.0]
+    """
+    found = _modules_of(state_dict)
+    names = _chosen(found, modules)
+    paths = paths or {}
+    _refuse_unknown(paths, names, "paths")
+    out: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}, "norm_state": {}}
+    taken: dict[str, str] = {}
+    for name in names:
+        path = paths.get(name, name)
+        if path in taken:
+            raise ValueError(f"{taken[path]!r} and {name!r} both go to {path!r}; see `paths`")
+        taken[path] = name
+        for collection, leaves in _to_flax(name, found[name]).items():
+            if leaves:
+                _place(out[collection], path, leaves)
+    return {collection: tree for collection, tree in out.items() if tree}
+
+
+def to_torch(
+    variables: Mapping[str, Any], *, paths: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
+    """Return the norms among Flax variables under PyTorch's names: the inverse of `from_torch`.
+
+    A module is a norm where its parameters are `scale` and perhaps `bias`, or where it has none but
+    `mean` and `var`; norms with other parameters, which PyTorch lacks, stay out.
+    `paths` is the mapping that `from_torch` takes, read from right to left. running_mean is
+    mean + mean_lo, rounded to float32; num_batches_tracked is there where `count` is, int64.
+    Raises ValueError for a leaf that is not [C] (members of a population stand one by one) and for
+    a path that is not there.
+
+    >>> arrays = to_torch({"params": {"bn": {"scale": np.ones(2), "bias": np.zeros(2)}}})
+    >>> sorted(arrays)
+    ['bn.bias', 'bn.weight']
+    """
+    params, stats, state = (
+        dict(_walk(variables.get(collection, {})))
+        for collection in ("params", "batch_stats", "norm_state")
+    )
+    norms = [path for path, leaves in params.items() if {"scale"} <= set(leaves) <= _OURS]
+    norms += [
+        p for p, leaves in stats.items() if p not in params and {"mean", "var"} <= set(leaves)
+    ]
+    back = {path: name for name, path in (paths or {}).items()}
+    _refuse_unknown(back, norms, "paths")
+    out = {}
+    for path in norms:
+        leaves = {**params.get(path, {}), **stats.get(path, {})}
+        prefix = back.get(path, path)
+        for name, value in _to_torch(path, leaves).items():
+            out[_join(prefix, name)] = value
+        if "count" in state.get(path, {}):
+            out[_join(prefix, _COUNT)] = np.array(state[path]["count"], np.int64)
+    return out
+
+
+def _to_flax(name: str, leaves: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Return the three collections of one module."""
+    vectors = {k: v for k, v in leaves.items() if k != _COUNT}
+    _refuse_shapes(name, vectors)
+    stats = {new: _single(vectors[old]) for old, new in _STATS.items() if old in vectors}
+    if "mean" in stats:
+        stats["mean_lo"] = _single(vectors["running_mean"] - stats["mean"])
+    return {
+        "params": {new: _single(vectors[old]) for old, new in _PARAMS.items() if old in vectors},
+        "batch_stats": stats,
+        "norm_state": {"count": np.array(leaves[_COUNT], np.int32)} if _COUNT in leaves else {},
+    }
+
+
+def _to_torch(path: str, leaves: dict[str, Any]) -> dict[str, np.ndarray]:
+    vectors = {k: np.asarray(v) for k, v in leaves.items()}
+    _refuse_shapes(path, vectors)
+    if "mean_lo" in vectors:
+        vectors["mean"] = vectors["mean"] + vectors.pop("mean_lo")
+    names = (_PARAMS | _STATS).items()
+    return {old: np.array(vectors[new]) for old, new in names if new in vectors}
+
+
+def _modules_of(state_dict: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """Module name -> those of its leaves that a norm may have."""
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in state_dict.items():
+        name, _, leaf = key.rpartition(".")
+        if leaf in _LEAVES:
+            modules.setdefault(name, {})[leaf] = _array(value)
+    return modules
+
+
+def _array(value: Any) -> np.ndarray:
+    """Return a tensor (of any device and type, bfloat16 too) or an array as NumPy's."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.double() if value.is_floating_point() else value
+    return np.asarray(value)
+
+
+def _single(value: np.ndarray) -> np.ndarray:
+    return np.array(value, np.float32)
+
+
+def _chosen(found: dict[str, dict[str, np.ndarray]], wanted: Iterable[str] | None) -> list[str]:
+    if wanted is None:
+        return [name for name, leaves in found.items() if _is_norm(name, leaves)]
+    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in found):
+            raise ValueError(f"no module {pattern!r} (modules: {_some(found)})")
+    return [name for name in found if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def _is_norm(name: str, leaves: dict[str, np.ndarray]) -> bool:
+    if set(_STATS) <= set(leaves):
+        return True
+    if "weight" not in leaves:
+        return False
+    weight = leaves["weight"]
+    if "bias" in leaves:
+        return weight.shape == leaves["bias"].shape
+    if weight.ndim == 1:
+        raise ValueError(
+            f"{name or 'the module'}: a weight of shape {weight.shape} without a bias may be an "
+            "RMS norm or a PReLU; name the norms: modules=[...]"
+        )
+    return False
+
+
+def _refuse_shapes(name: str, vectors: Mapping[str, np.ndarray]) -> None:
+    """Raise where the leaves of one module are not all [C] with the same C."""
+    channels = {v.shape for v in vectors.values()}
+    for leaf, value in vectors.items():
+        if value.ndim != 1 or len(channels) > 1:
+            raise ValueError(
+                f"{name or 'the module'}: {leaf} has shape {value.shape}, but every leaf of a norm "
+                f"must be [C] with one C (here: {sorted(channels)}); "
+                "leave it out (modules=[...]) or bring it to [C] first"
+            )
+
+
+def _refuse_unknown(given: Iterable[str], known: Iterable[str], argument: str) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{argument}: no norm {name!r} (norms: {_some(known)})")
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _join(path: str, leaf: str) -> str:
+    return f"{path}.{leaf}" if path else leaf
+
+
+def _place(tree: dict[str, Any], path: str, leaves: dict[str, Any]) -> None:
+    """Put `leaves` at the dotted `path`, "" being the root."""
+    for part in path.split(".") if path else ():
+        tree = tree.setdefault(part, {})
+    tree.update(leaves)
+
+
+def _walk(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (dotted path, its own leaves) of every module that has leaves."""
+    leaves = {k: v for k, v in tree.items() if not isinstance(v, Mapping)}
+    if leaves:
+        yield path, leaves
+    for name, inner in tree.items():
+        if isinstance(inner, Mapping):
+            yield from _walk(inner, _join(path, name))

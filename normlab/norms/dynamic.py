@@ -1,0 +1,61 @@
+"""Element-wise functions in the place of a norm: dynamic tanh and dynamic erf, no statistics."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from normlab.moments import fit_mask, widen
+from normlab.norms.plain import blank, finish
+
+
+class DynamicTanh(nn.Module):
+    """y = scale * tanh(a x) + bias, with one learned number a (parameter `alpha`) per layer.
+
+    Shapes: x [N, ..., C] -> the same; `scale`, `bias` [C], `alpha` []. State: none.
+    The field `alpha` is where the parameter starts.
+    Source: arXiv:2503.10622, section 4. Deviation: none.
+
+    >>> y, _ = DynamicTanh().init_with_output(jax.random.key(0), jax.numpy.array([[0.0, 1e30]]))
+    >>> y.tolist()
+    [[0.0, 1.0]]
+    """
+
+    alpha: float = 0.5
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        del train
+        mask = fit_mask(mask, x.shape)
+        alpha = self.param("alpha", nn.initializers.constant(self.alpha), ())
+        y = jnp.tanh(alpha * widen(blank(x, mask)))
+        return finish(self, y, x.dtype, mask)
+
+
+class DynamicErf(nn.Module):
+    """y = scale * erf(a x + s) + bias, with two learned numbers a and s per layer.
+
+    Shapes: x [N, ..., C] -> the same; `scale`, `bias` [C], `alpha` (a), `shift` (s, 0 at first) [].
+    State: none. The field `alpha` is where that parameter starts.
+    Source: arXiv:2512.10938, the definition of Derf. Deviation: none.
+
+    >>> y, _ = DynamicErf().init_with_output(jax.random.key(0), jax.numpy.array([[0.0, 1e30]]))
+    >>> y.tolist()
+    [[0.0, 1.0]]
+    """
+
+    alpha: float = 0.5
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        del train
+        mask = fit_mask(mask, x.shape)
+        alpha = self.param("alpha", nn.initializers.constant(self.alpha), ())
+        shift = self.param("shift", nn.initializers.zeros, ())
+        y = jax.lax.erf(alpha * widen(blank(x, mask)) + shift)
+        return finish(self, y, x.dtype, mask)

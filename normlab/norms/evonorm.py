@@ -1,0 +1,97 @@
+"""EvoNorm: norm and activation in one formula, found by evolution; no activation follows it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from normlab.axes import axes_of
+from normlab.moments import fit_mask, moments, refuse_degenerate, std, widen
+from normlab.norms.group import count_groups
+from normlab.norms.plain import ROOM, blank, finish, quotient
+from normlab.norms.running import RunningNorm
+
+
+class EvoNormB0(RunningNorm):
+    """y = scale * x / max(std_NHW(x), v x + std_HW(x)) + bias, where std^2 = variance + epsilon.
+
+    The first std is the batch's, per channel; the second that of each example and channel.
+    Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` and `v` (1 at first), [C].
+    State: the leaf `var` alone of RunningNorm's; options as there. Evaluation uses the running
+    variance for the batch's; the variance over H, W is always the example's own. All are biased.
+    Raises ValueError where a statistic would be made of one value, as in dense inputs [N, C].
+    Source: arXiv:2004.02967, table of the EvoNorms and code in the appendix. Deviation: none.
+
+    >>> layer = EvoNormB0()
+    >>> variables = layer.init(jax.random.key(0), jax.numpy.ones((4, 2, 2, 3)), train=True)
+    >>> sorted(variables["params"]), sorted(variables["batch_stats"])
+    (['bias', 'scale', 'v'], ['var'])
+    """
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        mask, dtype = fit_mask(mask, x.shape), x.dtype
+        x = blank(widen(x), mask)
+        space = axes_of(("H", "W"), x.ndim)
+        if not self.allow_degenerate:
+            refuse_degenerate(self.name or "EvoNormB0", x.shape, space)
+        v = self.param("v", nn.initializers.ones, (x.shape[-1],))
+        over_batch = self.batch_std(x, train, mask)
+        over_space = std(moments(x, space, mask=mask), self.epsilon)
+        small = x * ROOM
+        below = jnp.maximum(over_batch * ROOM, v * small + over_space * ROOM)
+        return finish(self, quotient(small, below), dtype, mask)
+
+    def batch_std(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
+        """Return the std over N, H, W of the batch, or the running one; moves the running one."""
+        running = self.running(x.shape[-1], ("var",))
+        uses_running, moves = self.switches(train)
+        result = jnp.sqrt(running.var + self.epsilon)
+        if not uses_running or moves:
+            shape, axes = self.ghosts(x.shape)
+            valid = None if mask is None else mask.reshape(shape)
+            batch = moments(x.reshape(shape), axes, mask=valid, axis_name=self.axis_name)
+            if moves:
+                self.move(running, batch, ("var",))
+            if not uses_running:
+                result = jnp.repeat(std(batch, self.epsilon)[:, 0], shape[1], axis=0)
+        return result
+
+
+class EvoNormS0(nn.Module):
+    """y = scale * x sigmoid(v x) / sqrt(var + epsilon) + bias, var over H, W and C / G channels.
+
+    Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` and `v` (1 at first), [C].
+    State: none; training and evaluation agree. The variance is biased, per example and group;
+    `group_size` > 0 gives C / G instead of G.
+    Raises ValueError where G does not divide C, or a statistic would be made of one value.
+    Source: arXiv:2004.02967, table of the EvoNorms and code in the appendix. Deviation: none.
+
+    >>> x = jax.numpy.array([[[0.0, 20.0], [20.0, 0.0]]])
+    >>> y, _ = EvoNormS0(groups=1).init_with_output(jax.random.key(0), x)
+    >>> y.round(3).tolist()
+    [[[0.0, 2.0], [2.0, 0.0]]]
+    """
+
+    groups: int = 4
+    group_size: int = 0
+    epsilon: float = 1e-5
+    allow_degenerate: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        del train
+        name, space, dtype = self.name or "EvoNormS0", axes_of(("H", "W"), x.ndim), x.dtype
+        groups = count_groups(name, x.shape[-1], self.groups, self.group_size)
+        if not self.allow_degenerate:
+            refuse_degenerate(name, x.shape, space, groups)
+        mask = fit_mask(mask, x.shape)
+        x = blank(widen(x), mask)
+        v = self.param("v", nn.initializers.ones, (x.shape[-1],))
+        over_group = std(moments(x, space, groups=groups, mask=mask), self.epsilon)
+        return finish(self, quotient(x, over_group) * jax.nn.sigmoid(v * x), dtype, mask)

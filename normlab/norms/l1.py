@@ -1,0 +1,83 @@
+"""L1 batch normalization: scaled by the mean absolute deviation instead of the std."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from normlab.averages import normalize_by
+from normlab.moments import Moments, centre, fit_mask, moments
+from normlab.norms.plain import affine, blank
+from normlab.norms.running import RunningNorm
+
+TO_STD = math.sqrt(math.pi / 2)
+"""std / mean absolute deviation of a normal distribution."""
+
+
+def normalize_l1(
+    x: jax.Array,
+    axes: tuple[int, ...],
+    *,
+    epsilon: float,
+    mask: jax.Array | None = None,
+    axis_name=None,
+) -> tuple[jax.Array, Moments]:
+    """Return (x - mean) / sqrt(s^2 + epsilon), s = sqrt(pi / 2) * mean|x - mean|, and the moments
+    with s^2 in place of the variance.
+
+    Taken relative to h, a copy of the root without gradient, everything is about 1: neither s^2 nor
+    its derivative overflows, whatever x. `mask` in the shape of x.
+    """
+    m = moments(x, axes, mask=mask, axis_name=axis_name)
+    centred = centre(x, m)
+    total = jnp.sum(blank(jnp.abs(centred), mask), axes, keepdims=True)
+    if axis_name is not None:
+        total = lax.psum(total, axis_name)
+    s = TO_STD * total / jnp.maximum(m.n, 1)
+    root = math.sqrt(epsilon) * m.shrink
+    h = lax.stop_gradient(jnp.hypot(s, root))
+    y = (centred / h) * lax.rsqrt(jnp.square(s / h) + jnp.square(root / h))
+    return y, m._replace(var=jnp.square(s))
+
+
+class L1BatchNorm(RunningNorm):
+    """y = scale * (x - mean) / sqrt(s^2 + epsilon) + bias, s = sqrt(pi / 2) * mean|x - mean|, over
+    N, H, W per channel.
+
+    s is the std of normally distributed values, without squares of them.
+    Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C].
+    State, options: as in RunningNorm; the leaf `var` follows s^2, at most the largest float32, so
+    that evaluation is BatchNorm's. running_var="unbiased" (s^2 times n / (n - 1)) is right for it
+    too, for normally distributed values. Training uses the batch's statistics, evaluation the
+    running ones.
+    Raises ValueError where BatchNorm does.
+    Source: arXiv:1802.09769, arXiv:1803.01814 section 4 and the L1 control of arXiv:1805.11604.
+    Deviations: epsilon stands under a root with s^2, as in batch norm (in the papers beside s, or
+    not at all); s^2 is averaged, as a variance is, not s.
+
+    >>> x = jax.numpy.array([[1.0], [3.0]])
+    >>> y, _ = L1BatchNorm().init_with_output(jax.random.key(0), x, train=True)
+    >>> (y * jax.numpy.sqrt(jax.numpy.pi / 2)).round(3).tolist()
+    [[-1.0], [1.0]]
+    """
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        scale, bias = affine(self, x.shape[-1])
+        running = self.running(x.shape[-1])
+
+        def by_batch(x, axes, **over):
+            y, batch = normalize_l1(x, axes, epsilon=self.epsilon, **over)
+            return y * scale + bias, batch
+
+        def by_running(x):
+            return normalize_by(x, running, self.epsilon) * scale + bias
+
+        mask = fit_mask(mask, x.shape)
+        return self.normalize_by_either(x, mask, train, running, by_batch, by_running)

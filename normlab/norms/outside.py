@@ -1,0 +1,137 @@
+"""Norms from outside the repository: the rows of somebody's own file join the table.
+
+The file is Python with `NORMS = {"my_norm": Norm(...)}` and the Linen classes that its rows name;
+docs/your_own_norm.md shows one. It is run once, from the bytes that are hashed, and leaves nothing
+beside it. It may import jax, so reading it costs the second that this takes; this file does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from normlab.norms.table import NORMS, Norm
+from normlab.settings import SETTINGS
+
+LETTERS = ("N", "H", "W", "C", "C/G")
+
+
+@dataclass(frozen=True)
+class OutsideNorm(Norm):
+    """A row of somebody's own file, and that file: its content is part of a run's identity."""
+
+    file: str = ""
+    sha256: str = ""
+    code: str = dataclasses.field(default="", repr=False)
+    """The content of the file; empty where the row was kept with results, for reports alone."""
+
+    def to_json(self) -> str:
+        """Return all that a report needs, as text: no code, classes and functions by name."""
+        facts = {name: value for name, value in vars(self).items() if name != "code"}
+        return json.dumps(facts, indent=1, default=lambda code: getattr(code, "__name__", ""))
+
+    @classmethod
+    def from_json(cls, text: str) -> OutsideNorm:
+        """Return a row that `to_json` wrote; raises ValueError or TypeError where it is damaged."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        facts: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in json.loads(text).items()
+            if name in known
+        }
+        return cls(**facts)
+
+
+def outside_norms() -> dict[str, OutsideNorm]:
+    """Return the rows of the table that came from outside and can train."""
+    return {n: row for n, row in NORMS.items() if isinstance(row, OutsideNorm) and row.code}
+
+
+def add_norms(files: Sequence[str]) -> list[str]:
+    """Add the rows of all `files` to the table, or none of them; return their names.
+
+    Raises ValueError, one line, for a file that cannot be read or run or that has no rows, for a
+    name that is taken and for a row that could not be built.
+    """
+    rows: dict[str, OutsideNorm] = {}
+    for file in files:
+        for name, row in read_norms(file).items():
+            if name in rows or name in NORMS:
+                owner = f"of {rows[name].file!r}" if name in rows else "of normlab"
+                raise ValueError(
+                    f"norm file {file!r}: the name {name!r} is taken by a norm {owner}; "
+                    "give it another one"
+                )
+            rows[name] = row
+    NORMS.update(rows)
+    try:
+        for name, row in rows.items():
+            _check(name, row)
+    except ValueError:
+        for name in rows:
+            del NORMS[name]
+        raise
+    return list(rows)
+
+
+def read_norms(file: str) -> dict[str, OutsideNorm]:
+    """Return the rows of one file, not yet in the table; raises ValueError."""
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise ValueError(f"norm file {file!r} cannot be read ({error.strerror})") from error
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        found = _run(file, content, f"norms_{digest[:16]}").get("NORMS")
+        code = content.decode()
+    except (Exception, SystemExit) as error:  # it is somebody's Python: anything can be wrong
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"norm file {file!r} cannot be loaded ({told})") from error
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"norm file {file!r} has no NORMS = {{name: Norm(...)}} with a row in it")
+    for name, row in found.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"norm file {file!r}: {name!r} is no name of letters, digits and _")
+        if not isinstance(row, Norm):
+            raise ValueError(f"norm file {file!r}: NORMS[{name!r}] = {row!r} is not a Norm")
+    place = str(Path(file).resolve())
+    return {
+        name: OutsideNorm(**vars(row), file=place, sha256=digest, code=code)
+        for name, row in found.items()
+    }
+
+
+def _run(file: str, content: bytes, name: str) -> dict[str, Any]:
+    """Run a file as the module `name`, which dataclasses look up among those that are loaded."""
+    module = sys.modules[name] = ModuleType(name)
+    module.__file__ = file
+    exec(compile(content, file, "exec"), vars(module))
+    return vars(module)
+
+
+def _check(name: str, row: OutsideNorm) -> None:
+    """Raise ValueError where a row could not be resolved or built."""
+    from normlab.norms.layers import build
+
+    where = f"norm file {row.file!r}: {name!r}"
+    for letter in row.over:
+        if letter not in LETTERS:
+            raise ValueError(f"{where}: over = {row.over!r} has {letter!r}, not of {LETTERS}")
+    for option in row.options:
+        if f"norm.{option}" not in SETTINGS:
+            known = ", ".join(n.removeprefix("norm.") for n in SETTINGS if n.startswith("norm."))
+            raise ValueError(f"{where}: there is no option {option!r} (options: {known})")
+    if row.equals and row.equals not in NORMS:
+        raise ValueError(f"{where}: equals = {row.equals!r} is no norm")
+    try:
+        build(name, **{o: SETTINGS[f"norm.{o}"].default for o in row.options}).norm(name=name)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{where} cannot be built ({told})") from error

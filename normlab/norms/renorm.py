@@ -1,0 +1,91 @@
+"""Batch renormalization: batch norm that is drawn to its running statistics while it trains."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from normlab.averages import Average, normalize_by
+from normlab.moments import Moments, fit_mask, normalize, std
+from normlab.norms.plain import affine
+from normlab.norms.running import RunningNorm
+
+START, D_REACHED = 1 / 8, 5 / 8
+"""Where in `renorm_steps` the limits begin to open, and where d_max is reached (5000 and 25000 of
+the paper's 40000 steps)."""
+
+
+class BatchRenorm(RunningNorm):
+    """y = scale * (x_hat * r + d) + bias, x_hat = (x - mean_B) / std_B with the batch's statistics.
+
+    r = std_B / std clipped to [1 / r_max, r_max], d = (mean_B - mean) / std clipped to
+    [-d_max, d_max], with the running mean and std before this step's update; every std includes
+    epsilon, and neither r nor d carries a gradient. Between the limits y is what evaluation gives.
+    Groups of examples (stats_batch) have an r and d each.
+    Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C].
+    State, options: as in RunningNorm; `count` is always kept. Evaluation as in BatchNorm.
+    renorm_steps: T updates until both limits stand at `r_max` and `d_max`, linearly: 1 and 0 until
+    T / 8, d_max reached at 5 T / 8, r_max at T (the paper: T = 40000); 0: from the first step.
+    With r_max = 1, d_max = 0 it is BatchNorm.
+    Raises ValueError for r_max < 1, d_max < 0 or renorm_steps < 0, and where BatchNorm does.
+    Source: arXiv:1702.03275, algorithm 1 and section 4.2. Deviation: the running variance is
+    averaged, as in batch norm; the paper averages the running std.
+
+    >>> layer = BatchRenorm()
+    >>> variables = layer.init(jax.random.key(0), jax.numpy.ones((4, 3)), train=True)
+    >>> int(variables["norm_state"]["count"])
+    0
+    """
+
+    renorm_steps: int = 100
+    r_max: float = 3.0
+    d_max: float = 5.0
+
+    counts = True
+
+    def limits(self) -> tuple[float | jax.Array, float | jax.Array]:
+        """Return r_max and d_max at this step, by the number of updates before it."""
+        for option, value, low in (
+            ("renorm_steps", self.renorm_steps, 0),
+            ("r_max", self.r_max, 1),
+            ("d_max", self.d_max, 0),
+        ):
+            if value < low:
+                name = self.name or type(self).__name__
+                raise ValueError(f"{name}: {option} {value} is below {low}, its least value")
+        if not self.renorm_steps:
+            return self.r_max, self.d_max
+        time = self.updates() / self.renorm_steps - START
+        r, d = (jnp.clip(time / (end - START), 0, 1) for end in (1, D_REACHED))
+        return 1 + (self.r_max - 1) * r, self.d_max * d
+
+    def corrections(self, running: Average, batch: Moments) -> tuple[jax.Array, jax.Array]:
+        """Return r and d of a batch, in the shape of its moments."""
+        r_max, d_max = self.limits()
+        inverse = lax.rsqrt(running.var + self.epsilon)
+        r = std(batch, self.epsilon) * inverse
+        # as pairs: at a mean of 1e6 the rounded means alone would differ by 0.06
+        apart = batch.shift / batch.shrink - running.mean
+        d = (apart + (batch.delta / batch.shrink - running.mean_lo)) * inverse
+        r, d = jnp.clip(r, 1 / r_max, r_max), jnp.clip(d, -d_max, d_max)
+        return lax.stop_gradient(r), lax.stop_gradient(d)
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        scale, bias = affine(self, x.shape[-1])
+        running = self.running(x.shape[-1])
+
+        def by_batch(x, axes, **over):
+            hat, batch = normalize(x, axes, epsilon=self.epsilon, **over)
+            r, d = self.corrections(running, batch)
+            return (hat * r + d) * scale + bias, batch
+
+        def by_running(x):
+            return normalize_by(x, running, self.epsilon) * scale + bias
+
+        mask = fit_mask(mask, x.shape)
+        return self.normalize_by_either(x, mask, train, running, by_batch, by_running)

@@ -1,0 +1,219 @@
+"""Schemes that act on kernels: modules (kernel, respond) -> (kernel in its place, init of bias).
+
+`kernel` [..., C] is the layer's own parameter, float32; its fan-in are all axes but the last.
+`respond(kernel)` is the layer's output for a kernel, without bias; only an initialization that
+looks at data needs it. The second result is the initializer of the layer's `bias`: zeros, unless a
+scheme says otherwise. The layer casts the kernel to the type of its input.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from normlab.moments import inverse_std, moments, normalize, std
+
+Respond = Callable[[jax.Array], jax.Array]
+Reparametrized = tuple[jax.Array, Callable[..., Any]]
+
+
+@functools.cache
+def act_gain(act: Callable[[jax.Array], jax.Array]) -> float:
+    """Return the factor that gives act(z), z ~ N(0, 1), variance 1: 1 / sqrt(Var act(z)).
+
+    Gauss-Legendre integration in float64, 16 nodes on each interval between the integers of
+    [-12, 12]: to 1e-12 for functions that are smooth but for kinks at integers. Raises ValueError
+    where the variance is 0 or not finite.
+
+    >>> round(act_gain(jax.nn.relu), 12)
+    1.712858550449
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    z = (np.arange(-12, 12)[:, None] + (nodes + 1) / 2).ravel()
+    density = np.tile(weights / 2, 24) * np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        y = np.asarray(act(jnp.asarray(z)), np.float64)
+    variance = float(density @ np.square(y - density @ y))
+    if not 0 < variance < math.inf:
+        raise ValueError(
+            f"activation {getattr(act, '__name__', act)!r} has variance {variance} under N(0, 1), "
+            "which no gain makes 1; use another activation or another norm.kernel"
+        )
+    return 1 / math.sqrt(variance)
+
+
+def fan_in_axes(kernel: jax.Array) -> tuple[int, ...]:
+    return tuple(range(kernel.ndim - 1))
+
+
+def fan_in(kernel: jax.Array) -> int:
+    return math.prod(kernel.shape[:-1])
+
+
+def standardized(module: nn.Module, kernel: jax.Array, epsilon: float) -> jax.Array:
+    """Return the kernel with mean 0 and variance 1 over the fan-in of each output unit."""
+    if fan_in(kernel) < 2:
+        raise ValueError(
+            f"{'/'.join(module.path)}: a kernel of shape {kernel.shape} has one value for each "
+            "output unit, at least 2 are needed to standardize them; use a wider layer before it "
+            "or another norm.kernel"
+        )
+    return normalize(kernel, fan_in_axes(kernel), epsilon=epsilon)[0]
+
+
+class WeightNorm(nn.Module):
+    """w = gain * v / |v| for each output unit, v the kernel: its length and direction apart.
+
+    gain and the layer's bias start from the first batch: with t = v.x / |v|, gain = 1 / std[t] and
+    bias = -mean[t] / std[t], so that the layer's first outputs have mean 0 and variance 1. A unit
+    whose t is constant on that batch (variance below 1e-10: zeros, or one example) starts as the
+    plain layer does, with gain = |v| and bias 0.
+
+    Shapes: kernel [..., C] -> the same; parameter `gain` [C]. State: none.
+    Shared parameters: `bias` starts elsewhere than in the other arms, at the value that completes
+    the paper's initialization; `kernel` has the bits it has everywhere, and only its direction
+    counts. Weight decay acts on `kernel`, which alters the speed of its rotation only.
+    epsilon: added to the mean square of v; a kernel of zeros gives zeros.
+    Source: arXiv:1602.07868, sections 2 and 3. Deviations: the dense layer that ends a network
+    stays as it is (the paper reparametrizes all layers); v is drawn as in the other arms, not from
+    N(0, 0.05^2), which changes nothing but the size of its first gradients.
+
+    >>> v = jax.numpy.array([[3.0], [4.0]])
+    >>> w, _ = WeightNorm().apply({"params": {"gain": jax.numpy.array([10.0])}}, v, None)
+    >>> w.round(5).tolist()
+    [[6.0], [8.0]]
+    """
+
+    epsilon: float = 1e-30
+
+    @nn.compact
+    def __call__(self, kernel: jax.Array, respond: Respond) -> Reparametrized:
+        root = math.sqrt(fan_in(kernel))
+        y, m = normalize(kernel, fan_in_axes(kernel), epsilon=self.epsilon, centered=False)
+        direction = y / root
+        gain_init, bias_init = nn.initializers.ones, nn.initializers.zeros
+        if self.is_initializing():
+            length = root * std(m, self.epsilon).reshape(-1)
+            gain_init, bias_init = from_first_batch(respond(direction), length)
+        gain = self.param("gain", gain_init, kernel.shape[-1:], jnp.float32)
+        return gain * direction, bias_init
+
+
+def from_first_batch(t: jax.Array, length: jax.Array) -> tuple[Callable[..., Any], ...]:
+    """Return initializers of gain and bias that give gain * t + bias [N, ..., C] mean 0 and
+    variance 1; of `length` and 0 where t is constant."""
+    m = moments(t, tuple(range(t.ndim - 1)))
+    is_constant = m.var <= 1e-10 * jnp.square(m.shrink)
+    inverse = inverse_std(m, 0.0)
+    gain = jnp.where(is_constant.reshape(-1), length, (inverse * m.shrink).reshape(-1))
+    bias = jnp.where(is_constant, 0, -(m.shift + m.delta) * inverse).reshape(-1)
+    return lambda *_: gain, lambda *_: bias
+
+
+class Standardize(nn.Module):
+    """w = (v - mean) / sqrt(var + epsilon) over the fan-in of each output unit, v the kernel.
+
+    Shapes: kernel [..., C] -> the same. State: none. No parameters. The outputs grow as
+    sqrt(fan-in): a norm must follow.
+    epsilon: (1e-5)^2, which is what 1e-5 beside the standard deviation amounts to where it counts.
+    Raises ValueError for a fan-in of one value.
+    Source: arXiv:1903.10520, section 3. Deviation: the authors' code divides by the unbiased
+    standard deviation + 1e-5, the paper by the biased one, as here.
+
+    >>> Standardize().apply({}, jax.numpy.array([[1.0], [3.0]]), None)[0].tolist()
+    [[-1.0], [1.0]]
+    """
+
+    epsilon: float = 1e-10
+
+    @nn.compact
+    def __call__(self, kernel: jax.Array, respond: Respond) -> Reparametrized:
+        del respond
+        return standardized(self, kernel, self.epsilon), nn.initializers.zeros
+
+
+class ScaledStandardize(nn.Module):
+    """w = gain * act_gain * (v - mean) / sqrt(fan-in * (var + epsilon)), v the kernel.
+
+    Where the input is act(z) with z ~ N(0, 1) the outputs have mean 0 and variance gain^2.
+    Shapes: kernel [..., C] -> the same; parameter `gain` [C], ones. State: none.
+    act_gain: 1 / sqrt(Var act(z)) of the network's activation, see the function of that name; it
+    is in every layer, the first included, whose input is data.
+    Raises ValueError for a fan-in of one value.
+    Source: arXiv:2101.08692, section 4.1, with the gain of arXiv:2102.06171, section 2.
+    Deviation: the authors' code takes max(fan-in * var, 1e-4) where here epsilon is added.
+
+    >>> v, ones = jax.numpy.array([[1.0], [3.0], [1.0], [3.0]]), jax.numpy.ones(1)
+    >>> ScaledStandardize(act_gain=3.0).apply({"params": {"gain": ones}}, v, None)[0].tolist()
+    [[-1.5], [1.5], [-1.5], [1.5]]
+    """
+
+    act_gain: float
+    epsilon: float = 1e-10
+
+    @nn.compact
+    def __call__(self, kernel: jax.Array, respond: Respond) -> Reparametrized:
+        del respond
+        gain = self.param("gain", nn.initializers.ones, kernel.shape[-1:], jnp.float32)
+        scale = gain * (self.act_gain / math.sqrt(fan_in(kernel)))
+        return standardized(self, kernel, self.epsilon) * scale, nn.initializers.zeros
+
+
+class Spectral(nn.Module):
+    """w = v / sigma, v the kernel as a matrix [fan-in, C], sigma = |v u| its largest singular
+    value.
+
+    u [C], a unit vector, follows the right singular vector by u <- v'v u / |v'v u|, one iteration
+    for each training pass; no gradient flows through it. sigma is at most the true value, so that
+    the largest singular value of w is at least 1, and 1 as u converges.
+    Shapes: kernel [..., C] -> the same. No parameters. State: collection `norm_state`, leaf `u`;
+    drawn at random and iterated 15 times at the start, moved where `norm_state` is mutable, which
+    is what training means to a layer that is not told, and never at initializing.
+    A kernel of zeros gives zeros.
+    Source: arXiv:1802.05957, section 2.1 and algorithm 1. Deviations: sigma is |v u| with the new
+    u, half an iteration further than the paper's estimate, and the same formula in evaluation; the
+    dense layer that ends a network stays as it is.
+
+    >>> v = jax.numpy.diag(jax.numpy.array([4.0, 2.0]))
+    >>> state = {"norm_state": {"u": jax.numpy.array([1.0, 0.0])}}
+    >>> Spectral().apply(state, v, None)[0].round(5).tolist()
+    [[1.0, 0.0], [0.0, 0.5]]
+    """
+
+    @nn.compact
+    def __call__(self, kernel: jax.Array, respond: Respond) -> Reparametrized:
+        del respond
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        fixed = lax.stop_gradient(matrix)
+
+        def start() -> jax.Array:
+            u = jax.random.normal(self.make_rng("params"), matrix.shape[-1:])
+            return lax.fori_loop(0, 15, lambda _, u: iterate(fixed, u), u / length_of(u))
+
+        u = self.variable("norm_state", "u", start)
+        if self.is_mutable_collection("norm_state") and not self.is_initializing():
+            u.value = iterate(fixed, u.value)
+        # Divided twice: the square of 1e20, which its derivative holds, is not representable.
+        near = matrix / length_of(fixed @ u.value)
+        w = near / length_of(near @ u.value)
+        return w.reshape(kernel.shape), nn.initializers.zeros
+
+
+def length_of(x: jax.Array) -> jax.Array:
+    """Return |x| of a vector, 1e-15 times the root of its size where it is 0."""
+    return math.sqrt(x.size) * std(moments(x, (0,), centered=False), 1e-30)
+
+
+def iterate(matrix: jax.Array, u: jax.Array) -> jax.Array:
+    """Return u after one power iteration of matrix' matrix; u itself where the matrix is 0."""
+    v = matrix @ u
+    new = (v / length_of(v)) @ matrix
+    return jnp.where(jnp.any(new != 0), new / length_of(new), u)

@@ -1,0 +1,141 @@
+"""Channels that inhibit each other: global response, unit length, local response normalization."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from normlab.axes import axes_of
+from normlab.moments import (
+    count_values,
+    fit_mask,
+    moments,
+    normalize,
+    refuse_degenerate,
+    std,
+    widen,
+)
+from normlab.norms.plain import ROOM, blank, quotient, scale_of
+
+_FLOOR = 1e-24
+"""Added to a mean square before its root, whose derivatives are not finite at 0."""
+
+
+class GlobalResponseNorm(nn.Module):
+    """y = scale * (x * n) + bias + x, n = g / (mean_C(g) + epsilon), g = sqrt(sum_HW(x^2)).
+
+    A channel is strengthened by how much larger its norm g is than the mean of all channels'.
+    Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C], both 0 at first: y = x.
+    State: none; training and evaluation agree. epsilon is added to a norm, not to a variance.
+    Masked positions add nothing to g; channels without a valid value are left out of mean_C.
+    Raises ValueError where there is one channel: it has none to compete with.
+    Source: arXiv:2301.00808, section 3. Deviation: epsilon is 1e-5, as everywhere (there 1e-6).
+
+    >>> x = jax.numpy.array([[3.0, 1.0]])
+    >>> params = {"scale": jax.numpy.ones(2), "bias": jax.numpy.zeros(2)}
+    >>> GlobalResponseNorm(epsilon=0.0).apply({"params": params}, x).tolist()
+    [[7.5, 1.5]]
+    """
+
+    epsilon: float = 1e-5
+    allow_degenerate: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        del train
+        if not self.allow_degenerate:
+            refuse_degenerate(self.name or "GlobalResponseNorm", x.shape, (), 1)
+        zeros, channels = nn.initializers.zeros, x.shape[-1]
+        scale, bias = (self.param(name, zeros, (channels,)) for name in ("scale", "bias"))
+        mask, dtype = fit_mask(mask, x.shape), x.dtype
+        x = blank(widen(x), mask)
+        space = axes_of(("H", "W"), x.ndim)
+        # g over the root of the number of positions, which is no larger than the values
+        g = std(moments(x, space, centered=False), _FLOOR)
+        m = moments(g, (), groups=1, mask=None if mask is None else mask.any(space, keepdims=True))
+        mean = (m.shift + m.delta) / m.shrink
+        response = quotient(g, mean + self.epsilon / count_values(x.shape, space) ** 0.5)
+        return blank((scale * response * x + bias + x).astype(dtype), mask)
+
+
+class UnitNorm(nn.Module):
+    """y = scale * x / sqrt(sum_C(x^2) + epsilon): vectors of channels get length 1.
+
+    Shapes: x [N, ..., C] -> the same; parameter `scale` [C]. State: none; training and evaluation
+    agree. It is RMS norm divided by sqrt(C), with epsilon / C.
+    Raises ValueError where there is one channel: the output would be its sign.
+    Source: arXiv:1506.04579, section 3.3. Deviations: epsilon; scale starts at 1 (there 10 or 20).
+
+    >>> x = jax.numpy.array([[3.0, 4.0]])
+    >>> y, _ = UnitNorm(epsilon=0.0).init_with_output(jax.random.key(0), x)
+    >>> y.round(6).tolist()
+    [[0.6000000238418579, 0.800000011920929]]
+    """
+
+    epsilon: float = 1e-5
+    allow_degenerate: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        del train
+        if not self.allow_degenerate:
+            refuse_degenerate(self.name or "UnitNorm", x.shape, (), 1)
+        channels = x.shape[-1]
+        scale = scale_of(self, channels)
+        y, _ = normalize(
+            blank(x, fit_mask(mask, x.shape)),  # zeros add nothing to the sum and stay 0
+            (),
+            groups=1,
+            epsilon=self.epsilon / channels,
+            scale=None if scale is None else scale / channels**0.5,
+            centered=False,
+        )
+        return y.astype(x.dtype)
+
+
+class LocalResponseNorm(nn.Module):
+    """y = x / (k + alpha / n * sum(x^2))^beta, the sum over n neighbouring channels.
+
+    The sum of channel c runs over c - n // 2 ... c + (n - 1) // 2; channels beyond the ends are 0.
+    Shapes: x [N, ..., C] -> the same. State: none. No parameters. Masked values count as 0.
+    Fields: `size` n > 0, `alpha`, `beta`, `k` > 0.
+    Source: Krizhevsky, Sutskever and Hinton (NIPS 2012), section 3.3, as PyTorch defines it: alpha
+    is divided by n, and k is 1 where the paper's is 2. Size 5 is the paper's.
+
+    >>> y = LocalResponseNorm(alpha=5.0, beta=0.5).apply({}, jax.numpy.array([[1.0, 0.0, 1.0]]))
+    >>> y.round(3).tolist()
+    [[0.5770000219345093, 0.0, 0.5770000219345093]]
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        del train
+        if self.size < 1 or self.k <= 0:
+            name = self.name or "LocalResponseNorm"
+            raise ValueError(f"{name}: size {self.size} and k {self.k} must be above 0")
+        mask, dtype = fit_mask(mask, x.shape), x.dtype
+        x = blank(widen(x), mask)
+        n, channels = self.size, x.shape[-1]
+        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(n // 2, (n - 1) // 2)])
+        near = [padded[..., i : i + channels] for i in range(n)]
+        # In units of this size, 1 for values up to 256, no square overflows; it is a constant,
+        # for which y is the same function of x whatever its value.
+        largest = functools.reduce(jnp.maximum, map(jnp.abs, near))
+        size = jax.lax.stop_gradient(jnp.maximum(largest * ROOM, 1.0))
+        squares = sum(jnp.square(value / size) for value in near)
+        base = self.k / size / size + self.alpha / n * squares
+        y = x / size * base**-self.beta * size ** (1 - 2 * self.beta)
+        return blank(y.astype(dtype), mask)

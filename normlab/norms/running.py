@@ -1,0 +1,165 @@
+"""What the schemes with running statistics share: groups of examples, switches, averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from normlab.averages import Average, start_average, update_average
+from normlab.axes import axes_of
+from normlab.moments import Moments, refuse_degenerate
+from normlab.norms.plain import blank
+
+AVERAGES = ("moving", "debiased", "cumulative")
+VARIANCES = ("biased", "unbiased")
+
+
+class Ghosts(NamedTuple):
+    """A batch split into groups that share statistics: its shape [N / b, b, ..., C], and the axes
+    that one statistic is made of."""
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+class RunningNorm(nn.Module):
+    """Base of the schemes whose statistics run over the batch and are averaged for evaluation.
+
+    State: collection `batch_stats`, leaves `mean`, `mean_lo`, `var` [C]; the running mean is the
+    unrounded sum mean + mean_lo. With an `average` other than "moving", and in a scheme that
+    `counts`, also `norm_state` with the leaf `count`, the number of updates. Training moves them,
+    evaluating and initialising do not.
+
+    epsilon: added to the variance. momentum: weight of the OLD running statistics.
+    average: "moving", new = momentum * old + (1 - momentum) * batch; "debiased", the same without
+    the trace of the start (rate (1 - momentum) / (1 - momentum^t) at update t); "cumulative", the
+    mean of all batches (rate 1 / t).
+    running_var: "biased", or "unbiased" (times n / (n - 1), as PyTorch keeps it).
+    stats_batch: b > 0 takes statistics over groups of b consecutive examples (ghost batches,
+    arXiv:1705.08741), whose average the running ones follow; 0 is the whole batch.
+    axis_name: also over the devices, or vmapped calls, along this axis.
+    use_running, update_running: what is used and whether it moves; None: as `train` says. Frozen
+    statistics are use_running=True, update_running=False.
+    allow_degenerate: accept statistics of one value, whose output is constant.
+    A batch whose statistics are not finite, or all masked, moves nothing.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    average: str = "moving"
+    running_var: str = "biased"
+    stats_batch: int = 0
+    axis_name: Any = None
+    use_running: bool | None = None
+    update_running: bool | None = None
+    allow_degenerate: bool = False
+
+    counts = False
+    """Whether the scheme needs the number of updates whatever the `average`."""
+
+    def switches(self, train: bool) -> tuple[bool, bool]:
+        """Return whether the running statistics are used, and whether they move."""
+        uses = not train if self.use_running is None else self.use_running
+        moves = train if self.update_running is None else self.update_running
+        return uses, moves and not self.is_initializing()
+
+    def ghosts(self, shape: tuple[int, ...]) -> Ghosts:
+        """Return how a batch of `shape` splits; raises ValueError where it does not."""
+        name, size = self.name or type(self).__name__, self.stats_batch or shape[0]
+        if self.stats_batch and self.axis_name is not None:
+            raise ValueError(
+                f"{name}: stats_batch {self.stats_batch} and axis_name {self.axis_name!r} exclude "
+                "each other; groups of examples are counted in the whole batch, so drop axis_name"
+            )
+        if shape[0] % size:
+            raise ValueError(f"{name}: stats_batch {size} does not divide the batch of {shape[0]}")
+        grouped = (shape[0] // size, size, *shape[1:])
+        axes = axes_of(("N", "H", "W"), len(shape))
+        if not self.allow_degenerate:
+            refuse_degenerate(name, grouped[1:], axes, axis_name=self.axis_name)
+        return Ghosts(grouped, tuple(a + 1 for a in axes))
+
+    def running(self, channels: int, leaves: tuple[str, ...] = Average._fields) -> Average:
+        """Return the running statistics, made on first use; only `leaves` are kept."""
+        for option, value, legal in (
+            ("average", self.average, AVERAGES),
+            ("running_var", self.running_var, VARIANCES),
+        ):
+            if value not in legal:
+                name = self.name or type(self).__name__
+                raise ValueError(f"{name}: {option} {value!r} is not one of {', '.join(legal)}")
+        if self.counts or self.average != "moving":
+            self.updates()
+        start = start_average(channels)
+        for leaf in leaves:
+            value = self.variable("batch_stats", leaf, getattr, start, leaf).value
+            start = start._replace(**{leaf: value})
+        return start
+
+    def updates(self) -> jax.Array:
+        """Return how many updates there were, a counter in `norm_state` made on first use."""
+        if not self.has_variable("norm_state", "count"):
+            self.variable("norm_state", "count", jnp.zeros, (), jnp.int32)
+        return self.get_variable("norm_state", "count")
+
+    def move(
+        self, running: Average, batch: Moments, leaves: tuple[str, ...] = Average._fields
+    ) -> None:
+        """Move the running statistics towards those of a batch, where they are mutable."""
+        rate: float | jax.Array = 1 - self.momentum
+        if self.average != "moving":
+            count = self.updates() + 1
+            rate = 1 / count
+            if self.average == "debiased" and self.momentum < 1:
+                rate = (1 - self.momentum) / (1 - self.momentum**count)
+        if not self.is_mutable_collection("batch_stats"):
+            return
+        self.count_update()
+        unbiased = self.running_var == "unbiased"
+        for leaf, value in update_average(running, batch, rate, unbiased)._asdict().items():
+            if leaf in leaves:
+                self.put_variable("batch_stats", leaf, value)
+
+    def count_update(self) -> None:
+        """Count one update; raises ValueError where the counter is not mutable."""
+        if not self.has_variable("norm_state", "count"):
+            return
+        if not self.is_mutable_collection("norm_state"):
+            raise ValueError(
+                f"{self.name or type(self).__name__}: counts its updates in the collection "
+                "norm_state, which is not mutable; pass mutable=['batch_stats', 'norm_state']"
+            )
+        self.put_variable("norm_state", "count", self.updates() + 1)
+
+    def normalize_by_either(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None,
+        train: bool,
+        running: Average,
+        by_batch: Callable[..., tuple[jax.Array, Moments]],
+        by_running: Callable[[jax.Array], jax.Array],
+        leaves: tuple[str, ...] = Average._fields,
+    ) -> jax.Array:
+        """Return y by the batch's statistics or the running ones, as `train` and the switches say,
+        and move the running ones; masked positions of y are 0, its dtype is that of x.
+
+        by_batch(x [N / b, b, ..., C], axes, mask=..., axis_name=...) -> y and the Moments to move
+        towards, over `axes`; by_running(x [N, ..., C]) -> y. `mask` has the shape of x, or is None.
+        """
+        x = blank(x, mask)
+        y, (uses_running, moves) = x, self.switches(train)
+        if uses_running:
+            y = by_running(x)
+        if not uses_running or moves:
+            shape, axes = self.ghosts(x.shape)
+            split = None if mask is None else mask.reshape(shape)
+            by, batch = by_batch(x.reshape(shape), axes, mask=split, axis_name=self.axis_name)
+            y = y if uses_running else by.reshape(x.shape)
+            if moves:
+                self.move(running, batch, leaves)
+        return blank(y.astype(x.dtype), mask)
