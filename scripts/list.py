@@ -2,6 +2,7 @@
 
 Examples:
   python scripts/list.py norms
+  python scripts/list.py norms --norms=docs/examples/my_norm.py         # with one of your own
   python scripts/list.py studies
 """
 
@@ -23,6 +24,7 @@ from normlab.norms.table import NORMS
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 flags.DEFINE_bool("debug", False, "Show tracebacks.")
+cli.define_norms()
 
 Rows = list[Sequence[str]]
 
@@ -111,6 +113,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     try:
+        cli.load_norms()
         print(aligned(LISTS[argv[1]]()))
     except (ConfigError, OSError) as error:
         if FLAGS.debug:

@@ -7,8 +7,11 @@ Examples:
   python scripts/study.py --study=batch_size --config.optim.momentum=0.8     # a variant of it
   python scripts/study.py --study=learning_rate --only=optim.lr=0.1    # only these runs
   python scripts/study.py --study=all --dry_run                        # say what would run
+  python scripts/study.py --study=convergence --norms=docs/examples/my_norm.py \
+      --arms=none,batch,my_norm                                        # with a norm of your own
 
 --config.a.b=v overrides any setting of normlab/settings.py that the study does not vary.
+Norms of --norms join each setup that they can run in as screening arms, on a page of their own.
 Finished runs are never run again; a second call trains what is missing and reports.
 """
 
@@ -40,6 +43,7 @@ flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 flags.DEFINE_integer("retries", 1, "How often a population that broke is tried again.", 0)
 flags.DEFINE_enum("rerun", "none", ("none", "stale"), "stale: repeat runs made by older code.")
 flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
+cli.define_norms()
 cli.define_overrides()
 FLAGS = flags.FLAGS
 
@@ -48,10 +52,15 @@ def chosen_studies() -> list[Study]:
     """Return the studies that the flags name, adapted and checked."""
     if not FLAGS.study:
         raise ConfigError(f"no study; give --study=NAME (studies: {', '.join(study_names())}, all)")
+    norms = cli.load_norms()
     names = study_names() if "all" in FLAGS.study else FLAGS.study
     studies = [
         adapt(
-            load_study(name), overrides=cli.overrides(), arms=tuple(FLAGS.arms), seeds=FLAGS.seeds
+            load_study(name),
+            overrides=cli.overrides(),
+            arms=tuple(FLAGS.arms),
+            seeds=FLAGS.seeds,
+            norms=norms,
         )
         for name in names
     ]
@@ -67,6 +76,12 @@ def chosen_setups(studies: list[Study]) -> list[str]:
         if name not in known:
             raise ConfigError(f"unknown setup {name!r} (setups: {', '.join(known)})")
     return FLAGS.setups
+
+
+def left_out(studies: list[Study]) -> list[tuple[str, str]]:
+    """Return (norm, setup) of the norms from outside that did not join a setup."""
+    setups = [(study, setup) for study in studies for setup in study.setups[FLAGS.profile]]
+    return [(n, setup.name) for study, setup in setups for n in study.norms if not setup.arm(n)]
 
 
 def print_plan(job: Job) -> None:
@@ -91,6 +106,8 @@ def main() -> int:
     studies = chosen_studies()
     store = Store(FLAGS.results)
     store.check()
+    for name, setup in left_out(studies):
+        print(f"note: {name} cannot run in {setup}")
     job = Job(
         studies,
         FLAGS.profile,
@@ -130,7 +147,7 @@ def report_with_times(job: Job) -> None:
 
 def is_as_planned(studies: Sequence[Study]) -> bool:
     """Tell whether nothing on the command line departs from the studies as they stand."""
-    return not (FLAGS.arms or FLAGS.seeds or any(s.variant for s in studies))
+    return not (FLAGS.arms or FLAGS.seeds or any(s.variant or s.norms for s in studies))
 
 
 def report(job: Job) -> None:

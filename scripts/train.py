@@ -6,6 +6,8 @@ Examples:
       --config.norm.groups=8 --config.optim.lr=0.3
   python scripts/train.py --config=configs/mnist_mlp.py --config.seed=3
   python scripts/train.py --config=configs/digits_mlp.py --dry_run     # the resolved settings
+  python scripts/train.py --config=configs/digits_mlp.py --norms=docs/examples/my_norm.py \
+      --config.norm.name=my_norm                                       # a norm of your own
 
 --config.a.b=v overrides any setting; they stand with their reasons in normlab/settings.py.
 The run lies in results/runs/<id>/, where <id> is the hash of its settings; a finished run is shown,
@@ -29,6 +31,7 @@ flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 flags.DEFINE_bool("restart", False, "Run again what is finished.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
+cli.define_norms()
 cli.define_config_file()
 FLAGS = flags.FLAGS
 
@@ -103,6 +106,7 @@ def print_result(store: Store, record: Record) -> None:
 
 
 def main() -> int:
+    cli.load_norms()
     config, notes = resolve(cli.config_from_flags(), FLAGS.data_dir)
     name, store = run_id(config), Store(FLAGS.results)
     for note in notes:

@@ -30,7 +30,7 @@ REFUSED = {
     "choice": ({"optim.name": "lion"}, "is not one of sgd, momentum, adam, adamw"),
     "norm": (
         {"norm.name": "gruop"},
-        "unknown norm 'gruop'; did you mean 'group'? (norms: none, affine, batch, layer,",
+        "unknown norm 'gruop'; did you mean 'group'? (norms: none, affine, batch,",
     ),
     "model": ({"model.name": "resnet"}, "unknown model 'resnet' (models: mlp, cnn)"),
     "data": ({"data.name": "mnits"}, "choose one of digits, mnist, fashion_mnist, synthetic"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from normlab.data import DataError
 from normlab.lab.config import ConfigError
 from normlab.lab.store import BadResultsDirectory, StorageError
 from normlab.lab.study import ROOT, config_names
+from normlab.norms.outside import add_norms
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
 
 OK, USAGE, DIVERGED, STORAGE, INTERNAL, INTERRUPTED = 0, 2, 3, 7, 70, 130
@@ -42,6 +44,32 @@ def define_config_file() -> None:
     """Define `--config=FILE` and `--config.a.b=v`."""
     refuse_unknown_settings(sys.argv)
     config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+
+
+def define_norms() -> None:
+    """Define `--norms=FILE,...`."""
+    flags.DEFINE_list("norms", [], "Files with norms of your own, see docs/your_own_norm.md.")
+
+
+def load_norms() -> list[str]:
+    """Add the norms of --norms to the table and return their names; raises ConfigError.
+
+    This is the one place where the lab runs a file that may import jax (a second, only with the
+    flag): a helper process would take as long, and its answer would have to be checked again. On
+    the CPU, because an array made while the file loads would otherwise take an accelerator's
+    memory from the workers.
+    """
+    platforms = os.environ.get("JAX_PLATFORMS")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    try:
+        return add_norms(FLAGS.norms)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        if platforms is None:
+            del os.environ["JAX_PLATFORMS"]
+        else:
+            os.environ["JAX_PLATFORMS"] = platforms
 
 
 def overrides() -> Config:

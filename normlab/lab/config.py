@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from normlab.data import DATASETS, check
 from normlab.models.table import MODELS, layer_widths, pool_after
-from normlab.norms.table import Norm, find_norm
+from normlab.norms.outside import OutsideNorm
+from normlab.norms.table import COMMON, NORMS, Norm, find_kernel, find_norm
 from normlab.settings import SETTINGS, Config, defaults, nearest_setting, program_key
 
 
@@ -35,10 +36,13 @@ def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True
         _check_range(name, value)
     try:
         row = find_norm(full["norm.name"])
+        find_kernel(full["norm.kernel"])
         if needs_data or full["data.name"] not in DATASETS:
             check(full["data.name"], data_dir)
     except ValueError as error:  # DataError is one
-        raise ConfigError(str(error)) from error
+        is_known = full["norm.name"] in NORMS
+        hint = "" if is_known else "; one of your own needs --norms=FILE"
+        raise ConfigError(f"{error}{hint}") from error
     if full["model.name"] not in MODELS:
         raise ConfigError(f"unknown model {full['model.name']!r} (models: {', '.join(MODELS)})")
     resolved, notes = _reset_unused(full, row)
@@ -81,13 +85,13 @@ def _check_range(name: str, value: Any) -> None:
 def _unused(config: Config, row: Norm) -> list[str]:
     model = MODELS[config["model.name"]]
     names = [n for n in SETTINGS if n.startswith("norm.") and n != "norm.name"]
-    unused = [n for n in names if n.removeprefix("norm.") not in row.options]
+    unused = [n for n in names if n.removeprefix("norm.") not in row.options + COMMON]
     names = [n for n in SETTINGS if n.startswith("model.") and n != "model.name"]
     unused += [n for n in names if n.removeprefix("model.") not in model.options]
     if config["optim.name"] == "sgd":
         unused.append("optim.momentum")
     if not row.running_statistics:
-        unused.append("eval.stats_examples")
+        unused += ["eval.stats_examples", "eval.batch_statistics"]
     return unused
 
 
@@ -167,6 +171,11 @@ def _check_layers(config: Config, row: Norm) -> None:
                 f"(H, W, C = {height}, {width}, {channels}), at least 2 are needed; use a larger "
                 "batch or a scheme that averages over more axes"
             )
+    if row.act and config["model.placement"] == "post":
+        raise ConfigError(
+            f"model.placement = 'post': norm {name!r} replaces the activation too and can only "
+            "stand in its place; use placement 'pre'"
+        )
     channels = shapes[-1][2]
     is_per_channel = row.needs_space or (row.grouped and config["norm.groups"] == channels)
     if (
@@ -201,7 +210,13 @@ def identity(config: Config) -> Config:
         if SETTINGS[name].kind != "host" and value != SETTINGS[name].silent
     }
     version = find_norm(config["norm.name"]).version
-    return kept | ({"norm.version": version} if version > 1 else {})
+    return kept | ({"norm.version": version} if version > 1 else {}) | outside_file(config)
+
+
+def outside_file(config: Config) -> Config:
+    """Return the hash of the file that a run's norm comes from, {} for a norm of normlab."""
+    row = find_norm(config["norm.name"])
+    return {"norm.file": row.sha256} if isinstance(row, OutsideNorm) else {}
 
 
 def _digest(value: Any) -> str:
@@ -215,7 +230,7 @@ def run_id(config: Config) -> str:
 
 def program_id(config: Config) -> str:
     """Return the name of the compiled program that trains a run."""
-    return _digest(program_key(config))
+    return _digest([*program_key(config), *outside_file(config).items()])
 
 
 def cohort_id(config: Config) -> str:

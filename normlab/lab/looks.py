@@ -64,14 +64,15 @@ def scheme_of(setup: Setup, arm: Arm) -> str:
 def looks(setup: Setup) -> dict[str, Look]:
     """Return how each arm is drawn: colour and marker of its scheme, a dash of its own."""
     names = list(NORMS)
-    seen: dict[str, int] = {}
+    seen: dict[int, int] = {}
     out: dict[str, Look] = {}
     for arm in setup.arms:
         norm = scheme_of(setup, arm)
         at = names.index(norm) if norm in NORMS else len(names) + len(seen)
-        dash = DASHES[seen.get(norm, 0) % len(DASHES)]
-        out[arm.name] = Look(PALETTE[at % len(PALETTE)], dash, MARKERS[at % len(MARKERS)])
-        seen[norm] = seen.get(norm, 0) + 1
+        place = at % len(PALETTE)
+        dash = DASHES[seen.get(place, 0) % len(DASHES)]
+        out[arm.name] = Look(PALETTE[place], dash, MARKERS[at % len(MARKERS)])
+        seen[place] = seen.get(place, 0) + 1
     return out
 
 

@@ -69,9 +69,10 @@ def _facts(provenances: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
         "XLA flags": lambda p: p.get("xla_flags") or "none",
         "mode": lambda p: f"{p.get('mode')}, populations of {p.get('width')}",
         "data sha256": lambda p: str(p.get("data_sha256"))[:16],
+        "norm from outside, sha256": lambda p: p["norm.file"][:16] if "norm.file" in p else None,
     }
     for name, read in readers.items():
-        counts = Counter(str(read(p)) for p in provenances)
+        counts = Counter(str(told) for p in provenances if (told := read(p)) is not None)
         if counts:
             yield name, "; ".join(_counted(counts))
 

@@ -37,7 +37,7 @@ class StudyReport:
     def stem(self) -> str:
         """How the files of this study begin; overrides make a name of their own."""
         told = "".join(c if c.isalnum() or c in ".=" else "-" for c in self.study.variant)
-        return "-".join(filter(None, [self.study.name, self.profile, told]))
+        return "-".join(filter(None, [self.study.name, self.profile, *self.study.norms, told]))
 
 
 def collect(
@@ -48,6 +48,7 @@ def collect(
     records: Mapping[str, Record] | None = None,
 ) -> list[StudyReport]:
     """Return the reports of those studies that have the profile; raises StorageError."""
+    store.recall_norms()
     memory = memory or Memory()
     found = Records(store) if records is None else records
     reports = []

@@ -2,6 +2,7 @@
 
 results/runs/<run id>/   result.json (the only done marker), curve.jsonl, .lock
 results/populations/<id>/manifest.json   which runs trained together, in which order
+results/norms/<name>.json, <sha256>.py   norms from outside: the row as last used, and its file
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from normlab.norms.outside import OutsideNorm, outside_norms
+from normlab.norms.table import NORMS
 from normlab.settings import Config, from_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
@@ -80,12 +83,40 @@ class Store:
             (self.root / "runs").mkdir(parents=True, exist_ok=True)
             (self.root / "populations").mkdir(exist_ok=True)
             os.listdir(self.root / "runs")
+            self._keep_norms()
         except OSError as error:
             raise StorageError(
                 f"results directory {str(self.root)!r} cannot be used ({error.strerror}); "
                 "give another one with --results=DIR"
             ) from error
         return self
+
+    def _keep_norms(self) -> None:
+        """Keep the norms from outside: their files, which workers load, so that editing one while
+        a study runs changes nothing; and their rows, so that reports need neither file nor jax."""
+        for name, row in outside_norms().items():
+            (self.root / "norms").mkdir(exist_ok=True)
+            write_atomic(self._norm_file(row), row.code)
+            write_atomic(self.root / "norms" / f"{name}.json", row.to_json())
+
+    def _norm_file(self, row: OutsideNorm) -> Path:
+        return self.root / "norms" / f"{row.sha256[:16]}.py"
+
+    def norm_files(self) -> list[Path]:
+        """Return the kept files of the norms from outside that this command knows."""
+        return sorted({self._norm_file(row) for row in outside_norms().values()})
+
+    def recall_norms(self) -> None:
+        """Add the kept rows to the table where their names are free; raises StorageError."""
+        for path in sorted((self.root / "norms").glob("*.json")):
+            if path.stem not in NORMS:
+                try:
+                    row = OutsideNorm.from_json(path.read_text(encoding="utf-8"))
+                except (OSError, ValueError, TypeError, AttributeError) as error:
+                    raise StorageError(
+                        f"{str(path)!r} is damaged ({error}); move it away"
+                    ) from error
+                NORMS[path.stem] = row
 
     def check(self) -> None:
         """Raise BadResultsDirectory, writing nothing, where the directory cannot be used."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -135,6 +135,8 @@ class Study:
     """What --study=... takes for it: its name in experiments/, else its path."""
     variant: str = ""
     """The overrides that make this a study of its own, under its own heading."""
+    norms: tuple[str, ...] = ()
+    """Norms from outside that joined its arms: they are screened, and its page is its own."""
 
 
 def load_module(path: Path) -> ModuleType:
@@ -207,10 +209,14 @@ def adapt(
     overrides: Config | None = None,
     arms: tuple[str, ...] = (),
     seeds: int | None = None,
+    norms: Sequence[str] = (),
 ) -> Study:
-    """Return the study with settings overridden, fewer arms or other seeds; raises ConfigError."""
+    """Return the study with settings overridden, fewer arms, other seeds, and `norms` as further
+    arms; raises ConfigError."""
     overrides = overrides or {}
     _check_overrides(study, overrides)
+    if "norm.name" not in overrides:
+        study = join_norms(study, [n for n in norms if not arms or n in arms], overrides)
     _check_arms(study, arms)
     told = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "host"}
     variant = ", ".join(f"{n}={v}" for n, v in sorted(told.items()))
@@ -230,6 +236,33 @@ def adapt(
 
     setups = {p: tuple(map(change, s)) for p, s in study.setups.items()}
     return replace(study, setups=setups, variant=variant)
+
+
+def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:
+    """Return the study with each of `norms` as a screening arm of every setup that it can run in
+    and that has no such arm; raises ConfigError for one that can run in none."""
+    refused: dict[str, ConfigError] = {}
+    joined: dict[str, None] = {}
+
+    def join(setup: Setup) -> Setup:
+        base, arms = load_config(setup.base) | setup.settings | overrides, setup.arms
+        for arm in norm_arms(*norms):
+            if not setup.arm(arm.name):
+                try:
+                    resolve(base | arm.settings, needs_data=False)
+                except ConfigError as error:
+                    refused[arm.name] = error
+                else:
+                    arms += (arm,)
+                    joined[arm.name] = None
+        return replace(setup, arms=arms)
+
+    setups = {p: tuple(map(join, s)) for p, s in study.setups.items()}
+    has = {a.name for profile in setups.values() for s in profile for a in s.arms}
+    for name in norms:
+        if name not in has:
+            raise refused[name]
+    return replace(study, setups=setups, norms=tuple(joined))
 
 
 def _check_overrides(study: Study, overrides: Config) -> None:
@@ -258,6 +291,8 @@ def check_study(study: Study, profile: str, data_dir: str | None = None) -> None
         raise ConfigError(
             f"study {study.name!r} has no profile {profile!r} (profiles: {', '.join(study.setups)})"
         )
+    if not any(setup.arms for setup in study.setups[profile]):
+        raise ConfigError(f"study {study.name!r}, profile {profile!r}: no setup has such an arm")
     for setup in study.setups[profile]:
         base = load_config(setup.base) | setup.settings
         for arm in setup.arms:

@@ -115,6 +115,7 @@ class Supervisor:
         place = self.places[number]
         command += [f"--core={place.core}"] if place.core is not None else []
         command += [f"--data_dir={self.data_dir}"] if self.data_dir else []
+        command += [f"--norms={file}" for file in self.store.norm_files()]
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -8,6 +8,8 @@ import shlex
 
 from normlab.lab.study import Study
 from normlab.lab.verdicts import Verdict
+from normlab.norms.outside import OutsideNorm
+from normlab.norms.table import NORMS
 
 BASES = {"octaves": 2.0, "decades": 10.0}
 """Logarithmic units: effects in them are printed as a factor."""
@@ -123,11 +125,20 @@ def primary_arms(study: Study, profile: str, setup: str) -> list[str]:
     return [a.name for a in arms if a.is_primary]
 
 
+def norm_files(study: Study, profile: str) -> list[str]:
+    """Return the files that the norms of a study's arms come from, but for those of normlab."""
+    told = [s.settings | a.settings for s in study.setups[profile] for a in s.arms]
+    rows = [NORMS.get(settings["norm.name"]) for settings in told if "norm.name" in settings]
+    return sorted({row.file for row in rows if isinstance(row, OutsideNorm)})
+
+
 def command(study: Study, profile: str, seeds: int | None = None, setup: str = "") -> str:
     """Return the command line that makes a study's runs and report again; with `seeds`, one that
     brings the primary arms of one setup to that many."""
     overrides = re.split(r", (?=[a-z_]+(?:\.[a-z_]+)*=)", study.variant) if study.variant else []
     flags = [f"--study={study.file or study.name}", f"--profile={profile}"]
+    files = norm_files(study, profile)
+    flags += ["--norms=" + ",".join(files)] if files else []
     flags += [f"--config.{override}" for override in overrides]
     if seeds:
         flags += [f"--setups={setup}", "--arms=" + ",".join(primary_arms(study, profile, setup))]

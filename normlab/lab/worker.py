@@ -19,7 +19,9 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
+from normlab.lab.config import outside_file
 from normlab.lab.store import Store, host_facts, now, processor_name
+from normlab.norms.outside import add_norms
 from normlab.settings import Config, from_json
 
 CACHE_BYTES = 2 * 1024**3
@@ -128,7 +130,7 @@ class Worker:
 
         population.train(on_chunk)
         seconds = time.monotonic() - began
-        common = host_facts() | device_facts() | facts
+        common = host_facts() | device_facts() | facts | outside_file(first)
         common |= {"population": manifest, "data_sha256": dataset.sha256, "started": started}
         common |= {"ended": now(), "population_seconds": round(seconds, 3), "members": len(names)}
         for name, outcome in zip(names, population.outcomes, strict=True):
@@ -156,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="normlab's worker; started by its supervisor")
     parser.add_argument("--results", required=True)
     parser.add_argument("--data_dir")
+    parser.add_argument("--norms", action="append", default=[], help="a file with further norms")
     parser.add_argument("--core", type=int, help="bind to this core")
     arguments = parser.parse_args()
     if arguments.core is not None and hasattr(os, "sched_setaffinity"):
@@ -164,6 +167,7 @@ def main() -> None:
     events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not mix with the events
     use_cache()
+    add_norms(arguments.norms)
     Worker(Store(arguments.results), arguments.data_dir, events).serve(sys.stdin)
 
 
