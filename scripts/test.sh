@@ -3,7 +3,8 @@
 #
 #   bash scripts/test.sh                     all checks, the whole suite in two processes
 #   bash scripts/test.sh -k moments -n 0     the arguments go to pytest
-#   bash scripts/test.sh --peers             also the tests that need requirements-peers.txt
+#   bash scripts/test.sh --peers             also installs requirements-peers.txt, so that no test of
+#                                            other libraries is skipped
 #
 # All steps run even if one fails; the exit status is 1 if any did.
 set -euo pipefail

@@ -1,30 +1,39 @@
-"""Settings of the whole test suite: the CPU, a compilation cache, and the tests that are opt-in."""
+"""Settings of the whole test suite: the CPU, a compilation cache, tests of other libraries."""
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-# JAX reads these when it is first imported, which is after this file; the caller's own values win.
+PEERS = ("torch", "keras", "equinox", "haiku")
+
+# The libraries read these when first imported, which is after this file; the caller's values win.
 _CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("KERAS_HOME", str(_CACHE.with_name("keras")))  # not a file in the home
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--peers`."""
-    parser.addoption("--peers", action="store_true", help="run the tests marked 'peers' too")
+    parser.addoption("--peers", action="store_true", help="a missing library fails, not skips")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests marked `peers` unless `--peers` was given; then a missing library fails."""
+    """Skip the tests marked `peers("torch", ...)` where one of these libraries (without names: any
+    peer) is not installed; with `--peers` they run and fail."""
     if config.getoption("--peers"):
         return
-    skip = pytest.mark.skip(reason="needs other libraries: bash scripts/test.sh --peers")
+    missing = {name for name in PEERS if find_spec(name) is None}
     for item in items:
-        if item.get_closest_marker("peers"):
-            item.add_marker(skip)
+        for mark in item.iter_markers("peers"):
+            absent = [name for name in mark.args or PEERS if name in missing]
+            if absent:
+                reason = f"needs {', '.join(absent)}: bash scripts/test.sh --peers"
+                item.add_marker(pytest.mark.skip(reason=reason))

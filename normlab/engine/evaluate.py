@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -96,3 +97,25 @@ def reestimate(whole: nn.Module, state: TrainState, data, rows: jax.Array) -> An
     x, _ = data.gather(rows)
     _, moved = whole.apply(state.variables, x, train=True, mutable=MUTABLE)
     return moved["batch_stats"]
+
+
+def make_evaluate(
+    net: nn.Module, whole: nn.Module | None, own: nn.Module | None
+) -> Callable[..., Scores]:
+    """Return evaluate(state, data, rows of images for statistics, scoring, batches) -> scores.
+
+    Modes: statistics re-estimated through `whole` (left out where it is None), those of the state,
+    and each scored batch's own through `own` (left out where it is None).
+    """
+
+    def evaluate(state: TrainState, data, rows, scoring: Scoring, batches) -> Scores:
+        stats = [state.batch_stats]
+        if whole is not None:
+            stats.insert(0, reestimate(whole, state, data, rows))
+        scores = score(net, state, stats, data, scoring, batches)
+        if own is None:
+            return scores
+        last = score(own, state, [state.batch_stats], data, scoring, batches, True)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), scores, last)
+
+    return evaluate

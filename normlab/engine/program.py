@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import lax
 
-from normlab.engine.evaluate import PARTS, Scores, Scoring, reestimate, score
+from normlab.engine.evaluate import PARTS, Scores, Scoring, make_evaluate
 from normlab.engine.state import Hyper, TrainState, init_state
 from normlab.engine.step import Batch, Info, make_train_step
 from normlab.models.build import build_model
@@ -78,36 +79,34 @@ class Program(NamedTuple):
     """(states [S], hyper [S], feed [S], timetable, images, labels) -> states [S], trace [S]"""
 
 
+def evaluation_networks(
+    config: Config, classes: int, conv_form: str
+) -> tuple[nn.Module | None, nn.Module | None]:
+    """Return the network of which one pass leaves exactly the statistics of its images, and the one
+    that scores every batch with its own; None where there are no running statistics, or where the
+    second is not asked for."""
+    if not find_norm(config["norm.name"]).running_statistics:
+        return None, None
+    last = {"momentum": 0.0, "average": "moving", "stats_batch": 0, "noise": 0.0}
+    whole = build_model(config, classes, conv_form, **last)
+    if not config["eval.batch_statistics"]:
+        return whole, None
+    return whole, build_model(config, classes, conv_form, use_running=False)
+
+
 def member_functions(
     config: Config, shape: tuple[int, ...], classes: int, conv_form: str
 ) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, Trace]]]:
     """Return start and advance of one member, to be mapped over a population."""
     net = build_model(config, classes, conv_form)
-    row = find_norm(config["norm.name"])
-    whole = net
-    if row.running_statistics:
-        # one pass leaves exactly these images' statistics
-        last = {"momentum": 0.0, "average": "moving", "stats_batch": 0, "noise": 0.0}
-        whole = build_model(config, classes, conv_form, **last)
-    own = None
-    if config["eval.batch_statistics"]:
-        own = build_model(config, classes, conv_form, use_running=False)
-    modes = 1 + row.running_statistics + (own is not None)
+    whole, own = evaluation_networks(config, classes, conv_form)
+    evaluate = make_evaluate(net, whole, own)
+    modes = 1 + (whole is not None) + (own is not None)
     input_shape = shape if MODELS[config["model.name"]].is_convolutional else (math.prod(shape),)
 
     def start(hyper: Hyper, rows, images, labels) -> TrainState:
         x, _ = Resident(images, labels, input_shape).gather(rows)
         return init_state(net, config["optim.name"], hyper, x)
-
-    def evaluate(state: TrainState, feed: Feed, data: Resident, batches) -> Scores:
-        stats = [state.batch_stats]
-        if row.running_statistics:
-            stats.insert(0, reestimate(whole, state, data, feed.stats))
-        scores = score(net, state, stats, data, feed.scoring, batches)
-        if own is None:
-            return scores
-        last = score(own, state, [state.batch_stats], data, feed.scoring, batches, True)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), scores, last)
 
     def advance(state: TrainState, hyper: Hyper, feed: Feed, table: Timetable, images, labels):
         data = Resident(images, labels, input_shape)
@@ -129,7 +128,10 @@ def member_functions(
             scores = lax.cond(
                 batches > 0,
                 lambda s: lax.cond(
-                    s.is_alive, lambda s: evaluate(s, feed, data, batches), lambda s: nothing, s
+                    s.is_alive,
+                    lambda s: evaluate(s, data, feed.stats, feed.scoring, batches),
+                    lambda s: nothing,
+                    s,
                 ),
                 lambda s: nothing,
                 state,

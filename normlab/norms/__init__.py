@@ -17,6 +17,7 @@ from normlab.norms.table import KERNELS, NORMS, Kernel, Norm, find_kernel, find_
 if TYPE_CHECKING:
     from normlab.norms.batch import BatchNorm
     from normlab.norms.batch_instance import BatchInstanceNorm
+    from normlab.norms.convert import from_torch, to_torch
     from normlab.norms.dynamic import DynamicErf, DynamicTanh
     from normlab.norms.evonorm import EvoNormB0, EvoNormS0
     from normlab.norms.frn import TLU, FilterResponseNorm
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from normlab.norms.layers import Layers, adopt, build, release
     from normlab.norms.mean_only import MeanOnlyBatchNorm
     from normlab.norms.plain import Affine, Identity
+    from normlab.norms.presets import PRESETS, preset_options
     from normlab.norms.renorm import BatchRenorm
     from normlab.norms.reparam import ScaledStandardize, Spectral, Standardize, WeightNorm
     from normlab.norms.response import GlobalResponseNorm, LocalResponseNorm, UnitNorm
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from normlab.norms.switchable import SwitchNorm
 
 _LAZY = {
+    "PRESETS": "presets",
+    "preset_options": "presets",
+    "from_torch": "convert",
+    "to_torch": "convert",
     "Layers": "layers",
     "build": "layers",
     "adopt": "layers",
@@ -65,6 +71,10 @@ _LAZY = {
 }
 
 __all__ = [
+    "PRESETS",
+    "preset_options",
+    "from_torch",
+    "to_torch",
     "KERNELS",
     "NORMS",
     "TLU",

@@ -15,8 +15,8 @@ class BatchNorm(RunningNorm):
     """y = scale * (x - mean) / sqrt(var + epsilon) + bias, mean and var over N, H, W per channel.
 
     Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C].
-    State, options: as in RunningNorm. Training uses the batch's statistics, evaluation the running
-    ones.
+    State: as in RunningNorm, as are the options. Training uses the batch's statistics, evaluation
+    the running ones.
     Raises ValueError where stats_batch does not divide N, where a statistic would be made of one
     value, for stats_batch with axis_name.
     Source: arXiv:1502.03167, algorithms 1 and 2. Deviation: the running variance is the biased one

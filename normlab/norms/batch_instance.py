@@ -20,7 +20,7 @@ class BatchInstanceNorm(RunningNorm):
 
     A dense input [N, C] has no instance statistics: batch norm, without rho.
     Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias`, `rho` [C], rho starting at 1.
-    State, options: as in RunningNorm, of the batch statistics. Evaluation uses the running ones,
+    State: RunningNorm's, options too, of the batch statistics. Evaluation uses the running ones,
     and the instance statistics of its own input.
     Raises ValueError where BatchNorm does, and where an instance has one value.
     Source: arXiv:1805.07925, section 3. Deviation: rho is clipped where it is used, with the

@@ -47,15 +47,8 @@ def from_torch(
     """
     found = _modules_of(state_dict)
     names = _chosen(found, modules)
-    paths = paths or {}
-    _refuse_unknown(paths, names, "paths")
     out: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}, "norm_state": {}}
-    taken: dict[str, str] = {}
-    for name in names:
-        path = paths.get(name, name)
-        if path in taken:
-            raise ValueError(f"{taken[path]!r} and {name!r} both go to {path!r}; see `paths`")
-        taken[path] = name
+    for name, path in _renamed(names, paths or {}).items():
         for collection, leaves in _to_flax(name, found[name]).items():
             if leaves:
                 _place(out[collection], path, leaves)
@@ -69,10 +62,10 @@ def to_torch(
 
     A module is a norm where its parameters are `scale` and perhaps `bias`, or where it has none but
     `mean` and `var`; norms with other parameters, which PyTorch lacks, stay out.
-    `paths` is the mapping that `from_torch` takes, read from right to left. running_mean is
-    mean + mean_lo, rounded to float32; num_batches_tracked is there where `count` is, int64.
-    Raises ValueError for a leaf that is not [C] (members of a population stand one by one) and for
-    a path that is not there.
+    `paths` is the mapping that `from_torch` takes, read from right to left. All leaves are float32;
+    running_mean is mean + mean_lo; num_batches_tracked, int64, is there where `count` is.
+    Raises ValueError for a leaf that is not [C] (members of a population go one by one), and as
+    `from_torch` for `paths`.
 
     >>> arrays = to_torch({"params": {"bn": {"scale": np.ones(2), "bias": np.zeros(2)}}})
     >>> sorted(arrays)
@@ -87,15 +80,13 @@ def to_torch(
         p for p, leaves in stats.items() if p not in params and {"mean", "var"} <= set(leaves)
     ]
     back = {path: name for name, path in (paths or {}).items()}
-    _refuse_unknown(back, norms, "paths")
     out = {}
-    for path in norms:
+    for path, name in _renamed(norms, back).items():
         leaves = {**params.get(path, {}), **stats.get(path, {})}
-        prefix = back.get(path, path)
-        for name, value in _to_torch(path, leaves).items():
-            out[_join(prefix, name)] = value
+        for leaf, value in _to_torch(path, leaves).items():
+            out[_join(name, leaf)] = value
         if "count" in state.get(path, {}):
-            out[_join(prefix, _COUNT)] = np.array(state[path]["count"], np.int64)
+            out[_join(name, _COUNT)] = np.array(state[path]["count"], np.int64)
     return out
 
 
@@ -119,7 +110,7 @@ def _to_torch(path: str, leaves: dict[str, Any]) -> dict[str, np.ndarray]:
     if "mean_lo" in vectors:
         vectors["mean"] = vectors["mean"] + vectors.pop("mean_lo")
     names = (_PARAMS | _STATS).items()
-    return {old: np.array(vectors[new]) for old, new in names if new in vectors}
+    return {old: _single(vectors[new]) for old, new in names if new in vectors}
 
 
 def _modules_of(state_dict: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
@@ -182,10 +173,17 @@ def _refuse_shapes(name: str, vectors: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _refuse_unknown(given: Iterable[str], known: Iterable[str], argument: str) -> None:
-    for name in given:
-        if name not in known:
-            raise ValueError(f"{argument}: no norm {name!r} (norms: {_some(known)})")
+def _renamed(names: list[str], paths: Mapping[str, str]) -> dict[str, str]:
+    """Return the new name of each, `paths` being those that change."""
+    for name in paths:
+        if name not in names:
+            raise ValueError(f"paths: no norm {name!r} (norms: {_some(names)})")
+    new = {name: paths.get(name, name) for name in names}
+    for path in new.values():
+        twins = [other for other in names if new[other] == path]
+        if len(twins) > 1:
+            raise ValueError(f"paths: {' and '.join(map(repr, twins))} both go to {path!r}")
+    return new
 
 
 def _some(names: Iterable[str]) -> str:

@@ -50,7 +50,7 @@ class L1BatchNorm(RunningNorm):
 
     s is the std of normally distributed values, without squares of them.
     Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C].
-    State, options: as in RunningNorm; the leaf `var` follows s^2, at most the largest float32, so
+    State: RunningNorm's, options too; the leaf `var` follows s^2, at most the largest float32, so
     that evaluation is BatchNorm's. running_var="unbiased" (s^2 times n / (n - 1)) is right for it
     too, for normally distributed values. Training uses the batch's statistics, evaluation the
     running ones.

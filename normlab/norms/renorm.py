@@ -25,7 +25,7 @@ class BatchRenorm(RunningNorm):
     epsilon, and neither r nor d carries a gradient. Between the limits y is what evaluation gives.
     Groups of examples (stats_batch) have an r and d each.
     Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C].
-    State, options: as in RunningNorm; `count` is always kept. Evaluation as in BatchNorm.
+    State: RunningNorm's, options too; `count` is always kept. Evaluation as in BatchNorm.
     renorm_steps: T updates until both limits stand at `r_max` and `d_max`, linearly: 1 and 0 until
     T / 8, d_max reached at 5 T / 8, r_max at T (the paper: T = 40000); 0: from the first step.
     With r_max = 1, d_max = 0 it is BatchNorm.

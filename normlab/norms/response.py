@@ -25,17 +25,18 @@ _FLOOR = 1e-24
 
 
 class GlobalResponseNorm(nn.Module):
-    """y = scale * (x * n) + bias + x, n = g / (mean_C(g) + epsilon), g = sqrt(sum_HW(x^2)).
+    """y = response * (x * n) + bias + x, n = g / (mean_C(g) + epsilon), g = sqrt(sum_HW(x^2)).
 
     A channel is strengthened by how much larger its norm g is than the mean of all channels'.
-    Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C], both 0 at first: y = x.
+    Shapes: x [N, ..., C] -> the same; parameters `response`, `bias` [C], both 0 at first: y = x.
+    (The former is no `scale`, which is 1 at first wherever there is one.)
     State: none; training and evaluation agree. epsilon is added to a norm, not to a variance.
     Masked positions add nothing to g; channels without a valid value are left out of mean_C.
     Raises ValueError where there is one channel: it has none to compete with.
     Source: arXiv:2301.00808, section 3. Deviation: epsilon is 1e-5, as everywhere (there 1e-6).
 
     >>> x = jax.numpy.array([[3.0, 1.0]])
-    >>> params = {"scale": jax.numpy.ones(2), "bias": jax.numpy.zeros(2)}
+    >>> params = {"response": jax.numpy.ones(2), "bias": jax.numpy.zeros(2)}
     >>> GlobalResponseNorm(epsilon=0.0).apply({"params": params}, x).tolist()
     [[7.5, 1.5]]
     """
@@ -51,7 +52,7 @@ class GlobalResponseNorm(nn.Module):
         if not self.allow_degenerate:
             refuse_degenerate(self.name or "GlobalResponseNorm", x.shape, (), 1)
         zeros, channels = nn.initializers.zeros, x.shape[-1]
-        scale, bias = (self.param(name, zeros, (channels,)) for name in ("scale", "bias"))
+        weight, bias = (self.param(name, zeros, (channels,)) for name in ("response", "bias"))
         mask, dtype = fit_mask(mask, x.shape), x.dtype
         x = blank(widen(x), mask)
         space = axes_of(("H", "W"), x.ndim)
@@ -59,8 +60,8 @@ class GlobalResponseNorm(nn.Module):
         g = std(moments(x, space, centered=False), _FLOOR)
         m = moments(g, (), groups=1, mask=None if mask is None else mask.any(space, keepdims=True))
         mean = (m.shift + m.delta) / m.shrink
-        response = quotient(g, mean + self.epsilon / count_values(x.shape, space) ** 0.5)
-        return blank((scale * response * x + bias + x).astype(dtype), mask)
+        relative = quotient(g, mean + self.epsilon / count_values(x.shape, space) ** 0.5)
+        return blank((weight * relative * x + bias + x).astype(dtype), mask)
 
 
 class UnitNorm(nn.Module):
@@ -88,13 +89,12 @@ class UnitNorm(nn.Module):
         if not self.allow_degenerate:
             refuse_degenerate(self.name or "UnitNorm", x.shape, (), 1)
         channels = x.shape[-1]
-        scale = scale_of(self, channels)
         y, _ = normalize(
             blank(x, fit_mask(mask, x.shape)),  # zeros add nothing to the sum and stay 0
             (),
             groups=1,
             epsilon=self.epsilon / channels,
-            scale=None if scale is None else scale / channels**0.5,
+            scale=scale_of(self, channels) / channels**0.5,
             centered=False,
         )
         return y.astype(x.dtype)

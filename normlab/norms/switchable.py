@@ -95,13 +95,14 @@ class SwitchNorm(RunningNorm):
     statistics: k = layer, batch.
     Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C], `mean_weight`, `var_weight`
     [3], dense [2], ones: equal weights.
-    State, options: as in RunningNorm, of the batch statistics. Evaluation mixes the running ones
+    State: RunningNorm's, options too, of the batch statistics. Evaluation mixes the running ones
     with the instance and layer statistics of its own input.
     Raises ValueError where BatchNorm does, and where an instance, or dense a layer, has one value.
     Source: arXiv:1806.10779, section 2, weights and their order as in its published code
     (switchablenorms/Switchable-Normalization). Deviations: all variances are biased (equation 3;
     that code's are unbiased within an instance); running ones start at 1, not 0. Reads x once for
-    all statistics: those over more are made of those over less.
+    all statistics: those over more are made of those over less. Gradients are off by 2e-3 at a std
+    of 1e18, by more up to 1.8e19, by 1e-6 below and above.
 
     >>> layer = SwitchNorm()
     >>> variables = layer.init(jax.random.key(0), jax.numpy.ones((4, 2, 2, 3)), train=True)

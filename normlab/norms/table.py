@@ -9,63 +9,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-
-@dataclass(frozen=True)
-class Norm:
-    """One scheme: where its module stands, what it averages over, what it takes and claims."""
-
-    title: str
-    family: str
-    module: Any
-    """Where the Linen module is found, "package.file:Class"; or the class itself."""
-    over: tuple[str, ...]
-    """Axis letters that one statistic averages over; () where there is no statistic."""
-    options: tuple[str, ...] = ()
-    """Settings `norm.*` that the scheme takes; the others are reset to their defaults."""
-    arguments: tuple[str, ...] = ()
-    """Further arguments of the module, for people's own models."""
-    fixed: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the module that make this row out of its family."""
-    parameters: tuple[str, ...] = ("scale", "bias")
-    act: str = ""
-    """The module "package.file:Class" that stands where the network's activation would, for schemes
-    that replace norm and activation together; they stand before it only (placement `pre`)."""
-    centered: bool = True
-    running_statistics: bool = False
-    grouped: bool = False
-    """Whether the channels are split into `groups`, which must divide them."""
-    invariant: tuple[str, ...] = ()
-    """What the output in training does not feel (for epsilon = 0) of the values that share a
-    statistic: a constant added to them ("shift"), a positive factor on them ("scale")."""
-    standard: bool = False
-    """Whether those outputs have mean 0 (if `centered`) and mean square 1 at the initial scale and
-    bias."""
-    exact: bool = False
-    """Whether the scheme is held to an error of 2e-6 at any mean and magnitude; the others stay
-    finite there and reach 1e-5 on ordinary input."""
-    reference: Any = None
-    """float64 NumPy function (x, epsilon) -> y of a row from outside, in training mode at the
-    initial parameters."""
-    equals: str = ""
-    """The row with the same arithmetic on dense inputs [N, C], if any."""
-    cost: str = ""
-    """Passes over the input in training, in words."""
-    source: str = ""
-    version: int = 1
-
-    @property
-    def is_per_sample(self) -> bool:
-        """Whether no example ever feels another: not in the statistics, nor in those of a step."""
-        return "N" not in self.over
-
-    @property
-    def needs_space(self) -> bool:
-        """Whether the scheme has nothing to average over in a dense input [N, C]."""
-        return bool(self.over) and set(self.over) <= {"H", "W"}
-
+from normlab.norms.row import Kernel, Norm
 
 COMMON = ("kernel", "noise")
 """Settings `norm.*` that go with every scheme."""
@@ -287,6 +233,7 @@ NORMS: dict[str, Norm] = {
         over=("H", "W", "C"),
         options=("epsilon",),
         arguments=("allow_degenerate",),
+        parameters=("response", "bias"),
         centered=False,
         cost="mean square; output",
         source="arXiv:2301.00808",
@@ -317,26 +264,6 @@ NORMS: dict[str, Norm] = {
         source="Krizhevsky et al., NIPS 2012",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One scheme that acts on the kernels of the hidden layers instead of their outputs."""
-
-    title: str
-    module: str
-    """Where the Linen module is found, "package.file:Class"; "" where the kernel stays as it is."""
-    parameters: tuple[str, ...] = ()
-    """Its own parameters, which stand beside `kernel` under the name `reparam`."""
-    moved: tuple[str, ...] = ()
-    """Parameters shared with other arms that it starts elsewhere, from the first batch."""
-    invariant: tuple[str, ...] = ()
-    """What the layer does not feel of the kernel (but for epsilon): a constant added to the weights
-    of a unit ("shift"), a positive factor on them ("scale") or on the whole kernel ("size")."""
-    has_state: bool = False
-    """Whether it keeps state in the collection `norm_state`."""
-    source: str = ""
-
 
 KERNELS: dict[str, Kernel] = {
     "none": Kernel(title="kernels as they are", module=""),
