@@ -57,7 +57,7 @@ def variables_of(norm: nn.Module, x) -> dict[str, Any]:
     """Initial variables, with a scale of 1 and a bias of 0 moved away from there."""
     variables = init(norm, x)
     params = {
-        k: draw(v.shape, 1.0, seed=5) if (v == STARTS.get(k)).all() else v
+        k: draw(v.shape, 1.0, seed=5) if np.array_equal(v, np.full(v.shape, STARTS.get(k))) else v
         for k, v in variables.get("params", {}).items()
     }
     return {**variables, "params": params}
