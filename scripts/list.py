@@ -1,4 +1,4 @@
-"""List what there is: schemes, networks, studies, configurations or data sets.
+"""List what there is: schemes, kernel schemes, networks, studies, configurations or data sets.
 
 Examples:
   python scripts/list.py norms
@@ -19,10 +19,12 @@ from normlab.lab import cli
 from normlab.lab.config import ConfigError
 from normlab.lab.study import ROOT, config_names, load_study, study_names
 from normlab.models.table import MODELS
-from normlab.norms.table import NORMS
+from normlab.norms.page import norms_page
+from normlab.norms.table import KERNELS, NORMS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+flags.DEFINE_bool("markdown", False, "norms: print docs/norms.md.")
 flags.DEFINE_bool("debug", False, "Show tracebacks.")
 cli.define_norms()
 
@@ -34,6 +36,13 @@ def norm_rows() -> Rows:
     for name, row in NORMS.items():
         over, options = ",".join(row.over) or "-", ",".join(row.options) or "-"
         rows.append((name, row.title, over, options, row.source or "-"))
+    return rows
+
+
+def kernel_rows() -> Rows:
+    rows: Rows = [("name", "title", "parameters", "source")]
+    for name, row in KERNELS.items():
+        rows.append((name, row.title, ",".join(row.parameters) or "-", row.source or "-"))
     return rows
 
 
@@ -80,6 +89,7 @@ def state(name: str) -> str:
 
 LISTS: dict[str, Callable[[], Rows]] = {
     "norms": norm_rows,
+    "kernels": kernel_rows,
     "models": model_rows,
     "studies": study_rows,
     "configs": config_rows,
@@ -114,7 +124,8 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     try:
         cli.load_norms()
-        print(aligned(LISTS[argv[1]]()))
+        is_page = FLAGS.markdown and argv[1] == "norms"
+        print(norms_page() if is_page else aligned(LISTS[argv[1]]()) + "\n", end="")
     except (ConfigError, OSError) as error:
         if FLAGS.debug:
             raise

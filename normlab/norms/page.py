@@ -34,12 +34,12 @@ depends on the others of its batch. state: "running" are averages for evaluation
 `batch_stats` (for the counters of some options also `norm_state`); the rest is the same in training
 and evaluation. not felt: what can be done to the values that share a statistic without a change of
 the output (epsilon = 0): adding a constant (shift), multiplying by a positive factor (scale).
-exact: errors stay below 2e-6 at any mean and magnitude. activation: what stands in place of the
-network's; such schemes go before it only."""
+exact: errors stay below 2e-6 at any mean and magnitude."""
 
 TAKES = """\
 Options are settings of a run too (`--config.norm.epsilon=1e-3`); arguments are for models of your
-own. The docstring of the class says more."""
+own. activation: what stands in the place of the network's (`layers.act`); these schemes go before
+it only. The docstring of the class says more."""
 
 KERNEL = """\
 `norms.build(name, kernel=...)` combines any scheme above with one that acts on the kernels of
