@@ -25,7 +25,8 @@ class CNN(nn.Module):
     """3x3 conv - norm - act (pre) or conv - act - norm (post), pools, global mean, dense head.
 
     Shapes: x [N, H, W, C], mask [N] (True: a real example) -> logits [N, classes]. `pools[i]` says
-    whether a 2x2 max pool follows layer i; `stride` is that of the first convolution. Every layer has its bias in every arm.
+    whether a 2x2 max pool follows layer i; `stride` is that of the first convolution. Every layer
+    has its bias in every arm.
     """
 
     layers: Layers
