@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jax import lax
+
 SPACE = frozenset("HWT")
 
 
@@ -22,3 +28,24 @@ def axes_of(over: tuple[str, ...], ndim: int) -> tuple[int, ...]:
     if "C" in over:
         axes.append(ndim - 1)
     return tuple(axes)
+
+
+def count_values(shape: Sequence[int], axes: Sequence[int], groups: int = 0) -> int:
+    """Return how many values one statistic is made of: over `axes`, and over C / groups channels
+    where `groups` is given."""
+    return math.prod(shape[a] for a in axes) * (shape[-1] // groups if groups else 1)
+
+
+def refuse_degenerate(
+    layer: str, shape: Sequence[int], axes: Sequence[int], groups: int = 0, axis_name: Any = None
+) -> None:
+    """Raise ValueError where a statistic would be made of one value: its output is constant."""
+    values = count_values(shape, axes, groups)
+    if axis_name is not None:
+        values *= lax.axis_size(axis_name)
+    if values < 2:
+        raise ValueError(
+            f"{layer}: each statistic of an input of shape {tuple(shape)} would be made of "
+            f"{values} value, at least 2 are needed; use a larger batch, a scheme that averages "
+            "over more axes, or allow_degenerate=True"
+        )

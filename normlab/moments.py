@@ -8,14 +8,14 @@ standard deviation where x - round(mean) loses |mean| / std * 6e-8.
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
+
+from normlab.axes import count_values
 
 
 class Moments(NamedTuple):
@@ -51,27 +51,6 @@ of N / K = 16 at most, 1e-6 in float32."""
 def widen(x: jax.Array) -> jax.Array:
     """Return x in float32, or in its own type where that is wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def count_values(shape: Sequence[int], axes: Sequence[int], groups: int = 0) -> int:
-    """Return how many values one statistic is made of: over `axes`, and over C / groups channels
-    where `groups` is given."""
-    return math.prod(shape[a] for a in axes) * (shape[-1] // groups if groups else 1)
-
-
-def refuse_degenerate(
-    layer: str, shape: Sequence[int], axes: Sequence[int], groups: int = 0, axis_name: Any = None
-) -> None:
-    """Raise ValueError where a statistic would be made of one value: its output is constant."""
-    values = count_values(shape, axes, groups)
-    if axis_name is not None:
-        values *= lax.axis_size(axis_name)
-    if values < 2:
-        raise ValueError(
-            f"{layer}: each statistic of an input of shape {tuple(shape)} would be made of "
-            f"{values} value, at least 2 are needed; use a larger batch, a scheme that averages "
-            "over more axes, or allow_degenerate=True"
-        )
 
 
 def fit_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
@@ -124,9 +103,22 @@ def _count(x: jax.Array, mask: jax.Array | None, over: Over) -> jax.Array:
     return jnp.full((1,) * x.ndim, n, x.dtype)
 
 
+def _first(x: jax.Array, over: Over) -> jax.Array:
+    """Return one value of each statistic, the axes of `over` kept with length 1."""
+    for axis in over.axes:
+        x = lax.slice_in_dim(x, 0, 1, 1, axis)
+    if over.groups > 1:
+        split = x.reshape(*x.shape[:-1], over.groups, -1)
+        return jnp.broadcast_to(split[..., :1], split.shape).reshape(x.shape)
+    return x[..., :1] if over.groups else x
+
+
 def _pilot(x: jax.Array, over: Over) -> jax.Array:
     """Return the mean of about one value in PILOT: every so many rows of the longest axis, or one
-    block where that is the channel axis (strided reads there would touch all of memory)."""
+    block where that is the channel axis (strided reads there would touch all of memory).
+
+    It is taken relative to one value, so that a constant's mean is that constant to the bit.
+    """
     last = x.ndim - 1
     axes = over.axes + ((last,) if over.groups == 1 else ())
     axis = max(axes, key=lambda a: x.shape[a], default=last)
@@ -138,7 +130,10 @@ def _pilot(x: jax.Array, over: Over) -> jax.Array:
         x = lax.slice_in_dim(x, start, start + size // step, 1, axis)
     elif step > 1:
         x = lax.slice_in_dim(x, 0, size, step, axis)
-    return _sum(x / _count(x, None, over), over)  # divided first: the sum cannot overflow
+    first = _first(x, over)
+    if over.axis_name is not None:
+        first = lax.pmax(first, over.axis_name)
+    return first + _sum(x - first, over) / _count(x, None, over)
 
 
 def _round_off(shift: jax.Array) -> jax.Array:
@@ -152,39 +147,37 @@ def _round_off(shift: jax.Array) -> jax.Array:
     return lax.reduce_precision(shift, kind.nexp, kind.nmant - 1)
 
 
-def _around(x: jax.Array, mask, over: Over, n: jax.Array, shift: jax.Array):
-    """Return the mean of x - shift and the variance; the mean square for uncentred statistics."""
+def _statistics(x: jax.Array, mask, over: Over, n: jax.Array):
+    """Return shift, delta and variance; the mean square for uncentred statistics."""
     if not over.centered:
-        return shift, _mean(jnp.square(_valid(x, mask)), over, n)
+        square = _mean(jnp.square(x), over, n)
+        return jnp.zeros_like(square), jnp.zeros_like(square), square
+    shift = _pilot(x, over) if mask is None else _mean(x, over, n)
+    shift = lax.optimization_barrier(_round_off(shift))
     # Without the barrier XLA:CPU writes x - shift to memory for its two readers: 2148 against
     # 1464 us for a training step of a small CNN (one core, 2026-11-20).
     square = _mean(jnp.square(_valid(x - lax.optimization_barrier(shift), mask)), over, n)
     delta = _mean(_valid(x - shift, mask), over, n)
-    return delta, jnp.maximum(square - jnp.square(delta), 0)
-
-
-def _shrink_of(dtype) -> float:
-    """Return 2^-80 for float32: squares of all its values times it are far inside its range."""
-    return 2.0 ** (-5 * jnp.finfo(dtype).maxexp // 8)
+    return shift, delta, jnp.maximum(square - jnp.square(delta), 0)
 
 
 def _rescue(x, mask, n, shift, delta, var, *, over: Over):
-    """Return shift, delta, var and shrink; computed again, on x * shrink, where var overflowed."""
+    """Return shift, delta, var and shrink; computed again, on x * shrink, where var overflowed.
+
+    In float32 `shrink` is 2^-80: squares of all its values times it are far inside its range.
+    """
     bad = ~jnp.isfinite(var)
-    small = _shrink_of(var.dtype)
+    small = 2.0 ** (-5 * jnp.finfo(var.dtype).maxexp // 8)
 
     def again():
-        mean, spread = _around(x * small, mask, over, n, shift * small)
-        # A constant of 3e38: the squares overflowed, the variance does not.
-        fits = spread < float(jnp.finfo(var.dtype).max) * small * small
+        found = _statistics(x * small, mask, over, n)
+        # Only the sums overflowed, not the variance: back to the units of x.
+        fits = found[2] < float(jnp.finfo(var.dtype).max) * small * small
         back = jnp.where(fits, 1 / small, 1.0).astype(var.dtype)
+        scaled = (found[0] * back, found[1] * back, found[2] * back * back)
         shrink = jnp.where(bad & ~fits, small, jnp.ones_like(var))
-        return (
-            shift * shrink,
-            jnp.where(bad, mean * back, delta),
-            jnp.where(bad, spread * back * back, var),
-            shrink,
-        )
+        kept = zip(scaled, (shift, delta, var), strict=True)
+        return *(jnp.where(bad, new, old) for new, old in kept), shrink
 
     return lax.cond(jnp.any(bad), again, lambda: (shift, delta, var, jnp.ones_like(var)))
 
@@ -210,14 +203,7 @@ def _batched_rescue(over: Over):
 def _moments(x: jax.Array, mask: jax.Array | None, over: Over) -> Moments:
     x = widen(x)
     n = _count(x, mask, over)
-    if not over.centered:
-        shift = jnp.zeros_like(_sum(x, over))
-    elif mask is None:
-        shift = _pilot(x, over)
-    else:
-        shift = _sum(_valid(x, mask) / jnp.maximum(n, 1), over)
-    shift = lax.optimization_barrier(_round_off(shift))
-    delta, var = _around(x, mask, over, n, shift)
+    shift, delta, var = _statistics(x, mask, over, n)
     # Along an axis name the predicate is the same for all, and cond stays a branch by itself.
     rescue = functools.partial(_rescue, over=over) if over.axis_name else _batched_rescue(over)
     shift, delta, var, shrink = rescue(x, mask, n, shift, delta, var)

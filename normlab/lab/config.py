@@ -165,11 +165,20 @@ def _check_layers(config: Config, row: Norm) -> None:
                 f"of layer {i}; use one of {legal}"
             )
         values = _values_per_statistic(config, row, height, width, channels)
+        if row.needs_space and height * width < 2:
+            values = 1
         if row.over and values < 2:
             raise ConfigError(
                 f"norm.name = {name!r}: a statistic of layer {i} would be made of {values} value "
                 f"(H, W, C = {height}, {width}, {channels}), at least 2 are needed; use a larger "
                 "batch or a scheme that averages over more axes"
+            )
+    if "shift" in find_kernel(config["norm.kernel"]).invariant and not model.is_convolutional:
+        fan_ins = [math.prod(DATASETS[config["data.name"]].shape), *(c for _, _, c in shapes[:-1])]
+        if min(fan_ins) < 2:
+            raise ConfigError(
+                f"norm.kernel = {config['norm.kernel']!r} needs at least 2 inputs to every layer, "
+                f"model.widths = {config['model.widths']} gives 1; use wider layers"
             )
     if row.act and config["model.placement"] == "post":
         raise ConfigError(

@@ -8,8 +8,8 @@ from flax import linen as nn
 from jax import lax
 
 from normlab.averages import normalize_by
-from normlab.axes import axes_of
-from normlab.moments import fit_mask, normalize, refuse_degenerate
+from normlab.axes import axes_of, refuse_degenerate
+from normlab.moments import fit_mask, normalize
 from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.axes import axes_of
-from normlab.moments import fit_mask, moments, refuse_degenerate, std, widen
+from normlab.axes import axes_of, refuse_degenerate
+from normlab.moments import fit_mask, moments, std, widen
 from normlab.norms.group import count_groups
 from normlab.norms.plain import ROOM, blank, finish, quotient
 from normlab.norms.running import RunningNorm

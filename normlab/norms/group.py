@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
-from normlab.axes import axes_of
-from normlab.moments import fit_mask, normalize, refuse_degenerate
+from normlab.axes import axes_of, refuse_degenerate
+from normlab.moments import fit_mask, normalize
 from normlab.norms.plain import affine
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.norms.reparam import act_gain
+from normlab.norms.reparam import act_gain, starting_at
 from normlab.norms.table import find_kernel
 
 Initializer = Callable[..., Any]
@@ -70,10 +70,10 @@ def respond_with_bias(
     layer: Conv | Dense, kernel: jax.Array, respond: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
     """Return respond(kernel) + bias, with what the layer's scheme puts in the kernel's place."""
-    bias_init = nn.initializers.zeros
+    first_bias = None
     if layer.reparam is not None:
-        kernel, bias_init = layer.reparam(name="reparam")(kernel, respond)
-    bias = layer.param("bias", bias_init, kernel.shape[-1:], jnp.float32)
+        kernel, first_bias = layer.reparam(name="reparam")(kernel, respond)
+    bias = layer.param("bias", starting_at(first_bias), kernel.shape[-1:], jnp.float32)
     y = respond(kernel)
     return y + bias.astype(y.dtype)
 

@@ -1,9 +1,9 @@
-"""Schemes that act on kernels: modules (kernel, respond) -> (kernel in its place, init of bias).
+"""Schemes that act on kernels: modules (kernel, respond) -> (kernel in its place, initial bias).
 
 `kernel` [..., C] is the layer's own parameter, float32; its fan-in are all axes but the last.
 `respond(kernel)` is the layer's output for a kernel, without bias; only an initialization that
-looks at data needs it. The second result is the initializer of the layer's `bias`: zeros, unless a
-scheme says otherwise. The layer casts the kernel to the type of its input.
+looks at data needs it. The second result is where the layer's `bias` [C] starts, None for zeros.
+The layer casts the kernel to the type of its input.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jax import lax
 from normlab.moments import inverse_std, moments, normalize, std
 
 Respond = Callable[[jax.Array], jax.Array]
-Reparametrized = tuple[jax.Array, Callable[..., Any]]
+Reparametrized = tuple[jax.Array, jax.Array | None]
 
 
 @functools.cache
@@ -48,6 +48,11 @@ def act_gain(act: Callable[[jax.Array], jax.Array]) -> float:
             "which no gain makes 1; use another activation or another norm.kernel"
         )
     return 1 / math.sqrt(variance)
+
+
+def starting_at(value: jax.Array | None) -> Callable[..., Any]:
+    """Return the initializer of a parameter that starts at `value`; None: at zeros."""
+    return nn.initializers.zeros if value is None else lambda *_: value
 
 
 def fan_in_axes(kernel: jax.Array) -> tuple[int, ...]:
@@ -101,23 +106,23 @@ class WeightNorm(nn.Module):
         root = math.sqrt(fan_in(kernel))
         y, m = normalize(kernel, fan_in_axes(kernel), epsilon=self.epsilon, centered=False)
         direction = y / root
-        gain_init, bias_init = nn.initializers.ones, nn.initializers.zeros
+        first_gain = first_bias = None
         if self.is_initializing():
             length = root * std(m, self.epsilon).reshape(-1)
-            gain_init, bias_init = from_first_batch(respond(direction), length)
-        gain = self.param("gain", gain_init, kernel.shape[-1:], jnp.float32)
-        return gain * direction, bias_init
+            first_gain, first_bias = from_first_batch(respond(direction), length)
+        gain = self.param("gain", starting_at(first_gain), kernel.shape[-1:], jnp.float32)
+        return gain * direction, first_bias
 
 
-def from_first_batch(t: jax.Array, length: jax.Array) -> tuple[Callable[..., Any], ...]:
-    """Return initializers of gain and bias that give gain * t + bias [N, ..., C] mean 0 and
-    variance 1; of `length` and 0 where t is constant."""
+def from_first_batch(t: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return gain and bias [C] that give gain * t + bias [N, ..., C] mean 0 and variance 1;
+    `length` and 0 where t is constant."""
     m = moments(t, tuple(range(t.ndim - 1)))
     is_constant = m.var <= 1e-10 * jnp.square(m.shrink)
     inverse = inverse_std(m, 0.0)
     gain = jnp.where(is_constant.reshape(-1), length, (inverse * m.shrink).reshape(-1))
     bias = jnp.where(is_constant, 0, -(m.shift + m.delta) * inverse).reshape(-1)
-    return lambda *_: gain, lambda *_: bias
+    return gain, bias
 
 
 class Standardize(nn.Module):
@@ -139,7 +144,7 @@ class Standardize(nn.Module):
     @nn.compact
     def __call__(self, kernel: jax.Array, respond: Respond) -> Reparametrized:
         del respond
-        return standardized(self, kernel, self.epsilon), nn.initializers.zeros
+        return standardized(self, kernel, self.epsilon), None
 
 
 class ScaledStandardize(nn.Module):
@@ -167,7 +172,7 @@ class ScaledStandardize(nn.Module):
         del respond
         gain = self.param("gain", nn.initializers.ones, kernel.shape[-1:], jnp.float32)
         scale = gain * (self.act_gain / math.sqrt(fan_in(kernel)))
-        return standardized(self, kernel, self.epsilon) * scale, nn.initializers.zeros
+        return standardized(self, kernel, self.epsilon) * scale, None
 
 
 class Spectral(nn.Module):
@@ -209,7 +214,7 @@ class Spectral(nn.Module):
         if self.is_mutable_collection("norm_state") and not self.is_initializing():
             u.value = iterate(fixed, u.value)
         w = matrix / length_of(matrix @ u.value)
-        return w.reshape(kernel.shape), nn.initializers.zeros
+        return w.reshape(kernel.shape), None
 
 
 def length_of(x: jax.Array) -> jax.Array:

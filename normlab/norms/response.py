@@ -8,16 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.axes import axes_of
-from normlab.moments import (
-    count_values,
-    fit_mask,
-    moments,
-    normalize,
-    refuse_degenerate,
-    std,
-    widen,
-)
+from normlab.axes import axes_of, count_values, refuse_degenerate
+from normlab.moments import fit_mask, moments, normalize, std, widen
 from normlab.norms.plain import ROOM, blank, quotient, scale_of
 
 _FLOOR = 1e-24

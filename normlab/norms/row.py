@@ -16,6 +16,8 @@ class Norm:
     """Where the Linen module is found, "package.file:Class"; or the class itself."""
     over: tuple[str, ...]
     """Axis letters that one statistic averages over; () where there is no statistic."""
+    spatial: bool = False
+    """Whether a further statistic is over H, W alone, so that dense inputs [N, C] are refused."""
     options: tuple[str, ...] = ()
     """Settings `norm.*` that the scheme takes; the others are reset to their defaults."""
     arguments: tuple[str, ...] = ()
@@ -57,7 +59,7 @@ class Norm:
     @property
     def needs_space(self) -> bool:
         """Whether the scheme has nothing to average over in a dense input [N, C]."""
-        return bool(self.over) and set(self.over) <= {"H", "W"}
+        return self.spatial or (bool(self.over) and set(self.over) <= {"H", "W"})
 
 
 @dataclass(frozen=True)

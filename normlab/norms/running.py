@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from normlab.averages import Average, start_average, update_average
-from normlab.axes import axes_of
-from normlab.moments import Moments, refuse_degenerate
+from normlab.axes import axes_of, refuse_degenerate
+from normlab.moments import Moments
 from normlab.norms.plain import blank
 
 AVERAGES = ("moving", "debiased", "cumulative")

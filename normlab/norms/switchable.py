@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.axes import axes_of
-from normlab.moments import Moments, centre, fit_mask, moments, refuse_degenerate
+from normlab.axes import axes_of, refuse_degenerate
+from normlab.moments import Moments, centre, fit_mask, moments
 from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
 

@@ -187,6 +187,7 @@ NORMS: dict[str, Norm] = {
         family="evonorm",
         module="normlab.norms.evonorm:EvoNormB0",
         over=("N", "H", "W"),
+        spatial=True,
         options=RUNNING,
         arguments=RUNNING_ARGUMENTS,
         parameters=("scale", "bias", "v"),

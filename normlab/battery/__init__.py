@@ -1,0 +1,84 @@
+"""The battery: what a normalization layer must show before it is compared with others.
+
+    from normlab.battery import check_norm
+    results = check_norm("batch")
+
+Every scheme of the table passes; `scripts/check_norm.py` does the same for a file of somebody's
+own. Each check is a function (Subject) -> list of Results, one Result for one measured claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from normlab.battery import claims, contract, devices, gradients, masks, numerics
+from normlab.battery.cost import check_cost
+from normlab.battery.result import Result
+from normlab.battery.subject import GROUPS, Oracle, Subject
+
+__all__ = ["CHECKS", "GROUPS", "Result", "Subject", "check_norm"]
+
+CHECKS: dict[str, tuple[Callable[[Subject], list[Result]], ...]] = {
+    "contract": (
+        contract.check_signature,
+        contract.check_dtypes,
+        contract.check_initialising,
+        contract.check_state,
+        contract.check_modes,
+        contract.check_jit,
+        contract.check_vmap,
+    ),
+    "claims": (
+        claims.check_invariances,
+        claims.check_standard,
+        claims.check_reach,
+        claims.check_examples,
+    ),
+    "numerics": (
+        numerics.check_ordinary,
+        numerics.check_half,
+        numerics.check_shapes,
+        numerics.check_hard_cases,
+        numerics.check_large_mean,
+    ),
+    "gradients": (gradients.check_first, gradients.check_second),
+    "masks": (
+        masks.check_poison,
+        masks.check_padding,
+        masks.check_shapes,
+        masks.check_extremes,
+    ),
+    "degenerate": (contract.check_degenerate,),
+    "devices": (devices.check_sharded, devices.check_axis_name),
+    "cost": (check_cost,),
+}
+"""Name of a group of checks -> its checks. `cost` is a measurement: it never fails."""
+
+
+def check_norm(
+    name: str, *, oracle: Oracle | None = None, checks: Sequence[str] = tuple(CHECKS)
+) -> list[Result]:
+    """Return the results of the row `name` of the table, of the groups `checks`, in their order.
+
+    `oracle`: float64 NumPy function (x, epsilon) -> y in training mode at the initial parameters,
+    with GROUPS groups; the row's own `reference` if left out. A check that raises has failed.
+    """
+    subject = Subject(name, oracle)
+    results = []
+    for group in checks:
+        for check in CHECKS[group]:
+            results += [r._replace(name=f"{group}: {r.name}") for r in attempt(check, subject)]
+    return results
+
+
+def attempt(check: Callable[[Subject], list[Result]], subject: Subject) -> list[Result]:
+    """Return the results of one check; an exception is a failure with its first line as the note.
+
+    It is somebody's code: anything can go wrong in it.
+    """
+    try:
+        return check(subject)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        what = check.__name__.removeprefix("check_").replace("_", " ")
+        return [Result(what, "fail", note=f"{type(error).__name__}: {first}")]

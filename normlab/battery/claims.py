@@ -1,0 +1,120 @@
+"""What a row says about its outputs: what they do not feel, how they are spread, how far a value
+reaches. Inputs are whole numbers of up to some thousands, so that adding a constant and
+multiplying by a power of two are exact, and epsilon is nothing beside the variance."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from normlab.battery.contract import same
+from normlab.battery.result import Result, held, measured, off, skipped
+from normlab.battery.subject import GROUPS, ORDINARY, SHAPE, Subject, draw
+
+
+def whole_numbers() -> np.ndarray:
+    return np.round(1000 * draw(seed=11)).astype(np.float32)
+
+
+def per_statistic(subject: Subject, values: np.ndarray) -> np.ndarray:
+    """Return x-shaped numbers out of `values`, one for each statistic."""
+    small = [1 if axis in subject.axes else size for axis, size in enumerate(SHAPE)]
+    if subject.row.grouped:
+        small[-1] = GROUPS
+    picked = values[: int(np.prod(small))].reshape(small)
+    if subject.row.grouped:
+        picked = np.repeat(picked, SHAPE[-1] // GROUPS, axis=-1)
+    return np.broadcast_to(picked, SHAPE).astype(np.float32)
+
+
+def output(subject: Subject, x: np.ndarray) -> np.ndarray:
+    return np.asarray(subject.step(subject.variables, x, np.ones_like(x)).y, np.float64)
+
+
+def check_invariances(subject: Subject) -> list[Result]:
+    """The output does not feel a constant added, or a factor, where the row says so."""
+    x, random = whole_numbers(), np.random.default_rng(12)
+    shifts = np.round(5000 * random.standard_normal(np.prod(SHAPE)))
+    factors = 2.0 ** random.integers(-3, 4, np.prod(SHAPE))
+    others = {
+        "shift": x + per_statistic(subject, shifts),
+        "scale": x * per_statistic(subject, factors),
+    }
+    results = []
+    for what, other in others.items():
+        name = f"invariant to {what}"
+        if what in subject.row.invariant:
+            figure = off(output(subject, other), output(subject, x))
+            results.append(measured(name, figure, subject.limit))
+        else:
+            results.append(skipped(name, "the row does not claim it"))
+    return results
+
+
+def check_standard(subject: Subject) -> list[Result]:
+    """Mean 0 and mean square 1 of the outputs that share a statistic."""
+    names = "the mean of each statistic's outputs is 0", "their mean square is 1"
+    if not subject.row.standard:
+        return [skipped(name, "the row does not claim it") for name in names]
+    y, axes = output(subject, whole_numbers()), subject.axes
+    if subject.row.grouped:
+        y = y.reshape(*SHAPE[:-1], GROUPS, -1)
+        axes = (*(a for a in axes if a != len(SHAPE) - 1), y.ndim - 1)
+    mean = float(np.abs(y.mean(axes)).max())
+    square = float(np.abs(np.square(y).mean(axes) - 1).max())
+    first = measured(names[0], mean, ORDINARY)
+    if not subject.row.centered:
+        first = skipped(names[0], "the row is not centered")
+    return [first, measured(names[1], square, ORDINARY)]
+
+
+def check_reach(subject: Subject) -> list[Result]:
+    """A changed value is felt by those it shares a statistic with, and by no others; at its own
+    position by all channels, where there is no statistic."""
+    x = draw(seed=13)
+    changed = x.copy()
+    changed[0, 0, 0, 0] += 1
+    felt = output(subject, changed) != output(subject, x)
+    shared = np.zeros(SHAPE, bool)
+    channels = SHAPE[-1] // GROUPS if subject.row.grouped else 1
+    near = [slice(None) if a in subject.axes else slice(1) for a in range(len(SHAPE))]
+    if subject.row.grouped:
+        near[-1] = slice(channels)
+    if not subject.row.over:
+        near[-1] = slice(None)
+    shared[tuple(near)] = True
+    stray = int((felt & ~shared).sum())
+    note = f"{stray} outputs feel it that do not share a statistic by over={subject.row.over}"
+    results = [held("a value is felt within its statistic only", not stray, note)]
+    name = "all values of a statistic feel it"
+    if not subject.row.standard:
+        return [*results, skipped(name, "checked for rows with standard=True")]
+    # Some outputs change by less than the spacing of floats.
+    share = float(1 - felt[shared].mean())
+    note = f"{share:.0%} of those that share a statistic by over={subject.row.over} do not"
+    return [*results, measured(name, share, 0.1, note)]
+
+
+def check_examples(subject: Subject) -> list[Result]:
+    """One example reaches no other, not in outputs or slopes and not with NaN; where the statistics
+    run over the batch, only in evaluation."""
+    others, x, cotangent = np.arange(SHAPE[0]) != 2, draw(), draw(seed=1)
+
+    def trained(x: np.ndarray) -> list[np.ndarray]:
+        found = subject.step(subject.moved, x, cotangent)
+        return [np.asarray(found.y)[others], np.asarray(found.dx)[others]]
+
+    def evaluated(x: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(subject.evaluate(subject.moved, x)[0])[others]]
+
+    modes = {"evaluating": evaluated}
+    if subject.row.is_per_sample:
+        modes["training"] = trained
+    results = []
+    for mode, outcome in modes.items():
+        for what, value in (("another", draw(seed=14, mean=3.0)[2]), ("NaN in another", np.nan)):
+            changed = x.copy()
+            changed[2] = value
+            name = f"{mode}, no example feels {what}"
+            is_same = same(outcome(x), outcome(changed))
+            results.append(held(name, is_same, "outputs or slopes of the others changed"))
+    return results

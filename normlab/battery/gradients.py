@@ -1,0 +1,87 @@
+"""Derivatives against central differences in float64, and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from normlab.battery.result import Result, measured, off, skipped
+from normlab.battery.subject import Subject, as_double, compiled, draw
+
+STEP = 1e-5
+"""Central differences are off by about STEP^2 + 1e-16 / STEP = 1e-10 here."""
+AGREES = 1e-6
+EVERY = 7
+"""One value of the input in so many is moved; of a parameter, every one."""
+
+
+def differences(value: Callable[[np.ndarray], float], x: np.ndarray, every: int = 1) -> np.ndarray:
+    """Return the slopes of `value` for one entry of x in `every`, flat unless that is all."""
+    x = np.array(x, np.float64)
+    flat, slopes = x.reshape(-1), []
+    for i in range(0, x.size, every):
+        start = flat[i]
+        flat[i] = start + STEP
+        above = value(x)
+        flat[i] = start - STEP
+        slopes.append((above - value(x)) / (2 * STEP))
+        flat[i] = start
+    return np.array(slopes).reshape(x.shape if every == 1 else -1)
+
+
+def check_first(subject: Subject) -> list[Result]:
+    """The slopes of the input and of every parameter."""
+    names = [f"slope of {name}" for name in ("the input", *subject.row.parameters)]
+    if not subject.is_wide:
+        return [skipped(name, "the layer does not compute in float64") for name in names]
+    x, cotangent = as_double(draw(mean=0.5)), as_double(draw(seed=1))
+    variables = as_double(subject.moved)
+    found = subject.step_double(variables, x, cotangent)
+
+    def value(params, x) -> float:
+        given = {**variables, "params": params}
+        return float(np.vdot(cotangent, subject.step_double(given, x, cotangent).y))
+
+    params = variables["params"]
+    expected = differences(lambda x: value(params, x), x, EVERY)
+    note = "a term is missing, or too much"
+    results = [measured(names[0], off(found.dx.reshape(-1)[::EVERY], expected), AGREES, note)]
+    leaves, tree = jax.tree.flatten(params)
+    for i, (path, slope) in enumerate(jax.tree.leaves_with_path(found.slopes)):
+
+        def moved(leaf, i=i):
+            return value(jax.tree.unflatten(tree, [*leaves[:i], leaf, *leaves[i + 1 :]]), x)
+
+        expected = differences(moved, leaves[i])
+        name = "slope of " + "/".join(str(key.key) for key in path[1:])
+        results.append(measured(name, off(slope, expected), AGREES, note))
+    return results
+
+
+def check_second(subject: Subject) -> list[Result]:
+    """Forward mode agrees with reverse mode, and Hessian-vector products with differences."""
+    names = "jvp agrees with vjp", "Hessian-vector product"
+    x, t, c = (as_double(draw(seed=seed)) for seed in (0, 1, 2))
+    if not subject.is_wide:
+        return [skipped(name, "the layer does not compute in float64") for name in names]
+    variables = as_double(subject.moved)
+
+    def products(x, t, c):
+        def dx(x):
+            return jax.vjp(lambda x: subject.forward(variables, x), x)[1](c)[0]
+
+        forward = jax.jvp(lambda x: subject.forward(variables, x), (x,), (t,))[1]
+        return forward, jax.jvp(dx, (x,), (t,))[1]
+
+    with jax.enable_x64(True):
+        forward, second = jax.tree.map(np.asarray, compiled(products)(x, t, c))
+    around = [subject.step_double(variables, x + h * t, c).dx for h in (0.0, STEP, -STEP)]
+    expected = (around[1] - around[2]) / (2 * STEP)
+    size = np.linalg.norm(c) * np.linalg.norm(forward)
+    gap = abs(np.vdot(c, forward) - np.vdot(around[0], t)) / size
+    return [
+        measured(names[0], float(gap), 1e-9),
+        measured(names[1], off(second, expected), AGREES),
+    ]

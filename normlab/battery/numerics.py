@@ -1,0 +1,141 @@
+"""Errors against float64: on ordinary input, and on input that breaks normalization layers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from normlab.battery.gradients import differences
+from normlab.battery.result import Result, held, measured, off, skipped
+from normlab.battery.subject import EPSILON, EXACT, GROUPS, SHAPE, Subject, compiled, draw
+from normlab.bench.cases import LIMITS, Case, few, gauss, reference
+
+NARROW = (
+    "the layer computes in float32 when it is given float64, so nothing exact is at hand: widen to "
+    "jnp.promote_types(x.dtype, jnp.float32), or give the row reference=(x, epsilon) -> y"
+)
+
+
+class Right(NamedTuple):
+    y: np.ndarray | None
+    dx: np.ndarray | None
+
+
+def right_values(subject: Subject, x: Any, cotangent: Any, epsilon: float = EPSILON) -> Right:
+    """Return y and dx in float64 for the input as it is stored; None where nobody knows.
+
+    From the oracle and in closed form where there are such, else from the layer in float64, whose
+    slopes `gradients` compares with differences.
+    """
+    row, x, c = subject.row, np.asarray(x, np.float64), np.asarray(cotangent, np.float64)
+    y = dx = None
+    if row.exact and row.standard:
+        y, dx = reference(row, x, c, epsilon=epsilon, groups=GROUPS)
+    elif subject.is_wide:
+        found = subject.step_double(subject.variables, x, c, epsilon)
+        y, dx = found.y, found.dx
+    oracle = subject.right
+    if oracle is not None:
+        y = oracle(x, epsilon)
+        if dx is None:
+            dx = differences(lambda v: float(np.vdot(c, oracle(v, epsilon))), x)
+    return Right(y, dx)
+
+
+def compare(name: str, subject: Subject, x: Any, cotangent: Any, limit: float) -> list[Result]:
+    """Return the errors of output and gradient on ordinary input."""
+    found = subject.step(subject.variables, x, cotangent)
+    y, dx = right_values(subject, x, cotangent)
+    if y is None or dx is None:
+        return [Result(f"{name}, against float64", "fail", note=NARROW)]
+    return [
+        measured(f"{name}, output", off(found.y, y), limit),
+        measured(f"{name}, gradient", off(found.dx, dx), limit),
+    ]
+
+
+def check_ordinary(subject: Subject) -> list[Result]:
+    """Output and gradient on values N(0.5, 1)."""
+    return compare("N(0.5,1)", subject, draw(mean=0.5), draw(seed=1), subject.limit)
+
+
+def check_half(subject: Subject) -> list[Result]:
+    """The same in half precision at mean 10: statistics in half precision are far off there."""
+    results = []
+    for dtype in ("bfloat16", "float16"):
+        x, cotangent = Case(dtype, gauss(10), dtype).draw(SHAPE)
+        results += compare(f"{dtype} N(10,1)", subject, x, cotangent, LIMITS[dtype])
+    return results
+
+
+def check_shapes(subject: Subject) -> list[Result]:
+    """Dense input [N, C] and sequences [N, T, C], each with its own initial variables."""
+    layer, results = subject.layer(), []
+
+    @compiled
+    def run(x):
+        variables = dict(layer.init(jax.random.key(0), x, train=True))
+        return variables, subject.forward(variables, x)
+
+    for name, shape in (("dense [N, C]", (16, 8)), ("sequence [N, T, C]", (4, 6, 8))):
+        x = draw(shape, mean=0.5)
+        try:
+            variables, y = run(x)
+        except ValueError as error:
+            if len(shape) > 2 or not {"H", "W"} & set(subject.row.over):
+                raise  # dense input has no space to average over
+            results.append(skipped(name, "refused: " + str(error).partition("\n")[0]))
+            continue
+        if subject.right is not None:
+            right = subject.right(x.astype(np.float64), EPSILON)
+        elif subject.is_wide:
+            right = subject.step_double(variables, x, x).y
+        else:
+            results.append(held(name, y.shape == shape and np.isfinite(y).all(), f"{y.shape}"))
+            continue
+        results.append(measured(name, off(y, right), subject.limit))
+    return results
+
+
+def check_hard_cases(subject: Subject) -> list[Result]:
+    """Rows that claim to be exact are right on input that breaks layers, the others finite."""
+    return [hard_case(subject, case) for case in few(SHAPE, SHAPE, GROUPS)]
+
+
+def hard_case(subject: Subject, case: Case) -> Result:
+    row = subject.row
+    name = case.name if row.exact else f"{case.name}: finite"
+    if case.epsilon != EPSILON and "epsilon" not in row.options:
+        return skipped(name, "the row takes no epsilon")
+    x, cotangent = case.draw(SHAPE)
+    found = subject.step(subject.variables, x, cotangent, epsilon=case.epsilon)
+    values = [np.asarray(v, np.float64) for v in (found.y, found.dx)]
+    for what, value in zip(("output", "gradient"), values, strict=True):
+        if not np.isfinite(value).all():
+            return Result(name, "fail", note=f"the {what} is not finite")
+    if not row.exact:
+        return Result(name, "pass")
+    right = right_values(subject, x, cotangent, case.epsilon)
+    if right.y is None or right.dx is None:
+        return Result(name, "fail", note=NARROW)
+    errors = {
+        what: off(value, exact)
+        for what, value, exact in zip(("forward", "gradient"), values, right, strict=True)
+        if what not in case.unrepresentable
+    }
+    worst = max(errors, key=lambda what: errors[what])
+    return measured(name, errors[worst], LIMITS[case.dtype], f"that is the {worst} error")
+
+
+def check_large_mean(subject: Subject) -> list[Result]:
+    """Evaluation is right at mean 1e6 and std 1, where one float32 cannot hold the mean."""
+    name = "evaluation at mean 1e6"
+    if not (subject.row.exact and subject.row.running_statistics):
+        return [skipped(name, "checked for exact rows with running statistics")]
+    variables, x = subject.variables, draw(mean=1e6)
+    for _ in range(200):
+        variables = {**variables, **subject.step(variables, x, x).state}
+    y = right_values(subject, x, x).y
+    return [measured(name, off(subject.evaluate(variables, x)[0], y), EXACT)]

@@ -1,0 +1,69 @@
+"""One measured claim, and a table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+FLOOR = 1e-3
+"""Errors are relative to the RMS of what is right, and absolute where that is smaller."""
+
+
+class Result(NamedTuple):
+    """`figure` is what was measured and `limit` what it may be at most, both None where a claim
+    holds or does not; `note` says what went wrong, or why a claim was not checked."""
+
+    name: str
+    status: Literal["pass", "fail", "skip", "info"]
+    figure: float | None = None
+    limit: float | None = None
+    note: str = ""
+
+
+def measured(name: str, figure: float, limit: float, note: str = "") -> Result:
+    """Return pass where the figure is at most the limit; NaN fails."""
+    is_good = bool(figure <= limit)
+    return Result(name, "pass" if is_good else "fail", figure, limit, "" if is_good else note)
+
+
+def held(name: str, holds: object, note: str) -> Result:
+    """Return pass where the claim holds, else fail with the note."""
+    return Result(name, "pass") if holds else Result(name, "fail", note=note)
+
+
+def skipped(name: str, why: str) -> Result:
+    return Result(name, "skip", note=why)
+
+
+def off(value: object, right: object) -> float:
+    """Return the RMS of value - right over that of right (at least FLOOR); NaN if not finite."""
+    given, exact = (np.asarray(v).astype(np.float64) for v in (value, right))
+    if not np.isfinite(given).all():
+        return float("nan")
+    difference = given - exact
+    if not difference.size:
+        return 0.0
+    size = np.sqrt(np.mean(np.square(exact)))
+    return float(np.sqrt(np.mean(np.square(difference))) / max(size, FLOOR))
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as aligned lines: check, result, measured, limit, note."""
+    rows = [("check", "result", "measured", "limit", "note")]
+    rows += [(r.name, r.status, _figure(r.figure), _figure(r.limit), r.note) for r in results]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = (
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]])
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def count(results: Sequence[Result], status: str) -> int:
+    return sum(r.status == status for r in results)

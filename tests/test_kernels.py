@@ -1,0 +1,491 @@
+"""Kernel schemes: arithmetic against float64, identities, the start from data, equal footing."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import pkgutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import small
+
+from normlab.engine.program import CPU_OPTIONS
+from normlab.engine.state import Hyper, TrainState, init_state
+from normlab.engine.step import Batch, make_train_step
+from normlab.models.build import build_model
+from normlab.norms import KERNELS, Standardize, WeightNorm, build
+from normlab.norms.kernels import kernel_scheme
+from normlab.norms.reparam import act_gain
+
+fast_jit = functools.partial(jax.jit, compiler_options=CPU_OPTIONS)
+SHAPES = [(6, 4), (3, 3, 2, 4)]
+SCHEMES = [name for name, row in KERNELS.items() if row.module]
+GAIN = math.sqrt(2) / math.sqrt(1 - 1 / math.pi)
+"""The published constant of ReLU."""
+
+
+def draw(shape, loc=0.0, seed=0) -> np.ndarray:
+    return (loc + np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def length(v):
+    return np.sqrt((v**2).sum(tuple(range(v.ndim - 1))))
+
+
+def standardized(v):
+    centred = v - v.mean(tuple(range(v.ndim - 1)))
+    return centred / np.sqrt((centred**2).mean(tuple(range(v.ndim - 1))))
+
+
+ORACLES = {
+    "weight_norm": lambda v, gain, u: gain * v / length(v),
+    "standardize": lambda v, gain, u: standardized(v),
+    "scaled_standardize": lambda v, gain, u: (
+        gain * GAIN * standardized(v) / math.sqrt(v[..., 0].size)
+    ),
+    "spectral": lambda v, gain, u: v / np.linalg.norm(v.reshape(-1, v.shape[-1]) @ u),
+}
+"""The papers' equations in float64: kernel, gain, u -> the kernel in its place."""
+
+
+def make(name: str, act=jax.nn.relu) -> Any:
+    """The module of a scheme."""
+    scheme: Any = kernel_scheme(name, act)
+    return scheme(name="reparam")
+
+
+def variables_of(name: str, channels: int, seed=5) -> dict[str, Any]:
+    """Parameters and state away from their initial values."""
+    row, u = KERNELS[name], draw(channels, seed=seed + 1)
+    params = {leaf: draw(channels, 1.0, seed=seed) for leaf in row.parameters}
+    state = {"norm_state": {"u": u / np.linalg.norm(u)}} if row.has_state else {}
+    return {"params": params} | state
+
+
+def kernel_of(name: str):
+    """(variables, kernel) -> the kernel in its place, in evaluation."""
+    return lambda variables, kernel: make(name).apply(variables, kernel, None)[0]
+
+
+def oracle(name, variables, kernel) -> np.ndarray:
+    gain = np.asarray(variables.get("params", {}).get("gain", 1.0), np.float64)
+    u = np.asarray(variables.get("norm_state", {}).get("u", 1.0), np.float64)
+    return ORACLES[name](np.asarray(kernel, np.float64), gain, u)
+
+
+def relative_error(value, reference) -> float:
+    difference = np.asarray(value, np.float64) - reference
+    return float(np.linalg.norm(difference) / np.linalg.norm(reference))
+
+
+def test_every_row_has_an_oracle_and_a_documented_module():
+    assert set(ORACLES) == set(SCHEMES)
+    for name in SCHEMES:
+        text = inspect.getdoc(pkgutil.resolve_name(KERNELS[name].module)) or ""
+        source = KERNELS[name].source.split()[0]
+        parts = ("w = ", "Shapes:", "State:", f"Source: {source}", "Deviation", ">>> ")
+        assert [part for part in parts if part not in text] == []
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", SCHEMES)
+def test_kernel_and_its_gradient_are_those_of_the_paper(name, shape):
+    """Also where squares overflow, at 1e20 and 1e30 times the kernel: w is the same there."""
+    kernel, cotangent, variables = draw(shape), draw(shape, seed=1), variables_of(name, shape[-1])
+
+    @fast_jit
+    def run(params, kernel):
+        def value(params, kernel):
+            w = kernel_of(name)({**variables, "params": params}, kernel)
+            return jnp.sum(cotangent * w), w
+
+        return jax.grad(value, argnums=(0, 1), has_aux=True)(params, kernel)
+
+    def reference(v):
+        return float((cotangent * oracle(name, variables, v)).sum())
+
+    exact, h = kernel.astype(np.float64), 1e-5
+    units = h * np.eye(exact.size).reshape(-1, *shape)
+    differences = [(reference(exact + u) - reference(exact - u)) / (2 * h) for u in units]
+    of_unit = oracle(name, {**variables, "params": {}}, kernel)  # the kernel is linear in gain
+    sums = (cotangent * of_unit).sum(tuple(range(len(shape) - 1)))
+    for size in (1.0, 1e20, 1e30):
+        (of_params, of_kernel), w = run(variables["params"], kernel * np.float32(size))
+        assert relative_error(w, oracle(name, variables, kernel)) < 2e-6
+        slope = np.asarray(of_kernel, np.float64) * size
+        assert relative_error(slope, np.reshape(differences, shape)) < 2e-6
+        for leaf in KERNELS[name].parameters:
+            assert relative_error(of_params[leaf], sums) < 2e-6
+
+
+@pytest.mark.parametrize("name", [n for n in SCHEMES if "shift" in KERNELS[n].invariant])
+def test_a_constant_on_all_weights_of_a_unit_changes_nothing(name):
+    kernel, variables = draw((3, 3, 2, 4)), variables_of(name, 4)
+    shifted = kernel + np.float32(1024.0)
+    w = kernel_of(name)(variables, shifted)
+    assert relative_error(w, oracle(name, variables, shifted)) < 2e-6
+    assert relative_error(w, oracle(name, variables, kernel)) < 1e-3  # float32 at 1024
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_factor_on_the_kernel_changes_nothing(name):
+    """By unit where the row says so, else on the whole kernel; and sum(v * gradient) = 0 there."""
+    kernel, variables = draw((3, 3, 2, 4)), variables_of(name, 4)
+    by_unit = "scale" in KERNELS[name].invariant
+    factor = np.array([1e-3, 0.5, 2.0, 1e3], np.float32) if by_unit else np.float32(3)
+
+    def run(kernel):
+        w, vjp = jax.vjp(lambda v: kernel_of(name)(variables, v), kernel)
+        return w, vjp(jnp.asarray(draw(kernel.shape, seed=1)))[0]
+
+    one, other = run(kernel), run(kernel * factor)
+    np.testing.assert_allclose(other[0], one[0], rtol=2e-4 if by_unit else 1e-6, atol=1e-6)
+    np.testing.assert_allclose(other[1] * factor, one[1], rtol=1e-3, atol=1e-5)
+    axes = (0, 1, 2) if by_unit else None
+    np.testing.assert_allclose(np.sum(kernel * one[1], axis=axes), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_vmap_and_forward_mode(name):
+    kernels, variables = draw((3, 3, 3, 2, 4)), variables_of(name, 4)
+
+    def output(kernel):
+        return kernel_of(name)(variables, kernel)
+
+    batched = jax.jit(jax.vmap(output))(kernels)
+    np.testing.assert_allclose(batched, [output(k) for k in kernels], rtol=1e-5, atol=1e-6)
+    tangent, cotangent = draw(kernels[0].shape, seed=1), draw(kernels[0].shape, seed=2)
+    _, forward = jax.jvp(output, (kernels[0],), (tangent,))
+    (backward,) = jax.vjp(output, kernels[0])[1](jnp.asarray(cotangent))
+    np.testing.assert_allclose(
+        np.vdot(cotangent, forward), np.vdot(backward, tangent), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_kernel_of_zeros_gives_zeros_and_finite_gradients(name):
+    kernel, variables = np.zeros((6, 4), np.float32), variables_of(name, 4)
+    w, vjp = jax.vjp(lambda v: kernel_of(name)(variables, v), kernel)
+    np.testing.assert_array_equal(w, 0)
+    assert np.isfinite(vjp(jnp.ones_like(w))[0]).all()
+    assert np.isfinite(kernel_of(name)(variables, np.eye(6, 4, dtype=np.float32))).all()
+
+
+def test_identities():
+    kernel = draw((3, 3, 4, 5), 0.3)
+    w = np.asarray(kernel_of("standardize")({}, kernel), np.float64)
+    np.testing.assert_allclose(w.mean((0, 1, 2)), 0, atol=1e-7)
+    np.testing.assert_allclose(w.var((0, 1, 2)), 1, rtol=1e-6)
+    variables = variables_of("scaled_standardize", 5)
+    gain = variables["params"]["gain"]
+    w = np.asarray(kernel_of("scaled_standardize")(variables, kernel), np.float64)
+    np.testing.assert_allclose(w.mean((0, 1, 2)), 0, atol=1e-7)
+    np.testing.assert_allclose(w.var((0, 1, 2)), gain**2 * GAIN**2 / 36, rtol=1e-6)
+    w = np.asarray(kernel_of("weight_norm")({"params": {"gain": gain}}, kernel), np.float64)
+    np.testing.assert_allclose(length(w), np.abs(gain), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_fan_in_of_one_value_is_refused_where_it_would_be_standardized(name):
+    layer = build("none", kernel=name).dense(4, kernel_init=jax.nn.initializers.ones, name="dense")
+    x = jnp.ones((8, 1))
+    if "shift" not in KERNELS[name].invariant:
+        assert layer.init_with_output(jax.random.key(0), x)[0].shape == (8, 4)
+        return
+    with pytest.raises(ValueError, match=r"\(1, 4\) has one value .* at least 2 .* norm\.kernel"):
+        jax.eval_shape(layer.init, jax.random.key(0), x)
+
+
+def test_unknown_schemes_are_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean 'standardize'"):
+        build("none", kernel="standardise")
+
+
+@pytest.mark.parametrize(
+    ("act", "variance"),
+    [
+        (jax.nn.relu, (1 - 1 / math.pi) / 2),
+        (jnp.abs, 1 - 2 / math.pi),
+        (lambda z: z, 1.0),
+        (jnp.square, 2.0),
+        (jnp.exp, math.e**2 - math.e),
+        (lambda z: jnp.where(z > 0, 1.0, 0.0), 0.25),
+    ],
+)
+def test_the_gain_of_an_activation_is_exact(act, variance):
+    assert act_gain(act) == pytest.approx(1 / math.sqrt(variance), rel=1e-12)
+
+
+def test_the_gain_of_an_activation_within_a_trace_and_of_a_constant():
+    assert act_gain(jax.nn.relu) == pytest.approx(1.7128, abs=1e-4)
+    found = []
+    jax.jit(jax.vmap(lambda x: found.append(act_gain(lambda z: jnp.maximum(z, 0))) or x))(draw(3))
+    assert found == pytest.approx([GAIN], rel=1e-12)
+    with pytest.raises(ValueError, match=r"variance 0\.0 under N\(0, 1\).*norm\.kernel"):
+        act_gain(jnp.zeros_like)
+
+
+def test_scaled_standardization_keeps_the_variance_of_activations():
+    """After ReLU on Gaussian input, layer after layer."""
+    layers = build("none", kernel="scaled_standardize")
+    x = jnp.asarray(draw((4000, 400)))
+    for i in range(3):
+        kernel_init = jax.nn.initializers.normal(0.1 * 4**i)
+        layer = layers.dense(400, kernel_init=kernel_init, name=f"dense_{i}")
+        x, _ = layer.init_with_output(jax.random.key(i), jax.nn.relu(x))
+        assert np.var(x, axis=0).mean() == pytest.approx(1, rel=0.02)
+
+
+def layer_of(kind: str, name: str, form="patches") -> Any:
+    layers = build("none", kernel=name, conv_form=form)
+    make: Any = getattr(layers, kind)
+    return make(4, kernel_init=jax.nn.initializers.he_normal(), name=f"{kind}_1")
+
+
+INPUTS = {"dense": (32, 6), "conv": (8, 5, 4, 3)}
+
+
+@functools.cache
+def begin_layer(kind: str, name: str) -> Any:
+    """Compiled x -> output and variables of a new layer."""
+    return fast_jit(lambda x: layer_of(kind, name).init_with_output(jax.random.key(0), x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"), [("dense", "patches"), ("conv", "patches"), ("conv", "lax")]
+)
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_layer_is_the_plain_layer_with_the_kernel_in_its_place(name, kind, form):
+    layer, plain = layer_of(kind, name, form), layer_of(kind, "none", form)
+    x = draw(INPUTS[kind], 2.0)
+    _, start = begin_layer(kind, name)(x)
+    params = dict(start["params"], bias=draw(4, seed=3))
+    own = {c: leaves.pop("reparam") for c in start if "reparam" in (leaves := dict(start[c]))}
+    variables = {**start, "params": params}
+    w = make(name).apply(own, params["kernel"], None)[0]
+    expected = plain.apply({"params": {"kernel": w, "bias": params["bias"]}}, x)
+    np.testing.assert_allclose(layer.apply(variables, x), expected, rtol=2e-6, atol=2e-6)
+    half = jnp.asarray(x, jnp.bfloat16)
+    y = layer.apply(variables, half)
+    assert y.dtype == jnp.bfloat16
+    assert relative_error(y, np.asarray(expected, np.float64)) < 1e-2
+
+
+@pytest.mark.parametrize("loc", [0.0, 1e3])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_weight_norm_starts_with_outputs_of_mean_0_and_variance_1(kind, loc):
+    layer, x = layer_of(kind, "weight_norm"), draw(INPUTS[kind], loc)
+    y, variables = begin_layer(kind, "weight_norm")(x)
+    y = np.asarray(y, np.float64).reshape(-1, 4)
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-6 * (1 + 3 * loc))
+    np.testing.assert_allclose(y.var(0), 1, rtol=1e-5 if loc == 0 else 1e-2)
+    np.testing.assert_allclose(layer.apply(variables, x).reshape(-1, 4), y, atol=1e-6 + 1e-5 * loc)
+    kernel = np.asarray(variables["params"]["kernel"], np.float64)
+    plain = {"kernel": np.float32(kernel / length(kernel)), "bias": np.zeros(4, np.float32)}
+    t = layer_of(kind, "none").apply({"params": plain}, x)
+    t = np.asarray(t, np.float64).reshape(-1, 4)
+    gain, bias = variables["params"]["reparam"]["gain"], variables["params"]["bias"]
+    limit = 1e-5 if loc == 0 else 1e-2  # t itself is rounded, to 6e-8 of its mean
+    np.testing.assert_allclose(gain, 1 / t.std(0), rtol=limit)
+    np.testing.assert_allclose(bias, -t.mean(0) / t.std(0), rtol=limit, atol=1e-6)
+
+
+@pytest.mark.parametrize("x", [np.zeros((5, 6)), np.full((5, 6), 3.3), draw((1, 6))])
+def test_weight_norm_starts_as_the_plain_layer_where_the_first_batch_is_constant(x):
+    x, layer = np.float32(x), layer_of("dense", "weight_norm")
+    y, variables = layer.init_with_output(jax.random.key(0), x)
+    expected, plain = layer_of("dense", "none").init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(variables["params"]["bias"], 0)
+    gain = variables["params"]["reparam"]["gain"]
+    np.testing.assert_allclose(gain, length(plain["params"]["kernel"]), rtol=1e-6)
+
+
+MODELS = {"mlp": ((16, 8, 8), (32, 6)), "cnn": ((4, 8), (8, 6, 6, 1))}
+
+
+@functools.cache
+def start(kernel: str, model: str) -> tuple[Any, Any, jax.Array]:
+    """A network, its state at step 0 as a compiled function of gain and seed, and the batch."""
+    widths, shape = MODELS[model]
+    config = small({"norm.kernel": kernel, "model.name": model, "model.widths": widths})
+    net, x = build_model(config, 10, "patches"), jnp.asarray(draw(shape, 1.0))
+
+    def begin(gain, seed) -> TrainState:
+        hyper = Hyper(seed=seed, lr=0.1, momentum=0.9, weight_decay=0.0, gain=gain)
+        return init_state(net, "sgd", hyper, x)
+
+    return net, fast_jit(begin), x
+
+
+def leaves_of(tree) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", SCHEMES)
+def test_arms_share_the_bits_of_every_parameter_they_share(name, model):
+    row = KERNELS[name]
+    plain, found = (leaves_of(start(k, model)[1](1.0, 3).params) for k in ("none", name))
+    hidden = {path.split("/")[0] for path in plain} - {"head"}
+    own = {f"{layer}/reparam/{leaf}" for layer in hidden for leaf in row.parameters}
+    assert set(found) == set(plain) | own
+    moved = {f"{layer}/{leaf}" for layer in hidden for leaf in row.moved}
+    for path, leaf in plain.items():
+        assert np.array_equal(found[path], leaf) == (path not in moved), path
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_initial_gain_of_kernels_only_divides_their_gradients(name):
+    """f(a W) = f(W), gradient(a W) = gradient(W) / a, and sum(W * gradient) = 0."""
+    net, begin, x = start(name, "cnn")
+    one, four = begin(1.0, 3), begin(4.0, 3)
+
+    @fast_jit
+    def run(state: TrainState):
+        def value(params):
+            y: Any = net.apply(state.variables | {"params": params}, x, train=False)
+            return jnp.sum(jnp.sin(y)), y
+
+        grads, y = jax.grad(value, has_aux=True)(state.params)
+        return y, grads
+
+    (y, grads), (scaled_y, scaled) = run(one), run(four)
+    np.testing.assert_allclose(scaled_y, y, rtol=1e-4, atol=1e-5)
+    params, slopes, smaller = leaves_of(one.params), leaves_of(grads), leaves_of(scaled)
+    for path, slope in slopes.items():
+        is_hidden = path.endswith("kernel") and not path.startswith("head")
+        assert relative_error(smaller[path] * (4 if is_hidden else 1), slope) < 1e-4
+        if is_hidden:
+            cosine = np.vdot(params[path], slope)
+            cosine /= np.linalg.norm(params[path]) * np.linalg.norm(slope)
+            assert abs(cosine) < 1e-5
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_plain_gradient_descent_lets_kernels_only_grow(name):
+    """|v|^2 grows by |rate * gradient|^2 at every step."""
+    net, begin, x = start(name, "mlp")
+    state: Any = begin(1.0, 3)
+    hyper = Hyper(seed=3, lr=0.1, momentum=0.0, weight_decay=0.0, gain=1.0)
+    step = fast_jit(make_train_step(net, "sgd", hyper))
+    batch = Batch(x, jnp.arange(len(x)) % 10, jnp.float32(1))
+    for _ in range(5):
+        old, (state, _) = leaves_of(state.params), step(state, batch)
+        for path, new in leaves_of(state.params).items():
+            if not path.endswith("kernel") or path.startswith("head"):
+                continue
+            before, after = old[path].astype(np.float64), new.astype(np.float64)
+            grown = (after**2).sum() - (before**2).sum()
+            assert grown == pytest.approx(((after - before) ** 2).sum(), rel=1e-2, abs=1e-6)
+            assert grown > 0
+    first, last = leaves_of(begin(1.0, 3).norm_state), leaves_of(state.norm_state)
+    assert bool(first) == KERNELS[name].has_state
+    assert all(np.abs(last[path] - first[path]).max() > 1e-4 for path in first)
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral"])
+def test_members_of_a_population_start_as_they_do_alone(name):
+    _, begin, x = start(name, "mlp")
+    members = fast_jit(jax.vmap(begin.__wrapped__, (None, 0)))
+    together = members(1.0, jnp.arange(2))
+    for i in range(2):
+        alone, member = begin(1.0, i), jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        for one, other in zip(
+            leaves_of(member.variables).values(), leaves_of(alone.variables).values(), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        if name == "weight_norm":
+            params: Any = member.params
+            layer = layer_of("dense", name).copy(features=16)
+            y = layer.apply({"params": params["dense_1"]}, x)
+            np.testing.assert_allclose(np.mean(y, 0), 0, atol=1e-5)
+            np.testing.assert_allclose(np.var(y, 0), 1, rtol=1e-4)
+
+
+def test_weight_norm_starts_every_layer_of_a_network_from_the_first_batch():
+    net, begin, x = start("weight_norm", "cnn")
+    variables = begin(1.0, 3).variables
+    see = functools.partial(net.apply, train=False, capture_intermediates=True)
+    outputs = fast_jit(see)(variables, x)[1]["intermediates"]
+    for layer in ("conv_1", "conv_2"):
+        y = np.asarray(outputs[layer]["__call__"][0], np.float64)
+        np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
+        np.testing.assert_allclose(y.var((0, 1, 2)), 1, rtol=1e-4)
+
+
+def power(v, u, times):
+    for _ in range(times):
+        u = v.T @ (v @ u)
+        u = u / np.linalg.norm(u)
+    return u
+
+
+def test_the_vector_of_the_spectral_norm_moves_in_training_only():
+    layer, x = layer_of("conv", "spectral"), draw(INPUTS["conv"])
+    variables: Any = layer.init(jax.random.key(0), x)
+    kernel = np.asarray(variables["params"]["kernel"], np.float64).reshape(-1, 4)
+    u = np.asarray(variables["norm_state"]["reparam"]["u"], np.float64)
+    sigma = np.linalg.svd(kernel, compute_uv=False)[0]
+    assert np.linalg.norm(kernel @ u) == pytest.approx(sigma, rel=0.1)
+    assert np.linalg.norm(u) == pytest.approx(1, rel=1e-6)
+    y, moved = layer.apply(variables, x, mutable=["norm_state"])
+    after = np.asarray(moved["norm_state"]["reparam"]["u"], np.float64)
+    np.testing.assert_allclose(after, power(kernel, u, 1), atol=1e-6)
+    evaluated = layer.apply({**variables, **moved}, x)
+    np.testing.assert_allclose(y, evaluated, rtol=1e-6, atol=1e-6)
+    state = {"norm_state": {"u": power(kernel, u, 100).astype(np.float32)}}
+    w = kernel_of("spectral")(state, jnp.float32(kernel))
+    assert np.linalg.svd(w, compute_uv=False)[0] == pytest.approx(1, rel=1e-5)
+
+
+def test_the_vector_of_the_spectral_norm_starts_after_15_iterations():
+    def started(kernel):
+        state: Any = make("spectral").init(jax.random.key(0), kernel, None)
+        return np.asarray(state["norm_state"]["u"], np.float64)
+
+    drawn = started(np.eye(4, dtype=np.float32))  # which iterations do not move
+    kernel = np.diag([1.0, 0.95, 0.9, 0.85]).astype(np.float32)
+    np.testing.assert_allclose(started(kernel), power(kernel, drawn, 15), atol=1e-6)
+
+
+def test_no_gradient_flows_through_the_vector_of_the_spectral_norm():
+    """The gradient in training is that of v / |v u| with the new u held fixed."""
+    kernel, cotangent, variables = draw((6, 4)), draw((6, 4), seed=1), variables_of("spectral", 4)
+
+    def value(mutable):
+        def of(v):
+            out: Any = make("spectral").apply(variables, v, None, mutable=mutable)
+            return jnp.sum(cotangent * out[0][0])
+
+        return of
+
+    slope = jax.grad(value(["norm_state"]))(kernel)
+    u = power(kernel.astype(np.float64), variables["norm_state"]["u"], 1)
+    sigma = np.linalg.norm(kernel @ u)
+    inner = (cotangent * kernel).sum() / sigma**2
+    expected = cotangent / sigma - inner * np.outer(kernel @ u / sigma, u)
+    assert relative_error(slope, expected) < 2e-6
+
+
+def test_the_vector_survives_a_kernel_of_zeros():
+    variables, kernel = variables_of("spectral", 4), np.zeros((6, 4), np.float32)
+    _, moved = make("spectral").apply(variables, kernel, None, mutable=["norm_state"])
+    np.testing.assert_array_equal(moved["norm_state"]["u"], variables["norm_state"]["u"])
+    state: Any = make("spectral").init(jax.random.key(0), kernel, None)
+    assert np.linalg.norm(state["norm_state"]["u"]) == pytest.approx(1, rel=1e-6)
+
+
+def test_epsilon_stands_where_the_docstrings_say():
+    v = np.array([[1e-5], [-1e-5]], np.float32)
+    w = Standardize().apply({}, v, None)[0]
+    np.testing.assert_allclose(w, [[math.sqrt(0.5)], [-math.sqrt(0.5)]], rtol=1e-6)
+    tiny = np.float32(1e-12) * np.array([[3.0], [4.0]], np.float32)
+    w = WeightNorm().apply({"params": {"gain": jnp.ones(1)}}, tiny, None)[0]
+    np.testing.assert_allclose(w, [[0.6], [0.8]], rtol=1e-6)
