@@ -72,4 +72,5 @@ def update_average(
     moved = Average(mean, mean_lo, old.var + rate * (new.var - old.var))
     # old + (batch - old) rounds to the spacing of floats at |old|
     moved = Average(*(jnp.where(rate >= 1, n, m) for n, m in zip(new, moved, strict=True)))
+    is_sound &= jnp.isfinite(moved.mean)
     return Average(*(jnp.where(is_sound, m, o) for m, o in zip(moved, old, strict=True)))

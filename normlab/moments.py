@@ -50,7 +50,7 @@ of N / K = 16 at most, 1e-6 in float32."""
 
 def widen(x: jax.Array) -> jax.Array:
     """Return x in float32, or in its own type where that is wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
 def fit_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:

@@ -18,17 +18,17 @@ from normlab.norms.layers import module_of
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "axes": 0,
-    "moments": 0,
-    "averages": 1,
-    "norms": 2,
-    "models": 3,
-    "data": 3,
-    "optim": 3,
-    "engine": 4,
-    "probes": 4,
-    "lab": 5,
-    "bench": 5,
-    "battery": 6,
+    "moments": 1,
+    "averages": 2,
+    "norms": 3,
+    "models": 4,
+    "data": 4,
+    "optim": 4,
+    "engine": 5,
+    "probes": 5,
+    "lab": 6,
+    "bench": 6,
+    "battery": 7,
 }
 """Room of normlab -> layer; a room imports itself and rooms of lower layers."""
 PLAIN = {"settings", "evaluations"}

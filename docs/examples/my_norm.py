@@ -31,7 +31,7 @@ class PeakNorm(nn.Module):
         axes, wide = tuple(range(1, x.ndim)), jnp.promote_types(x.dtype, jnp.float32)
         n = jnp.maximum(valid.sum(axes, keepdims=True), 1).astype(wide)
         y = jnp.where(valid, x, 0).astype(wide)
-        y = jnp.where(valid, y - y.sum(axes, keepdims=True) / n, 0)
+        y = jnp.where(valid, y - (y / n).sum(axes, keepdims=True), 0)
         peak = jnp.abs(y).max(axes, keepdims=True)
         spread = peak / jnp.sqrt(2 * jnp.log(jnp.maximum(n, 2)))
         y = y / jnp.hypot(spread, self.epsilon**0.5)

@@ -85,9 +85,12 @@ def evaluation_networks(
     """Return the network of which one pass leaves exactly the statistics of its images, and the one
     that scores every batch with its own; None where there are no running statistics, or where the
     second is not asked for."""
-    if not find_norm(config["norm.name"]).running_statistics:
+    row = find_norm(config["norm.name"])
+    if not row.running_statistics:
         return None, None
     last = {"momentum": 0.0, "average": "moving", "stats_batch": 0, "noise": 0.0}
+    uncorrected = {"r_max": 1.0, "d_max": 0.0}  # of batch renormalization: as in evaluation
+    last |= {option: value for option, value in uncorrected.items() if option in row.options}
     whole = build_model(config, classes, conv_form, **last)
     if not config["eval.batch_statistics"]:
         return whole, None

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from normlab.averages import normalize_by
 from normlab.moments import fit_mask, normalize
-from normlab.norms.plain import affine, blank
+from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
 
 
@@ -32,25 +32,14 @@ class BatchNorm(RunningNorm):
     def __call__(
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        mask = fit_mask(mask, x.shape)
         scale, bias = affine(self, x.shape[-1])
         running = self.running(x.shape[-1])
-        uses_running, moves = self.switches(train)
-        if uses_running and not moves:
-            y = normalize_by(x, running, self.epsilon) * scale + bias
-            return blank(y.astype(x.dtype), mask)
-        shape, axes = self.ghosts(x.shape)
-        y, batch = normalize(
-            x.reshape(shape),
-            axes,
-            epsilon=self.epsilon,
-            scale=scale,
-            bias=bias,
-            mask=None if mask is None else mask.reshape(shape),
-            axis_name=self.axis_name,
-        )
-        if uses_running:
-            y = blank(normalize_by(x, running, self.epsilon) * scale + bias, mask)
-        if moves:
-            self.move(running, batch)
-        return y.reshape(x.shape).astype(x.dtype)
+
+        def by_batch(x, axes, **over):
+            return normalize(x, axes, epsilon=self.epsilon, scale=scale, bias=bias, **over)
+
+        def by_running(x):
+            return normalize_by(x, running, self.epsilon) * scale + bias
+
+        mask = fit_mask(mask, x.shape)
+        return self.normalize_by_either(x, mask, train, running, by_batch, by_running)

@@ -53,7 +53,7 @@ class EvoNormB0(RunningNorm):
         if not uses_running or moves:
             shape, axes = self.ghosts(x.shape)
             valid = None if mask is None else mask.reshape(shape)
-            batch = moments(x.reshape(shape), axes, mask=valid, axis_name=self.axis_name)
+            batch = moments(x.reshape(shape), axes, mask=valid, axis_name=self.shared_along)
             if moves:
                 self.move(running, batch, ("var",))
             if not uses_running:

@@ -53,7 +53,7 @@ class GlobalResponseNorm(nn.Module):
         m = moments(g, (), groups=1, mask=None if mask is None else mask.any(space, keepdims=True))
         mean = (m.shift + m.delta) / m.shrink
         relative = quotient(g, mean + self.epsilon / count_values(x.shape, space) ** 0.5)
-        return blank((weight * relative * x + bias + x).astype(dtype), mask)
+        return blank((relative * (weight * x) + bias + x).astype(dtype), mask)
 
 
 class UnitNorm(nn.Module):

@@ -61,6 +61,11 @@ class RunningNorm(nn.Module):
     counts = False
     """Whether the scheme needs the number of updates whatever the `average`."""
 
+    @property
+    def shared_along(self) -> Any:
+        """The axis name; none while initializing, which may happen outside of that axis."""
+        return None if self.is_initializing() else self.axis_name
+
     def switches(self, train: bool) -> tuple[bool, bool]:
         """Return whether the running statistics are used, and whether they move."""
         uses = not train if self.use_running is None else self.use_running
@@ -80,7 +85,7 @@ class RunningNorm(nn.Module):
         grouped = (shape[0] // size, size, *shape[1:])
         axes = axes_of(("N", "H", "W"), len(shape))
         if not self.allow_degenerate:
-            refuse_degenerate(name, grouped[1:], axes, axis_name=self.axis_name)
+            refuse_degenerate(name, grouped[1:], axes, axis_name=self.shared_along)
         return Ghosts(grouped, tuple(a + 1 for a in axes))
 
     def running(self, channels: int, leaves: tuple[str, ...] = Average._fields) -> Average:
@@ -115,7 +120,8 @@ class RunningNorm(nn.Module):
             count = self.updates() + 1
             rate = 1 / count
             if self.average == "debiased" and self.momentum < 1:
-                rate = (1 - self.momentum) / (1 - self.momentum**count)
+                momentum = jnp.float32(self.momentum)  # in one type, so that the first rate is 1
+                rate = (1 - momentum) / (1 - momentum**count)
         if not self.is_mutable_collection("batch_stats"):
             return
         self.count_update()
@@ -158,7 +164,7 @@ class RunningNorm(nn.Module):
         if not uses_running or moves:
             shape, axes = self.ghosts(x.shape)
             split = None if mask is None else mask.reshape(shape)
-            by, batch = by_batch(x.reshape(shape), axes, mask=split, axis_name=self.axis_name)
+            by, batch = by_batch(x.reshape(shape), axes, mask=split, axis_name=self.shared_along)
             y = y if uses_running else by.reshape(x.shape)
             if moves:
                 self.move(running, batch, leaves)
