@@ -332,5 +332,10 @@ def normalize(
     [[-1.0], [1.0]]
     """
     mask = fit_mask(mask, x.shape)
+    if x.ndim > 2 and len(x) == 1 and 0 not in axes:  # as it is, XLA:CPU is up to 8 times slower
+        over = Over(tuple(a - 1 for a in axes), groups, centered, axis_name)
+        mask = None if mask is None else mask[0]
+        found = _normalize_of(_valid(x[0], mask), mask, scale, bias, over, float(epsilon))
+        return jax.tree.map(lambda leaf: leaf[None], found)
     over = Over(axes, groups, centered, axis_name)
     return _normalize_of(_valid(x, mask), mask, scale, bias, over, float(epsilon))

@@ -51,13 +51,17 @@ class GroupNorm(nn.Module):
         if not self.allow_degenerate:
             refuse_degenerate(name, x.shape, axes, groups)
         scale, bias = affine(self, x.shape[-1])
+        mask = fit_mask(mask, x.shape)
+        split = x.shape
+        if not axes:  # nothing to sum before the channels, so no statistic is kept for each of them
+            split, groups = (len(x), groups, x.shape[-1] // groups), 1
         y, _ = normalize(
-            x,
+            x.reshape(split),
             axes,
             groups=groups,
             epsilon=self.epsilon,
-            scale=scale,
-            bias=bias,
-            mask=fit_mask(mask, x.shape),
+            scale=scale.reshape(split[1:]) if not axes else scale,
+            bias=bias.reshape(split[1:]) if not axes else bias,
+            mask=mask if mask is None else mask.reshape(split),
         )
-        return y.astype(x.dtype)
+        return y.reshape(x.shape).astype(x.dtype)

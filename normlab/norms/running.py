@@ -19,8 +19,8 @@ VARIANCES = ("biased", "unbiased")
 
 
 class Ghosts(NamedTuple):
-    """A batch split into groups that share statistics: its shape [N / b, b, ..., C], and the axes
-    that one statistic is made of."""
+    """A batch split into groups that share statistics: its shape [N / b, b, ..., C] (dense and one
+    group: [N, C]), and the axes that one statistic is made of."""
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
@@ -86,6 +86,8 @@ class RunningNorm(nn.Module):
         axes = axes_of(("N", "H", "W"), len(shape))
         if not self.allow_degenerate:
             refuse_degenerate(name, grouped[1:], axes, axis_name=self.shared_along)
+        if len(shape) == 2 and size == shape[0]:  # an axis of 1 more costs the backward pass 8 times
+            return Ghosts(shape, axes)
         return Ghosts(grouped, tuple(a + 1 for a in axes))
 
     def running(self, channels: int, leaves: tuple[str, ...] = Average._fields) -> Average:
