@@ -86,8 +86,8 @@ class RunningNorm(nn.Module):
         axes = axes_of(("N", "H", "W"), len(shape))
         if not self.allow_degenerate:
             refuse_degenerate(name, grouped[1:], axes, axis_name=self.shared_along)
-        if len(shape) == 2 and size == shape[0]:  # an axis of 1 more costs the backward pass 8 times
-            return Ghosts(shape, axes)
+        if len(shape) == 2 and size == shape[0]:
+            return Ghosts(shape, axes)  # an axis of 1 makes the backward pass 8 times slower
         return Ghosts(grouped, tuple(a + 1 for a in axes))
 
     def running(self, channels: int, leaves: tuple[str, ...] = Average._fields) -> Average:
