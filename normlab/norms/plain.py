@@ -29,20 +29,10 @@ def blank(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return x if mask is None else jnp.where(mask, x, 0)
 
 
-def finish(
-    module: nn.Module,
-    y: jax.Array,
-    dtype,
-    mask: jax.Array | None = None,
-    use_scale: bool = True,
-    use_bias: bool = True,
-) -> jax.Array:
+def finish(module: nn.Module, y: jax.Array, dtype, mask: jax.Array | None) -> jax.Array:
     """Return scale * y + bias in `dtype`, masked positions 0, with the layer's own parameters."""
-    if use_scale:
-        y = y * scale_of(module, y.shape[-1])
-    if use_bias:
-        y = y + bias_of(module, y.shape[-1])
-    return blank(y.astype(dtype), mask)
+    scale, bias = affine(module, y.shape[-1])
+    return blank((y * scale + bias).astype(dtype), mask)
 
 
 ROOM = 2.0**-8
