@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -10,18 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import ORACLES
+from trained_layers import MUTABLE, draw, outputs
 
 from normlab.norms import build
 
 EPSILON = 1e-3
-MUTABLE = ["batch_stats", "norm_state"]
 DENSE, CONV = (6, 4), (4, 3, 2, 4)
 BOTH = ["mean_only_batch", "l1_batch"]
 LARGEST = float(np.finfo(np.float32).max)
-
-
-def draw(shape, loc=0.0, std=1.0, seed=0) -> np.ndarray:
-    return (loc + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
 def layer(name, **options) -> Any:
@@ -33,28 +28,6 @@ def start(norm, x) -> dict[str, Any]:
     variables = norm.clone(axis_name=None).init(jax.random.key(0), jnp.asarray(x), train=True)
     params = {k: draw(v.shape, 1, seed=3) for k, v in variables["params"].items()}
     return {**variables, "params": params}
-
-
-@functools.cache
-def training(norm):
-    """(params, state, x, mask) -> output, gradients to params and x, new state; compiled once for
-    each layer, shape and kind of mask."""
-
-    def run(params, state, x, mask):
-        def value(params, x):
-            full = {"params": params, **state}
-            y, moved = norm.apply(full, x, train=True, mask=mask, mutable=MUTABLE)
-            return jnp.sum(draw(x.shape, seed=9) * y), (y, moved)
-
-        slopes, (y, moved) = jax.grad(value, (0, 1), has_aux=True)(params, x)
-        return y, slopes, moved
-
-    return jax.jit(run)
-
-
-def outputs(norm, variables, x, mask=None):
-    state = {k: v for k, v in variables.items() if k != "params"}
-    return training(norm)(variables["params"], state, x, mask)
 
 
 def pair(stats) -> np.ndarray:

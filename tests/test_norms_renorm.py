@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trained_layers import MUTABLE, draw, outputs
 
 from normlab.engine.evaluate import reestimate
 from normlab.models.build import build_model
@@ -17,13 +17,8 @@ from normlab.norms import BatchNorm, BatchRenorm, build
 from normlab.settings import defaults
 
 EPSILON = 1e-3
-MUTABLE = ["batch_stats", "norm_state"]
 DENSE, CONV = (6, 4), (4, 3, 2, 4)
 OPEN = {"renorm_steps": 0, "r_max": 1e30, "d_max": 1e30}
-
-
-def draw(shape, loc=0.0, std=1.0, seed=0) -> np.ndarray:
-    return (loc + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
 def layer(**options) -> Any:
@@ -40,28 +35,6 @@ def start(norm, x, mean=0.0, var=1.0, count=0) -> dict[str, Any]:
         "batch_stats": {**stats, "var": jnp.full(channels, var)},
         "norm_state": jax.tree.map(lambda _: jnp.int32(count), variables.get("norm_state", {})),
     }
-
-
-@functools.cache
-def training(norm):
-    """(params, state, x, mask) -> output, gradients to params and x, new state; compiled once for
-    each layer, shape and kind of mask."""
-
-    def run(params, state, x, mask):
-        def value(params, x):
-            full = {"params": params, **state}
-            y, moved = norm.apply(full, x, train=True, mask=mask, mutable=MUTABLE)
-            return jnp.sum(draw(x.shape, seed=9) * y), (y, moved)
-
-        slopes, (y, moved) = jax.grad(value, (0, 1), has_aux=True)(params, x)
-        return y, slopes, moved
-
-    return jax.jit(run)
-
-
-def outputs(norm, variables, x, mask=None):
-    state = {k: v for k, v in variables.items() if k != "params"}
-    return training(norm)(variables["params"], state, x, mask)
 
 
 def corrections(x, mean, var, r_max, d_max, size=0):

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trained_layers import MUTABLE, draw, outputs
 
 from normlab.moments import moments
 from normlab.norms import NORMS, build
 from normlab.norms.switchable import pool, statistics
 
 EPSILON = 1e-3
-MUTABLE = ["batch_stats", "norm_state"]
 DENSE, SEQUENCE, CONV = (6, 4), (4, 3, 4), (4, 3, 2, 4)
 BOTH = ["switchable", "batch_instance"]
 LIMITS = {"instance": 0, "layer": -2, "batch": -1}
 """Row that a single weight makes of switchable norm -> the place of that weight."""
-
-
-def draw(shape, loc=0.0, std=1.0, seed=0) -> np.ndarray:
-    return (loc + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
 def layer(name, **options) -> Any:
@@ -36,28 +31,6 @@ def start(norm, x, **params) -> dict[str, Any]:
     variables = norm.clone(axis_name=None).init(jax.random.key(0), jnp.asarray(x), train=True)
     drawn = {k: draw(v.shape, 0.5, 0.5, seed=3) for k, v in variables["params"].items()}
     return {**variables, "params": drawn | params}
-
-
-@functools.cache
-def training(norm):
-    """(params, state, x, mask) -> output, gradients to params and x, new state; compiled once for
-    each layer, shape and kind of mask."""
-
-    def run(params, state, x, mask):
-        def value(params, x):
-            full = {"params": params, **state}
-            y, moved = norm.apply(full, x, train=True, mask=mask, mutable=MUTABLE)
-            return jnp.sum(draw(x.shape, seed=9) * y), (y, moved)
-
-        slopes, (y, moved) = jax.grad(value, (0, 1), has_aux=True)(params, x)
-        return y, slopes, moved
-
-    return jax.jit(run)
-
-
-def outputs(norm, variables, x, mask=None):
-    state = {k: v for k, v in variables.items() if k != "params"}
-    return training(norm)(variables["params"], state, x, mask)
 
 
 def softmax(logits) -> np.ndarray:

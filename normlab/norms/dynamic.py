@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.moments import fit_mask, widen
-from normlab.norms.plain import blank, finish
+from normlab.moments import blank, fit_mask, widen
+from normlab.norms.plain import finish
 
 
 class DynamicTanh(nn.Module):

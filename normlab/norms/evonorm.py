@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from normlab.axes import axes_of, refuse_degenerate
-from normlab.moments import fit_mask, moments, std, widen
+from normlab.moments import blank, fit_mask, moments, std, widen
 from normlab.norms.group import count_groups
-from normlab.norms.plain import ROOM, blank, finish, quotient
+from normlab.norms.plain import ROOM, finish, quotient
 from normlab.norms.running import RunningNorm
 
 

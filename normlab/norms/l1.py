@@ -10,8 +10,8 @@ from flax import linen as nn
 from jax import lax
 
 from normlab.averages import normalize_by
-from normlab.moments import Moments, centre, fit_mask, moments
-from normlab.norms.plain import affine, blank
+from normlab.moments import Moments, blank, centre, fit_mask, moments
+from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
 
 TO_STD = math.sqrt(math.pi / 2)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.moments import fit_mask
+from normlab.moments import blank, fit_mask
 
 
 def scale_of(module: nn.Module, channels: int) -> jax.Array:
@@ -22,11 +22,6 @@ def bias_of(module: nn.Module, channels: int) -> jax.Array:
 def affine(module: nn.Module, channels: int) -> tuple[jax.Array, jax.Array]:
     """Return both."""
     return scale_of(module, channels), bias_of(module, channels)
-
-
-def blank(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Return x with 0 where the mask, in the shape of x, is False: NaN there reaches nothing."""
-    return x if mask is None else jnp.where(mask, x, 0)
 
 
 def finish(module: nn.Module, y: jax.Array, dtype, mask: jax.Array | None) -> jax.Array:

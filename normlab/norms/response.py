@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from normlab.axes import axes_of, count_values, refuse_degenerate
-from normlab.moments import fit_mask, moments, normalize, std, widen
-from normlab.norms.plain import ROOM, blank, quotient, scale_of
+from normlab.moments import blank, fit_mask, moments, normalize, std, widen
+from normlab.norms.plain import ROOM, quotient, scale_of
 
 _FLOOR = 1e-24
 """Added to a mean square before its root, whose derivatives are not finite at 0."""

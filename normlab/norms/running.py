@@ -11,8 +11,7 @@ from flax import linen as nn
 
 from normlab.averages import Average, start_average, update_average
 from normlab.axes import axes_of, refuse_degenerate
-from normlab.moments import Moments
-from normlab.norms.plain import blank
+from normlab.moments import Moments, blank
 
 AVERAGES = ("moving", "debiased", "cumulative")
 VARIANCES = ("biased", "unbiased")
