@@ -32,11 +32,11 @@ def normalize_by(x: jax.Array, average: Average, epsilon: float) -> jax.Array:
 
 
 def average_groups(batch: Moments, unbiased: bool = False) -> tuple[Average, jax.Array]:
-    """Return the mean and variance of a batch per channel, [C], and whether they can be trusted.
+    """Return the mean and variance of a batch per channel, [C], and whether it had valid values.
 
     Groups of examples are averaged, weighted by their valid values; means relative to the largest
     one's, since a sum of large means loses what `delta` holds. `unbiased` multiplies each variance
-    by n / (n - 1). Not to be trusted: no valid value, or statistics that are not finite.
+    by n / (n - 1).
     """
     channels = batch.shift.shape[-1]
     shift, delta, var, n, shrink = (v.reshape(-1, channels) for v in batch)
@@ -49,9 +49,8 @@ def average_groups(batch: Moments, unbiased: bool = False) -> tuple[Average, jax
     first = jnp.max(jnp.where(n > 0, shift, -jnp.finfo(shift.dtype).max), axis=0)
     low = jnp.sum(weights * ((shift - first) + delta), axis=0)
     var = jnp.sum(weights * var, axis=0)
-    is_sound = (jnp.sum(n, axis=0) > 0) & jnp.isfinite(first + low) & jnp.isfinite(var)
     mean = first + low
-    return Average(mean, (first - mean) + low, var), is_sound
+    return Average(mean, (first - mean) + low, var), jnp.sum(n, axis=0) > 0
 
 
 def update_average(
@@ -63,7 +62,7 @@ def update_average(
     it is below |mean| * 6e-8. Rate 1 leaves exactly the batch's statistics. A channel without any
     valid value, or with a value that is not finite, stays as it was.
     """
-    new, is_sound = average_groups(batch, unbiased)
+    new, has_values = average_groups(batch, unbiased)
     step = rate * ((new.mean - old.mean) + (new.mean_lo - old.mean_lo))
     low = old.mean_lo + step
     mean = old.mean + low
@@ -72,5 +71,5 @@ def update_average(
     moved = Average(mean, mean_lo, old.var + rate * (new.var - old.var))
     # old + (batch - old) rounds to the spacing of floats at |old|
     moved = Average(*(jnp.where(rate >= 1, n, m) for n, m in zip(new, moved, strict=True)))
-    is_sound &= jnp.isfinite(moved.mean)
+    is_sound = has_values & jnp.isfinite(moved.mean) & jnp.isfinite(moved.var)
     return Average(*(jnp.where(is_sound, m, o) for m, o in zip(moved, old, strict=True)))

@@ -119,9 +119,11 @@ def test_normalized_values_are_those_of_float64(dtype, loc, limit, centered):
     np.testing.assert_allclose(y, expected, rtol=0, atol=limit * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.parametrize("rows", [16, 45])
 @pytest.mark.parametrize("value", [0.0, 3.3, 1234.567, 1e6 + 0.1, 3e38])
-def test_a_constant_becomes_zero(value):
-    x = jnp.full((16, 3), value, jnp.float32)
+def test_a_constant_becomes_zero(value, rows):
+    """To the bit, also for a number of values by which division is not exact."""
+    x = jnp.full((rows, 3), value, jnp.float32)
     y, m = normalize(x, (0,), epsilon=1e-12)
     np.testing.assert_array_equal(m.shrink, 1)
     np.testing.assert_array_equal(y, 0)
