@@ -281,6 +281,13 @@ def _normalize(x, mask, scale, bias, over: Over, epsilon: float) -> tuple[jax.Ar
     return blank(_affine(centre(x, m) * inverse_std(m, epsilon), scale, bias), mask), m
 
 
+def _turn(x: jax.Array, over: Over) -> jax.Array:
+    """Return x reversed along an axis of the statistics: the derivative then overwrites neither the
+    cotangent nor x. In place LLVM does not vectorize it: 1.45 not 0.35 ms, [64, 28, 28, 16]."""
+    axis = over.axes[0] if over.axes else x.ndim - 1
+    return x if axis == x.ndim - 1 else lax.rev(x, (axis,))
+
+
 _normalize_of = jax.custom_jvp(_normalize, nondiff_argnums=(4, 5))
 
 
@@ -297,7 +304,7 @@ def _normalize_jvp(over: Over, epsilon: float, primals, tangents):
     t = blank(widen(tangents[0]), mask)
     h, m = _normalize_of(x, mask, None, None, over, epsilon)
     inv = inverse_std(m, epsilon)
-    mean_ht = _mean(t * h, over, m.n)
+    mean_ht = _mean(_turn(t, over) * _turn(h, over), over, m.n)
     mean_t = _mean(t, over, m.n) if over.centered else jnp.zeros_like(mean_ht)
     a = inv * m.shrink if scale is None else inv * m.shrink * scale
     slope, offset = -a * mean_ht, -a * mean_t
@@ -305,7 +312,7 @@ def _normalize_jvp(over: Over, epsilon: float, primals, tangents):
         slope = slope + tangents[2]
     if bias is not None:
         offset = offset + tangents[3]
-    dy = blank(a * t + slope * h + offset, mask)
+    dy = blank(_turn(a * _turn(t, over), over) + slope * h + offset, mask)
     dm = _zeros(m)._replace(delta=mean_t * m.shrink, var=2 * mean_ht / inv * m.shrink)
     return (blank(_affine(h, scale, bias), mask), m), (dy, dm)
 

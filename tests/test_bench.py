@@ -355,7 +355,7 @@ TINY = steps.Network("tiny", (8, 6), {"model.name": "mlp", "model.widths": (4,)}
 
 
 def test_the_networks_of_a_step_differ_in_the_norm_only():
-    nets = steps.networks(TINY, "batch")
+    nets = steps.networks(TINY, "batch", "map")
     x = draw(TINY.shape).astype(np.float32)
     outputs, kernels = {}, {}
     for name, net in nets.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -11,17 +13,21 @@ import pytest
 from flax import linen as nn
 from small_runs import small
 
+from normlab.data import DATASETS
 from normlab.engine.state import Hyper, TrainState, init_state
+from normlab.lab.config import ConfigError, layer_shapes, resolve
 from normlab.models.build import build_model
 from normlab.models.cnn import CNN, max_pool
 from normlab.models.mlp import MLP
-from normlab.models.table import layer_widths, pool_after
+from normlab.models.table import conv_layers, layer_widths, pool_after
 from normlab.norms import NORMS, Layers
-from normlab.norms.kernels import conv_lax, conv_patches
+from normlab.norms.convolutions import FORMS
 
 SHAPES = {"mlp": (4, 6), "cnn": (4, 8, 8, 1)}
 WIDTHS = {"mlp": (8, 4, 4), "cnn": (4, 8)}
 KERNELS = {"mlp": ("dense_1", "dense_2", "dense_3", "head"), "cnn": ("conv_1", "conv_2", "head")}
+STAGES = (64, 128, 256, 512, 512)
+"""Widths of the published VGGs."""
 
 
 def draw(shape, seed=0) -> np.ndarray:
@@ -30,9 +36,10 @@ def draw(shape, seed=0) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("space", [(8, 8), (7, 6), (5, 9)])
-def test_both_forms_of_the_convolution_agree_with_flax(space, stride, size):
-    x, kernel = draw((2, *space, 3)), draw((size, size, 3, 4), seed=1)
+@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize("space", [(8, 8), (7, 6), (5, 9), (2, 2), (1, 3)])
+def test_all_forms_of_the_convolution_agree_with_flax(space, channels, stride, size):
+    x, kernel = draw((16, *space, channels)), draw((size, size, channels, 4), seed=1)
     side = (size - 1) // 2
     flax = nn.Conv(4, (size, size), strides=stride, padding=[(side, side)] * 2, use_bias=False)
 
@@ -44,7 +51,7 @@ def test_both_forms_of_the_convolution_agree_with_flax(space, stride, size):
         return jax.jit(jax.grad(value, argnums=(0, 1), has_aux=True))(x, kernel)
 
     reference = both(lambda x, kernel, stride: flax.apply({"params": {"kernel": kernel}}, x))
-    for form in (conv_patches, conv_lax):
+    for form in FORMS.values():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4),
             both(form),
@@ -113,6 +120,69 @@ def test_depth_spreads_over_the_widths(widths, depth):
         assert max(counts) - min(counts) <= 1
 
 
+VGGS = {11: "1 1 2 2 2", 13: "2 2 2 2 2", 16: "2 2 3 3 3", 19: "2 2 4 4 4"}
+
+
+@pytest.mark.parametrize("depth", VGGS)
+def test_convolutions_and_pools_of_every_vgg(depth):
+    """The paper's depth is that of its convolutions and three dense layers; ours ends in one."""
+    layers, pools = conv_layers("vgg", STAGES, depth)
+    counts = [int(n) for n in VGGS[depth].split()]
+    assert len(layers) + 3 == depth
+    assert list(layers) == [w for w, n in zip(STAGES, counts, strict=True) for _ in range(n)]
+    ends = np.cumsum(counts) - 1
+    assert [i for i, pool in enumerate(pools) if pool] == list(ends)
+
+
+def test_a_vgg_on_32x32_ends_in_one_pixel():
+    config = small(model__name="vgg", model__widths=(2, 2, 4, 4, 8), model__depth=11)
+    log: list = []
+    net: Any = build_model(config, 10, "patches")
+    net.clone(layers=record(log)).apply({}, draw((2, 32, 32, 3)), train=True)
+    convolutions = [space[0] for name, space, _ in log if name.startswith("conv")]
+    assert convolutions == [32, 16, 8, 8, 4, 4, 2, 2]
+    assert [name for name, _, _ in log][-4:] == ["conv_8", "norm_8", "act_8", "head"]
+
+
+def test_parameters_of_a_vgg():
+    """VGG-16 with one dense layer: 14.71 M weights and biases of its convolutions."""
+    config = small(model__name="vgg", model__widths=STAGES, model__depth=16)
+    shapes = shapes_of(config, (1, 32, 32, 3))
+    convolutions = {path: shape for path, shape in shapes.items() if path.startswith("conv")}
+    assert sum(map(math.prod, convolutions.values())) == 14_714_688
+    assert shapes["head/kernel"] == (512, 10) and len(convolutions) == 2 * 13
+
+
+VGG_REFUSED = {
+    "depth": ({"model.depth": 12}, "model.depth = 12 is not that of a vgg; use one of 11, 13, 16,"),
+    "widths": (
+        {"model.depth": 16},
+        "model.widths = (100, 100, 100): a vgg of depth 16 has 5 stages; give 5 widths",
+    ),
+    "too many pools": (
+        {"model.depth": 11, "model.widths": (8,) * 5},
+        "nothing is left of the image before layer 7; use fewer stages",
+    ),
+    "one pool too many": (
+        {"model.widths": (8, 8, 8, 8)},
+        "nothing is left of the image before the global mean",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VGG_REFUSED)
+def test_what_is_no_vgg_is_refused_in_one_line(case):
+    config, words = VGG_REFUSED[case]
+    with pytest.raises(ConfigError) as refusal:
+        resolve({"model.name": "vgg", **config})
+    assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_pool_after_the_last_layer_lets_an_instance_norm_stand_there():
+    config = {"model.name": "vgg", "model.placement": "post", "norm.name": "instance"}
+    assert resolve(config).notes == []
+
+
 def record(log: list) -> Layers:
     """Layers that note in which order they are called, on which shape, and whether in training."""
 
@@ -163,6 +233,40 @@ def test_placement_puts_the_norm_before_or_after_the_activation(placement, order
     names = [f.format(i) for i in (1, 2, 3) for f in ("conv_{}", *order)]
     assert [name for name, _, _ in log] == [*names, "head"]
     assert [space for _, space, _ in log] == [(12, 8)] + [(6, 4)] * 2 + [(3, 2)] * 6 + [()]
+
+
+def note_norms(log: list) -> Layers:
+    """Layers that note the shape of what every norm receives."""
+    layers = record([])
+
+    def norm(*, name):
+        def call(x, **flags):
+            log.append(x.shape[1:])
+            return x
+
+        return call
+
+    return dataclasses.replace(layers, norm=norm, act=lambda name: lambda x: x)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.name": "cnn", "model.depth": 5, "model.stride": 2},
+        {"model.name": "vgg"},
+        {"model.name": "resnet", "model.depth": 18, "model.widths": (4, 4, 8, 8)},
+        {"model.name": "resnet", "model.depth": 14, "model.block": "pre"},
+    ],
+    ids=str,
+)
+def test_the_shapes_that_a_configuration_is_checked_by(changes):
+    """Also with odd sizes on the way: 28, 14, 7, then 4 by strides or 3 by pools."""
+    config = small({"data.name": "fashion_mnist", "model.widths": (4, 8, 12)} | changes)
+    log: list = []
+    net: Any = build_model(config, 10, "patches")
+    image = draw((1, *DATASETS["fashion_mnist"].shape))
+    net.clone(layers=note_norms(log)).apply({}, image, train=True)
+    assert log == layer_shapes(config)
 
 
 def start(name: str, model: str, placement="pre", gain=1.0) -> TrainState:

@@ -115,6 +115,7 @@ def test_padding_is_not_alive(dataset):
     np.testing.assert_array_equal(states.step, [20, 0, 0, 0])
 
 
-def test_a_cpu_chooses_map_and_patches_unless_told():
-    assert (choose_mode("auto"), choose_conv("auto")) == ("map", "patches")
-    assert (choose_mode("vmap"), choose_conv("lax")) == ("vmap", "lax")
+def test_a_cpu_chooses_map_and_the_forms_that_suit_it_unless_told():
+    assert choose_mode("auto") == "map" and choose_mode("vmap") == "vmap"
+    assert choose_conv("auto", "map") == "cpu" and choose_conv("auto", "vmap") == "patches"
+    assert choose_conv("lax", "map") == "lax"

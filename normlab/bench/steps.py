@@ -73,10 +73,10 @@ class FlaxNorm(nn.Module):
         return module(x)
 
 
-def networks(network: Network, scheme: str) -> dict[str, nn.Module]:
+def networks(network: Network, scheme: str, mode: str) -> dict[str, nn.Module]:
     """Return the same network with our norm, with Flax's and with none."""
     config = defaults() | network.settings
-    form = choose_conv("auto")
+    form = choose_conv("auto", mode)
     ours = build_model(config | {"norm.name": scheme}, CLASSES, form)
     norm = functools.partial(FlaxNorm, scheme, config["norm.epsilon"], config["norm.groups"])
     theirs = ours.clone(layers=dataclasses.replace(ours.layers, norm=norm))
@@ -136,7 +136,7 @@ def measure(plan: Plan, network: Network, scheme: str, mode: str) -> list[str]:
     """Return a line of the table."""
     work = {
         name: step_work(net, network, plan.members, mode)
-        for name, net in networks(network, scheme).items()
+        for name, net in networks(network, scheme, mode).items()
     }
     seconds = take_turns(work, (0, 1), plan.repeats)
     ours = seconds["normlab"]

@@ -73,10 +73,13 @@ def choose_mode(mode: str) -> str:
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
-def choose_conv(form: str) -> str:
+def choose_conv(form: str, mode: str) -> str:
+    """Return the form of the convolutions for members that run by `mode`."""
     if form != "auto":
         return form
-    return "patches" if jax.default_backend() == "cpu" else "lax"
+    if jax.default_backend() != "cpu":
+        return "lax"
+    return "cpu" if mode == "map" else "patches"
 
 
 def stack(members: list[Any], width: int) -> Any:
@@ -98,7 +101,7 @@ class Population:
         self.config, self.size = first, len(configs)
         self.width = max(first["host.width"], self.size)
         self.mode = choose_mode(first["host.mode"])
-        self.conv_form = choose_conv(first["host.conv"])
+        self.conv_form = choose_conv(first["host.conv"], self.mode)
         self.outcomes = [Outcome() for _ in configs]
         self.feeds = [MemberFeed(c, dataset) for c in configs]
         self.calendar = Calendar(

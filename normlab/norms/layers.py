@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from normlab.norms.kernels import FORMS, Conv, Dense, kernel_scheme
+from normlab.norms.convolutions import FORMS
+from normlab.norms.kernels import Conv, Dense, kernel_scheme
 from normlab.norms.noise import disturbed
 from normlab.norms.presets import preset_options
 from normlab.norms.table import find_norm
