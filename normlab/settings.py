@@ -40,6 +40,7 @@ class Setting:
 PROGRAM_SETTINGS = (
     "data.name",
     "data.batch",
+    "data.augment",
     "model.",
     "norm.",
     "optim.name",
@@ -64,16 +65,38 @@ SETTINGS: dict[str, Setting] = {
     ),
     "data.name": Setting("digits", "static", "which data set"),
     "data.batch": Setting(64, "static", "examples of one gradient step", "examples", low=1),
+    "data.augment": Setting(
+        "none",
+        "static",
+        "training images: shifted by up to 4 pixels each way, half of them mirrored (crop_flip)",
+        choices=("none", "crop_flip"),
+    ),
     "model.name": Setting("mlp", "static", "which network"),
     "model.widths": Setting(
         (100, 100, 100), "static", "units of each dense layer, or channels of each conv stage"
     ),
     "model.depth": Setting(
-        0, "static", "hidden layers, spread evenly over `widths`; 0: one for each width", low=0
+        0,
+        "static",
+        "hidden layers, spread evenly over `widths`; 0: one for each width; vgg: 11, 13, 16, 19; "
+        "resnet: 2 x widths x n + 2 (three widths: 20, 32, 44, 56, 110), 0: one block a width",
+        low=0,
     ),
     "model.act": Setting("relu", "static", "activation", choices=("relu", "sigmoid", "tanh")),
     "model.placement": Setting(
         "pre", "static", "norm before (pre) or after (post) the activation", choices=("pre", "post")
+    ),
+    "model.block": Setting(
+        "post",
+        "static",
+        "norm and activation after (post) or before (pre) the convolutions of a resnet's blocks",
+        choices=("post", "pre"),
+    ),
+    "model.residual": Setting(
+        "identity",
+        "static",
+        "a resnet's block: x + f(x); f(x) alone (none); x + a f(x), a = 0 at first; or fixup",
+        choices=("identity", "none", "skipinit", "fixup"),
     ),
     "model.stride": Setting(1, "static", "stride of the cnn's first convolution", low=1, high=4),
     "norm.name": Setting("batch", "static", "which normalization scheme"),
@@ -181,8 +204,8 @@ SETTINGS: dict[str, Setting] = {
     "host.conv": Setting(
         "auto",
         "host",
-        "form of the convolutions: patches (wins on a CPU) or lax (accelerators)",
-        choices=("auto", "patches", "lax"),
+        "form of the convolutions: cpu, lax (accelerators) or patches (members at once on a CPU)",
+        choices=("auto", "cpu", "lax", "patches"),
     ),
     "host.processes": Setting(
         0,

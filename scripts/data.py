@@ -3,7 +3,8 @@
 Examples:
   python scripts/data.py                                     # which data sets, prepared or not
   python scripts/data.py --prepare=mnist --manual_dir=DIR    # DIR holds the four original files
-  python scripts/data.py --prepare=fashion_mnist --download  # fetches them
+  python scripts/data.py --prepare=cifar10 --manual_dir=DIR  # ... cifar-10-binary.tar.gz
+  python scripts/data.py --prepare=fashion_mnist --download  # fetches what it needs
   python scripts/data.py --prepare=mnist --download --data_dir=/big/disk
 
 Prepared copies are tensorflow-datasets', in $TFDS_DATA_DIR or ~/tensorflow_datasets unless

@@ -32,7 +32,7 @@ REFUSED = {
         {"norm.name": "gruop"},
         "unknown norm 'gruop'; did you mean 'group'? (norms: none, affine, batch,",
     ),
-    "model": ({"model.name": "resnet"}, "unknown model 'resnet' (models: mlp, cnn)"),
+    "model": ({"model.name": "resnext"}, "unknown model 'resnext' (models: mlp, cnn, vgg, resnet)"),
     "data": ({"data.name": "mnits"}, "choose one of digits, mnist, fashion_mnist, synthetic"),
     "groups": (
         {"norm.name": "group", "norm.groups": 7},

@@ -6,18 +6,21 @@ import dataclasses
 import gzip
 import hashlib
 import importlib
+import io
 import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from normlab import data
-from normlab.data import idx, prepared
+from normlab.data import build, cifar, idx, prepared
 from normlab.data.split import permutation, split_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,20 +157,30 @@ except data.DataUnavailable:
     assert run_fresh(code).strip() == "[]"
 
 
-def test_corrupt_file_is_refused_and_leaves_nothing(tmp_path):
+PREPARED = [name for name, row in data.DATASETS.items() if row.prepared]
+IDX_FILES = [file for pair in idx.FILES.values() for file in pair]
+
+
+def files_of(name: str) -> list[str]:
+    return [cifar.ARCHIVES[name].file] if name in cifar.ARCHIVES else IDX_FILES
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_corrupt_file_is_refused_and_leaves_nothing(name, tmp_path):
     originals, data_dir = tmp_path / "originals", tmp_path / "prepared"
     originals.mkdir()
-    for pair in idx.FILES.values():
-        for file in pair:
-            (originals / file).write_bytes(b"not the original")
+    for file in files_of(name):
+        (originals / file).write_bytes(b"not the original")
     with pytest.raises(data.DataError, match=r"\.gz .*sha256 found \w{64}, expected \w{64}"):
-        data.prepare("mnist", manual_dir=str(originals), data_dir=str(data_dir))
+        data.prepare(name, manual_dir=str(originals), data_dir=str(data_dir))
     assert not data_dir.exists()
 
 
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(data.DataError, match=r"images-idx3-ubyte.gz is missing .* sha256 \w{64}"):
-        data.prepare("mnist", manual_dir=str(tmp_path), data_dir=str(tmp_path / "prepared"))
+@pytest.mark.parametrize("name", PREPARED)
+def test_missing_file_is_named(name, tmp_path):
+    with pytest.raises(data.DataError, match=r"\.gz is missing .* sha256 \w{64}") as refusal:
+        data.prepare(name, manual_dir=str(tmp_path), data_dir=str(tmp_path / "prepared"))
+    assert all(file in str(refusal.value) for file in files_of(name))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,21 +227,27 @@ def tiny_source(folder: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def trust_files(monkeypatch, name: str, folder: Path, address: str) -> None:
+    """Makes a data set one of 30 and 20 examples, with the files in `folder` as its originals."""
+    checksums = importlib.import_module("tensorflow_datasets.core.download.checksums")
+    row = dataclasses.replace(data.DATASETS[name], train=20, validation=10, test=20)
+    monkeypatch.setitem(data.DATASETS, name, row)
+    infos = {}
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        infos[f"{address}/{path.name}"] = checksums.UrlInfo(len(content), sha256, path.name)
+    monkeypatch.setattr(checksums, "get_all_url_infos", lambda: dict(infos))
+    monkeypatch.setattr(build, "_check_files", lambda *_: None)
+
+
 @pytest.fixture
 def tiny_mnist(monkeypatch, tmp_path):
     """A data set 'mnist' of 50 examples, prepared by tfds from files whose sha256 it is told."""
-    checksums = importlib.import_module("tensorflow_datasets.core.download.checksums")
     arrays = tiny_source(tmp_path)
-    row = dataclasses.replace(data.DATASETS["mnist"], train=20, validation=10, test=20)
-    monkeypatch.setitem(data.DATASETS, "mnist", row)
-    infos = {}
-    for file in arrays:
-        content = (tmp_path / file).read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        url = f"https://storage.googleapis.com/cvdf-datasets/mnist/{file}"
-        infos[url] = checksums.UrlInfo(len(content), sha256, file)
-    monkeypatch.setattr(checksums, "get_all_url_infos", lambda: dict(infos))
-    monkeypatch.setattr(idx, "_check_files", lambda *_: None)
+    trust_files(
+        monkeypatch, "mnist", tmp_path, "https://storage.googleapis.com/cvdf-datasets/mnist"
+    )
     return arrays, str(tmp_path), str(tmp_path / "prepared")
 
 
@@ -272,6 +291,84 @@ def test_wrong_checksum_inside_tfds_leaves_nothing(tiny_mnist):
         data.prepare("mnist", manual_dir=manual_dir, data_dir=data_dir)
     assert "\n" not in str(refusal.value)
     assert list(Path(data_dir).iterdir()) == []
+
+
+def tiny_archive(name: str, folder: Path) -> np.ndarray:
+    """An archive in the official layout, its files in no order; returns its records, the training
+    ones first: label bytes, then one plane of 1,024 bytes for each color."""
+    archive = cifar.ARCHIVES[name]
+    records = np.random.default_rng(0).integers(0, 256, (50, len(archive.labels) + 3072), np.uint8)
+    records[:, : len(archive.labels)] = np.arange(50)[:, None] % (10, 7)[: len(archive.labels)]
+    if name == "cifar100":
+        records[:, 1] += 50  # fine labels that no coarse one can be
+    train = sorted(archive.splits["train"])
+    files = dict(zip(train, np.split(records[:30], len(train)), strict=True))
+    contents = {file: part.tobytes() for file, part in files.items()}
+    contents |= {archive.splits["test"][0]: records[30:].tobytes(), "readme.html": b"<html>"}
+    for (label, file), classes in zip(archive.labels.items(), CLASSES[name], strict=True):
+        contents[file] = "".join(f"{label}_{k}\n" for k in range(classes)).encode() + b"\n"
+    with tarfile.open(folder / archive.file, "w:gz") as tar:
+        for file, content in sorted(contents.items(), reverse=True):
+            member = tarfile.TarInfo(f"{archive.folder}/{file}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return records
+
+
+CLASSES = {"cifar10": (10,), "cifar100": (20, 100)}
+
+
+@pytest.fixture(params=CLASSES)
+def tiny_cifar(request, monkeypatch, tmp_path):
+    records = tiny_archive(request.param, tmp_path)
+    trust_files(monkeypatch, request.param, tmp_path, "https://www.cs.toronto.edu/~kriz")
+    return request.param, records, str(tmp_path), str(tmp_path / "prepared")
+
+
+def test_prepared_copy_holds_the_images_of_the_archive(tiny_cifar):
+    """Pixel (row, column, color) of a record is its byte labels + 1024 color + 32 row + column."""
+    name, records, manual_dir, data_dir = tiny_cifar
+    folder = data.prepare(name, manual_dir=manual_dir, data_dir=data_dir)
+    assert [path.name for path in Path(data_dir).iterdir()] == [name]
+    dataset = data.load(name, data_dir)
+    assert (dataset.images.shape, dataset.images.dtype) == ((50, 3072), np.uint8)
+    labels = len(cifar.ARCHIVES[name].labels)
+    where = labels + np.arange(32)[:, None] * 32 + np.arange(32)
+    where = where[..., None] + 1024 * np.arange(3)  # [row, column, color]
+    for rows in (slice(0, 30), slice(30, 50)):
+        wanted = sorted((int(r[labels - 1]), r[where].tobytes()) for r in records[rows])
+        found = zip(dataset.images[rows], dataset.labels[rows], strict=True)
+        assert sorted((int(label), image.tobytes()) for image, label in found) == wanted
+    names = (folder / "label.labels.txt").read_text().split()
+    assert names == [f"label_{k}" for k in range(dataset.classes)]
+    assert data.load(name, data_dir).sha256 == dataset.sha256
+
+
+def test_tfds_reads_the_prepared_copy_as_its_own(tiny_cifar):
+    tfds: Any = importlib.import_module("tensorflow_datasets")
+    name, records, manual_dir, data_dir = tiny_cifar
+    folder = data.prepare(name, manual_dir=manual_dir, data_dir=data_dir)
+    builder = tfds.builder_from_directory(folder)
+    assert (builder.name, str(builder.version)) == (name, "3.0.2")
+    labels = list(cifar.ARCHIVES[name].labels)
+    for split, first in (("train", 0), ("test", 30)):
+        for example in builder.as_data_source(split=split):
+            record = records[first + int(example["id"].decode().removeprefix(f"{split}_"))]
+            assert [example[label] for label in labels] == record[: len(labels)].tolist()
+            np.testing.assert_array_equal(example["image"][3, 5], record[len(labels) + 101 :: 1024])
+    assert len(builder.as_data_source(split="test")) == 20
+
+
+def test_incomplete_archives_are_refused(tmp_path):
+    with pytest.raises(
+        data.DataError, match="^f: 3074 bytes are no whole number of records of 3073"
+    ):
+        cifar.parse_records(bytes(3074), 1, "f")
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    with tarfile.open(path, "w:gz"):
+        pass
+    with pytest.raises(data.DataError, match="holds no cifar-10-batches-bin/batches.meta.txt"):
+        cifar.read("cifar10", {path.name: path})
 
 
 def test_script_lists_the_data_sets(tmp_path):

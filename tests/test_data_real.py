@@ -1,12 +1,17 @@
-"""MNIST from the four original files, where this machine has them."""
+"""Real images, where this machine has them: MNIST from its four original files, and a CIFAR-10 that
+another builder than ours prepared."""
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import importlib.util
+import itertools
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +24,17 @@ ORIGINALS = ROOT.parent / "shared" / "data" / "mnist"
 TRAIN_HISTOGRAM = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 TEST_HISTOGRAM = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
-pytestmark = [
-    pytest.mark.shared,
-    pytest.mark.skipif(
-        not ORIGINALS.is_dir(), reason=f"the original MNIST files are not in {ORIGINALS}"
-    ),
-]
+CIFAR_TOOL = ROOT.parent / "shared" / "tools" / "prepare_cifar10.py"
+CIFAR_SHEETS = ROOT.parent / "shared" / "data" / "cifar10_approx"
+
+pytestmark = pytest.mark.shared
+needs_mnist = pytest.mark.skipif(
+    not ORIGINALS.is_dir(), reason=f"the original MNIST files are not in {ORIGINALS}"
+)
+needs_cifar = pytest.mark.skipif(
+    not (CIFAR_TOOL.is_file() and CIFAR_SHEETS.is_dir()),
+    reason=f"{CIFAR_TOOL} or the images in {CIFAR_SHEETS} are missing",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +48,7 @@ def data_dir(tmp_path_factory):
     return str(place)
 
 
+@needs_mnist
 def test_sizes_and_histograms(data_dir):
     mnist = data.load("mnist", data_dir)
     assert (mnist.images.shape, mnist.images.dtype) == ((70_000, 784), np.uint8)
@@ -49,6 +60,7 @@ def test_sizes_and_histograms(data_dir):
     assert max(split.train.max(), split.validation.max()) < 60_000
 
 
+@needs_mnist
 def test_test_split_is_the_multiset_of_the_idx_files(data_dir):
     mnist = data.load("mnist", data_dir)
     images, labels = (
@@ -61,6 +73,7 @@ def test_test_split_is_the_multiset_of_the_idx_files(data_dir):
     assert sorted(map(bytes, found.astype(np.uint8))) == sorted(map(bytes, wanted))
 
 
+@needs_mnist
 def test_second_load_is_fast(data_dir):
     data.load("mnist", data_dir)
     start = time.perf_counter()
@@ -68,6 +81,7 @@ def test_second_load_is_fast(data_dir):
     assert time.perf_counter() - start < 0.5
 
 
+@needs_mnist
 def test_one_changed_byte_is_refused(tmp_path):
     for path in ORIGINALS.glob("*.gz"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -80,6 +94,7 @@ def test_one_changed_byte_is_refused(tmp_path):
     assert not (tmp_path / "prepared").exists()
 
 
+@needs_mnist
 def test_directory_that_cannot_be_made_exits_with_7(tmp_path):
     (tmp_path / "file").touch()
     flags = ["--prepare=mnist", f"--manual_dir={ORIGINALS}", f"--data_dir={tmp_path}/file/below"]
@@ -87,3 +102,29 @@ def test_directory_that_cannot_be_made_exits_with_7(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
     assert done.returncode == 7
     assert "error[storage]" in done.stderr and done.stderr.count("\n") == 1
+
+
+@needs_cifar
+def test_cifar10_of_another_builder_is_read(monkeypatch, tmp_path):
+    """Its first 300 training and 100 test images, as tensorflow-datasets orders them."""
+    spec: Any = importlib.util.spec_from_file_location("prepare_cifar10", CIFAR_TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    images, labels = tool.images_and_labels()
+    sizes = {"train": 300, "test": 100}
+    every = tool.Cifar10._examples
+    monkeypatch.setattr(tool, "images_and_labels", lambda: (images, labels))
+    monkeypatch.setattr(
+        tool.Cifar10,
+        "_examples",
+        lambda self, split, *arrays: itertools.islice(every(self, split, *arrays), sizes[split]),
+    )
+    tool.Cifar10(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    row = dataclasses.replace(data.DATASETS["cifar10"], train=200, validation=100, test=100)
+    monkeypatch.setitem(data.DATASETS, "cifar10", row)
+    cifar10 = data.load("cifar10", str(tmp_path))
+    for rows, first in ((slice(0, 300), 0), (slice(300, 400), 50_000)):
+        chosen = slice(first, first + rows.stop - rows.start)
+        wanted = sorted(zip(map(bytes, images[chosen]), labels[chosen].tolist(), strict=True))
+        found = zip(map(bytes, cifar10.images[rows]), cifar10.labels[rows].tolist(), strict=True)
+        assert sorted(found) == wanted

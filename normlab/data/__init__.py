@@ -5,8 +5,8 @@
 (2000,)
 """
 
+from normlab.data.build import prepare
 from normlab.data.dataset import Dataset, check, load
-from normlab.data.idx import prepare
 from normlab.data.prepared import data_root
 from normlab.data.split import Split
 from normlab.data.table import (

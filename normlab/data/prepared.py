@@ -31,7 +31,7 @@ def check_prepared(name: str, row: Row, data_dir: str | None) -> None:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
         file_format = info["fileFormat"]
     except (FileNotFoundError, NotADirectoryError):
-        raise DataUnavailable(_how_to_prepare(name, folder, data_dir)) from None
+        raise DataUnavailable(_how_to_prepare(name, row, folder, data_dir)) from None
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise _damaged(name, folder, e) from e
     if file_format != "array_record":
@@ -57,12 +57,12 @@ def read_prepared(name: str, row: Row, data_dir: str | None) -> tuple[np.ndarray
     return images, labels
 
 
-def _how_to_prepare(name: str, folder: Path, data_dir: str | None) -> str:
+def _how_to_prepare(name: str, row: Row, folder: Path, data_dir: str | None) -> str:
     place = f" --data_dir={data_dir}" if data_dir else ""
     command = f"python scripts/data.py --prepare={name}"
     return (
         f"{name}: no prepared copy in {folder}; prepare it once with `{command} --manual_dir=DIR"
-        f"{place}` (DIR holds the four original files) or, with a network, `{command} --download"
+        f"{place}` (DIR holds {row.originals}) or, with a network, `{command} --download"
         f"{place}`; the data set digits needs neither"
     )
 

@@ -26,6 +26,7 @@ class Row:
     official_test: the test split is given, and train and validation do not depend on the seed;
         otherwise the seed permutes all examples before they are cut into splits.
     folder: of the prepared copy below the data directory: tensorflow-datasets' name/version.
+    originals: what a prepared data set is made from.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Row:
     prepared: bool = False
     official_test: bool = False
     folder: str = ""
+    originals: str = ""
 
     @property
     def examples(self) -> int:
@@ -69,6 +71,7 @@ DATASETS: dict[str, Row] = {
         prepared=True,
         official_test=True,
         folder="mnist/3.0.1",
+        originals="the four original files",
     ),
     "fashion_mnist": Row(
         title="Fashion-MNIST, 28x28",
@@ -82,6 +85,7 @@ DATASETS: dict[str, Row] = {
         prepared=True,
         official_test=True,
         folder="fashion_mnist/3.0.1",
+        originals="the four original files",
     ),
     "synthetic": Row(
         title="Random 8x8 images labelled by a planted linear teacher",
@@ -92,6 +96,34 @@ DATASETS: dict[str, Row] = {
         test=500,
         source="generated (normlab/data/synthetic.py)",
         licence="none needed",
+    ),
+    "cifar10": Row(
+        title="CIFAR-10 photographs, 32x32, RGB",
+        shape=(32, 32, 3),
+        classes=10,
+        train=45_000,
+        validation=5_000,
+        test=10_000,
+        source="Krizhevsky 2009 (technical report); tensorflow-datasets cifar10 3.0.2",
+        licence="none stated",
+        prepared=True,
+        official_test=True,
+        folder="cifar10/3.0.2",
+        originals="the archive cifar-10-binary.tar.gz",
+    ),
+    "cifar100": Row(
+        title="CIFAR-100 photographs, 32x32, RGB; the 100 fine labels, not the 20 coarse ones",
+        shape=(32, 32, 3),
+        classes=100,
+        train=45_000,
+        validation=5_000,
+        test=10_000,
+        source="Krizhevsky 2009 (technical report); tensorflow-datasets cifar100 3.0.2",
+        licence="none stated",
+        prepared=True,
+        official_test=True,
+        folder="cifar100/3.0.2",
+        originals="the archive cifar-100-binary.tar.gz",
     ),
 }
 

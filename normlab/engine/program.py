@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from normlab.engine.augment import augment_key, crop_and_flip
 from normlab.engine.evaluate import PARTS, Scores, Scoring, make_evaluate
 from normlab.engine.state import Hyper, TrainState, init_state
 from normlab.engine.step import Batch, Info, make_train_step
@@ -118,6 +119,8 @@ def member_functions(
 
         def train(state: TrainState, rows, rate) -> tuple[TrainState, Info]:
             x, y = data.gather(rows)
+            if config["data.augment"] == "crop_flip":
+                x = crop_and_flip(augment_key(state.key, state.step), x)
             return train_step(state, Batch(x, y, rate))
 
         def skip(state: TrainState, rows, rate) -> tuple[TrainState, Info]:

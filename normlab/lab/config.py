@@ -8,7 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 from normlab.data import DATASETS, check
-from normlab.models.table import MODELS, layer_widths, pool_after
+from normlab.models.table import MODELS, conv_layers, layer_widths, resnet_blocks
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import COMMON, NORMS, Norm, find_kernel, find_norm
 from normlab.settings import SETTINGS, Config, defaults, nearest_setting, program_key
@@ -47,7 +47,10 @@ def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True
         raise ConfigError(f"unknown model {full['model.name']!r} (models: {', '.join(MODELS)})")
     resolved, notes = _reset_unused(full, row)
     _check_batch(resolved)
-    _check_layers(resolved, find_norm(resolved["norm.name"]))
+    _check_augment(resolved)
+    row = find_norm(resolved["norm.name"])
+    _check_blocks(resolved, row)
+    _check_layers(resolved, row)
     return Resolved(resolved, notes)
 
 
@@ -131,33 +134,87 @@ def _check_batch(config: Config) -> None:
         )
 
 
+def _check_augment(config: Config) -> None:
+    name, model = config["data.name"], config["model.name"]
+    height, width, _ = DATASETS[name].shape
+    if config["data.augment"] == "none":
+        return
+    if not MODELS[model].is_convolutional:
+        legal = ", ".join(m for m, row in MODELS.items() if row.is_convolutional)
+        raise ConfigError(
+            f"data.augment = 'crop_flip' needs images, {model!r} is a network without space; use "
+            f"none, or one of {legal}"
+        )
+    if min(height, width) < 8:
+        raise ConfigError(
+            f"data.augment = 'crop_flip' shifts by up to 4 pixels, the {height} x {width} images "
+            f"of {name} are smaller than 8 x 8; use none"
+        )
+
+
 def layer_shapes(config: Config) -> list[tuple[int, int, int]]:
-    """Return H, W, C of what each norm of the network receives; H = W = 1 in dense layers."""
-    widths = layer_widths(config["model.widths"], config["model.depth"])
-    if not MODELS[config["model.name"]].is_convolutional:
-        return [(1, 1, width) for width in widths]
+    """Return H, W, C of what each norm of the network receives; H = W = 1 in dense layers.
+
+    Raises ValueError for a depth or widths that make no network, and where no image is left.
+    """
+    name, widths, depth = (config[f"model.{o}"] for o in ("name", "widths", "depth"))
+    if not MODELS[name].is_convolutional:
+        return [(1, 1, width) for width in layer_widths(widths, depth)]
     height, width, _ = DATASETS[config["data.name"]].shape
+    if name == "resnet":
+        return _resnet_shapes(config, height, width)
     stride = config["model.stride"]
     height, width = -(-height // stride), -(-width // stride)
-    shapes = []
-    for channels, pool in zip(
-        widths, pool_after(config["model.widths"], config["model.depth"]), strict=True
-    ):
+    shapes, (layers, pools) = [], conv_layers(name, widths, depth)
+    for i, (channels, pool) in enumerate(zip(layers, pools, strict=True), 1):
         shapes.append((height, width, channels))
         if pool:
             height, width = height // 2, width // 2
+        if min(height, width) < 1:
+            place = f"layer {i + 1}" if i < len(layers) else "the global mean"
+            raise ConfigError(
+                f"model.widths = {widths}: nothing is left of the image before {place}; use fewer "
+                "stages or a smaller stride"
+            )
     return shapes
 
 
+def _resnet_shapes(config: Config, height: int, width: int) -> list[tuple[int, int, int]]:
+    widths, is_pre = config["model.widths"], config["model.block"] == "pre"
+    blocks = resnet_blocks(widths, config["model.depth"])
+    shape = (height, width, widths[0])
+    shapes = [] if is_pre else [shape]
+    for stage, channels in enumerate(widths):
+        for i in range(blocks):
+            before = shape
+            if stage > 0 and i == 0:
+                height, width = -(-height // 2), -(-width // 2)
+            shape = (height, width, channels)
+            shapes += [before if is_pre else shape, shape]
+    return [*shapes, shape] if is_pre else shapes
+
+
+def _check_blocks(config: Config, row: Norm) -> None:
+    name, residual, kernel = (config[n] for n in ("norm.name", "model.residual", "norm.kernel"))
+    if row.act and config["model.name"] == "resnet" and config["model.block"] == "post":
+        raise ConfigError(
+            f"model.block = 'post': norm {name!r} replaces the activation right after it too, and "
+            "a block's second norm has none; use model.block=pre"
+        )
+    if residual == "fixup" and kernel != "none":
+        raise ConfigError(
+            f"norm.kernel = {kernel!r}: model.residual = 'fixup' starts kernels at 0, which cannot "
+            "be normalized; use norm.kernel=none or model.residual=skipinit"
+        )
+
+
 def _check_layers(config: Config, row: Norm) -> None:
-    model, shapes = MODELS[config["model.name"]], layer_shapes(config)
+    try:
+        model, shapes = MODELS[config["model.name"]], layer_shapes(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     name = config["norm.name"]
     for i, (height, width, channels) in enumerate(shapes, 1):
-        if height < 1 or width < 1:
-            raise ConfigError(
-                f"model.widths = {config['model.widths']}: nothing is left of the image before "
-                f"layer {i}; use fewer stages or a smaller stride"
-            )
         if row.grouped and channels % config["norm.groups"]:
             legal = [g for g in range(1, channels + 1) if channels % g == 0]
             raise ConfigError(
