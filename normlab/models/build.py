@@ -9,7 +9,8 @@ from flax import linen as nn
 from normlab.models.activations import ACTIVATIONS
 from normlab.models.cnn import CNN
 from normlab.models.mlp import MLP
-from normlab.models.table import layer_widths, pool_after
+from normlab.models.resnet import ResNet
+from normlab.models.table import conv_layers, layer_widths, resnet_blocks
 from normlab.norms.layers import build
 from normlab.norms.table import COMMON, find_norm
 from normlab.settings import Config
@@ -26,15 +27,14 @@ def build_model(config: Config, classes: int, conv_form: str, **overrides: Any) 
     layers = build(
         config["norm.name"], act=act, conv_form=conv_form, **{**norm_options(config), **overrides}
     )
-    widths = layer_widths(config["model.widths"], config["model.depth"])
-    common: dict[str, Any] = dict(
-        layers=layers,
-        widths=tuple(widths),
-        classes=classes,
-        kernel_init=kernel_init,
-        placement=config["model.placement"],
-    )
-    if config["model.name"] == "mlp":
-        return MLP(**common)
-    pools = tuple(pool_after(config["model.widths"], config["model.depth"]))
-    return CNN(**common, pools=pools, stride=config["model.stride"])
+    name, widths, depth = (config[f"model.{o}"] for o in ("name", "widths", "depth"))
+    common: dict[str, Any] = dict(layers=layers, classes=classes, kernel_init=kernel_init)
+    if name == "resnet":
+        order, residual = config["model.block"], config["model.residual"]
+        blocks = resnet_blocks(widths, depth)
+        return ResNet(widths=widths, blocks=blocks, order=order, residual=residual, **common)
+    common["placement"] = config["model.placement"]
+    if name == "mlp":
+        return MLP(widths=tuple(layer_widths(widths, depth)), **common)
+    widths, pools = conv_layers(name, widths, depth)
+    return CNN(widths=widths, pools=pools, stride=config["model.stride"], **common)
