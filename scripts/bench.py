@@ -7,6 +7,9 @@ Examples:
   python scripts/bench.py --suite=layers --sizes=60x100 --schemes=batch,layer --dtypes=float32
   python scripts/bench.py --suite=layers --write           # and its section of docs/benchmarks.md
   python scripts/bench.py --suite=steps --write            # whole training steps, likewise
+  python scripts/bench.py --suite=training --write         # populations, beside other loops
+  python scripts/bench.py --suite=training --networks=mlp --populations=1,16 --against=flax,torch
+  python scripts/bench.py --suite=study --write            # a whole study, about half an hour
 
 Without --write only the terminal is written to; with it a selection replaces the whole table.
 Libraries that are not installed are left out with a line saying so; --against= (empty) asks for
@@ -15,23 +18,39 @@ none. Timings mean something only on a machine that does nothing else.
 
 from __future__ import annotations
 
+import sys
+
 from absl import flags
 
 from normlab.bench import BadSelection
 from normlab.lab import cli
 from normlab.lab.config import ConfigError
-from normlab.lab.study import ROOT
+from normlab.lab.evidence import SetupEvidence
+from normlab.lab.study import ROOT, adapt, check_study, load_study
+from normlab.settings import Config
 
-SUITES = ("numerics", "layers", "steps")
+SUITES = ("numerics", "layers", "steps", "training", "study")
+STUDY, PROFILE = "learning_rate", "quick"
 flags.DEFINE_enum("suite", None, SUITES, "What is measured.", required=True)
 flags.DEFINE_list("against", None, "Libraries; none given: all that the suite knows.")
-flags.DEFINE_list("schemes", [], "Only these schemes.")
+flags.DEFINE_list("schemes", [], "Only these schemes (study: arms).")
 flags.DEFINE_string("cases", "", "numerics: only cases whose name contains this.")
 flags.DEFINE_list("sizes", [], "layers: only these shapes [N, ..., C], like 64x8x8x32.")
 flags.DEFINE_list("dtypes", [], "layers: only these, of float32, bfloat16 and float16.")
-flags.DEFINE_integer("repeats", 15, "layers, steps: rounds that count.", lower_bound=1)
+flags.DEFINE_list("networks", [], "training: only these, of mlp, cnn8, cnn28 and resnet20.")
+flags.DEFINE_list("populations", [], "training: runs that train together, like 1,16.")
+flags.DEFINE_integer("share", 5, "study: the loops train every so-manieth run.", lower_bound=1)
+flags.DEFINE_integer("repeats", None, "Rounds that count; layers, steps: 15, training: 5.", 1)
 flags.DEFINE_bool("write", False, "Write the page in docs/ too.")
 FLAGS = flags.FLAGS
+
+
+def repeats(usual: int) -> int:
+    return FLAGS.repeats or usual
+
+
+def tell(line: str) -> None:
+    print(line, flush=True)
 
 
 def numerics() -> None:
@@ -48,7 +67,7 @@ def layers() -> None:
     from normlab.bench import layers
     from normlab.bench.page import write_section
 
-    plan = layers.plan(FLAGS.sizes, FLAGS.dtypes, FLAGS.schemes, FLAGS.against, FLAGS.repeats)
+    plan = layers.plan(FLAGS.sizes, FLAGS.dtypes, FLAGS.schemes, FLAGS.against, repeats(15))
     section = layers.run(plan, print)
     if FLAGS.write:
         write_section(ROOT / "docs" / "benchmarks.md", "layers", section)
@@ -58,14 +77,44 @@ def steps() -> None:
     from normlab.bench import steps
     from normlab.bench.page import write_section
 
-    section = steps.run(steps.plan(FLAGS.schemes, FLAGS.repeats), print)
+    section = steps.run(steps.plan(FLAGS.schemes, repeats(15)), print)
     if FLAGS.write:
         write_section(ROOT / "docs" / "benchmarks.md", "steps", section)
 
 
+def training() -> None:
+    from normlab.bench import training
+    from normlab.bench.page import write_section
+
+    plan = training.plan(FLAGS.networks, FLAGS.populations, FLAGS.against, repeats(5))
+    section = training.run(plan, tell)
+    if FLAGS.write:
+        write_section(ROOT / "docs" / "benchmarks.md", "training", section)
+
+
+def study() -> None:
+    from normlab.bench import study
+    from normlab.bench.page import write_section
+
+    planned = adapt(load_study(STUDY), arms=tuple(FLAGS.schemes))
+    check_study(planned, PROFILE)
+    groups: dict[tuple[str, str], list[Config]] = {}
+    for setup in planned.setups[PROFILE]:
+        for run in SetupEvidence(setup, {}).wanted.values():
+            groups.setdefault((run.setup, run.arm), []).append(run.config)
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), f"--study={STUDY}"]
+    command += [f"--profile={PROFILE}"]
+    command += [f"--arms={','.join(FLAGS.schemes)}"] if FLAGS.schemes else []
+    found = [study.Group(*names, configs) for names, configs in groups.items()]
+    section = study.run(study.plan(found, command, FLAGS.against, FLAGS.share), tell)
+    if FLAGS.write:
+        write_section(ROOT / "docs" / "benchmarks.md", "study", section)
+
+
 def main() -> int:
+    suites = (numerics, layers, steps, training, study)
     try:
-        {"numerics": numerics, "layers": layers, "steps": steps}[FLAGS.suite]()
+        dict(zip(SUITES, suites, strict=True))[FLAGS.suite]()
     except BadSelection as error:
         raise ConfigError(str(error)) from error
     return cli.OK

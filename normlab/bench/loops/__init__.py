@@ -1,0 +1,1 @@
+"""The same training loop in several libraries, each in a process of its own."""

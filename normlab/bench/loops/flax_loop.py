@@ -1,0 +1,157 @@
+"""The idiomatic Flax Linen loop: one jitted step with donated state, one dispatch a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax.traverse_util import unflatten_dict
+
+from normlab.bench.loops.network import CLASSES, EPSILON, GROUPS, MOMENTUM, RATE, Job, Network
+from normlab.bench.loops.stepwise import Run, Stepwise
+
+NormOf = Callable[..., Any]
+ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid}
+
+
+def norm_of(scheme: str, train: bool, dimensions: int) -> NormOf:
+    """Return Flax's layer of a scheme; what has none (none, affine) does nothing."""
+    space = tuple(range(1, dimensions))
+    layers = {
+        "batch": partial(nn.BatchNorm, use_running_average=not train, momentum=MOMENTUM),
+        "layer": partial(nn.LayerNorm, reduction_axes=space),
+        "layer_channels": nn.LayerNorm,
+        "group": partial(nn.GroupNorm, num_groups=GROUPS),
+        "instance": nn.InstanceNorm,
+        "rms": nn.RMSNorm,
+    }
+    if scheme not in layers:
+        return lambda name: lambda x: x
+    return partial(layers[scheme], epsilon=EPSILON)
+
+
+class MLP(nn.Module):
+    network: Network
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm, act = norm_of(self.network.norm, train, 2), ACTIVATIONS[self.network.act]
+        for i, width in enumerate(self.network.widths, 1):
+            x = act(norm(name=f"norm_{i}")(nn.Dense(width, name=f"dense_{i}")(x)))
+        return nn.Dense(CLASSES, name="head")(x)
+
+
+class CNN(nn.Module):
+    network: Network
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm, act = norm_of(self.network.norm, train, 4), ACTIVATIONS[self.network.act]
+        for i, width in enumerate(self.network.widths, 1):
+            x = act(norm(name=f"norm_{i}")(nn.Conv(width, (3, 3), name=f"conv_{i}")(x)))
+            if i < len(self.network.widths):
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        return nn.Dense(CLASSES, name="head")(x.mean((1, 2)))
+
+
+class Block(nn.Module):
+    network: Network
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm, act = norm_of(self.network.norm, train, 4), ACTIVATIONS[self.network.act]
+        conv = partial(nn.Conv, self.width, (3, 3), padding=1)
+        more = (0, self.width - x.shape[-1])
+        shortcut = jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0),) * 3 + (more,))
+        y = act(norm(name="norm_1")(conv(strides=self.stride, name="conv_1")(x)))
+        return act(norm(name="norm_2")(conv(name="conv_2")(y)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """arXiv:1512.03385, section 4.2: basic blocks, shortcuts without parameters (option A)."""
+
+    network: Network
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm, act = norm_of(self.network.norm, train, 4), ACTIVATIONS[self.network.act]
+        stem = nn.Conv(self.network.widths[0], (3, 3), name="conv_stem")
+        x = act(norm(name="norm_stem")(stem(x)))
+        for stage, width in enumerate(self.network.widths, 1):
+            for i in range(1, self.network.blocks + 1):
+                stride = 2 if stage > 1 and i == 1 else 1
+                x = Block(self.network, width, stride, name=f"stage_{stage}_block_{i}")(x, train)
+        return nn.Dense(CLASSES, name="head")(x.mean((1, 2)))
+
+
+MODELS = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
+
+
+class State(NamedTuple):
+    params: Any
+    batch_stats: Any
+    momentum: Any
+
+
+class Loop(Stepwise):
+    def __init__(self, job: Job, form: str = ""):
+        del form
+        super().__init__(job)
+        is_cpu = jax.default_backend() == "cpu"
+        self.images = job.inputs if is_cpu else jnp.asarray(job.inputs)
+        self.labels = job.labels if is_cpu else jnp.asarray(job.labels)
+        self.net = MODELS[job.network.model](job.network)
+        self.rate = RATE
+        self.draw = jax.jit(lambda seed: self.net.init(jax.random.key(seed), self.images[:2], True))
+        self.train_step = jax.jit(self._train_step, donate_argnums=0)
+        self.count = jax.jit(self._count)
+        self.load()
+
+    def _begin(self, params: Any, batch_stats: Any) -> None:
+        self.state = State(params, batch_stats, optax.trace(MOMENTUM).init(params))
+
+    def load(self) -> None:
+        weights = {name: jnp.array(leaf) for name, leaf in self.job.weights.items()}
+        params = unflatten_dict(weights, sep="/")  # Flax's names are ours
+        self._begin(params, self.draw(0).get("batch_stats", {}))
+
+    def start(self, run: Run) -> None:
+        variables = self.draw(run.seed)
+        self._begin(variables["params"], variables.get("batch_stats", {}))
+        self.rate = run.rate
+
+    def _train_step(self, state: State, x, y, rate) -> tuple[State, jax.Array]:
+        def loss_of(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, moved = self.net.apply(variables, x, True, mutable=["batch_stats"])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            return losses.mean(), moved.get("batch_stats", {})
+
+        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, momentum = optax.trace(MOMENTUM).update(grads, state.momentum)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        return State(params, batch_stats, momentum), loss
+
+    def _count(self, state: State, x, y) -> jax.Array:
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        logits: Any = self.net.apply(variables, x, False)
+        return jnp.sum(logits.argmax(-1) == y)
+
+    def step(self, rows: np.ndarray) -> jax.Array:
+        x, y = self.images[rows], self.labels[rows]
+        self.state, loss = self.train_step(self.state, x, y, self.rate)
+        return loss
+
+    def wait(self) -> None:
+        jax.block_until_ready(self.state)
+
+    def count_correct(self, rows: np.ndarray) -> jax.Array:
+        return self.count(self.state, self.images[rows], self.labels[rows])

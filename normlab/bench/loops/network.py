@@ -1,0 +1,155 @@
+"""What all contenders train: plain data that every library can read, jax not needed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normlab.settings import Config, from_json
+
+CLASSES = 10
+EPSILON, MOMENTUM, RATE = 1e-5, 0.9, 0.05
+"""Of the norms (MOMENTUM: of their running statistics too) and of SGD."""
+GROUPS = 4
+EXAMPLES = 2048
+BATCHES = 200
+"""Batches that are drawn beforehand; a longer loop begins again."""
+
+
+@dataclass(frozen=True)
+class Network:
+    name: str
+    title: str
+    model: str
+    """mlp, cnn or resnet."""
+    shape: tuple[int, int, int]
+    """Of one image, (H, W, C)."""
+    batch: int
+    widths: tuple[int, ...]
+    act: str = "relu"
+    norm: str = "batch"
+    blocks: int = 3
+    """resnet: basic blocks of each stage."""
+
+    @property
+    def settings(self) -> Config:
+        """Return what makes normlab train this network."""
+        depth = {"model.depth": 2 + 2 * self.blocks * len(self.widths)}
+        return {
+            "data.batch": self.batch,
+            "model.name": self.model,
+            "model.widths": self.widths,
+            "model.act": self.act,
+            "norm.name": self.norm,
+            "norm.epsilon": EPSILON,
+            "norm.momentum": MOMENTUM,
+            "norm.groups": GROUPS,
+            "optim.name": "momentum",
+            "optim.momentum": MOMENTUM,
+            "optim.lr": RATE,
+        } | (depth if self.model == "resnet" else {})
+
+    @property
+    def is_convolutional(self) -> bool:
+        return self.model != "mlp"
+
+
+CNN = Network("cnn28", "CNN 16-32-64 on 28x28x1, batch 64", "cnn", (28, 28, 1), 64, (16, 32, 64))
+NETWORKS = (
+    Network(
+        "mlp",
+        "MLP 784-100-100-100-10, sigmoid, batch 60",
+        "mlp",
+        (28, 28, 1),
+        60,
+        (100, 100, 100),
+        act="sigmoid",
+    ),
+    replace(CNN, name="cnn8", title="CNN 16-32-64 on 8x8x1, batch 64", shape=(8, 8, 1)),
+    CNN,
+    Network(
+        "resnet20", "ResNet-20 on 32x32x3, batch 128", "resnet", (32, 32, 3), 128, (16, 32, 64)
+    ),
+)
+
+
+class Product(NamedTuple):
+    """A layer as the matrix product [rows, inner] @ [inner, columns], of one example."""
+
+    rows: int
+    inner: int
+    columns: int
+
+
+def products(network: Network) -> list[Product]:
+    """Return the matrix products of the forward pass, first layer first."""
+    height, width, channels = network.shape
+    if network.model == "mlp":
+        sizes = [height * width * channels, *network.widths, CLASSES]
+        return [Product(1, a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    found: list[Product] = []
+
+    def conv(features: int) -> None:
+        nonlocal channels
+        found.append(Product(height * width, 9 * channels, features))
+        channels = features
+
+    if network.model == "resnet":
+        conv(network.widths[0])
+    for stage, features in enumerate(network.widths):
+        if stage and network.model == "cnn":
+            height, width = height // 2, width // 2
+        elif stage:
+            height, width = math.ceil(height / 2), math.ceil(width / 2)
+        for _ in range(2 * network.blocks if network.model == "resnet" else 1):
+            conv(features)
+    return [*found, Product(1, channels, CLASSES)]
+
+
+def step_flops(network: Network) -> int:
+    """Return the operations of a step's matrix products: a product of an n x k and a k x m matrix
+    is 2 n k m of them. Forward, weight gradient and, but for the first layer, input gradient."""
+    forward = [2 * network.batch * p.rows * p.inner * p.columns for p in products(network)]
+    return 3 * sum(forward) - forward[0]
+
+
+class Job(NamedTuple):
+    """What a contender is given: images uint8 [N, H*W*C], labels [N], the rows of its batches
+    [T, B] and the weights to start from, "conv_1/kernel" -> array as normlab has them."""
+
+    network: Network
+    images: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+    weights: dict[str, np.ndarray]
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """Return the images in 0..1 as the network gets them, float32 [N, H, W, C] or [N, D]."""
+        shape = self.network.shape if self.network.is_convolutional else (-1,)
+        return (self.images / np.float32(255)).reshape(len(self.images), *shape)
+
+
+def save_job(job: Job, path: Path) -> None:
+    arrays: dict[str, Any] = {f"weights/{name}": leaf for name, leaf in job.weights.items()}
+    np.savez(path, images=job.images, labels=job.labels, rows=job.rows, **arrays)
+
+
+def load_job(network: dict[str, Any], path: str) -> Job:
+    """Return the job of a network that went through JSON."""
+    with np.load(path) as file:
+        weights = {k.partition("/")[2]: file[k] for k in file.files if k.startswith("weights/")}
+        return Job(
+            Network(**from_json(network)), file["images"], file["labels"], file["rows"], weights
+        )
+
+
+def random_images(network: Network) -> tuple[np.ndarray, np.ndarray]:
+    """Return images uint8 [N, H*W*C] and labels int32 [N], the same at every call."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (EXAMPLES, math.prod(network.shape)), np.uint8)
+    return images, random.integers(0, CLASSES, EXAMPLES, np.int32)
