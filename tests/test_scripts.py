@@ -54,7 +54,7 @@ BAD_INPUT = {
     ),
     "train: batch": ("train", [DIGITS, "--config.data.batch=5000"], "use at most 897"),
     "train: norm": ("train", [DIGITS, "--config.norm.name=bach"], "did you mean 'batch'?"),
-    "train: model": ("train", [DIGITS, "--config.model.name=vit"], "(models: mlp, cnn, vgg, resnet)"),
+    "train: model": ("train", [DIGITS, "--config.model.name=vit"], "mlp, cnn, vgg, resnet"),
     "train: data": ("train", [DIGITS, "--config.data.name=cifar"], "choose one of digits, mnist"),
     "train: instance post": (
         "train",
