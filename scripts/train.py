@@ -6,6 +6,7 @@ Examples:
       --config.norm.groups=8 --config.optim.lr=0.3
   python scripts/train.py --config=configs/mnist_mlp.py --config.seed=3
   python scripts/train.py --config=configs/digits_mlp.py --dry_run     # the resolved settings
+  python scripts/train.py --config=configs/digits_mlp.py --profile_trace=trace   # where time goes
   python scripts/train.py --config=configs/digits_mlp.py --norms=docs/examples/my_norm.py \
       --config.norm.name=my_norm                                       # a norm of your own
 
@@ -16,7 +17,9 @@ not repeated (--restart repeats it). Exit code 3: the run diverged.
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -31,6 +34,7 @@ flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 flags.DEFINE_bool("restart", False, "Run again what is finished.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
+flags.DEFINE_string("profile_trace", None, "Directory for a profile of a few training steps.")
 cli.define_norms()
 cli.define_config_file()
 FLAGS = flags.FLAGS
@@ -41,6 +45,7 @@ def final_order(name: str) -> tuple[bool, bool, str]:
     return name.startswith("running"), "validation" in name, name
 
 
+OPEN_TRACE = "open its plugins/profile/*/*.trace.json.gz at https://ui.perfetto.dev"
 COLUMNS = ("step", "train_loss", "loss", "accuracy", "running_loss", "running_accuracy")
 
 
@@ -68,6 +73,10 @@ class Screen:
     def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
         if event == "given":
             print("compiling (fast once the cache is warm) ...", flush=True)
+        if event == "traced":
+            print(
+                f"profile of {facts['steps']} steps in {facts['folder']}; {OPEN_TRACE}", flush=True
+            )
         if event in ("chunk", "done"):
             rows = self.store.read_curve(self.name)
             for row in rows[self.shown :]:
@@ -87,11 +96,30 @@ def train(store: Store, name: str, config: Config) -> None:
         screen.show(hand, event, facts)
 
     with Supervisor(
-        store, processes=1, data_dir=FLAGS.data_dir, retries=0, on_event=show
+        store,
+        processes=1,
+        data_dir=FLAGS.data_dir,
+        profile_trace=FLAGS.profile_trace,
+        retries=0,
+        on_event=show,
     ) as supervisor:
         supervisor.run(lambda: {} if store.is_done(name) else {name: config})
         if supervisor.failures:
             raise RuntimeError(supervisor.failures[0].message)
+
+
+def make_trace_folder() -> None:
+    """Create the directory of --profile_trace; raises ConfigError where nothing can be written."""
+    folder = Path(FLAGS.profile_trace)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"profile_trace = {str(folder)!r} cannot be written ({error.strerror}); "
+            "give a directory that can, --profile_trace=DIR"
+        ) from error
 
 
 def print_result(store: Store, record: Record) -> None:
@@ -117,11 +145,14 @@ def main() -> int:
         print(f"run id {name}")
         return cli.OK
     store.check()
+    if FLAGS.profile_trace and (FLAGS.restart or not store.is_done(name)):
+        make_trace_folder()
     store.open()
     if FLAGS.restart and store.is_done(name):
         Records(store).forget(name)
     if store.is_done(name):
-        print(f"run {name} is finished; --restart repeats it")
+        untraced = ", so no profile of it is written" if FLAGS.profile_trace else ""
+        print(f"run {name} is finished{untraced}; --restart repeats it")
     else:
         print(f"run {name}: {config['data.name']} {config['model.name']} {config['norm.name']}")
         train(store, name, config)

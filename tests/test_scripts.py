@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import resource
@@ -64,6 +65,7 @@ BAD_INPUT = {
     "train: instance mlp": ("train", [DIGITS, "--config.norm.name=instance"], "1 value"),
     "train: unprepared": ("train", [MNIST, "--data_dir=."], "--prepare=mnist --manual_dir=DIR"),
     "train: no config": ("train", [], "--config=configs/digits_mlp.py"),
+    "train: trace": ("train", [DIGITS, "--profile_trace=/dev/null/x"], "--profile_trace=DIR"),
     "train: unknown flag": ("train", [DIGITS, "--lr=3"], "Unknown command line flag 'lr'"),
     "train: positional": ("train", [DIGITS, "optim.lr=3"], "unexpected argument 'optim.lr=3'"),
     "study: none": ("study", [], "give --study=NAME (studies: batch_size,"),
@@ -202,8 +204,16 @@ def test_a_run_is_trained_shown_and_repeated_bit_equal(tmp_path):
     assert dict(re.findall(r"^(\w+) +([\d.]+)(?: %)?$", shown.stdout, re.M)) == metrics
     assert "compiling" not in shown.stdout
 
-    again = run_script("train", *SHORT, "--restart", cwd=tmp_path)
+    traced = ["--profile_trace=trace"]
+    untraced = run_script("train", *SHORT, *traced, cwd=tmp_path)
+    assert "no profile of it is written; --restart" in untraced.stdout
+    assert not (tmp_path / "trace").exists()
+
+    again = run_script("train", *SHORT, *traced, "--restart", cwd=tmp_path)
     assert again.returncode == 0 and "compiling" in again.stdout
+    assert "profile of 20 steps in trace; open" in again.stdout
+    (trace,) = (tmp_path / "trace").glob("plugins/profile/*/*.trace.json.gz")
+    assert "jit_advance_all" in gzip.decompress(trace.read_bytes()).decode()
     assert (folder / "curve.jsonl").read_bytes() == curve
     assert (folder / "result.stale.json").exists() and (folder / "result.json").exists()
     assert dict(re.findall(r"^(\w+) +([\d.]+)(?: %)?$", again.stdout, re.M)) == metrics

@@ -140,6 +140,7 @@ def test_a_study_runs_end_to_end_and_only_once(tmp_path):
         assert record.status == "trained" and record.provenance["members"] in (2, 4)
         assert [row["step"] for row in record.curve] == [20, 40]
         assert {"code", "git_commit", "data_sha256", "width", "mode"} <= set(record.provenance)
+        assert_costs(record.provenance)
     told = [p.read_text() for p in (tmp_path / "probe").iterdir()]
     supervisors = [t for t in told if "study.py" in t]
     assert len(supervisors) == 1 and supervisors[0].startswith("False")  # it never imports jax
@@ -147,6 +148,16 @@ def test_a_study_runs_end_to_end_and_only_once(tmp_path):
     files = {p: p.stat().st_mtime_ns for p in desk.results.glob("runs/*/*")}
     assert "\n0 runs trained" in f"\n{finish(desk.start())}"
     assert {p: p.stat().st_mtime_ns for p in desk.results.glob("runs/*/*")} == files
+
+
+def assert_costs(told: dict) -> None:
+    """Every result says what it cost; a program that is in memory costs no compilation again."""
+    assert told["run_steps_per_second"] > 0 and 0 < told["matmul_fraction"] < 1
+    assert 50 < told["peak_memory_mb"] < 5000
+    if told["members"] == 4:  # tuning, which comes first
+        assert 0.1 < told["compile_seconds"] < told["population_seconds"]
+    else:
+        assert 0 <= told["compile_seconds"] < 0.1
 
 
 @needs_proc

@@ -146,6 +146,23 @@ class Population:
             states = self._stop(states)
         return states
 
+    def rehearsal(self, steps: int) -> Callable[[], None]:
+        """Return a call that advances fresh members by their first `steps` steps, without
+        evaluation, and forgets them; to be called once. It needs no program but that of `train`:
+        the rest of the chunk is padding."""
+        length = self.config["host.chunk"]
+        states, feed = self.start(), self.feed(0, length)
+        table = self.calendar.chunk(0, length)
+        table = table._replace(
+            batches=np.zeros(length, np.int32), is_step=np.arange(length) < steps
+        )
+        jax.block_until_ready(states)
+
+        def run() -> None:
+            jax.block_until_ready(self.program.advance(states, self.hyper, feed, table, *self.data))
+
+        return run
+
     def _stop(self, states: TrainState) -> TrainState:
         """Let the members that have reached train.stop_at cost nothing more."""
         if not self.config["train.stop_at"]:

@@ -98,6 +98,11 @@ def evaluation_networks(
     return whole, build_model(config, classes, conv_form, use_running=False)
 
 
+def input_shape(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape in which the network of `config` takes an image of `shape`."""
+    return shape if MODELS[config["model.name"]].is_convolutional else (math.prod(shape),)
+
+
 def member_functions(
     config: Config, shape: tuple[int, ...], classes: int, conv_form: str
 ) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, Trace]]]:
@@ -106,14 +111,14 @@ def member_functions(
     whole, own = evaluation_networks(config, classes, conv_form)
     evaluate = make_evaluate(net, whole, own)
     modes = 1 + (whole is not None) + (own is not None)
-    input_shape = shape if MODELS[config["model.name"]].is_convolutional else (math.prod(shape),)
+    inputs = input_shape(config, shape)
 
     def start(hyper: Hyper, rows, images, labels) -> TrainState:
-        x, _ = Resident(images, labels, input_shape).gather(rows)
+        x, _ = Resident(images, labels, inputs).gather(rows)
         return init_state(net, config["optim.name"], hyper, x)
 
     def advance(state: TrainState, hyper: Hyper, feed: Feed, table: Timetable, images, labels):
-        data = Resident(images, labels, input_shape)
+        data = Resident(images, labels, inputs)
         train_step = make_train_step(net, config["optim.name"], hyper)
         nothing = Scores(*(jnp.zeros((modes, len(PARTS))),) * 3)
 

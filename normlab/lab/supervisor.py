@@ -80,7 +80,10 @@ def group_runs(configs: dict[str, Config]) -> list[Group]:
 
 
 class Supervisor:
-    """Runs groups on `processes` workers. `on_event(hand, event, facts)` sees all that happens."""
+    """Runs groups on `processes` workers. `on_event(hand, event, facts)` sees all that happens.
+
+    Each worker writes a profile of a few steps of its first population to `profile_trace`.
+    """
 
     def __init__(
         self,
@@ -88,10 +91,12 @@ class Supervisor:
         *,
         processes: int = 0,
         data_dir: str | None = None,
+        profile_trace: str | None = None,
         retries: int = 1,
         on_event: Callable[[Hand, str, dict[str, Any]], None] = lambda *_: None,
     ):
         self.store, self.data_dir, self.retries = store, data_dir, retries
+        self.profile_trace = profile_trace
         self.on_event = on_event
         self.places = places(processes)
         self.events: queue.Queue[tuple[Hand, dict[str, Any]]] = queue.Queue()
@@ -115,6 +120,7 @@ class Supervisor:
         place = self.places[number]
         command += [f"--core={place.core}"] if place.core is not None else []
         command += [f"--data_dir={self.data_dir}"] if self.data_dir else []
+        command += [f"--profile_trace={self.profile_trace}"] if self.profile_trace else []
         command += [f"--norms={file}" for file in self.store.norm_files()]
         process = subprocess.Popen(
             command,

@@ -9,13 +9,16 @@ two such workers train small networks twice as fast as one that owns two cores.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,6 +28,9 @@ from normlab.norms.outside import add_norms
 from normlab.settings import Config, from_json
 
 CACHE_BYTES = 2 * 1024**3
+COMPILING = "/jax/core/compile/"
+"""How jax names what it tells of tracing, lowering, and compiling or reading its cache."""
+TRACED_STEPS = 20
 ALONE = "the supervisor is gone; these runs begin again with the next command"
 
 
@@ -48,9 +54,36 @@ def use_cache() -> None:
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
 
 
+class CompileClock:
+    """Seconds that this process took to make programs ready, since the clock was made: none for one
+    that is in memory, few for one in the compilation cache."""
+
+    def __init__(self) -> None:
+        import jax
+
+        self.spans: list[tuple[float, float]] = []
+        jax.monitoring.register_event_duration_secs_listener(self.note)
+
+    def note(self, event: str, duration_secs: float, **_: Any) -> None:
+        """Take an event that ends now, and may hold some that ended before."""
+        if event.startswith(COMPILING):
+            end = time.monotonic()
+            begin = end - duration_secs
+            while self.spans and self.spans[-1][1] > begin:
+                begin = min(begin, self.spans.pop()[0])
+            self.spans.append((begin, end))
+
+    @property
+    def seconds(self) -> float:
+        return sum(end - begin for begin, end in self.spans)
+
+
 class Worker:
-    def __init__(self, store: Store, data_dir: str | None, events: TextIO):
+    def __init__(
+        self, store: Store, data_dir: str | None, events: TextIO, profile_trace: str | None = None
+    ):
         self.store, self.data_dir, self.events = store, data_dir, events
+        self.profile_trace = profile_trace
         self.supervisor = os.getppid()
         self.datasets: dict[str, Any] = {}
 
@@ -102,13 +135,34 @@ class Worker:
                 if lock:
                     lock.release()
 
+    @functools.cached_property
+    def clock(self) -> CompileClock:
+        return CompileClock()
+
+    def trace(self, rehearsal: Callable[[int], Callable[[], None]]) -> None:
+        """Write a profile of a few training steps, once their program is compiled; only one."""
+        import jax
+
+        folder, self.profile_trace = self.profile_trace, None
+        if folder:
+            rehearsal(TRACED_STEPS)()
+            run = rehearsal(TRACED_STEPS)
+            with jax.profiler.trace(folder):
+                run()
+            self.tell("traced", steps=TRACED_STEPS, folder=folder)
+
     def train_free(self, configs: dict[str, Config]) -> None:
+        import jax
+
+        from normlab.engine.flops import matmul_rate, step_flops
         from normlab.engine.population import Population
 
-        began, started = time.monotonic(), now()
+        matmul_rate()  # measured by the first population, before its time begins
+        began, started, compiled = time.monotonic(), now(), self.clock.seconds
         names, first = list(configs), next(iter(configs.values()))
         dataset = self.dataset(first["data.name"])
         population = Population(list(configs.values()), dataset)
+        flops = step_flops(first, dataset.shape, dataset.classes)
         facts = {"mode": population.mode, "width": population.width, "conv": population.conv_form}
         manifest = self.store.write_manifest(names, facts)
         for name in names:
@@ -128,9 +182,14 @@ class Worker:
             if os.getppid() != self.supervisor:
                 sys.exit(ALONE)
 
-        population.train(on_chunk)
+        self.trace(population.rehearsal)
+        ready, entered = self.clock.seconds, time.monotonic()
+        states = population.train(on_chunk)
+        training = time.monotonic() - entered - (self.clock.seconds - ready)
         seconds = time.monotonic() - began
-        common = host_facts() | device_facts() | facts | outside_file(first)
+        common = host_facts() | device_facts() | facts | outside_file(first) | memory_facts()
+        common |= speed_facts(int(jax.device_get(states.step).sum()), training, flops)
+        common |= {"compile_seconds": round(self.clock.seconds - compiled, 3)}
         common |= {"population": manifest, "data_sha256": dataset.sha256, "started": started}
         common |= {"ended": now(), "population_seconds": round(seconds, 3), "members": len(names)}
         for name, outcome in zip(names, population.outcomes, strict=True):
@@ -154,11 +213,48 @@ def device_facts() -> dict[str, Any]:
     return {"device": device.device_kind, "backend": device.platform}
 
 
+def speed_facts(steps: int, seconds: float, flops: int) -> dict[str, float]:
+    """Return the speed of `steps` steps of single runs in `seconds`, which are without compilation
+    but with evaluation: steps per second, and what the `flops` of each step in matrix products make
+    of the machine's rate of those."""
+    from normlab.engine.flops import matmul_rate
+
+    rate = steps / seconds
+    share = rate * flops / matmul_rate()
+    return {"run_steps_per_second": round(rate, 2), "matmul_fraction": round(share, 6)}
+
+
+def memory_facts() -> dict[str, float]:
+    """Return the most memory that this process, and its accelerator, held so far, in 10^6 bytes."""
+    import jax
+
+    facts = {"peak_memory_mb": round(peak_memory() / 1e6, 1)}
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        facts["peak_device_memory_mb"] = round(stats["peak_bytes_in_use"] / 1e6, 1)
+    return facts
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process had resident so far. Linux's getrusage would tell
+    those of the parent where it was the larger."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(encoding="utf-8"), re.M)
+        if found:
+            return 1024 * int(found[1])
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="normlab's worker; started by its supervisor")
     parser.add_argument("--results", required=True)
     parser.add_argument("--data_dir")
     parser.add_argument("--norms", action="append", default=[], help="a file with further norms")
+    parser.add_argument("--profile_trace", help="directory for a profile of a few steps")
     parser.add_argument("--core", type=int, help="bind to this core")
     arguments = parser.parse_args()
     if arguments.core is not None and hasattr(os, "sched_setaffinity"):
@@ -168,7 +264,8 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not mix with the events
     use_cache()
     add_norms(arguments.norms)
-    Worker(Store(arguments.results), arguments.data_dir, events).serve(sys.stdin)
+    store = Store(arguments.results)
+    Worker(store, arguments.data_dir, events, arguments.profile_trace).serve(sys.stdin)
 
 
 if __name__ == "__main__":
