@@ -54,7 +54,7 @@ CHECKED, AGREEMENT = 5, 1e-3
 """Steps whose losses are compared, and the largest relative difference that is rounding."""
 SMALL = 1e9
 """Operations of a step below which PyTorch is also tried with one thread."""
-WORDS = {"last": "channels last", "one": "one thread"}
+WORDS = {"last": "channels last", "one": "one thread", "device": "batches indexed by JAX"}
 
 Key = tuple[str, str]
 """(library, form); normlab's form is the population."""
@@ -114,7 +114,7 @@ def forms_of(library: str, network: Network) -> list[str]:
     if library == "keras":
         return ["fit", "train_on_batch"]
     if library == "flax":
-        return [""]
+        return ["", "device"]
     forms = ["", "last"] if network.is_convolutional else [""]
     if library == "torch-compiled":
         return [f"compile {form}".strip() for form in forms]

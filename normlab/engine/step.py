@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax import lax
 
 from normlab.engine.state import Hyper, TrainState
 from normlab.optim import direction
@@ -27,6 +28,19 @@ class Info(NamedTuple):
     loss: jax.Array
     """Mean cross-entropy of the batch before the step, in nats; NaN where it or the gradient was
     not finite."""
+
+
+def sum_all(tree: Any) -> jax.Array:
+    """Return the sum of all values, not finite where one is not.
+
+    Over the last axis after the others, behind a barrier: in one go it takes up to a sixth of the
+    step of a small MLP.
+    """
+
+    def total(leaf: jax.Array) -> jax.Array:
+        return jnp.sum(lax.optimization_barrier(jnp.sum(leaf, range(leaf.ndim - 1))))
+
+    return sum(map(total, jax.tree.leaves(tree)), jnp.zeros(()))
 
 
 def make_train_step(
@@ -58,7 +72,7 @@ def make_train_step(
             norm_state=moved.get("norm_state", state.norm_state),
             opt_state=opt_state,
         )
-        is_finite = jnp.isfinite(loss + optax.tree.norm(grads))
+        is_finite = jnp.isfinite(loss + sum_all(grads))
         kept = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, state)
         return kept._replace(is_alive=is_finite), Info(jnp.where(is_finite, loss, jnp.nan))
 

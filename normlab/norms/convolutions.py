@@ -200,12 +200,15 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, padding: tuple[int, int]) -> ja
 
 
 def examples_at_once(n: int, values: int) -> int:
-    """Return the largest divisor of n, at least 8, of which float32 examples fit CACHE_BYTES.
+    """Return the largest divisor of n, from 8 to n / 2, of which float32 examples fit CACHE_BYTES.
+
+    All of them at once, outside of a loop, XLA would compute x again for its transposition: 1.03
+    instead of 1.01 ms a step of a small CNN.
 
     >>> examples_at_once(128, 8 * 8 * (64 + 64)), examples_at_once(64, 4 * 4 * (16 + 32))
-    (16, 64)
+    (16, 32)
     """
-    divisors = [d for d in range(1, n + 1) if n % d == 0 and d >= min(8, n)]
+    divisors = [d for d in range(8, n // 2 + 1) if n % d == 0] or [n]
     fitting = [d for d in divisors if 4 * d * values <= CACHE_BYTES]
     return max(fitting) if fitting else min(divisors)
 

@@ -102,12 +102,13 @@ class State(NamedTuple):
 
 
 class Loop(Stepwise):
+    """`form` "device": the examples are JAX arrays, indexed as in Flax's MNIST example; otherwise,
+    on a CPU, NumPy's."""
+
     def __init__(self, job: Job, form: str = ""):
-        del form
         super().__init__(job)
-        is_cpu = jax.default_backend() == "cpu"
-        self.images = job.inputs if is_cpu else jnp.asarray(job.inputs)
-        self.labels = job.labels if is_cpu else jnp.asarray(job.labels)
+        as_array = jnp.asarray if form or jax.default_backend() != "cpu" else np.asarray
+        self.images, self.labels = as_array(job.inputs), as_array(job.labels)
         self.net = MODELS[job.network.model](job.network)
         self.rate = RATE
         self.draw = jax.jit(lambda seed: self.net.init(jax.random.key(seed), self.images[:2], True))
