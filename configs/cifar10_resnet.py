@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
             | {
                 "data.name": "cifar10",
                 "data.batch": 128,
+                "data.augment": "crop_flip",
                 "model.name": "resnet",
                 "model.widths": (16, 32, 64),
                 "model.depth": 20,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from normlab.lab.store import Store
-from normlab.lab.supervisor import Failure, Group, group_runs, lost_runs
+from normlab.lab.supervisor import Failure, Group, group_runs, lost_runs, spread
 from normlab.settings import defaults
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -276,3 +276,28 @@ def test_lost_runs_are_those_still_not_done(tmp_path):
     store.finish("a", {})
     failure = Failure(Group({"a": defaults(), "b": defaults()}), "message", [])
     assert lost_runs([failure, failure], store) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "steps", "workers", "expected"),
+    [
+        ([12], 10_000, 2, [6, 6]),
+        ([5], 10_000, 3, [1, 2, 2]),
+        ([8, 3], 10_000, 3, [3, 4, 4]),
+        ([8, 3], 10_000, 2, [3, 8]),
+        ([12], 300, 2, [12]),
+        ([1], 1_000_000, 2, [1]),
+        ([], 300, 2, []),
+    ],
+)
+def test_idle_workers_share_the_largest_groups_where_that_is_worth_it(
+    sizes, steps, workers, expected
+):
+    groups = [
+        Group({f"{g}-{i}": defaults() | {"train.steps": steps} for i in range(size)})
+        for g, size in enumerate(sizes)
+    ]
+    shared = spread(groups, workers)
+    assert sorted(len(group.configs) for group in shared) == expected
+    names = [name for group in shared for name in group.configs]
+    assert sorted(names) == sorted(name for group in groups for name in group.configs)

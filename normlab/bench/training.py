@@ -42,7 +42,9 @@ LIBRARIES = {
     "torch-compiled": "torch.compile",
     "keras": "Keras (JAX)",
 }
-POPULATIONS = (1, 8, 16, 64)
+POPULATIONS, FEW = (1, 8, 16, 64), (1, 4)
+LARGE = 1e10
+"""Operations of a step from which on only FEW train together: a turn would take minutes."""
 REPEATS = 5
 SECONDS = 0.5
 """About what one turn of a contender takes."""
@@ -81,6 +83,7 @@ class Result(NamedTuple):
 class Plan(NamedTuple):
     networks: list[Network]
     populations: list[int]
+    """[]: those that suit the network."""
     against: list[str]
     repeats: int
     seconds: float = SECONDS
@@ -98,7 +101,7 @@ def plan(
     for size in populations:
         if not size.isdecimal() or int(size) < 1:
             raise BadSelection(f"population {size!r} is no number of runs; use 1 or more")
-    sizes = sorted(map(int, populations)) or list(POPULATIONS)
+    sizes = sorted(map(int, populations))
     libraries = [] if against == [] else select("library", list(against or []), list(LIBRARIES))
     return Plan([by_name[name] for name in chosen], sizes, libraries, repeats)
 
@@ -242,7 +245,8 @@ def measure(network: Network, plan: Plan, tell: Callable[[str], None]) -> list[R
         floor = field.add((FLOOR, ""), [{}], FLOPS)
         floor.run(1)
         peak = FLOPS / floor.run(1)
-        populations = {size: field.add_population(size, peak) for size in plan.populations}
+        sizes = plan.populations or (FEW if step_flops(network) > LARGE else POPULATIONS)
+        populations = {size: field.add_population(size, peak) for size in sizes}
         for library in plan.against:
             for form in forms_of(library, network):
                 field.add_library(library, form)

@@ -20,6 +20,8 @@ from normlab.settings import Config, program_key
 
 PATIENCE = 1.0
 """Seconds between two looks at runs that another process holds."""
+WORTH_SHARING = 20_000
+"""Run-steps of a group that take longer than the second worker's compilation, 5 to 10 seconds."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,20 @@ def group_runs(configs: dict[str, Config]) -> list[Group]:
         groups += [
             Group({n: runs[n] for n in names[i : i + size]}) for i in range(0, len(names), size)
         ]
+    return groups
+
+
+def spread(groups: list[Group], workers: int) -> list[Group]:
+    """Return the groups, the largest ones halved while there are more workers than groups, down to
+    WORTH_SHARING."""
+    groups = list(groups)
+    while 0 < len(groups) < workers:
+        largest = max(groups, key=lambda group: group.run_steps)
+        runs, half = list(largest.configs.items()), len(largest.configs) // 2
+        if half == 0 or largest.run_steps < WORTH_SHARING:
+            break
+        groups.remove(largest)
+        groups += [Group(dict(runs[:half])), Group(dict(runs[half:]))]
     return groups
 
 
@@ -184,6 +200,7 @@ class Supervisor:
 
     def _employ(self, groups: list[Group]) -> None:
         idle = [h for h in self.hands if h.group is None]
+        groups = spread(groups, len(idle) + len(self.places) - len(self.hands))
         while groups and len(self.hands) < len(self.places) and len(idle) < len(groups):
             hand = self._start(len(self.hands))
             self.hands.append(hand)
