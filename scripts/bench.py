@@ -9,7 +9,7 @@ Examples:
   python scripts/bench.py --suite=steps --write            # whole training steps, likewise
   python scripts/bench.py --suite=training --write         # populations, beside other loops
   python scripts/bench.py --suite=training --networks=mlp --populations=1,16 --against=flax,torch
-  python scripts/bench.py --suite=study --write            # a whole study, about half an hour
+  python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
 
 Without --write only the terminal is written to; with it a selection replaces the whole table.
 Libraries that are not installed are left out with a line saying so; --against= (empty) asks for

@@ -57,7 +57,7 @@ STUDY = Study(
 )
 '''
 RUNS = 2 * 2 * 2 + 2 * 2  # arms x rates x tuning seeds, then arms x seeds
-SHORT, LONG = 40, 4000
+SHORT, LONG = 40, 12_000
 """Steps of a run: none to speak of, and a few seconds for a population."""
 
 # Written at the end of every Python process: its command line, and whether it had imported jax.

@@ -338,7 +338,7 @@ carries it out with `scripts/study.py`: the planned grid, what it is extended by
 times the rate, and the report. The loops train the planned grid alone, so the last columns compare
 seconds of a run-step: how many times as long it takes as with normlab. One process: one run
 after another on all cores, the rate an argument of the compiled step, in the form that is fastest
-for the setup; every {share}. run of each arm was measured, the others are taken to last as long as
+for the setup; of each arm one run in {share} was measured, the others are taken to last as long as
 those do on average, start and compilation count once for each arm, and a run whose loss is not
 finite at an evaluation ends there. One process for each run: the median of {fresh} processes for
 each setup, batch norm, times its runs; Flax with a warm compilation cache. Evaluation: the

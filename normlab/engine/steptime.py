@@ -5,9 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 
-import jax
-import numpy as np
-
 from normlab.data import Dataset
 from normlab.engine.population import Population
 from normlab.settings import Config
@@ -27,16 +24,9 @@ def step_seconds(configs: dict[str, Config], dataset: Dataset) -> dict[str, floa
     for repeat in range(REPEATS + 1):
         for arm, population in populations.items():
             length = population.config["host.chunk"]
-            states, feed = population.start(), population.feed(0, length)
-            table = population.calendar.chunk(0, length)
-            table = table._replace(
-                batches=np.zeros(length, np.int32), is_step=np.ones(length, bool)
-            )
-            jax.block_until_ready(states)
+            run = population.rehearsal(length)
             began = time.perf_counter()
-            jax.block_until_ready(
-                population.program.advance(states, population.hyper, feed, table, *population.data)
-            )
+            run()
             if repeat:
                 seconds[arm].append((time.perf_counter() - began) / length)
     return {arm: statistics.median(times) for arm, times in seconds.items()}
