@@ -53,6 +53,14 @@ def tell(line: str) -> None:
     print(line, flush=True)
 
 
+def keep(section: str) -> None:
+    """Write the suite's section of docs/benchmarks.md where --write asks for it."""
+    from normlab.bench.page import write_section
+
+    if FLAGS.write:
+        write_section(ROOT / "docs" / "benchmarks.md", FLAGS.suite, section)
+
+
 def numerics() -> None:
     from normlab.bench import numerics
     from normlab.bench.page import write_page
@@ -65,36 +73,29 @@ def numerics() -> None:
 
 def layers() -> None:
     from normlab.bench import layers
-    from normlab.bench.page import write_section
 
     plan = layers.plan(FLAGS.sizes, FLAGS.dtypes, FLAGS.schemes, FLAGS.against, repeats(15))
     section = layers.run(plan, print)
-    if FLAGS.write:
-        write_section(ROOT / "docs" / "benchmarks.md", "layers", section)
+    keep(section)
 
 
 def steps() -> None:
     from normlab.bench import steps
-    from normlab.bench.page import write_section
 
     section = steps.run(steps.plan(FLAGS.schemes, repeats(15)), print)
-    if FLAGS.write:
-        write_section(ROOT / "docs" / "benchmarks.md", "steps", section)
+    keep(section)
 
 
 def training() -> None:
     from normlab.bench import training
-    from normlab.bench.page import write_section
 
     plan = training.plan(FLAGS.networks, FLAGS.populations, FLAGS.against, repeats(5))
     section = training.run(plan, tell)
-    if FLAGS.write:
-        write_section(ROOT / "docs" / "benchmarks.md", "training", section)
+    keep(section)
 
 
 def study() -> None:
     from normlab.bench import study
-    from normlab.bench.page import write_section
 
     planned = adapt(load_study(STUDY), arms=tuple(FLAGS.schemes))
     check_study(planned, PROFILE)
@@ -107,8 +108,7 @@ def study() -> None:
     command += [f"--arms={','.join(FLAGS.schemes)}"] if FLAGS.schemes else []
     found = [study.Group(*names, configs) for names, configs in groups.items()]
     section = study.run(study.plan(found, command, FLAGS.against, FLAGS.share), tell)
-    if FLAGS.write:
-        write_section(ROOT / "docs" / "benchmarks.md", "study", section)
+    keep(section)
 
 
 def main() -> int:

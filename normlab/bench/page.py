@@ -13,11 +13,16 @@ from typing import NamedTuple
 import jax
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
+def core_numbers() -> list[int]:
+    """Return the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cores() -> int:
+    """Return how many they are."""
+    return len(core_numbers())
 
 
 def processor() -> str:

@@ -190,7 +190,7 @@ def choose_form(shop: Workshop, library: str, group: Group, tell: Tell) -> str:
             contender.close()
     form = min(forms, key=lambda f: seconds.get(f, 0.0))
     text = form_text(group.network, library, form)
-    tell(f"{LIBRARIES[library]}, {group.setup}: {text or 'the only form'}")
+    tell(f"{LIBRARIES[library]}, {group.setup}: {text or 'its plain form'}")
     return form
 
 

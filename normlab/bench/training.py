@@ -33,7 +33,7 @@ from normlab.bench.loops.network import (
 )
 from normlab.bench.loops.normlab_loop import first_rows, first_weights
 from normlab.bench.loops.process import Broken, Contender, Process
-from normlab.bench.page import Table, cores, machine
+from normlab.bench.page import Table, core_numbers, cores, machine
 
 OWN, FLOOR = "normlab", "matmul"
 LIBRARIES = {
@@ -198,12 +198,6 @@ class Field:
                 filter(None, [LIBRARIES[library], form_text(self.network, library, form)])
             )
             self.tell(f"{name} is left out at {self.network.name}: {error}")
-
-
-def core_numbers() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def check_losses(network: str, losses: dict[str, list[float]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from normlab.bench.loops.network import CLASSES, Job, Network
 from normlab.data import Dataset, Split
 from normlab.engine.feed import batch_rows
 from normlab.engine.population import Population
-from normlab.engine.program import CPU_OPTIONS
+from normlab.engine.program import CPU_OPTIONS, input_shape
 from normlab.engine.state import hyper_of, init_state
 from normlab.models.build import build_model
 from normlab.settings import Config, defaults
@@ -43,9 +42,8 @@ def first_weights(network: Network) -> dict[str, np.ndarray]:
     """Return what seed 0 starts from, "conv_1/kernel" -> array."""
     config = config_of(network)
     net = build_model(config, CLASSES, "lax")
-    shape = network.shape if network.is_convolutional else (math.prod(network.shape),)
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
-    x = jnp.zeros((2, *shape))
+    x = jnp.zeros((2, *input_shape(config, network.shape)))
 
     def start():
         return init_state(net, "momentum", hyper_of(config), x).params
