@@ -44,6 +44,7 @@ PROGRAM_SETTINGS = (
     "model.",
     "norm.",
     "optim.name",
+    "train.on_nonfinite",
     "eval.batch_statistics",
 )
 """What decides a compiled program. Rates, schedules, lengths and evaluation times are its inputs,
@@ -164,6 +165,13 @@ SETTINGS: dict[str, Setting] = {
         1.0, "traced", "multiplies the initial hidden kernels, never the head", low=0, is_open=True
     ),
     "train.steps": Setting(300, "static", "gradient steps", "steps", low=1, high=10_000_000),
+    "train.on_nonfinite": Setting(
+        "diverge",
+        "static",
+        "a step whose loss or gradient is not finite ends the run (diverge), or changes neither "
+        "parameters nor optimiser nor statistics, and the run goes on (skip)",
+        choices=("diverge", "skip"),
+    ),
     "train.eval_every": Setting(50, "observe", "least distance of two evaluations", "steps", low=1),
     "train.eval_growth": Setting(
         1.0,
@@ -178,6 +186,13 @@ SETTINGS: dict[str, Setting] = {
         "validation accuracy that ends a run early (tuning for speed needs no more); 0: never",
         low=0,
         high=1,
+    ),
+    "train.checkpoint_seconds": Setting(
+        60.0,
+        "host",
+        "least time between two checkpoints, which are made after a chunk; 0: after every chunk",
+        "seconds",
+        low=0,
     ),
     "eval.curve_examples": Setting(
         1000, "observe", "validation images of each point of a curve", "examples", low=1
@@ -200,6 +215,14 @@ SETTINGS: dict[str, Setting] = {
     "host.width": Setting(32, "host", "members of one population", "runs", low=1, high=4096),
     "host.chunk": Setting(
         100, "host", "steps between two looks of the host at a population", "steps", low=1
+    ),
+    "host.time_limit": Setting(
+        1800.0,
+        "host",
+        "time without a sign of a population after which its worker is killed",
+        "seconds",
+        low=0,
+        is_open=True,
     ),
     "host.conv": Setting(
         "auto",

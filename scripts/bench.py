@@ -24,7 +24,7 @@ from absl import flags
 
 from normlab.bench import BadSelection
 from normlab.lab import cli
-from normlab.lab.config import ConfigError
+from normlab.lab.errors import ConfigError
 from normlab.lab.evidence import SetupEvidence
 from normlab.lab.study import ROOT, adapt, check_study, load_study
 from normlab.settings import Config

@@ -16,7 +16,7 @@ from absl import app, flags
 
 from normlab.data import DATASETS, DataUnavailable, check
 from normlab.lab import cli
-from normlab.lab.config import ConfigError
+from normlab.lab.errors import ConfigError
 from normlab.lab.study import ROOT, config_names, load_study, study_names
 from normlab.models.table import MODELS
 from normlab.norms.page import norms_page

@@ -14,11 +14,11 @@ from __future__ import annotations
 from absl import flags
 
 from normlab.lab import cli
-from normlab.lab.config import ConfigError
+from normlab.lab.errors import ConfigError, StorageError
 from normlab.lab.evidence import Memory
 from normlab.lab.launch import started_studies
 from normlab.lab.report import StudyReport, collect, headline, judge_overall, write_report
-from normlab.lab.store import Records, StorageError, Store
+from normlab.lab.store import Records, Store
 from normlab.lab.study import PROFILES, Study, load_study, study_names
 
 flags.DEFINE_string("results", "results", "Directory of all results.")

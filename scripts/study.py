@@ -12,7 +12,10 @@ Examples:
 
 --config.a.b=v overrides any setting of normlab/settings.py that the study does not vary.
 Norms of --norms join each setup that they can run in as screening arms, on a page of their own.
-Finished runs are never run again; a second call trains what is missing and reports.
+Finished runs are never run again; a second call continues what was stopped, trains what is missing
+and reports. Several of these commands may work on one --results at once.
+Exit codes: 0 all is done, 2 a mistake in the command, 7 results cannot be read or written,
+70 some runs failed (4, 5: they stopped and cannot be continued), 75 SIGTERM, 130 Ctrl-C: saved.
 """
 
 from __future__ import annotations
@@ -24,13 +27,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from normlab.lab import cli
-from normlab.lab.config import ConfigError
+from normlab.lab.errors import ConfigError, Drift, NoCheckpoint
 from normlab.lab.evidence import Memory
 from normlab.lab.launch import Job, started_studies
 from normlab.lab.progress import clock
 from normlab.lab.store import Store
 from normlab.lab.study import PROFILES, Study, adapt, check_study, load_study, study_names
-from normlab.lab.supervisor import lost_runs
+from normlab.lab.supervisor import Failure, lost_runs
 
 flags.DEFINE_list("study", [], "Studies by name, or files; 'all' for every one in experiments/.")
 flags.DEFINE_enum("profile", "quick", PROFILES, "Data and sizes.")
@@ -42,6 +45,7 @@ flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 flags.DEFINE_integer("retries", 1, "How often a population that broke is tried again.", 0)
 flags.DEFINE_enum("rerun", "none", ("none", "stale"), "stale: repeat runs made by older code.")
+flags.DEFINE_bool("restart", False, "Begin populations that were stopped again from step 0.")
 flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
 cli.define_norms()
 cli.define_overrides()
@@ -118,6 +122,8 @@ def main() -> int:
         is_as_planned=is_as_planned(studies),
         processes=cli.overrides().get("host.processes", 0),
         retries=FLAGS.retries,
+        restart=FLAGS.restart,
+        warn=cli.warn,
     )
     if FLAGS.dry_run:
         print_plan(job)
@@ -128,11 +134,24 @@ def main() -> int:
     print(f"{job.trained:,} runs trained in {clock(time.monotonic() - began)}", flush=True)
     report_with_times(job)
     for failure in failures:
-        print(f"failed: {failure.group.label}: {failure.message}", file=sys.stderr)
-    lost = lost_runs(failures, store)
-    if lost:
-        raise RuntimeError(f"{len(lost)} runs could not be finished, the first is {lost[0]}")
+        print(f"{failure.status}: {failure.group.label}: {failure.message}", file=sys.stderr)
+    raise_lost(lost_runs(failures, store))
     return cli.OK
+
+
+def raise_lost(lost: dict[str, Failure]) -> None:
+    """Raise an error for runs that could not be finished: the kind of the first that has one."""
+    if lost:
+        first = next(iter(lost))
+        told = (
+            f"{len(lost)} runs could not be finished, the first is {first}; the reasons stand "
+            f"above and in {FLAGS.results}/runs/*/failure.json"
+        )
+        statuses = {failure.status for failure in lost.values()}
+        for error in (Drift, NoCheckpoint):
+            if error.kind in statuses:
+                raise error(told)
+        raise RuntimeError(told)
 
 
 def report_with_times(job: Job) -> None:

@@ -12,7 +12,10 @@ Examples:
 
 --config.a.b=v overrides any setting; they stand with their reasons in normlab/settings.py.
 The run lies in results/runs/<id>/, where <id> is the hash of its settings; a finished run is shown,
-not repeated (--restart repeats it). Exit code 3: the run diverged.
+not repeated (--restart repeats it), and one that was stopped goes on from its last checkpoint.
+Exit codes: 0 trained, 2 a mistake in the command, 3 the run diverged, 4 it was begun with other
+data, 5 its checkpoints are damaged (--restart begins again), 6 another process trains it, 7 results
+cannot be read or written, 75 SIGTERM, 130 Ctrl-C: saved, the same command continues.
 """
 
 from __future__ import annotations
@@ -25,14 +28,17 @@ from typing import Any
 from absl import flags
 
 from normlab.lab import cli
-from normlab.lab.config import ConfigError, resolve, run_id
-from normlab.lab.store import Record, Records, Store
+from normlab.lab.checkpoints import unfinished
+from normlab.lab.config import resolve, run_id
+from normlab.lab.errors import ConfigError, Drift, InUse, NoCheckpoint
+from normlab.lab.progress import news
+from normlab.lab.store import Record, Store
 from normlab.lab.supervisor import Hand, Supervisor
 from normlab.settings import Config
 
 flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
-flags.DEFINE_bool("restart", False, "Run again what is finished.")
+flags.DEFINE_bool("restart", False, "Begin again what is finished or was stopped.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
 flags.DEFINE_string("profile_trace", None, "Directory for a profile of a few training steps.")
 cli.define_norms()
@@ -78,21 +84,22 @@ class Screen:
                 f"profile of {facts['steps']} steps in {facts['folder']}; {OPEN_TRACE}", flush=True
             )
         if event in ("chunk", "done"):
-            rows = self.store.read_curve(self.name)
+            rows = self.store.live_curve(self.name)
             for row in rows[self.shown :]:
                 print(f"{time.monotonic() - self.began:6.1f} s  {format_row(row)}", flush=True)
             self.shown = len(rows)
-        if event in ("error", "gone"):
-            print(facts.get("message", "the worker process ended"), flush=True)
+        told = news(hand, event, facts)
+        if told:
+            print(told, flush=True)
 
 
 def train(store: Store, name: str, config: Config) -> None:
-    """Train the run in a worker process; raises ConfigError where another process trains it."""
+    """Train the run in a worker process; raises InUse where another process trains it."""
     screen = Screen(store, name)
 
     def show(hand: Hand, event: str, facts: dict[str, Any]) -> None:
         if event == "done" and facts["busy"]:
-            raise ConfigError(f"run {name} is being trained by another process; wait for it")
+            raise InUse(f"run {name} is being trained by another process; wait for it")
         screen.show(hand, event, facts)
 
     with Supervisor(
@@ -104,8 +111,9 @@ def train(store: Store, name: str, config: Config) -> None:
         on_event=show,
     ) as supervisor:
         supervisor.run(lambda: {} if store.is_done(name) else {name: config})
-        if supervisor.failures:
-            raise RuntimeError(supervisor.failures[0].message)
+        for failure in supervisor.failures:
+            kinds = {error.kind: error for error in (Drift, NoCheckpoint)}
+            raise kinds.get(failure.status, RuntimeError)(failure.message)
 
 
 def make_trace_folder() -> None:
@@ -120,6 +128,22 @@ def make_trace_folder() -> None:
             f"profile_trace = {str(folder)!r} cannot be written ({error.strerror}); "
             "give a directory that can, --profile_trace=DIR"
         ) from error
+
+
+def begin_again(store: Store, name: str) -> None:
+    """Set the result of a run and its checkpoints aside; raises ConfigError where the checkpoints
+    are those of other runs too."""
+    for folder in unfinished(store):
+        runs = folder.runs_if_known()
+        if name in runs and len(runs) > 1 and not store.is_done(name):
+            raise ConfigError(
+                f"run {name} was stopped as one of {len(runs)} that train together; continue them "
+                "without --restart, or begin all again with scripts/study.py --restart"
+            )
+        if name in runs:
+            folder.set_aside()
+    if store.is_done(name):
+        store.set_aside(name, "stale")
 
 
 def print_result(store: Store, record: Record) -> None:
@@ -148,8 +172,8 @@ def main() -> int:
     if FLAGS.profile_trace and (FLAGS.restart or not store.is_done(name)):
         make_trace_folder()
     store.open()
-    if FLAGS.restart and store.is_done(name):
-        Records(store).forget(name)
+    if FLAGS.restart:
+        begin_again(store, name)
     if store.is_done(name):
         untraced = ", so no profile of it is written" if FLAGS.profile_trace else ""
         print(f"run {name} is finished{untraced}; --restart repeats it")

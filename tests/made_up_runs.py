@@ -10,13 +10,16 @@ from typing import Any
 from normlab.evaluations import eval_steps
 from normlab.lab.evidence import Memory, SetupEvidence
 from normlab.lab.measures import log_octaves, steps_to_target
-from normlab.lab.store import Record, code_hash
+from normlab.lab.provenance import code_hash
+from normlab.lab.store import Record
 from normlab.lab.study import Arm, Figure, Follow, Setup, Study, Sweep, Tuning
 from normlab.lab.verdicts import Row
 from normlab.settings import Config
 
 PROVENANCE = {
     "git_commit": "0123456789ab",
+    "git_dirty": False,
+    "code": "abc",
     "python": "3.11.9",
     "platform": "Linux",
     "processor": "A processor",
@@ -27,7 +30,24 @@ PROVENANCE = {
     "backend": "cpu",
     "mode": "map",
     "width": 32,
+    "conv": "cpu",
+    "chunk": 100,
+    "config_sha256": "cd" * 32,
     "data_sha256": "ab" * 32,
+    "seed": 0,
+    "population": "0123456789abcdef",
+    "members": 1,
+    "started": "2026-11-20T10:00:00+00:00",
+    "ended": "2026-11-20T10:00:01+00:00",
+    "restarts": [],
+    "attempts": [],
+    "bit_exact": True,
+    "population_seconds": 1.0,
+    "compile_seconds": 0.5,
+    "checkpoint_seconds": 0.0,
+    "run_steps_per_second": 600.0,
+    "matmul_fraction": 0.1,
+    "peak_memory_mb": 400.0,
 }
 BEST = {"none": -1.5, "batch": -0.5, "layer": -1.0, "group": -0.75, "rms": -1.25}
 """log10 of the rate at which a made-up run of each scheme does best; others: -1.5."""

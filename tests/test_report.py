@@ -6,7 +6,6 @@ import base64
 import csv
 import hashlib
 import io
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 from made_up_runs import FIGURES, PROVENANCE, STUDY, runs_for
 
+from normlab.lab.disk import write_json
 from normlab.lab.figures import draw
 from normlab.lab.report import StudyReport, collect, headline, judge_overall, write_report
 from normlab.lab.store import Record, Store
@@ -112,7 +112,7 @@ def test_the_page_says_what_was_decided_and_how_to_repeat_it(written, records):
 def write_rule(root: Path, rule_hash: str) -> None:
     (root / "studies").mkdir()
     facts = {"rule_hash": rule_hash, "written": "2001-02-03"}
-    (root / "studies" / "made_up-quick.json").write_text(json.dumps(facts))
+    write_json(root / "studies" / "made_up-quick.json", facts)
 
 
 def test_stale_runs_and_a_changed_rule_are_flagged(records, tmp_path):

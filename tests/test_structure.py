@@ -29,6 +29,7 @@ LAYERS = {
     "lab": 6,
     "bench": 6,
     "battery": 7,
+    "torture": 7,
 }
 """Room of normlab -> layer; a room imports itself and rooms of lower layers."""
 PLAIN = {"settings", "evaluations"}
@@ -38,6 +39,8 @@ HEAVY = {"jax", "jaxlib", "flax", "optax"}
 PACKAGE = sorted((ROOT / "normlab").rglob("*.py"))
 CODE = PACKAGE + [p for folder in SETTINGS_FOLDERS for p in sorted((ROOT / folder).glob("*.py"))]
 TEXTS = {".py", ".md", ".sh", ".toml", ".txt", ".html", ".css", ".lock", ".yml"}
+WORKER = ("worker", "trainer", "costs")
+"""The lab's files that run in the worker process."""
 FILE_LINES, FUNCTION_LINES = 350, 60
 
 
@@ -108,7 +111,7 @@ def test_nothing_in_the_package_imports_settings_folders(path):
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE if room_of(p) == "lab"], ids=name_of)
 def test_only_the_worker_of_the_lab_knows_jax_or_the_engine(path):
-    if path.name == "worker.py":
+    if path.stem in WORKER:
         return
     names = list(imports_of(path))
     assert not {n.split(".")[0] for n in names} & HEAVY
@@ -122,7 +125,7 @@ def run_fresh(code: str) -> str:
 
 def test_the_lab_works_without_jax():
     """Also through what its modules import in turn."""
-    files = [p for p in PACKAGE if room_of(p) == "lab" and p.stem not in ("worker", "__init__")]
+    files = [p for p in PACKAGE if room_of(p) == "lab" and p.stem not in (*WORKER, "__init__")]
     modules = [f"normlab.lab.{p.stem}" for p in files]
     code = f"import sys, {', '.join(modules)}; print({HEAVY!r} & set(sys.modules))"
     assert run_fresh(code).strip() == "set()"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from normlab.lab.groups import Group, group_runs, spread
 from normlab.lab.store import Store
-from normlab.lab.supervisor import Failure, Group, group_runs, lost_runs, spread
+from normlab.lab.supervisor import Failure, lost_runs
 from normlab.settings import defaults
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -272,10 +273,9 @@ def test_groups_are_of_one_cohort_and_one_width():
 def test_lost_runs_are_those_still_not_done(tmp_path):
     store = Store(tmp_path).open()
     store.run_dir("a").mkdir()
-    store.start_curve("a")
-    store.finish("a", {})
-    failure = Failure(Group({"a": defaults(), "b": defaults()}), "message", [])
-    assert lost_runs([failure, failure], store) == ["b"]
+    (store.run_dir("a") / "result.json").touch()
+    failures = [Failure(Group({"a": defaults(), "b": defaults()}), "killed", m) for m in "xy"]
+    assert lost_runs(failures, store) == {"b": failures[1]}
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ divergence and signals need no callback inside the compiled code.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
@@ -18,13 +19,18 @@ import numpy as np
 from normlab.data import Dataset
 from normlab.engine.evaluate import PARTS
 from normlab.engine.feed import Calendar, MemberFeed
+from normlab.engine.flops import step_flops
 from normlab.engine.program import Feed, Trace, compile_program
+from normlab.engine.snapshot import Snapshot, arrays_of, states_of
 from normlab.engine.state import Hyper, TrainState, hyper_of
 from normlab.settings import Config
 
 MODES = ("", "running_", "batch_")
 """Prefix of the metrics of each mode: re-estimated statistics (or none), running ones, and those of
 the very batch that is scored."""
+CHUNK_FLOPS = 200_000_000_000
+"""Operations in the matrix products of a full population's chunk on a CPU; a core does 20 to 60
+thousand million a second (2026-11-20)."""
 
 
 @dataclass
@@ -40,6 +46,8 @@ class Outcome:
     """The step whose loss or gradient was not finite, or the evaluation whose loss was not."""
     stopped_at: int | None = None
     """The evaluation that reached train.stop_at and ended the run."""
+    skipped_steps: int = 0
+    """Steps without effect, since their loss or gradient was not finite (train.on_nonfinite)."""
     loss_sum: float = 0.0
     loss_steps: int = 0
 
@@ -50,6 +58,20 @@ class Outcome:
     @property
     def status(self) -> str:
         return "trained" if self.diverged_at is None else "diverged"
+
+    def add_losses(self, losses: np.ndarray) -> None:
+        """Count steps of the curve's next row. The sum is in float64: float32 would round
+        differently with every length of a chunk."""
+        finite = losses[np.isfinite(losses)]
+        self.loss_sum += float(np.sum(finite, dtype=np.float64))
+        self.loss_steps += len(finite)
+        self.skipped_steps += len(losses) - len(finite)
+
+    def take_mean_loss(self) -> float:
+        """Return the mean since the last row, NaN where no step counted, and begin the next."""
+        mean = self.loss_sum / self.loss_steps if self.loss_steps else float("nan")
+        self.loss_sum, self.loss_steps = 0.0, 0
+        return mean
 
 
 @dataclass(frozen=True)
@@ -64,6 +86,8 @@ class Progress:
     seconds: float
     rows: list[list[dict[str, float]]]
     """The new curve rows of each member."""
+    snapshot: Callable[[], Snapshot]
+    """Copies all that is needed to go on from here; to be called before the next chunk."""
 
 
 def choose_mode(mode: str) -> str:
@@ -82,15 +106,18 @@ def choose_conv(form: str, mode: str) -> str:
     return "cpu" if mode == "map" else "patches"
 
 
+def choose_chunk(config: Config, flops: int) -> int:
+    """Return the steps of a chunk: on a CPU at most as many as take some seconds, so that the host
+    can save and leave in time. A function of the settings alone, since it decides the program."""
+    if jax.default_backend() != "cpu":
+        return config["host.chunk"]
+    return max(1, min(config["host.chunk"], CHUNK_FLOPS // (flops * config["host.width"])))
+
+
 def stack(members: list[Any], width: int) -> Any:
     """Return the members' leaves stacked along S, the last member repeated up to `width`."""
     padded = members + [members[-1]] * (width - len(members))
     return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-
-
-def sum_exactly(losses: np.ndarray) -> float:
-    """Return the sum in float64: float32 would round differently with every length of a chunk."""
-    return float(np.sum(losses, dtype=np.float64))
 
 
 class Population:
@@ -107,6 +134,8 @@ class Population:
         self.calendar = Calendar(
             first, self.feeds[0].curve_batches, len(self.feeds[0].scoring.parts)
         )
+        self.flops = step_flops(first, dataset.shape, dataset.classes)
+        self.chunk = choose_chunk(first, self.flops)
         self.program = compile_program(
             first, dataset.shape, dataset.classes, self.conv_form, self.mode
         )
@@ -117,21 +146,41 @@ class Population:
         values = stack([hyper_of(c) for c in configs], self.width)
         return Hyper(np.asarray(values.seed, np.uint32), *(np.float32(v) for v in values[1:]))
 
+    def _start_inputs(self) -> tuple[Any, ...]:
+        rows = stack([f.chunk(0, 1).train[0] for f in self.feeds], self.width)
+        return self.hyper, rows, *self.data
+
     def start(self) -> TrainState:
         """Return the states at step 0; the padding behind the last member is not alive."""
-        rows = stack([f.chunk(0, 1).train[0] for f in self.feeds], self.width)
-        states = self.program.start(self.hyper, rows, *self.data)
+        states = self.program.start(*self._start_inputs())
         return states._replace(is_alive=jnp.arange(self.width) < self.size)
+
+    def resume(self, snapshot: Snapshot) -> TrainState:
+        """Return the states of a snapshot and take over its outcomes; raises ValueError where it is
+        of another population."""
+        like = jax.eval_shape(self.program.start, *self._start_inputs())
+        arrays, kind = snapshot.arrays, snapshot.key_kind
+        states = states_of(arrays, kind, like, self.size, self.width)
+        self.outcomes = [Outcome(**facts) for facts in snapshot.outcomes]
+        alive = np.arange(self.width) < self.size
+        return states._replace(is_alive=states.is_alive & alive)
+
+    def _snapshot(self, step: int, states: TrainState) -> Snapshot:
+        arrays, kind = arrays_of(states, self.size)
+        return Snapshot(step, arrays, kind, [asdict(outcome) for outcome in self.outcomes])
 
     def feed(self, first: int, length: int) -> Feed:
         return stack([f.chunk(first, length) for f in self.feeds], self.width)
 
-    def train(self, on_chunk: Callable[[Progress], None]) -> TrainState:
-        """Train all members to the end, calling `on_chunk` after every chunk."""
-        steps, length = self.config["train.steps"], self.config["host.chunk"]
+    def train(
+        self, on_chunk: Callable[[Progress], None], resumed: Snapshot | None = None
+    ) -> TrainState:
+        """Train all members to the end, calling `on_chunk` after every chunk; from the step of
+        `resumed` on, where there is one."""
+        steps, length = self.config["train.steps"], self.chunk
         began = time.monotonic()
-        states = self.start()
-        for first in range(0, steps, length):
+        states = self.resume(resumed) if resumed else self.start()
+        for first in range(resumed.step if resumed else 0, steps, length):
             states, trace = self.program.advance(
                 states,
                 self.hyper,
@@ -140,17 +189,19 @@ class Population:
                 *self.data,
             )
             rows = self._note(first, jax.device_get(trace))
-            on_chunk(self._progress(min(first + length, steps), rows, time.monotonic() - began))
+            states = self._stop(states)
+            end = min(first + length, steps)
+            take = functools.partial(self._snapshot, end, states)
+            on_chunk(self._progress(end, rows, time.monotonic() - began, take))
             if all(o.is_over for o in self.outcomes):
                 break
-            states = self._stop(states)
         return states
 
     def rehearsal(self, steps: int) -> Callable[[], None]:
         """Return a call that advances fresh members by their first `steps` steps, without
         evaluation, and forgets them; to be called once. It needs no program but that of `train`:
         the rest of the chunk is padding."""
-        length = self.config["host.chunk"]
+        length = self.chunk
         states, feed = self.start(), self.feed(0, length)
         table = self.calendar.chunk(0, length)
         table = table._replace(
@@ -183,16 +234,15 @@ class Population:
         if outcome.is_over:
             return rows
         steps = min(len(trace.loss), self.config["train.steps"] - first)
-        bad = np.flatnonzero(~np.isfinite(trace.loss[:steps]))
+        is_end = ~np.isfinite(trace.loss[:steps]) & (self.config["train.on_nonfinite"] == "diverge")
+        bad = np.flatnonzero(is_end)
         end = first + (int(bad[0]) if len(bad) else steps)
         position = first
         for point in [p for p in points if p <= end]:
-            outcome.loss_sum += sum_exactly(trace.loss[position - first : point - first])
-            outcome.loss_steps += point - position
+            outcome.add_losses(trace.loss[position - first : point - first])
             position = point
-            row = {"step": point, "train_loss": outcome.loss_sum / outcome.loss_steps}
+            row = {"step": point, "train_loss": outcome.take_mean_loss()}
             row |= curve_metrics(trace, point - first - 1)
-            outcome.loss_sum, outcome.loss_steps = 0.0, 0
             rows.append(row)
             if not np.isfinite(row["loss"]):
                 outcome.diverged_at = point
@@ -203,14 +253,16 @@ class Population:
                 break
             if point == self.config["train.steps"]:
                 outcome.final = final_metrics(trace, point - first - 1)
-        outcome.loss_sum += sum_exactly(trace.loss[position - first : end - first])
-        outcome.loss_steps += end - position
+        if not outcome.is_over:
+            outcome.add_losses(trace.loss[position - first : end - first])
         outcome.curve += rows
         if len(bad) and not outcome.is_over:
             outcome.diverged_at = end + 1
         return rows
 
-    def _progress(self, step: int, rows, seconds: float) -> Progress:
+    def _progress(
+        self, step: int, rows, seconds: float, snapshot: Callable[[], Snapshot]
+    ) -> Progress:
         alive = [o for o in self.outcomes if not o.is_over]
         finite = [o for o in self.outcomes if o.diverged_at is None]
         losses = [o.curve[-1]["train_loss"] for o in finite if o.curve]
@@ -223,6 +275,7 @@ class Population:
             best_accuracy=max(accuracies, default=float("nan")),
             seconds=seconds,
             rows=rows,
+            snapshot=snapshot,
         )
 
 

@@ -123,7 +123,7 @@ def member_functions(
 
     def advance(state: TrainState, hyper: Hyper, feed: Feed, table: Timetable, images, labels):
         data = Resident(images, labels, inputs)
-        train_step = make_train_step(net, config["optim.name"], hyper)
+        train_step = make_train_step(net, config["optim.name"], hyper, config["train.on_nonfinite"])
         nothing = Scores(*(jnp.zeros((modes, len(PARTS))),) * 3)
 
         def train(state: TrainState, rows, rate) -> tuple[TrainState, Info]:

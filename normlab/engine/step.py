@@ -44,10 +44,11 @@ def sum_all(tree: Any) -> jax.Array:
 
 
 def make_train_step(
-    net: nn.Module, optimizer: str, hyper: Hyper
+    net: nn.Module, optimizer: str, hyper: Hyper, on_nonfinite: str = "diverge"
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Info]]:
-    """Return the step of one member. A non-finite loss or gradient leaves the state untouched but
-    for `is_alive`, which becomes False."""
+    """Return the step of one member. A non-finite loss or gradient leaves params, optimiser state
+    and statistics untouched; `is_alive` becomes False (on_nonfinite = "diverge"), or `step` moves
+    on all the same ("skip")."""
     transform = direction(optimizer, hyper.momentum, hyper.weight_decay)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
@@ -74,6 +75,10 @@ def make_train_step(
         )
         is_finite = jnp.isfinite(loss + sum_all(grads))
         kept = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, state)
-        return kept._replace(is_alive=is_finite), Info(jnp.where(is_finite, loss, jnp.nan))
+        if on_nonfinite == "skip":
+            kept = kept._replace(step=new.step)
+        else:
+            kept = kept._replace(is_alive=is_finite)
+        return kept, Info(jnp.where(is_finite, loss, jnp.nan))
 
     return train_step

@@ -23,7 +23,7 @@ def step_seconds(configs: dict[str, Config], dataset: Dataset) -> dict[str, floa
     seconds: dict[str, list[float]] = {arm: [] for arm in configs}
     for repeat in range(REPEATS + 1):
         for arm, population in populations.items():
-            length = population.config["host.chunk"]
+            length = population.chunk
             run = population.rehearsal(length)
             began = time.perf_counter()
             run()

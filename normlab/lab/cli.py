@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from normlab.data import DataError
-from normlab.lab.config import ConfigError
-from normlab.lab.store import BadResultsDirectory, StorageError
+from normlab.lab.errors import ConfigError, LabError, Preempted, StorageError
 from normlab.lab.study import ROOT, config_names
 from normlab.norms.outside import add_norms
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
 
-OK, USAGE, DIVERGED, STORAGE, INTERNAL, INTERRUPTED = 0, 2, 3, 7, 70, 130
+OK, USAGE, DIVERGED, INTERNAL, INTERRUPTED = 0, 2, 3, 70, 130
+"""Exit codes; lab/errors.py has those of errors."""
 
 FLAGS = flags.FLAGS
 
@@ -151,10 +152,13 @@ def start(main: Callable[[], int]) -> None:
         del argv
         logging.set_verbosity(logging.WARNING)
         try:
+            heed_signals()
             code = main()
-        except KeyboardInterrupt:
-            print("\ninterrupted; the same command continues", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+        except KeyboardInterrupt as stop:
+            is_preempted = isinstance(stop, Preempted)
+            word = "preempted" if is_preempted else "interrupted"
+            print(f"\n{word}; the same command continues", file=sys.stderr)
+            sys.exit(Preempted.code if is_preempted else INTERRUPTED)
         except Exception as error:
             if FLAGS.debug:
                 raise
@@ -165,16 +169,30 @@ def start(main: Callable[[], int]) -> None:
     app.run(guarded, flags_parser=parse)
 
 
+def heed_signals() -> None:
+    """Let SIGTERM and a closed terminal leave as Ctrl-C does, but with the code of a preemption,
+    upon which schedulers start the same command again."""
+
+    def leave_soon(*_: object) -> None:
+        raise Preempted
+
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, leave_soon)
+
+
+def warn(message: str) -> None:
+    """Print one line of warning."""
+    print(f"normlab: warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
 def explain(error: Exception) -> NoReturn:
     """Leave with the line and the code that suit an error."""
-    if isinstance(error, ConfigError):
-        leave(USAGE, "config", str(error))
+    if isinstance(error, LabError):
+        leave(error.code, error.kind, str(error))
     if isinstance(error, DataError):
         leave(USAGE, "data", str(error))
-    if isinstance(error, BadResultsDirectory):
-        leave(USAGE, "results", str(error))
-    if isinstance(error, StorageError):
-        leave(STORAGE, "storage", str(error))
     if isinstance(error, OSError):
-        leave(STORAGE, "storage", f"{error}; choose another --results or free some space")
+        told = f"{error}; choose another --results or free some space"
+        leave(StorageError.code, StorageError.kind, told)
     leave(INTERNAL, "internal", f"{type(error).__name__}: {error}; --debug shows where")

@@ -8,14 +8,11 @@ import math
 from typing import Any, NamedTuple
 
 from normlab.data import DATASETS, check
+from normlab.lab.errors import ConfigError
 from normlab.models.table import MODELS, conv_layers, layer_widths, resnet_blocks
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import COMMON, NORMS, Norm, find_kernel, find_norm
 from normlab.settings import SETTINGS, Config, defaults, nearest_setting, program_key
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run: one line with the value, the limit and the way out."""
 
 
 class Resolved(NamedTuple):
@@ -286,20 +283,25 @@ def outside_file(config: Config) -> Config:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def config_sha256(config: Config) -> str:
+    """Return the sha256 of a resolved configuration, whatever the order of its settings."""
+    return _digest(identity(config))
 
 
 def run_id(config: Config) -> str:
-    """Return the name of the run of a resolved configuration: 16 hex digits of a sha256."""
-    return _digest(identity(config))
+    """Return the name of the run of a resolved configuration: 16 hex digits of its sha256."""
+    return config_sha256(config)[:16]
 
 
 def program_id(config: Config) -> str:
     """Return the name of the compiled program that trains a run."""
-    return _digest([*program_key(config), *outside_file(config).items()])
+    return _digest([*program_key(config), *outside_file(config).items()])[:16]
 
 
 def cohort_id(config: Config) -> str:
     """Return the name of the cohort: the runs that may train in one population."""
     kept = {n: v for n, v in config.items() if SETTINGS[n].kind in ("static", "observe")}
-    return _digest(kept)
+    return _digest(kept)[:16]

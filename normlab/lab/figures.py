@@ -5,12 +5,14 @@ SVG and PDF, byte for byte the same from the same runs.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from normlab.lab.disk import write_atomic
 from normlab.lab.evidence import SetupEvidence, rate_of
 from normlab.lab.levels import draw_levels
 from normlab.lab.looks import STYLE, Look, legend, looks
@@ -47,10 +49,13 @@ def save(drawing: Drawing, path: Path) -> list[Path]:
     import matplotlib
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(path.name + ending) for ending in (".svg", ".pdf")]
-    with matplotlib.rc_context(STYLE):
-        drawing.savefig(files[0], metadata={"Date": None})
-        drawing.savefig(files[1], metadata={"CreationDate": None})
+    files = []
+    for kind, date in (("svg", "Date"), ("pdf", "CreationDate")):
+        content = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            drawing.savefig(content, format=kind, metadata={date: None})
+        files.append(path.with_name(f"{path.name}.{kind}"))
+        write_atomic(files[-1], content.getvalue())
     return files
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.lab.config import ConfigError, program_id
+from normlab.lab.checkpoints import unfinished
+from normlab.lab.config import program_id
+from normlab.lab.disk import network_file_system, read_json, write_json
+from normlab.lab.errors import ConfigError, Damaged
 from normlab.lab.evidence import Memory, SetupEvidence, Wanted
+from normlab.lab.origin import is_stale
 from normlab.lab.progress import Board, choose_display
-from normlab.lab.store import (
-    Records,
-    Store,
-    code_hash,
-    host_facts,
-    now,
-    read_json,
-    timing_place,
-    write_atomic,
-)
+from normlab.lab.provenance import host_facts, now, timing_place
+from normlab.lab.store import Records, Store
 from normlab.lab.study import Study, load_study
 from normlab.lab.supervisor import Failure, Hand, Supervisor
 from normlab.settings import Config
@@ -40,6 +35,9 @@ class Job:
     """False for variants and first looks, which register no rule."""
     processes: int = 0
     retries: int = 1
+    restart: bool = False
+    """Whether populations that stopped begin again instead of going on."""
+    warn: Callable[[str], None] = lambda message: None
     memory: Memory = field(init=False)
     records: Records = field(init=False)
     trained: int = 0
@@ -87,14 +85,40 @@ class Job:
 
     def set_stale_aside(self) -> int:
         """Let runs that older training code made be repeated; return how many."""
-        stale = [
-            n
-            for n in self.wanted()
-            if n in self.records and self.records[n].provenance["code"] != code_hash()
-        ]
+        stale = [n for n in self.wanted() if n in self.records and is_stale(self.records[n])]
         for name in stale:
             self.records.forget(name)
         return len(stale)
+
+    def set_damaged_aside(self) -> None:
+        """Let runs whose record is damaged be repeated: no damage goes into a verdict unseen."""
+        while True:
+            try:
+                for name in self.wanted():
+                    self.records.get(name)
+                return
+            except Damaged as error:
+                self.warn(str(error))
+                self.records.forget(error.run_id, "corrupt")
+
+    def prepare(self) -> None:
+        """Look at what is there before anything is trained."""
+        kind = network_file_system(self.store.root)
+        if kind:
+            self.warn(
+                f"the results directory is on {kind}, a network file system, whose locks cannot be "
+                "relied on: run one study at a time there, or use a local --results"
+            )
+        self.set_damaged_aside()
+        wanted = self.wanted()
+        for folder in unfinished(self.store):
+            runs = folder.runs_if_known()
+            if runs and all(map(self.store.is_done, runs)):
+                folder.finish()
+            elif not runs:
+                self.warn(f"{str(folder.path)!r} cannot be read; its runs begin again")
+            elif self.restart and not wanted.keys().isdisjoint(runs):
+                folder.set_aside()
 
     def write_rules(self) -> None:
         """Keep the hash of each study's rule as it was before its first run."""
@@ -104,13 +128,14 @@ class Job:
             path = folder / f"{study.name}-{self.profile}.json"
             if not path.exists():
                 facts = {"rule_hash": study.rule_hash, "file": study.file, "written": now()}
-                write_atomic(path, json.dumps(facts, indent=1))
+                write_json(path, facts)
 
     def run(self) -> list[Failure]:
         """Train everything that is missing; return the populations that failed."""
         self.store.open()
         if self.is_as_planned:
             self.write_rules()
+        self.prepare()
         if not self.missing():
             return []
         display = choose_display(Board(self.left))
@@ -139,7 +164,7 @@ class Job:
         """Measure the step time of a single run of every tuned-for-speed arm, once for each
         machine and code; the arms of a setup in turn, so all of them as soon as one is missing."""
         path = self.store.root / "steptimes.json"
-        known = read_json(path)
+        known = read_json(path) if path.exists() else {}
         entry = known.setdefault(timing_place(host_facts()), {})
         for configs in self._timed_setups():
             names = {arm: program_id(config) for arm, config in configs.items()}
@@ -148,7 +173,7 @@ class Job:
                 with Supervisor(self.store, data_dir=self.data_dir) as supervisor:
                     seconds = supervisor.time_steps(configs)
                 entry |= {names[arm]: value for arm, value in seconds.items()}
-                write_atomic(path, json.dumps(known, indent=1))
+                write_json(path, known)
 
     def _timed_setups(self) -> list[dict[str, Config]]:
         """Return arm -> one of its runs, for each finished setup that is tuned for speed."""
@@ -162,13 +187,13 @@ class Job:
 
 
 def started_studies(store: Store) -> list[tuple[Study, str]]:
-    """Return (study, profile) of everything that was ever started as planned and is still there."""
+    """Return (study, profile) of every study of experiments/ that was ever started as planned."""
     found = []
     for path in sorted((store.root / "studies").glob("*.json")):
         name, _, profile = path.stem.rpartition("-")
         try:
-            study = load_study(read_json(path).get("file") or name)
+            study = load_study(name)
         except ConfigError:
-            continue  # its file was moved or renamed: its runs stay, its page goes
+            continue  # a file of somebody's own: it is run only where the command names it
         found.append((study, profile))
     return found

@@ -9,7 +9,8 @@ from typing import Any
 
 from normlab.lab.evidence import SetupEvidence, Wanted
 from normlab.lab.measures import is_failed
-from normlab.lab.store import Record, code_hash
+from normlab.lab.provenance import code_hash
+from normlab.lab.store import Record
 from normlab.settings import SETTINGS, Config
 
 
@@ -39,8 +40,10 @@ def runs_of(evidences: Mapping[str, SetupEvidence]) -> list[Record]:
 
 
 def is_stale(run: Record) -> bool:
-    """Tell whether other training code than today's made a run."""
-    return run.provenance.get("code") != code_hash()
+    """Tell whether other training code than today's made a run, or a part of it."""
+    restarts = run.provenance.get("restarts", [])
+    is_mixed = any("code" in restart["changed"] for restart in restarts)
+    return is_mixed or run.provenance.get("code") != code_hash()
 
 
 def origin_of(evidences: Mapping[str, SetupEvidence]) -> Origin:
@@ -64,17 +67,28 @@ def _facts(provenances: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
         "device": lambda p: f"{p.get('device')} ({p.get('backend')})",
         "versions": lambda p: ", ".join(f"{n} {v}" for n, v in p.get("versions", {}).items()),
         "Python": lambda p: p.get("python"),
-        "git commit": lambda p: p.get("git_commit"),
+        "git commit": _commit,
         "training code": lambda p: f"{p.get('code')}{_age(p)}",
         "XLA flags": lambda p: p.get("xla_flags") or "none",
         "mode": lambda p: f"{p.get('mode')}, populations of {p.get('width')}",
         "data sha256": lambda p: str(p.get("data_sha256"))[:16],
+        "continued with a change of": lambda p: _changes(p.get("restarts", [])),
         "norm from outside, sha256": lambda p: p["norm.file"][:16] if "norm.file" in p else None,
     }
     for name, read in readers.items():
         counts = Counter(str(told) for p in provenances if (told := read(p)) is not None)
         if counts:
             yield name, "; ".join(_counted(counts))
+
+
+def _commit(provenance: dict[str, Any]) -> str:
+    return f"{provenance.get('git_commit')}{' + changes' if provenance.get('git_dirty') else ''}"
+
+
+def _changes(restarts: list[dict[str, Any]]) -> str | None:
+    """Return what was no longer the same when a run went on from a checkpoint, None for nothing."""
+    names = sorted({name for restart in restarts for name in restart["changed"]})
+    return f"{', '.join(names)} (not bit-exact)" if names else None
 
 
 def _age(provenance: dict[str, Any]) -> str:

@@ -66,6 +66,18 @@ class Board:
         return f"{done:,} of {known:,} known runs, {clock(seconds)} so far, {clock(left)} left"
 
 
+def news(hand: Hand, event: str, facts: dict[str, Any]) -> str | None:
+    """Return a line for an event that is worth one beside the display, None for the others."""
+    label = hand.group.label if hand.group else "worker"
+    if event == "resumed":
+        return f"{label}: continued from step {facts['step']}"
+    if event == "saved":
+        return f"{label}: saved at step {facts['step']}"
+    if event == "warning":
+        return f"warning: {label}: {facts['message']}"
+    return None
+
+
 class PlainDisplay:
     """One line per chunk, for logs."""
 
@@ -79,6 +91,9 @@ class PlainDisplay:
         pass
 
     def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
+        told = news(hand, event, facts)
+        if told:
+            print(told, file=self.out, flush=True)
         if self.board.note(hand, event, facts) and event == "chunk":
             line = self.board.lines[hand.number]
             print(f"[{self.board.summary()}] {line}", file=self.out, flush=True)
@@ -101,6 +116,9 @@ class LiveDisplay:
         self.live.__exit__(*facts)
 
     def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
+        told = news(hand, event, facts)
+        if told:
+            self.live.console.print(told, markup=False, highlight=False)
         self.board.note(hand, event, facts)
 
     def _draw(self):

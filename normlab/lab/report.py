@@ -9,11 +9,13 @@ from pathlib import Path
 from normlab.lab.arms import StepTimes, arm_table
 from normlab.lab.claims import RowView, by_claim, claim_views
 from normlab.lab.config import program_id
+from normlab.lab.disk import read_json, write_atomic
 from normlab.lab.evidence import Memory, SetupEvidence
 from normlab.lab.figures import draw, save
 from normlab.lab.origin import is_stale, runs_of
 from normlab.lab.page import KeptRule, render
-from normlab.lab.store import Record, Records, Store, read_json, timing_place, write_atomic
+from normlab.lab.provenance import timing_place
+from normlab.lab.store import Record, Records, Store
 from normlab.lab.study import Study
 from normlab.lab.tables import Cell, Table, csv_text, verdict_table
 from normlab.lab.verdicts import Verdict, decide, holm, p_values, word_of
@@ -82,7 +84,8 @@ def step_times(store: Store, e: SetupEvidence) -> StepTimes | None:
     if not e.times_steps or not programs:
         return None
     origin = next(iter(programs.values())).provenance
-    entry = read_json(store.root / "steptimes.json").get(timing_place(origin), {})
+    path = store.root / "steptimes.json"
+    entry = (read_json(path) if path.exists() else {}).get(timing_place(origin), {})
     names = {arm: program_id(run.config) for arm, run in programs.items()}
     seconds = {arm: entry[name] for arm, name in names.items() if name in entry}
     return StepTimes(seconds, f"{origin['processor']}, 1 core") if seconds else None
@@ -92,9 +95,9 @@ def kept_rules(store: Store, reports: Sequence[StudyReport]) -> dict[str, KeptRu
     """Return stem -> the rule as it was written before the study's first run, where it was."""
     out = {}
     for report in reports:
-        name = f"{report.study.name}-{report.profile}.json"
-        kept = read_json(store.root / "studies" / name)
-        if kept:
+        path = store.root / "studies" / f"{report.study.name}-{report.profile}.json"
+        if path.exists():
+            kept = read_json(path)
             is_same = kept.get("rule_hash") == report.study.rule_hash
             out[report.stem] = KeptRule(str(kept.get("written")), is_same)
     return out

@@ -1,50 +1,30 @@
 """The results directory: one folder for each run, finished by an atomic rename.
 
-results/runs/<run id>/   result.json (the only done marker), curve.jsonl, .lock
-results/populations/<id>/manifest.json   which runs trained together, in which order
+results/runs/<run id>/   result.json (the only done marker), curve.jsonl, failure.json, .lock
+results/populations/<id>/   which runs train together, and their checkpoints: lab/checkpoints.py
 results/norms/<name>.json, <sha256>.py   norms from outside: the row as last used, and its file
+
+All JSON but the lines of curve.jsonl ends with its own checksum; a result holds that of its curve.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from normlab.lab import disk
+from normlab.lab.errors import BadResultsDirectory, Damaged, StorageError
+from normlab.lab.provenance import missing_facts
 from normlab.norms.outside import OutsideNorm, outside_norms
 from normlab.norms.table import NORMS
 from normlab.settings import Config, from_json
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
-TRAINING_CODE = (
-    "axes.py",
-    "evaluations.py",
-    "moments.py",
-    "optim.py",
-    "norms",
-    "models",
-    "data",
-    "engine",
-)
-
-
-class StorageError(RuntimeError):
-    """The results directory cannot be read or written: one line, exit code 7."""
-
-
-class BadResultsDirectory(StorageError):
-    """What --results names is no directory to work in: found before anything runs, exit code 2."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +41,6 @@ class Record:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that it exists whole or not at all, also when the machine dies."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 class Store:
     """Everything that is read from and written to one results directory."""
 
@@ -83,12 +53,12 @@ class Store:
             (self.root / "runs").mkdir(parents=True, exist_ok=True)
             (self.root / "populations").mkdir(exist_ok=True)
             os.listdir(self.root / "runs")
-            self._keep_norms()
         except OSError as error:
             raise StorageError(
                 f"results directory {str(self.root)!r} cannot be used ({error.strerror}); "
                 "give another one with --results=DIR"
             ) from error
+        self._keep_norms()
         return self
 
     def _keep_norms(self) -> None:
@@ -96,14 +66,15 @@ class Store:
         a study runs changes nothing; and their rows, so that reports need neither file nor jax."""
         for name, row in outside_norms().items():
             (self.root / "norms").mkdir(exist_ok=True)
-            write_atomic(self._norm_file(row), row.code)
-            write_atomic(self.root / "norms" / f"{name}.json", row.to_json())
+            disk.write_atomic(self._norm_file(row), row.code)
+            disk.write_json(self.root / "norms" / f"{name}.json", row.facts())
 
     def _norm_file(self, row: OutsideNorm) -> Path:
-        return self.root / "norms" / f"{row.sha256[:16]}.py"
+        return self.root / "norms" / f"{row.sha256}.py"
 
     def norm_files(self) -> list[Path]:
-        """Return the kept files of the norms from outside that this command knows."""
+        """Return the kept files of the norms from outside that this command knows; each is named by
+        its sha256, which the worker checks before it runs one."""
         return sorted({self._norm_file(row) for row in outside_norms().values()})
 
     def recall_norms(self) -> None:
@@ -111,12 +82,9 @@ class Store:
         for path in sorted((self.root / "norms").glob("*.json")):
             if path.stem not in NORMS:
                 try:
-                    row = OutsideNorm.from_json(path.read_text(encoding="utf-8"))
-                except (OSError, ValueError, TypeError, AttributeError) as error:
-                    raise StorageError(
-                        f"{str(path)!r} is damaged ({error}); move it away"
-                    ) from error
-                NORMS[path.stem] = row
+                    NORMS[path.stem] = OutsideNorm.from_facts(disk.read_json(path))
+                except (ValueError, TypeError, AttributeError) as error:
+                    raise Damaged(repr(str(path)), str(error)) from error
 
     def check(self) -> None:
         """Raise BadResultsDirectory, writing nothing, where the directory cannot be used."""
@@ -130,7 +98,7 @@ class Store:
             )
 
     def run_dir(self, run_id: str) -> Path:
-        return self.root / "runs" / run_id
+        return disk.inside(self.root, "runs", run_id)
 
     def is_done(self, run_id: str) -> bool:
         return (self.run_dir(run_id) / "result.json").exists()
@@ -141,66 +109,95 @@ class Store:
             names = os.listdir(self.root / "runs")
         except FileNotFoundError:
             return set()
-        return {name for name in names if self.is_done(name)}
+        return {name for name in names if disk.NAME.fullmatch(name) and self.is_done(name)}
 
     def read(self, run_id: str) -> Record:
-        """Return a finished run; raises StorageError where its record is damaged."""
+        """Return a finished run; raises Damaged where a bit of it is not as it was written."""
         folder = self.run_dir(run_id)
         try:
-            result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-            curve = self.read_curve(run_id)
+            result = disk.read_json(folder / "result.json")
+            curve = disk.read_bytes(folder / "curve.jsonl", disk.LARGEST_JSON)
+            if hashlib.sha256(curve).hexdigest() != result["curve_sha256"]:
+                raise ValueError("sha256 mismatch of its curve.jsonl")
             return Record(
                 run_id=run_id,
                 config=from_json(result["config"]),
                 status=result["status"],
                 final=result["final"],
-                curve=curve,
+                curve=[json.loads(line) for line in curve.splitlines()],
                 diverged_at=result["diverged_at"],
                 seconds=result["seconds"],
                 provenance=result["provenance"],
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StorageError(
-                f"the record of run {run_id} in {str(folder)!r} is damaged ({error}); "
-                "move the folder away and run the study again"
+        except (OSError, ValueError, KeyError, TypeError, StorageError) as error:
+            raise Damaged(
+                f"the record of run {run_id} in {str(folder)!r}",
+                error.why if isinstance(error, Damaged) else f"{type(error).__name__}: {error}",
+                "scripts/study.py sets it aside and trains the run again",
+                run_id,
             ) from error
 
-    def read_curve(self, run_id: str) -> list[dict[str, float]]:
-        """Return the evaluations of a run, also of one that is still going."""
-        path = self.run_dir(run_id) / "curve.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    def live_curve(self, run_id: str) -> list[dict[str, float]]:
+        """Return the evaluations of a run that may be going on; a torn last line is left out."""
+        content = (self.run_dir(run_id) / "curve.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in content.splitlines(True) if line.endswith("\n")]
 
     def lock(self, run_id: str) -> FileLock | None:
-        """Return the run's lock, taken; None where another process holds it."""
+        """Return the run's lock, taken; None where another process holds it. The kernel frees it
+        when its holder dies."""
         folder = self.run_dir(run_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock", timeout=0)
             lock.acquire()
         except Timeout:
             return None
+        except OSError as error:
+            raise disk.unwritable(folder / ".lock", error) from error
+        disk.remove_leftovers(folder)
         return lock
 
-    def start_curve(self, run_id: str) -> None:
-        (self.run_dir(run_id) / "curve.jsonl").write_text("", encoding="utf-8")
+    def start_curve(self, run_id: str, rows: list[dict[str, float]] | None = None) -> None:
+        """Begin the curve of a run, with the rows that its checkpoint holds."""
+        self._write_curve(run_id, "w", rows or [])
 
     def append_curve(self, run_id: str, rows: list[dict[str, float]]) -> None:
-        with open(self.run_dir(run_id) / "curve.jsonl", "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        self._write_curve(run_id, "a", rows)
 
-    def finish(self, run_id: str, result: dict[str, Any]) -> None:
-        """Write result.json, after the curve is on the disk: from now on the run is done."""
-        with open(self.run_dir(run_id) / "curve.jsonl", "rb") as curve:
-            os.fsync(curve.fileno())
-        write_atomic(self.run_dir(run_id) / "result.json", json.dumps(result, indent=1))
+    def _write_curve(self, run_id: str, mode: str, rows: list[dict[str, float]]) -> None:
+        path = self.run_dir(run_id) / "curve.jsonl"
+        try:
+            with open(path, mode, encoding="utf-8") as file:
+                file.write(curve_text(rows))
+        except OSError as error:
+            raise disk.unwritable(path, error) from error
 
-    def write_manifest(self, run_ids: list[str], facts: dict[str, Any]) -> str:
-        """Record that these runs train together; return the population's id."""
-        name = hashlib.sha256(" ".join(run_ids).encode()).hexdigest()[:16]
-        folder = self.root / "populations" / name
+    def finish(self, run_id: str, result: dict[str, Any], curve: list[dict[str, float]]) -> None:
+        """Write the curve, then result.json: from now on the run is done. Raises StorageError, and
+        ValueError where the provenance is not complete."""
+        missing = missing_facts(result["provenance"])
+        if missing:
+            raise ValueError(f"the provenance of run {run_id} lacks {', '.join(missing)}")
+        folder, text = self.run_dir(run_id), curve_text(curve)
+        disk.write_atomic(folder / "curve.jsonl", text)
+        seal = {"curve_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        disk.write_json(folder / "result.json", result | seal)
+        (folder / "failure.json").unlink(missing_ok=True)
+
+    def fail(self, run_id: str, facts: dict[str, Any]) -> None:
+        """Keep why a run could not be finished; the next command tries it again."""
+        folder = self.run_dir(run_id)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "manifest.json", json.dumps({"runs": run_ids, **facts}, indent=1))
-        return name
+        disk.write_json(folder / "failure.json", facts)
+
+    def set_aside(self, run_id: str, why: str) -> None:
+        """Let a finished run be repeated: result.json becomes result.<why>.json, never deleted."""
+        folder = self.run_dir(run_id)
+        os.replace(folder / "result.json", folder / f"result.{why}.json")
+
+
+def curve_text(rows: list[dict[str, float]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 class Records(Mapping[str, Record]):
@@ -227,83 +224,8 @@ class Records(Mapping[str, Record]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def forget(self, run_id: str) -> None:
-        """Set a finished run aside (result.json becomes result.stale.json): it will be repeated."""
-        folder = self.store.run_dir(run_id)
-        os.replace(folder / "result.json", folder / "result.stale.json")
+    def forget(self, run_id: str, why: str = "stale") -> None:
+        """Set a finished run aside: it will be repeated."""
+        self.store.set_aside(run_id, why)
         self.ids.discard(run_id)
         self.kept.pop(run_id, None)
-
-
-def read_json(path: Path) -> dict:
-    """Return a JSON object of the results directory, {} where there is none yet."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{str(path)!r} is damaged ({error}); move it away") from error
-    return found if isinstance(found, dict) else {}
-
-
-def timing_place(facts: dict[str, Any]) -> str:
-    """Return under which key the step times of a machine and of this code are kept."""
-    return f"{facts.get('processor')}, code {facts.get('code')}"
-
-
-@functools.cache
-def code_hash() -> str:
-    """Return the hash of the code that decides what a run computes."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for name in TRAINING_CODE:
-        place = package / name
-        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
-            digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-@functools.cache
-def git_commit() -> str:
-    """Return the commit of the code, with "+changes" where the tree is not clean; or unknown."""
-    here = Path(__file__).resolve().parents[2]
-    try:
-        run = functools.partial(
-            subprocess.run, cwd=here, capture_output=True, text=True, timeout=5, check=True
-        )
-        commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        dirty = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return commit + ("+changes" if dirty else "")
-
-
-def host_facts() -> dict[str, Any]:
-    """Return what every result says of where it was made."""
-    return {
-        "git_commit": git_commit(),
-        "code": code_hash(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": processor_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-    }
-
-
-@functools.cache
-def processor_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from normlab.lab.config import ConfigError, resolve
+from normlab.lab.config import resolve
+from normlab.lab.disk import NAME
+from normlab.lab.errors import ConfigError
 from normlab.settings import SETTINGS, Config, flatten, nearest_setting
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,6 +175,13 @@ def load_study(name: str) -> Study:
         raise ConfigError(f"study file {str(path)!r} cannot be loaded ({told})") from error
     if not isinstance(study, Study):
         raise ConfigError(f"study file {str(path)!r}: STUDY = {study!r} is not a Study")
+    setups = [setup.name for profile in study.setups.values() for setup in profile]
+    for name in (study.name, *setups):
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"study file {str(path)!r}: {name[:120]!r} cannot be a part of file names; use up "
+                "to 100 of A-Z a-z 0-9 . _ = -, not beginning with a point"
+            )
     if path.parent != ROOT / "experiments" and study.name in study_names():
         raise ConfigError(
             f"study file {str(path)!r} is named {study.name!r} like one of experiments/; "

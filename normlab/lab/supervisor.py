@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import subprocess
@@ -13,39 +14,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.lab.config import cohort_id
+from normlab.lab.checkpoints import PopulationFolder, population_id
+from normlab.lab.errors import Preempted, StorageError
+from normlab.lab.groups import Group, group_runs, spread, stopped_groups
 from normlab.lab.places import places
+from normlab.lab.provenance import now
 from normlab.lab.store import Store
 from normlab.settings import Config, program_key
 
 PATIENCE = 1.0
 """Seconds between two looks at runs that another process holds."""
-WORTH_SHARING = 20_000
-"""Run-steps of a group that take longer than the second worker's compilation, 5 to 10 seconds."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs to train together: one cohort, at most the width of a population."""
-
-    configs: dict[str, Config]
-
-    @property
-    def config(self) -> Config:
-        return next(iter(self.configs.values()))
-
-    @property
-    def run_steps(self) -> int:
-        return len(self.configs) * self.config["train.steps"]
-
-    @property
-    def label(self) -> str:
-        c = self.config
-        stats = f"/{c['norm.stats_batch']}" if c["norm.stats_batch"] else ""
-        return (
-            f"{c['data.name']} {c['model.name']} {c['norm.name']}{stats}, "
-            f"batch {c['data.batch']}, {len(self.configs)} runs"
-        )
+LOOK = 60.0
+"""Seconds between two looks at workers that say nothing."""
+GRACE = 8.0
+"""Seconds that workers have to finish their chunk and save when all is to stop."""
 
 
 @dataclass
@@ -56,49 +38,32 @@ class Hand:
     process: subprocess.Popen[str]
     group: Group | None = None
     programs: set[tuple] = field(default_factory=set)
+    heard: float = field(default_factory=time.monotonic)
+    """When it last told something."""
 
 
 @dataclass
 class Failure:
+    """A population that ended before its runs did."""
+
     group: Group
+    status: str
+    """error, memory, killed, timeout, or the kind of a LabError."""
     message: str
-    tail: list[str]
+    tail: list[str] = field(default_factory=list)
+    """The end of the traceback."""
 
-
-def group_runs(configs: dict[str, Config]) -> list[Group]:
-    """Return the runs as groups of one cohort each, at most host.width wide."""
-    cohorts: dict[str, dict[str, Config]] = {}
-    for name, config in configs.items():
-        cohorts.setdefault(cohort_id(config), {})[name] = config
-    groups = []
-    for runs in cohorts.values():
-        names, width = list(runs), next(iter(runs.values()))["host.width"]
-        parts = -(-len(names) // width)
-        size = -(-len(names) // parts)
-        groups += [
-            Group({n: runs[n] for n in names[i : i + size]}) for i in range(0, len(names), size)
-        ]
-    return groups
-
-
-def spread(groups: list[Group], workers: int) -> list[Group]:
-    """Return the groups, the largest ones halved while there are more workers than groups, down to
-    WORTH_SHARING."""
-    groups = list(groups)
-    while 0 < len(groups) < workers:
-        largest = max(groups, key=lambda group: group.run_steps)
-        runs, half = list(largest.configs.items()), len(largest.configs) // 2
-        if half == 0 or largest.run_steps < WORTH_SHARING:
-            break
-        groups.remove(largest)
-        groups += [Group(dict(runs[:half])), Group(dict(runs[half:]))]
-    return groups
+    def facts(self) -> dict[str, Any]:
+        width = self.group.config["host.width"]
+        facts = {"status": self.status, "message": self.message, "tail": self.tail}
+        return facts | {"width": width, "when": now()}
 
 
 class Supervisor:
     """Runs groups on `processes` workers. `on_event(hand, event, facts)` sees all that happens.
 
-    Each worker writes a profile of a few steps of its first population to `profile_trace`.
+    Each worker writes a profile of a few steps of its first population to `profile_trace`. Leaving
+    by an interruption or a full disk lets the workers finish their chunk and save.
     """
 
     def __init__(
@@ -118,7 +83,10 @@ class Supervisor:
         self.events: queue.Queue[tuple[Hand, dict[str, Any]]] = queue.Queue()
         self.hands: list[Hand] = []
         self.failures: list[Failure] = []
-        self.attempts: dict[str, int] = {}
+        self.attempts: dict[str, list[dict[str, Any]]] = {}
+        """Run -> what ended its attempts in this command."""
+        self.widths: dict[str, int] = {}
+        """Run -> the width of its next population, after one was too large for the memory."""
         self.given_up: set[str] = set()
         self.taken: set[str] = set()
         """Runs whose locks other processes held when they were last tried."""
@@ -126,10 +94,32 @@ class Supervisor:
     def __enter__(self) -> Supervisor:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for hand in self.hands:
-            hand.process.kill()
-            hand.process.wait()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is not None and issubclass(kind, (KeyboardInterrupt, StorageError)):
+                self._let_save()
+        except KeyboardInterrupt:
+            pass  # asked twice: leave at once
+        finally:
+            for hand in self.hands:
+                hand.process.kill()
+                hand.process.wait()
+
+    def _let_save(self) -> None:
+        """Ask the busy workers to finish their chunk, save and leave, and give them GRACE."""
+        busy = [hand for hand in self.hands if hand.group]
+        for hand in busy:
+            hand.process.terminate()
+        deadline = time.monotonic() + GRACE
+        while busy:
+            try:
+                hand, facts = self.events.get(timeout=max(0, deadline - time.monotonic()))
+            except queue.Empty:
+                return
+            event = facts.pop("event")
+            self.on_event(hand, event, facts)
+            if event in ("done", "error", "gone"):
+                busy = [other for other in busy if other is not hand]
 
     def _start(self, number: int) -> Hand:
         command = [sys.executable, "-m", "normlab.lab.worker", f"--results={self.store.root}"]
@@ -165,19 +155,22 @@ class Supervisor:
             pass  # its end is noticed by the listener
 
     def _give(self, hand: Hand, group: Group) -> None:
-        hand.group = group
+        hand.group, hand.heard = group, time.monotonic()
         hand.programs.add(program_key(group.config))
-        self._send(hand, {"do": "train", "configs": group.configs})
+        attempts = self.attempts.get(next(iter(group.configs)), [])
+        request = {"configs": group.configs, "resumes": group.resumes, "attempts": attempts}
+        self._send(hand, {"do": "train"} | request)
         self.on_event(hand, "given", {})
 
     def _choose(self, hand: Hand, groups: list[Group]) -> Group:
-        """Return the group for an idle worker: one whose program it has already compiled, else one
-        that nobody has, else any; the largest of them."""
+        """Return the group for an idle worker: one that was begun, else one whose program it has
+        already compiled, else one that nobody has, else any; the largest of them."""
         others = set().union(*(h.programs for h in self.hands if h is not hand))
 
-        def rank(group: Group) -> tuple[int, int]:
+        def rank(group: Group) -> tuple[bool, int, int]:
             key = program_key(group.config)
-            return (2 if key in hand.programs else key not in others, group.run_steps)
+            known = 2 if key in hand.programs else key not in others
+            return group.resumes, known, group.run_steps
 
         return max(groups, key=rank)
 
@@ -189,7 +182,7 @@ class Supervisor:
         while True:
             busy = {n for h in self.hands if h.group for n in h.group.configs}
             left = {n: c for n, c in wanted().items() if n not in busy | self.given_up}
-            self._employ(group_runs({n: c for n, c in left.items() if n not in self.taken}))
+            self._employ(self._plan(left, busy))
             if any(h.group for h in self.hands):
                 self._wait()
             elif left:
@@ -197,6 +190,19 @@ class Supervisor:
                 self.taken.clear()
             else:
                 return
+
+    def _plan(self, left: dict[str, Config], busy: set[str]) -> list[Group]:
+        """Return what to train now: populations that stopped and hold a run that is left, whole and
+        as they were formed, and the other runs in new ones."""
+        away = busy | self.given_up | self.taken
+        stopped = [g for g in stopped_groups(self.store) if not left.keys().isdisjoint(g.configs)]
+        old = {name for group in stopped for name in group.configs}
+        new = {
+            name: config | {"host.width": self.widths.get(name, config["host.width"])}
+            for name, config in left.items()
+            if name not in old | away
+        }
+        return [g for g in stopped if away.isdisjoint(g.configs)] + group_runs(new)
 
     def _employ(self, groups: list[Group]) -> None:
         idle = [h for h in self.hands if h.group is None]
@@ -214,15 +220,19 @@ class Supervisor:
     def _wait(self) -> None:
         """Take events until a worker becomes free."""
         while True:
-            hand, facts = self.events.get()
+            try:
+                hand, facts = self.events.get(timeout=min(self._seconds_left(), LOOK))
+            except queue.Empty:
+                self._end_silent()
+                return
+            hand.heard = time.monotonic()
             event = facts.pop("event")
+            if hand not in self.hands:
+                continue  # the last words of one that was replaced
             if event == "gone":
-                code = hand.process.wait()
-                message = f"worker process ended with code {code}"
-                self._failed(hand, message, [])
-                self.hands[self.hands.index(hand)] = self._start(hand.number)
+                self._note_end(hand)
             elif event == "error":
-                self._failed(hand, facts["message"], facts["tail"])
+                self._note_error(hand, facts)
             elif event == "done":
                 self.taken |= set(facts["busy"])
                 hand.group = None
@@ -230,15 +240,72 @@ class Supervisor:
             if hand.group is None:
                 return
 
-    def _failed(self, hand: Hand, message: str, tail: list[str]) -> None:
-        group, hand.group = hand.group, None
-        if group is None:
+    def _seconds_left(self) -> float:
+        """Return the time until the first busy worker has been silent for too long."""
+        limits = [h.heard + h.group.config["host.time_limit"] for h in self.hands if h.group]
+        return max(0.0, min(limits, default=math.inf) - time.monotonic())
+
+    def _end_silent(self) -> None:
+        """Replace the workers that have said nothing for host.time_limit."""
+        for hand in self.hands:
+            if hand.group is None:
+                continue
+            limit = hand.group.config["host.time_limit"]
+            if time.monotonic() - hand.heard >= limit:
+                message = f"nothing was heard of it for {limit:g} s (host.time_limit)"
+                self._fail(hand, Failure(hand.group, "timeout", message))
+                self._replace(hand)
+
+    def _replace(self, hand: Hand) -> None:
+        """Start another worker in the place of one that is dead or of no more use."""
+        hand.process.kill()
+        hand.process.wait()
+        self.hands[self.hands.index(hand)] = self._start(hand.number)
+
+    def _note_end(self, hand: Hand) -> None:
+        """Take note of a worker's end."""
+        code = hand.process.wait()
+        if hand.group and code != Preempted.code:
+            message = f"worker process ended with code {code}"
+            message += " (killed: out of memory, perhaps)" if code == -9 else ""
+            self._fail(hand, Failure(hand.group, "killed", message))
+        hand.group = None
+        self._replace(hand)
+
+    def _note_error(self, hand: Hand, facts: dict[str, Any]) -> None:
+        if facts["status"] == StorageError.kind:
+            raise StorageError(facts["message"])
+        if hand.group is None:
             return
-        self.failures.append(Failure(group, message, tail))
+        failure = Failure(hand.group, facts["status"], facts["message"], facts["tail"])
+        if failure.status == "memory" and hand.group.config["host.width"] > 1:
+            self._halve(hand, failure)
+            self._replace(hand)  # for a new one all of the memory is free
+        else:
+            self._fail(hand, failure, facts["again"])
+
+    def _halve(self, hand: Hand, failure: Failure) -> None:
+        """Let the runs of a population that was too large be tried at half its width."""
+        group, hand.group = failure.group, None
+        folder = PopulationFolder(self.store, population_id(group.configs))
+        if folder.path.exists():
+            folder.set_aside()
         for name in group.configs:
-            self.attempts[name] = self.attempts.get(name, 0) + 1
-            if self.attempts[name] > self.retries:
+            self.widths[name] = group.config["host.width"] // 2
+            self.attempts.setdefault(name, []).append(failure.facts())
+
+    def _fail(self, hand: Hand, failure: Failure, again: bool = True) -> None:
+        """Take note of a failure: the runs are tried again while retries are left and it may help,
+        else given up."""
+        hand.group = None
+        self.failures.append(failure)
+        for name in failure.group.configs:
+            attempts = self.attempts.setdefault(name, [])
+            attempts.append(failure.facts())
+            if not again or sum(a["status"] != "memory" for a in attempts) > self.retries:
                 self.given_up.add(name)
+                if not self.store.is_done(name):
+                    self.store.fail(name, {"attempts": attempts})
 
     def time_steps(self, configs: dict[str, Config]) -> dict[str, float]:
         """Return seconds of a training step of a single run of each arm, measured by an idle
@@ -254,6 +321,7 @@ class Supervisor:
                 raise RuntimeError(f"step times could not be measured: {facts}")
 
 
-def lost_runs(failures: Iterable[Failure], store: Store) -> list[str]:
-    """Return the runs of failed populations that are still not done."""
-    return sorted({n for f in failures for n in f.group.configs if not store.is_done(n)})
+def lost_runs(failures: Iterable[Failure], store: Store) -> dict[str, Failure]:
+    """Return the runs of failed populations that are still not done, each with its last failure."""
+    lost = {n: f for f in failures for n in f.group.configs if not store.is_done(n)}
+    return dict(sorted(lost.items()))

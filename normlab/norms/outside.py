@@ -32,21 +32,21 @@ class OutsideNorm(Norm):
     code: str = dataclasses.field(default="", repr=False)
     """The content of the file; empty where the row was kept with results, for reports alone."""
 
-    def to_json(self) -> str:
-        """Return all that a report needs, as text: no code, classes and functions by name."""
+    def facts(self) -> dict[str, Any]:
+        """Return all that a report needs, for JSON: no code, classes and functions by name."""
         facts = {name: value for name, value in vars(self).items() if name != "code"}
-        return json.dumps(facts, indent=1, default=lambda code: getattr(code, "__name__", ""))
+        return json.loads(json.dumps(facts, default=lambda code: getattr(code, "__name__", "")))
 
     @classmethod
-    def from_json(cls, text: str) -> OutsideNorm:
-        """Return a row that `to_json` wrote; raises ValueError or TypeError where it is damaged."""
+    def from_facts(cls, facts: dict[str, Any]) -> OutsideNorm:
+        """Return a row of `facts()`; raises ValueError or TypeError where it is damaged."""
         known = {f.name for f in dataclasses.fields(cls)}
-        facts: dict[str, Any] = {
+        kept: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in json.loads(text).items()
+            for name, value in facts.items()
             if name in known
         }
-        return cls(**facts)
+        return cls(**kept)
 
 
 def outside_norms() -> dict[str, OutsideNorm]:
@@ -54,15 +54,16 @@ def outside_norms() -> dict[str, OutsideNorm]:
     return {n: row for n, row in NORMS.items() if isinstance(row, OutsideNorm) and row.code}
 
 
-def add_norms(files: Sequence[str]) -> list[str]:
+def add_norms(files: Sequence[str], sha256: Sequence[str] = ()) -> list[str]:
     """Add the rows of all `files` to the table, or none of them; return their names.
 
-    Raises ValueError, one line, for a file that cannot be read or run or that has no rows, for a
-    name that is taken and for a row that could not be built.
+    `sha256`: what the files must hash to, or they are not run. Raises ValueError, one line, for a
+    file that cannot be read or run or that has no rows, for a name that is taken and for a row that
+    could not be built.
     """
     rows: dict[str, OutsideNorm] = {}
-    for file in files:
-        for name, row in read_norms(file).items():
+    for i, file in enumerate(files):
+        for name, row in read_norms(file, sha256[i] if sha256 else "").items():
             if name in rows or name in NORMS:
                 owner = f"of {rows[name].file!r}" if name in rows else "of normlab"
                 raise ValueError(
@@ -81,13 +82,15 @@ def add_norms(files: Sequence[str]) -> list[str]:
     return list(rows)
 
 
-def read_norms(file: str) -> dict[str, OutsideNorm]:
+def read_norms(file: str, sha256: str = "") -> dict[str, OutsideNorm]:
     """Return the rows of one file, not yet in the table; raises ValueError."""
     try:
         content = Path(file).read_bytes()
     except OSError as error:
         raise ValueError(f"norm file {file!r} cannot be read ({error.strerror})") from error
     digest = hashlib.sha256(content).hexdigest()
+    if sha256 and digest != sha256:
+        raise ValueError(f"norm file {file!r} is not what it was: its sha256 is now {digest}")
     try:
         found = _run(file, content, f"norms_{digest[:16]}").get("NORMS")
         code = content.decode()

@@ -1,0 +1,211 @@
+"""Checkpoints of a population: found whole and unchanged, or not used, and never in silence.
+
+results/populations/<id>/manifest.json                 which runs train together, in which order
+results/populations/<id>/checkpoint-<step>.safetensors the arrays of their states
+results/populations/<id>/checkpoint-<step>.json        all else, and the sha256 of the arrays
+results/populations/<id>/unfinished                    from the first checkpoint to the last result
+
+The JSON file is renamed into place last: without it there is no checkpoint. The newest two are
+kept. One that is damaged becomes <name>.corrupt, and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy import ndarray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from normlab.lab import disk
+from normlab.lab.errors import Damaged, Drift, NoCheckpoint
+from normlab.lab.store import Store
+from normlab.settings import Config, from_json
+
+KEPT = 2
+UNFINISHED = "unfinished"
+LARGEST_ARRAYS = 64 * 1024**3
+NAME = re.compile(r"checkpoint-(\d{10})\.json")
+POPULATION = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one save holds."""
+
+    step: int
+    arrays: dict[str, ndarray]
+    facts: dict[str, Any]
+
+
+def population_id(run_ids: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(run_ids).encode()).hexdigest()[:16]
+
+
+class PopulationFolder:
+    """What is kept of one population. Its runs must be locked by whoever writes here."""
+
+    def __init__(self, store: Store, name: str):
+        self.name, self.path = name, disk.inside(store.root, "populations", name)
+
+    def form(self, configs: Mapping[str, Config], facts: dict[str, Any]) -> None:
+        """Record that these runs train together, in this order."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk.unwritable(self.path, error) from error
+        disk.remove_leftovers(self.path)
+        disk.write_json(self.path / "manifest.json", {"runs": dict(configs), "facts": facts})
+
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoints, newest first, read or not."""
+        try:
+            names = os.listdir(self.path)
+        except OSError:
+            return []
+        return sorted((int(m[1]) for m in map(NAME.fullmatch, names) if m), reverse=True)
+
+    def corrupt(self) -> list[str]:
+        """Return the names of the checkpoints that were found damaged."""
+        return sorted(p.name for p in self.path.glob("checkpoint-*.json.corrupt"))
+
+    def is_unfinished(self) -> bool:
+        """Tell whether the population stopped after its first checkpoint, or is training now."""
+        return (self.path / UNFINISHED).exists() or bool(self.steps())
+
+    def runs(self) -> dict[str, Config]:
+        """Return the runs as they were formed, from the manifest or else from a checkpoint that can
+        be read; raises NoCheckpoint where none can."""
+        paths = [self.path / "manifest.json", *(self._facts_file(step) for step in self.steps())]
+        for path in paths:
+            try:
+                runs = disk.read_json(path)["runs"]
+                return {name: from_json(config) for name, config in runs.items()}
+            except (FileNotFoundError, Damaged, KeyError, AttributeError):
+                continue
+        raise NoCheckpoint(
+            f"population {self.name}: neither its manifest nor a checkpoint can be read, so "
+            f"nobody knows its runs; move {str(self.path)!r} away to begin them again"
+        )
+
+    def runs_if_known(self) -> dict[str, Config]:
+        """Return the runs, {} where nobody knows them any more."""
+        try:
+            return self.runs()
+        except NoCheckpoint:
+            return {}
+
+    def _facts_file(self, step: int) -> Path:
+        return self.path / f"checkpoint-{step:010d}.json"
+
+    def _arrays_file(self, step: int) -> Path:
+        return self.path / f"checkpoint-{step:010d}.safetensors"
+
+    def save(self, step: int, arrays: dict[str, ndarray], facts: dict[str, Any]) -> None:
+        """Write a checkpoint, read it back, and only then remove all but the newest two; raises
+        StorageError, and the ones before are as they were."""
+        data = save(arrays)
+        seal = {"step": step, "arrays_sha256": hashlib.sha256(data).hexdigest()}
+        disk.write_atomic(self._arrays_file(step), data)
+        disk.write_json(self._facts_file(step), facts | seal)
+        self._read_arrays(step, self._read_facts(step))
+        if not (self.path / UNFINISHED).exists():
+            disk.write_atomic(self.path / UNFINISHED, "")
+        self._keep(KEPT)
+
+    def _keep(self, count: int) -> None:
+        """Remove all but the newest checkpoints, and arrays that belong to none."""
+        for old in self.steps()[count:]:
+            self._facts_file(old).unlink(missing_ok=True)
+        for path in self.path.glob("checkpoint-*.safetensors"):
+            if not path.with_suffix(".json").exists():
+                path.unlink(missing_ok=True)
+
+    def _read_facts(self, step: int) -> dict[str, Any]:
+        path = self._facts_file(step)
+        facts = disk.read_json(path)
+        if facts.get("step") != step:
+            raise Damaged(repr(str(path)), "it is of another step")
+        return facts
+
+    def _read_arrays(self, step: int, facts: dict[str, Any]) -> bytes:
+        path = self._arrays_file(step)
+        try:
+            data = disk.read_bytes(path, LARGEST_ARRAYS)
+        except FileNotFoundError as error:
+            raise Damaged(repr(str(path)), "it is missing") from error
+        if hashlib.sha256(data).hexdigest() != facts.get("arrays_sha256"):
+            raise Damaged(repr(str(path)), "sha256 mismatch")
+        return data
+
+    def read(self, step: int) -> Checkpoint:
+        """Return one checkpoint; raises Damaged."""
+        facts = self._read_facts(step)
+        try:
+            return Checkpoint(step, load(self._read_arrays(step, facts)), facts)
+        except SafetensorError as error:
+            raise Damaged(repr(str(self._arrays_file(step))), str(error)) from error
+
+    def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """Return the newest checkpoint that is whole; None where there never was one.
+
+        Damaged ones are renamed and told to `warn`; raises NoCheckpoint where all are.
+        """
+        if not self.is_unfinished():
+            return None
+        for step in self.steps():
+            try:
+                return self.read(step)
+            except Damaged as error:
+                self._put_away(step)
+                warn(f"the checkpoint of step {step} is damaged ({error.why}); kept as .corrupt")
+        found = len(self.corrupt())
+        raise NoCheckpoint(
+            f"population {self.name}: {found} damaged checkpoints in {str(self.path)!r}, none can "
+            "be used; --restart begins its runs again"
+        )
+
+    def _put_away(self, step: int) -> None:
+        for path in (self._arrays_file(step), self._facts_file(step)):
+            if path.exists():
+                os.replace(path, path.with_name(path.name + ".corrupt"))
+
+    def finish(self) -> None:
+        """Remove the checkpoints: all runs have their results."""
+        self._keep(0)
+        (self.path / UNFINISHED).unlink(missing_ok=True)
+
+    def set_aside(self) -> None:
+        """Let the runs begin again; nothing is deleted."""
+        number = 1
+        while (aside := self.path.with_name(f"{self.name}.aside-{number}")).exists():
+            number += 1
+        os.replace(self.path, aside)
+
+
+def unfinished(store: Store) -> Iterator[PopulationFolder]:
+    """Yield the populations that stopped after a checkpoint, or are training now."""
+    try:
+        names = sorted(os.listdir(store.root / "populations"))
+    except OSError:
+        return
+    for name in names:
+        if POPULATION.fullmatch(name):
+            folder = PopulationFolder(store, name)
+            if folder.is_unfinished():
+                yield folder
+
+
+def check_drift(found: dict[str, Any], data_sha256: str) -> None:
+    """Raise Drift where a checkpoint was made from other data."""
+    if found["data_sha256"] != data_sha256:
+        raise Drift(
+            f"the data had sha256 {found['data_sha256'][:16]} when the run began, now it is "
+            f"{data_sha256[:16]}; restore the data, or begin again with --restart"
+        )

@@ -1,0 +1,162 @@
+"""Where a result comes from: code, versions, machine; and what every result must tell."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
+TRAINING_CODE = (
+    "axes.py",
+    "evaluations.py",
+    "moments.py",
+    "optim.py",
+    "norms",
+    "models",
+    "data",
+    "engine",
+)
+NUMBER = (int, float)
+SCHEMA: dict[str, tuple[type, ...]] = {
+    "git_commit": (str,),
+    "git_dirty": (bool, type(None)),
+    "code": (str,),
+    "python": (str,),
+    "versions": (dict,),
+    "platform": (str,),
+    "processor": (str,),
+    "cores": (int,),
+    "device": (str,),
+    "backend": (str,),
+    "xla_flags": (str,),
+    "config_sha256": (str,),
+    "data_sha256": (str,),
+    "seed": (int,),
+    "mode": (str,),
+    "width": (int,),
+    "conv": (str,),
+    "chunk": (int,),
+    "population": (str,),
+    "members": (int,),
+    "started": (str,),
+    "ended": (str,),
+    "restarts": (list,),
+    "attempts": (list,),
+    "bit_exact": (bool,),
+    "population_seconds": NUMBER,
+    "compile_seconds": NUMBER,
+    "checkpoint_seconds": NUMBER,
+    "run_steps_per_second": NUMBER,
+    "matmul_fraction": NUMBER,
+    "peak_memory_mb": NUMBER,
+}
+"""What the provenance of every result tells, and of which type it is.
+
+restarts: for each time that the population was continued from a checkpoint, at which step, when,
+and which of DECIDES_BITS had changed. attempts: what ended the earlier attempts that failed.
+bit_exact: whether an uninterrupted run would have given the same bits.
+"""
+DECIDES_BITS = (
+    "code",
+    "versions",
+    "processor",
+    "cores",
+    "device",
+    "backend",
+    "xla_flags",
+    "mode",
+    "conv",
+    "width",
+    "chunk",
+)
+"""What must be the same at the start and at every restart for the result to be bit-exact."""
+
+
+def missing_facts(provenance: dict[str, Any]) -> list[str]:
+    """Return the names of SCHEMA that a provenance lacks or has with a wrong type."""
+    return [
+        name
+        for name, kinds in SCHEMA.items()
+        if name not in provenance
+        or not isinstance(provenance[name], kinds)
+        or (isinstance(provenance[name], bool) and bool not in kinds)
+    ]
+
+
+def changed_facts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[Any]]:
+    """Return name -> [before, after] of what decides bits and differs."""
+    return {
+        name: [before.get(name), after.get(name)]
+        for name in DECIDES_BITS
+        if before.get(name) != after.get(name)
+    }
+
+
+def timing_place(facts: dict[str, Any]) -> str:
+    """Return under which key the step times of a machine and of this code are kept."""
+    return f"{facts.get('processor')}, code {facts.get('code')}"
+
+
+@functools.cache
+def code_hash() -> str:
+    """Return the hash of the code that decides what a run computes."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for name in TRAINING_CODE:
+        place = package / name
+        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def git_facts() -> dict[str, Any]:
+    """Return the commit of the code and whether its tree has changes; "unknown" and None without
+    git or outside a repository."""
+    here = Path(__file__).resolve().parents[2]
+    try:
+        run = functools.partial(
+            subprocess.run, cwd=here, capture_output=True, text=True, timeout=5, check=True
+        )
+        commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        changes = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": "unknown", "git_dirty": None}
+    return {"git_commit": commit, "git_dirty": bool(changes)}
+
+
+def host_facts() -> dict[str, Any]:
+    """Return what every result says of the host that made it."""
+    return git_facts() | {
+        "code": code_hash(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor_name(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+@functools.cache
+def processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
