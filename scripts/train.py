@@ -178,6 +178,8 @@ def main() -> int:
         untraced = ", so no profile of it is written" if FLAGS.profile_trace else ""
         print(f"run {name} is finished{untraced}; --restart repeats it")
     else:
+        for doubt in store.doubts():
+            cli.warn(doubt)
         print(f"run {name}: {config['data.name']} {config['model.name']} {config['norm.name']}")
         train(store, name, config)
     record = store.read(name)

@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from desk import LONG, RUNS, SHORT, Desk, finish, needs_proc, workers_of
 
 from normlab.lab.groups import Group, group_runs, spread
 from normlab.lab.store import Store
@@ -18,49 +18,6 @@ from normlab.lab.supervisor import Failure, lost_runs
 from normlab.settings import defaults
 
 ROOT = Path(__file__).resolve().parents[1]
-CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
-
-TINY = '''
-"""A study of seconds: two norms, two rates, two seeds on generated images."""
-
-from normlab.lab.measures import error_points
-from normlab.lab.study import Arm, Setup, Study, Tuning
-from normlab.lab.verdicts import Row
-
-ARMS = tuple(Arm(n, {"norm.name": n}, is_primary=True) for n in ("none", "batch"))
-SETTINGS = {"data.name": "synthetic", "model.widths": (16,), "train.eval_every": 20}
-SETUP = Setup(
-    name="tiny",
-    title="tiny MLP",
-    base="digits_mlp",
-    settings=SETTINGS | {"train.steps": STEPS},
-    arms=ARMS,
-    protocol=Tuning((-1.0, -0.5), 0.5, "error", seeds=(1000, 1001), extensions=0),
-    seeds=2,
-)
-
-
-def claims(evidence, profile):
-    none, batch = (evidence["tiny"].runs_of(arm) for arm in ("none", "batch"))
-    pairs = {s: (none[s], batch[s]) for s in none.keys() & batch.keys()}
-    effects = {s: error_points(a) - error_points(b) for s, (a, b) in pairs.items()}
-    return [
-        Row(
-            id="T", claim="T", sentence="It is better", contrast="none - batch", scope="tiny",
-            effects=effects, unit="points", delta=1.0, n=2, test="t", setup="tiny",
-        )
-    ]
-
-
-STUDY = Study(
-    name="tiny", title="Tiny", question="?", fair_test="f", source="s", expect="e",
-    refuted_if="r", cost="c", setups={"quick": (SETUP,), "standard": (SETUP,)}, claims=claims,
-)
-'''
-RUNS = 2 * 2 * 2 + 2 * 2  # arms x rates x tuning seeds, then arms x seeds
-SHORT, LONG = 40, 12_000
-"""Steps of a run: none to speak of, and a few seconds for a population."""
-
 # Written at the end of every Python process: its command line, and whether it had imported jax.
 PROBE = """
 import atexit, os, sys
@@ -69,62 +26,6 @@ def tell():
         file.write(f"{'jax' in sys.modules} {sys.argv}")
 atexit.register(tell)
 """
-
-
-class Desk:
-    """One results directory and the command that works on it."""
-
-    def __init__(self, folder: Path, steps: int):
-        self.study, self.results = folder / "tiny.py", folder / "results"
-        self.study.write_text(TINY.replace("STEPS", str(steps)))
-        self.store = Store(self.results)
-
-    def start(self, *flags: str, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(ROOT / "scripts" / "study.py"), f"--study={self.study}"]
-        command += [f"--results={self.results}", "--config.host.processes=1", *flags]
-        return subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd="/",
-            env=os.environ | CACHE | environment,
-        )
-
-    def done(self) -> set[str]:
-        return self.store.done()
-
-    def is_training(self) -> bool:
-        """Tell whether a run has evaluations but no result yet."""
-        curves = self.results.glob("runs/*/curve.jsonl")
-        return any(c.stat().st_size and not self.store.is_done(c.parent.name) for c in curves)
-
-    def wait_for_training(self, process: subprocess.Popen[str]) -> None:
-        for _ in range(600):
-            if self.is_training():
-                return
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
-        raise AssertionError("no run began within 30 seconds")
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    """Wait for a process and return what it printed."""
-    try:
-        out, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == code, out + err
-    assert "Traceback" not in err
-    return out
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(pid) for pid in path.read_text().split()]
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 
 
 def test_a_study_runs_end_to_end_and_only_once(tmp_path):
@@ -162,19 +63,6 @@ def assert_costs(told: dict) -> None:
 
 
 @needs_proc
-def test_a_killed_worker_costs_nothing_but_its_population(tmp_path):
-    desk = Desk(tmp_path, LONG)
-    process = desk.start()
-    desk.wait_for_training(process)
-    (worker,) = workers_of(process)
-    os.kill(worker, signal.SIGKILL)
-    out = finish(process)
-    assert f"{RUNS} runs trained" in out and len(desk.done()) == RUNS
-    assert_trained_once(desk)
-    assert len(desk.done()) == RUNS
-
-
-@needs_proc
 def test_a_worker_that_dies_again_and_again_is_an_error(tmp_path):
     desk = Desk(tmp_path, LONG)
     process = desk.start("--retries=0")
@@ -187,40 +75,6 @@ def test_a_worker_that_dies_again_and_again_is_an_error(tmp_path):
     assert 0 < len(desk.done()) < RUNS  # the other arm went on
     finish(desk.start())
     assert len(desk.done()) == RUNS
-
-
-@needs_proc
-def test_ctrl_c_leaves_at_once_and_the_same_command_continues(tmp_path):
-    desk = Desk(tmp_path, LONG)
-    process = desk.start()
-    desk.wait_for_training(process)
-    workers = workers_of(process)
-    process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and time.monotonic() - began < 10
-    assert "interrupted; the same command continues" in err and "Traceback" not in err
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    assert len(desk.done()) < RUNS
-    finish(desk.start())
-    assert len(desk.done()) == RUNS
-
-
-@needs_proc
-def test_a_killed_supervisor_takes_its_workers_along(tmp_path):
-    desk = Desk(tmp_path, 50 * LONG)
-    process = desk.start()
-    desk.wait_for_training(process)
-    workers = workers_of(process)
-    process.kill()
-    process.communicate()
-    for _ in range(200):
-        if not any(Path(f"/proc/{pid}").exists() for pid in workers):
-            break
-        time.sleep(0.05)
-    else:
-        raise AssertionError("a worker outlived its supervisor by 10 seconds")
-    assert desk.done() == set()
 
 
 def assert_trained_once(desk: Desk) -> None:

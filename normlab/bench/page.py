@@ -73,13 +73,13 @@ def write_page(path: Path, text: str) -> None:
     path.write_text(text.strip() + "\n", encoding="utf-8")
 
 
-def write_section(path: Path, name: str, text: str) -> None:
+def write_section(path: Path, name: str, text: str, script: str = "bench") -> None:
     """Replace what stands between the markers of `name`, or append it; nothing else changes.
 
     Raises ValueError where only one of the two markers is there.
     """
     begin, end = (
-        f"<!-- {word} of {name}, written by scripts/bench.py -->" for word in ("begin", "end")
+        f"<!-- {word} of {name}, written by scripts/{script}.py -->" for word in ("begin", "end")
     )
     page = path.read_text(encoding="utf-8") if path.exists() else ""
     if (begin in page) != (end in page):

@@ -8,7 +8,7 @@ from typing import Any
 
 from normlab.lab.checkpoints import unfinished
 from normlab.lab.config import program_id
-from normlab.lab.disk import network_file_system, read_json, write_json
+from normlab.lab.disk import read_json, write_json
 from normlab.lab.errors import ConfigError, Damaged
 from normlab.lab.evidence import Memory, SetupEvidence, Wanted
 from normlab.lab.origin import is_stale
@@ -103,12 +103,8 @@ class Job:
 
     def prepare(self) -> None:
         """Look at what is there before anything is trained."""
-        kind = network_file_system(self.store.root)
-        if kind:
-            self.warn(
-                f"the results directory is on {kind}, a network file system, whose locks cannot be "
-                "relied on: run one study at a time there, or use a local --results"
-            )
+        for doubt in self.store.doubts():
+            self.warn(doubt)
         self.set_damaged_aside()
         wanted = self.wanted()
         for folder in unfinished(self.store):

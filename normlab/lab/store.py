@@ -97,6 +97,16 @@ class Store:
                 "readable and writable directory; give another one with --results=DIR"
             )
 
+    def doubts(self) -> list[str]:
+        """Return what the user should know before runs are trained here."""
+        kind = disk.network_file_system(self.root)
+        if kind is None:
+            return []
+        return [
+            f"the results directory {str(self.root)!r} is on {kind}, a network file system, whose "
+            "locks cannot be relied on: let one command work on it at a time, or use a local one"
+        ]
+
     def run_dir(self, run_id: str) -> Path:
         return disk.inside(self.root, "runs", run_id)
 

@@ -1,0 +1,70 @@
+"""Try to lose or corrupt results: kills, crashes, damage, full disks, crowds, malice.
+
+Examples:
+  python scripts/torture.py                                   # all campaigns, short: some minutes
+  python scripts/torture.py --campaigns=single_runs,study --scale=long
+  python scripts/torture.py --scale=long --write              # and docs/reliability.md, an hour
+  python scripts/torture.py --campaigns=checkpoints --seed=7  # the same dice as a failure told
+
+Works in a temporary directory (--work=DIR: in that one, and keeps it). Exit code 1: a promise was
+broken; the lines below the campaign say which and how to see it again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from absl import flags
+
+from normlab.lab import cli
+from normlab.lab.errors import ConfigError
+from normlab.lab.progress import clock
+from normlab.lab.study import ROOT
+from normlab.torture.campaign import CAMPAIGNS, Desk, Report, find_campaign
+
+flags.DEFINE_list("campaigns", list(CAMPAIGNS), f"Which, of {', '.join(CAMPAIGNS)}.")
+flags.DEFINE_enum("scale", "short", ("short", "long"), "How many times.")
+flags.DEFINE_integer("seed", 0, "Of the dice.")
+flags.DEFINE_string("work", None, "Directory to work in, kept afterwards.")
+flags.DEFINE_bool("write", False, "Write the table of docs/reliability.md too.")
+FLAGS = flags.FLAGS
+
+
+def run(name: str, folder: Path) -> Report:
+    """Carry out one campaign and print what came of it."""
+    began = time.monotonic()
+    print(f"{name} ...", flush=True)
+    desk = Desk(folder / name, FLAGS.seed, FLAGS.scale == "long", lambda line: print(f"  {line}"))
+    desk.folder.mkdir(parents=True)
+    report = find_campaign(name)(desk)
+    word = "kept" if report.has_passed else "BROKEN"
+    told = ", ".join(f"{what}: {figure}" for what, figure in report.figures.items())
+    print(f"{name}: {word} in {clock(time.monotonic() - began)}; {told}", flush=True)
+    for failure in report.failures:
+        print(f"  {failure}", flush=True)
+    return report
+
+
+def main() -> int:
+    from normlab.torture.page import section
+
+    for name in FLAGS.campaigns:
+        if name not in CAMPAIGNS:
+            raise ConfigError(f"unknown campaign {name!r} (campaigns: {', '.join(CAMPAIGNS)})")
+    if FLAGS.work and Path(FLAGS.work).exists() and any(Path(FLAGS.work).iterdir()):
+        raise ConfigError(f"work = {FLAGS.work!r} is not empty; give another --work=DIR")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(FLAGS.work or folder)
+        reports = {name: run(name, place) for name in FLAGS.campaigns}
+    if FLAGS.write:
+        from normlab.bench.page import write_section
+
+        text = section(reports, FLAGS.seed, FLAGS.scale)
+        write_section(ROOT / "docs" / "reliability.md", "campaigns", text, "torture")
+    return cli.OK if all(report.has_passed for report in reports.values()) else 1
+
+
+if __name__ == "__main__":
+    cli.start(main)

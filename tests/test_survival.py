@@ -1,0 +1,296 @@
+"""What a study survives: signals, crashes, hangs, too little memory, damage, drift."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk import CACHE, LONG, ROOT, RUNS, SHORT, Desk, finish, needs_proc, workers_of
+
+from normlab.lab import disk
+from normlab.lab.checkpoints import unfinished
+from normlab.lab.store import Store
+
+OFTEN = "--config.train.checkpoint_seconds=0.2"
+ONE = ["--config=configs/digits_mlp.py", "--config.data.name=synthetic", OFTEN]
+ONE += [f"--config.train.steps={LONG}"]
+IN_WORKER = """
+import os, sys, time
+if "normlab.lab.worker" in sys.orig_argv:
+    import jax
+    from normlab.engine import population
+    train = population.Population.train
+"""
+"""Runs at the start of every Python process; what follows it is the fault of a worker."""
+FAULTS = {
+    "memory": """
+    def broken(self, *rest):
+        if self.width > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+        return train(self, *rest)
+    population.Population.train = broken
+""",
+    "error": """
+    def broken(self, *rest):
+        if self.config["norm.name"] == "batch":
+            raise ValueError("planted")
+        return train(self, *rest)
+    population.Population.train = broken
+""",
+    "hang": """
+    def broken(self, *rest):
+        try:
+            os.mkdir(os.environ["ONCE"])
+        except FileExistsError:
+            return train(self, *rest)
+        time.sleep(1e6)
+    population.Population.train = broken
+""",
+    "hang always": """
+    def broken(self, *rest):
+        open(os.environ["ONCE"], "w")
+        time.sleep(1e6)
+    population.Population.train = broken
+""",
+    "other data": """
+    from dataclasses import replace
+    import normlab.data
+    load = normlab.data.load
+    normlab.data.load = lambda *rest: replace(load(*rest), sha256="0" * 64)
+""",
+}
+
+
+def environment(folder: Path, fault: str) -> dict[str, str]:
+    """The environment in which workers have a fault."""
+    (folder / "sitecustomize.py").write_text(IN_WORKER + FAULTS[fault])
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path, "ONCE": str(folder / "once")}
+
+
+def results(desk: Desk) -> dict[str, dict[str, Any]]:
+    found = desk.results.glob("runs/*/result.json")
+    return {path.parent.name: disk.read_json(path) for path in found}
+
+
+def wait_for_checkpoint(results: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        if any(results.glob("populations/*/checkpoint-*.json")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint within 30 seconds")
+
+
+def train_one(results: Path, *flags: str, **more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"--results={results}", *ONE]
+    return subprocess.Popen(
+        [*command, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        env=os.environ | CACHE | more,
+    )
+
+
+def fails(process: subprocess.Popen[str], code: int) -> str:
+    """Wait for a process that must fail and return its one line."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    return err.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """The results of a study that nothing interrupts."""
+    desk = Desk(tmp_path_factory.mktemp("whole"), LONG)
+    finish(desk.start(OFTEN))
+    assert not list(desk.results.glob("populations/*/checkpoint*")) and len(desk.done()) == RUNS
+    assert all(r["provenance"]["checkpoint_seconds"] > 0 for r in results(desk).values())
+    return results(desk)
+
+
+def assert_equal_bits(found: dict[str, dict[str, Any]], whole: dict[str, dict[str, Any]]) -> None:
+    assert found.keys() == whole.keys()
+    for name, result in found.items():
+        for part in ("final", "curve_sha256", "status", "diverged_at"):
+            assert result[part] == whole[name][part]
+        assert result["provenance"]["bit_exact"]
+
+
+@needs_proc
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 75), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_same_command_continues(tmp_path, whole, number, code):
+    desk = Desk(tmp_path, LONG)
+    process = desk.start()  # no checkpoint but the one upon the signal
+    desk.wait_for_training(process)
+    workers = workers_of(process)
+    process.send_signal(number)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code and time.monotonic() - began < 10, out + err
+    assert "the same command continues" in err and "Traceback" not in err
+    assert "saved at step" in out
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    step = out.split("saved at step ")[1].split()[0]
+    assert f"continued from step {step}" in finish(desk.start())
+    assert_equal_bits(results(desk), whole)
+    assert any(r["provenance"]["restarts"] for r in results(desk).values())
+
+
+@needs_proc
+def test_what_was_killed_goes_on_from_its_last_checkpoint(tmp_path, whole):
+    desk = Desk(tmp_path, LONG)
+    process = desk.start(OFTEN)
+    wait_for_checkpoint(desk.results, process)
+    (worker,) = workers_of(process)
+    os.kill(worker, signal.SIGKILL)
+    out = finish(process)
+    assert "continued from step" in out
+    assert_equal_bits(results(desk), whole)
+    attempts = [r["provenance"]["attempts"] for r in results(desk).values()]
+    (told,) = {json.dumps(a[0]["status"]) for a in attempts if a}
+    assert told == '"killed"'
+
+
+@needs_proc
+def test_workers_whose_supervisor_is_killed_save(tmp_path, whole):
+    desk = Desk(tmp_path, LONG)
+    process = desk.start()
+    desk.wait_for_training(process)
+    workers = workers_of(process)
+    process.kill()
+    process.communicate()
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        time.sleep(0.05)
+    assert list(unfinished(desk.store))
+    assert "continued from step" in finish(desk.start())
+    assert_equal_bits(results(desk), whole)
+
+
+def test_a_second_signal_leaves_at_once(tmp_path):
+    desk = Desk(tmp_path, SHORT)
+    process = desk.start(**environment(tmp_path, "hang always"))
+    while not (tmp_path / "once").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert process.poll() is None  # it waits for the chunk
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    process.communicate(timeout=30)
+    assert process.returncode == 75 and time.monotonic() - began < 3
+
+
+def test_too_little_memory_halves_the_width_and_the_record_says_so(tmp_path):
+    desk = Desk(tmp_path, SHORT)
+    finish(desk.start("--config.host.width=4", "--retries=0", **environment(tmp_path, "memory")))
+    assert len(desk.done()) == RUNS
+    for result in results(desk).values():
+        told = result["provenance"]
+        widths = [(a["status"], a["width"]) for a in told["attempts"]]
+        assert told["width"] == 2 and told["members"] <= 2
+        assert widths == [("memory", 4)]
+
+
+def test_an_error_ends_its_population_alone_and_is_not_tried_again(tmp_path):
+    desk = Desk(tmp_path, SHORT)
+    told = fails(desk.start("--retries=3", **environment(tmp_path, "error")), 70)
+    assert "could not be finished" in told and "failure.json" in told
+    assert 0 < len(desk.done()) < RUNS
+    failures = [disk.read_json(p) for p in desk.results.glob("runs/*/failure.json")]
+    assert len(failures) == len(desk.done()) == 4  # reporting waits for what tuning chooses
+    for failure in failures:
+        (attempt,) = failure["attempts"]
+        assert attempt["status"] == "error" and "planted" in attempt["message"]
+        assert any("in broken" in line for line in attempt["tail"])
+    (tmp_path / "sitecustomize.py").unlink()
+    finish(desk.start())
+    assert len(desk.done()) == RUNS and not list(desk.results.glob("runs/*/failure.json"))
+
+
+def test_a_worker_that_says_nothing_is_replaced(tmp_path):
+    desk = Desk(tmp_path, SHORT)
+    faults = environment(tmp_path, "hang")
+    finish(desk.start("--config.host.time_limit=12", **faults))
+    assert len(desk.done()) == RUNS
+    attempts = [r["provenance"]["attempts"] for r in results(desk).values()]
+    assert {a["status"] for told in attempts for a in told} == {"timeout"}
+
+
+@needs_proc
+def test_a_change_of_the_machine_is_marked_and_one_of_the_data_refused(tmp_path):
+    process = train_one(tmp_path / "r")
+    wait_for_checkpoint(tmp_path / "r", process)
+    process.send_signal(signal.SIGTERM)
+    assert "preempted" in fails(process, 75)
+    other = environment(tmp_path, "other data")
+    told = fails(train_one(tmp_path / "r", **other), 4)
+    assert "error[drift]" in told and "restore the data" in told and "--restart" in told
+    (tmp_path / "sitecustomize.py").unlink()
+    flags = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false"}
+    out = finish(train_one(tmp_path / "r", **flags))
+    assert "xla_flags changed since the start" in out
+    (result,) = (disk.read_json(p) for p in (tmp_path / "r").glob("runs/*/result.json"))
+    assert result["provenance"]["bit_exact"] is False
+    assert list(result["provenance"]["restarts"][0]["changed"]) == ["xla_flags"]
+
+
+def test_checkpoints_that_are_all_damaged_stop_a_run_until_it_is_told_to_begin_again(tmp_path):
+    process = train_one(tmp_path)
+    wait_for_checkpoint(tmp_path, process)
+    second = train_one(tmp_path)
+    assert "error[in-use]" in fails(second, 6)
+    process.send_signal(signal.SIGTERM)
+    fails(process, 75)
+    for path in tmp_path.glob("populations/*/checkpoint-*.json"):
+        path.write_bytes(path.read_bytes().replace(b"step", b"stop", 1))
+    for _ in range(2):
+        told = fails(train_one(tmp_path), 5)
+        assert "error[no-checkpoint]" in told and "--restart" in told
+    (name,) = (p.name for p in (tmp_path / "runs").iterdir())
+    assert not Store(tmp_path).is_done(name)
+    finish(train_one(tmp_path, "--restart"))
+    assert Store(tmp_path).is_done(name)
+    assert list(tmp_path.glob("populations/*.aside-1/*.corrupt"))  # nothing was deleted
+
+
+def test_settings_that_are_not_those_of_the_name_are_refused(tmp_path):
+    process = train_one(tmp_path)
+    wait_for_checkpoint(tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    fails(process, 75)
+    (folder,) = unfinished(Store(tmp_path))
+    manifest = disk.read_json(folder.path / "manifest.json")
+    next(iter(manifest["runs"].values()))["optim.lr"] = 0.2
+    disk.write_json(folder.path / "manifest.json", manifest)
+    before = sorted(path.name for path in folder.path.iterdir())
+    told = fails(train_one(tmp_path), 4)
+    assert "error[drift]" in told and "settings" in told
+    assert sorted(path.name for path in folder.path.iterdir()) == before
+
+
+def test_a_damaged_record_is_told_set_aside_and_trained_again(tmp_path):
+    desk = Desk(tmp_path, SHORT)
+    finish(desk.start())
+    before = results(desk)
+    victim = sorted(before)[0]
+    path = desk.store.run_dir(victim) / "result.json"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    process = desk.start()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "1 runs trained" in out
+    assert victim in err and "damaged" in err and "Traceback" not in err
+    assert (path.parent / "result.corrupt.json").read_bytes() == content
+    assert_equal_bits(results(desk), before)
