@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +22,9 @@ from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_settin
 
 OK, USAGE, DIVERGED, INTERNAL, INTERRUPTED = 0, 2, 3, 70, 130
 """Exit codes; lab/errors.py has those of errors."""
+
+ECHO = 0.5
+"""Seconds within which a repeated signal is the same one."""
 
 FLAGS = flags.FLAGS
 
@@ -171,12 +176,18 @@ def start(main: Callable[[], int]) -> None:
 
 def heed_signals() -> None:
     """Let SIGTERM and a closed terminal leave as Ctrl-C does, but with the code of a preemption,
-    upon which schedulers start the same command again."""
+    upon which schedulers start the same command again. Launchers often send a signal to a process
+    and to its group, so what comes within ECHO of the first is no second one."""
+    heard = -math.inf
 
-    def leave_soon(*_: object) -> None:
-        raise Preempted
+    def leave_soon(number: int, _: object) -> None:
+        nonlocal heard
+        now = time.monotonic()
+        if now - heard >= ECHO:
+            heard = now
+            raise KeyboardInterrupt if number == signal.SIGINT else Preempted
 
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, leave_soon)
 

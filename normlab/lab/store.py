@@ -111,10 +111,11 @@ class Store:
         return disk.inside(self.root, "runs", run_id)
 
     def is_done(self, run_id: str) -> bool:
-        return (self.run_dir(run_id) / "result.json").exists()
+        return os.path.exists(f"{self.root}/runs/{run_id}/result.json")
 
     def done(self) -> set[str]:
-        """Return the ids of all finished runs."""
+        """Return the ids of all finished runs; asked after every population, so no link is followed
+        up here, but when a run is read."""
         try:
             names = os.listdir(self.root / "runs")
         except FileNotFoundError:
