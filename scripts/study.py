@@ -29,6 +29,7 @@ from absl import flags
 from normlab.lab import cli
 from normlab.lab.errors import ConfigError, Drift, NoCheckpoint
 from normlab.lab.evidence import Memory
+from normlab.lab.groups import stopped_groups
 from normlab.lab.launch import Job, started_studies
 from normlab.lab.progress import clock
 from normlab.lab.store import Store
@@ -98,6 +99,10 @@ def print_plan(job: Job) -> None:
     for (arm, stage), names in stages.items():
         done = sum(n not in missing for n in names)
         print(f"{arm:<40} {stage:<32} {len(names):>5} runs, {done:>5} done")
+    stopped = [g for g in stopped_groups(job.store) if not missing.keys().isdisjoint(g.configs)]
+    if stopped:
+        count = sum(len(group.configs) for group in stopped)
+        print(f"{len(stopped)} populations of {count} runs go on from their checkpoints")
     steps = sum(c["train.steps"] for c in missing.values())
     print(
         f"{len(wanted)} runs known by now, {len(missing)} to train ({steps:,} run-steps); "

@@ -73,6 +73,8 @@ def news(hand: Hand, event: str, facts: dict[str, Any]) -> str | None:
         return f"{label}: continued from step {facts['step']}"
     if event == "saved":
         return f"{label}: saved at step {facts['step']}"
+    if event == "failed":
+        return f"{label}: {facts['status']}: {facts['message']}; {facts['then']}"
     if event == "warning":
         return f"warning: {label}: {facts['message']}"
     return None

@@ -286,26 +286,37 @@ class Supervisor:
 
     def _halve(self, hand: Hand, failure: Failure) -> None:
         """Let the runs of a population that was too large be tried at half its width."""
-        group, hand.group = failure.group, None
+        group, half = failure.group, failure.group.config["host.width"] // 2
+        self._tell(hand, failure, f"tried again at width {half}")
         folder = PopulationFolder(self.store, population_id(group.configs))
         if folder.path.exists():
             folder.set_aside()
         for name in group.configs:
-            self.widths[name] = group.config["host.width"] // 2
+            self.widths[name] = half
             self.attempts.setdefault(name, []).append(failure.facts())
 
     def _fail(self, hand: Hand, failure: Failure, again: bool = True) -> None:
         """Take note of a failure: the runs are tried again while retries are left and it may help,
         else given up."""
-        hand.group = None
         self.failures.append(failure)
-        for name in failure.group.configs:
-            attempts = self.attempts.setdefault(name, [])
-            attempts.append(failure.facts())
-            if not again or sum(a["status"] != "memory" for a in attempts) > self.retries:
-                self.given_up.add(name)
-                if not self.store.is_done(name):
-                    self.store.fail(name, {"attempts": attempts})
+        names = failure.group.configs
+        for name in names:
+            self.attempts.setdefault(name, []).append(failure.facts())
+        tried = max(sum(a["status"] != "memory" for a in self.attempts[n]) for n in names)
+        if again and tried <= self.retries:
+            self._tell(hand, failure, "tried again")
+            return
+        self._tell(hand, failure, "given up")
+        self.given_up |= set(names)
+        for name in names:
+            if not self.store.is_done(name):
+                self.store.fail(name, {"attempts": self.attempts[name]})
+
+    def _tell(self, hand: Hand, failure: Failure, then: str) -> None:
+        """Take the population away from its worker and say what becomes of it."""
+        facts = {"status": failure.status, "message": failure.message, "then": then}
+        self.on_event(hand, "failed", facts)
+        hand.group = None
 
     def time_steps(self, configs: dict[str, Config]) -> dict[str, float]:
         """Return seconds of a training step of a single run of each arm, measured by an idle
