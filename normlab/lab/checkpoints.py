@@ -86,7 +86,8 @@ class PopulationFolder:
         for path in paths:
             try:
                 runs = disk.read_json(path)["runs"]
-                return {name: from_json(config) for name, config in runs.items()}
+                if population_id(runs) == self.name:
+                    return {name: from_json(config) for name, config in runs.items()}
             except (FileNotFoundError, Damaged, KeyError, AttributeError):
                 continue
         raise NoCheckpoint(
@@ -115,9 +116,13 @@ class PopulationFolder:
         disk.write_atomic(self._arrays_file(step), data)
         disk.write_json(self._facts_file(step), facts | seal)
         self._read_arrays(step, self._read_facts(step))
+        self._mark()
+        self._keep(KEPT)
+
+    def _mark(self) -> None:
+        """Let the population count as stopped, also when no checkpoint of it is left."""
         if not (self.path / UNFINISHED).exists():
             disk.write_atomic(self.path / UNFINISHED, "")
-        self._keep(KEPT)
 
     def _keep(self, count: int) -> None:
         """Remove all but the newest checkpoints, and arrays that belong to none."""
@@ -132,6 +137,8 @@ class PopulationFolder:
         facts = disk.read_json(path)
         if facts.get("step") != step:
             raise Damaged(repr(str(path)), "it is of another step")
+        if population_id(facts.get("runs", ())) != self.name:
+            raise Damaged(repr(str(path)), "it is of another population")
         return facts
 
     def _read_arrays(self, step: int, facts: dict[str, Any]) -> bytes:
@@ -163,6 +170,7 @@ class PopulationFolder:
             try:
                 return self.read(step)
             except Damaged as error:
+                self._mark()
                 self._put_away(step)
                 warn(f"the checkpoint of step {step} is damaged ({error.why}); kept as .corrupt")
         found = len(self.corrupt())

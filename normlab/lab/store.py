@@ -67,7 +67,7 @@ class Store:
         for name, row in outside_norms().items():
             (self.root / "norms").mkdir(exist_ok=True)
             disk.write_atomic(self._norm_file(row), row.code)
-            disk.write_json(self.root / "norms" / f"{name}.json", row.facts())
+            disk.write_json(self.root / "norms" / f"{name}.json", row.facts() | {"name": name})
 
     def _norm_file(self, row: OutsideNorm) -> Path:
         return self.root / "norms" / f"{row.sha256}.py"
@@ -82,8 +82,11 @@ class Store:
         for path in sorted((self.root / "norms").glob("*.json")):
             if path.stem not in NORMS:
                 try:
-                    NORMS[path.stem] = OutsideNorm.from_facts(disk.read_json(path))
-                except (ValueError, TypeError, AttributeError) as error:
+                    facts = disk.read_json(path)
+                    if facts["name"] != path.stem:
+                        raise ValueError(f"it is of the norm {facts['name']!r}")
+                    NORMS[path.stem] = OutsideNorm.from_facts(facts)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise Damaged(repr(str(path)), str(error)) from error
 
     def check(self) -> None:
@@ -130,6 +133,8 @@ class Store:
             curve = disk.read_bytes(folder / "curve.jsonl", disk.LARGEST_JSON)
             if hashlib.sha256(curve).hexdigest() != result["curve_sha256"]:
                 raise ValueError("sha256 mismatch of its curve.jsonl")
+            if result["run"] != run_id:
+                raise ValueError(f"it is that of run {result['run']}")
             return Record(
                 run_id=run_id,
                 config=from_json(result["config"]),
@@ -176,12 +181,12 @@ class Store:
         self._write_curve(run_id, "a", rows)
 
     def _write_curve(self, run_id: str, mode: str, rows: list[dict[str, float]]) -> None:
-        path = self.run_dir(run_id) / "curve.jsonl"
+        path, text = self.run_dir(run_id) / "curve.jsonl", curve_text(rows)
         try:
             with open(path, mode, encoding="utf-8") as file:
-                file.write(curve_text(rows))
+                file.write(text)
         except OSError as error:
-            raise disk.unwritable(path, error) from error
+            raise disk.unwritable(path, error, len(text)) from error
 
     def finish(self, run_id: str, result: dict[str, Any], curve: list[dict[str, float]]) -> None:
         """Write the curve, then result.json: from now on the run is done. Raises StorageError, and
@@ -191,7 +196,7 @@ class Store:
             raise ValueError(f"the provenance of run {run_id} lacks {', '.join(missing)}")
         folder, text = self.run_dir(run_id), curve_text(curve)
         disk.write_atomic(folder / "curve.jsonl", text)
-        seal = {"curve_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        seal = {"run": run_id, "curve_sha256": hashlib.sha256(text.encode()).hexdigest()}
         disk.write_json(folder / "result.json", result | seal)
         (folder / "failure.json").unlink(missing_ok=True)
 
