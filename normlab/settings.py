@@ -82,6 +82,7 @@ SETTINGS: dict[str, Setting] = {
         "hidden layers, spread evenly over `widths`; 0: one for each width; vgg: 11, 13, 16, 19; "
         "resnet: 2 x widths x n + 2 (three widths: 20, 32, 44, 56, 110), 0: one block a width",
         low=0,
+        high=1000,
     ),
     "model.act": Setting("relu", "static", "activation", choices=("relu", "sigmoid", "tanh")),
     "model.placement": Setting(

@@ -11,7 +11,7 @@ from normlab.evaluations import eval_steps
 from normlab.lab.evidence import Memory, SetupEvidence
 from normlab.lab.measures import log_octaves, steps_to_target
 from normlab.lab.provenance import code_hash
-from normlab.lab.store import Record
+from normlab.lab.record import Record
 from normlab.lab.study import Arm, Figure, Follow, Setup, Study, Sweep, Tuning
 from normlab.lab.verdicts import Row
 from normlab.settings import Config

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from normlab.lab.evidence import Memory, SetupEvidence, Wanted, rate_of
-from normlab.lab.store import Record
+from normlab.lab.record import Record
 from normlab.lab.study import Arm, Follow, Setup, Sweep, Tuning
 
 Response = Callable[[str, float, int], float]

@@ -14,7 +14,7 @@ from normlab.lab.measures import (
     log_octaves,
     steps_to_target,
 )
-from normlab.lab.store import Record
+from normlab.lab.record import Record
 from normlab.settings import defaults
 
 INF = math.inf

@@ -17,8 +17,9 @@ from made_up_runs import FIGURES, PROVENANCE, STUDY, runs_for
 
 from normlab.lab.disk import write_json
 from normlab.lab.figures import draw
+from normlab.lab.record import Record
 from normlab.lab.report import StudyReport, collect, headline, judge_overall, write_report
-from normlab.lab.store import Record, Store
+from normlab.lab.store import Store
 from normlab.lab.study import Study
 from normlab.lab.verdicts import decide
 from normlab.lab.wording import command

@@ -14,7 +14,7 @@ from normlab.lab.evidence import SetupEvidence
 from normlab.lab.figures import accuracy_curves
 from normlab.lab.looks import looks
 from normlab.lab.measures import error_points, steps_to_target
-from normlab.lab.store import Record
+from normlab.lab.record import Record
 from normlab.lab.tables import Table
 from normlab.lab.verdicts import median
 

@@ -23,7 +23,7 @@ from normlab.lab.cells import (
 )
 from normlab.lab.evidence import SetupEvidence
 from normlab.lab.measures import is_failed
-from normlab.lab.store import Record
+from normlab.lab.record import Record
 from normlab.lab.study import Arm, Sweep, Tuning
 from normlab.lab.tables import Cell, Table
 from normlab.lab.verdicts import median_interval

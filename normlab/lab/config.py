@@ -14,6 +14,9 @@ from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import COMMON, NORMS, Norm, find_kernel, find_norm
 from normlab.settings import SETTINGS, Config, defaults, nearest_setting, program_key
 
+LAYERS, WIDEST, LARGEST = 1000, 65_536, 10**300
+"""Limits of what is counted up to before anything runs, and of whole numbers."""
+
 
 class Resolved(NamedTuple):
     config: Config
@@ -60,7 +63,8 @@ def _typed(name: str, value: Any) -> Any:
             return tuple(value)
     elif isinstance(default, float) and isinstance(value, (int, float)):
         if not isinstance(value, bool):
-            return float(value)
+            is_huge = isinstance(value, int) and abs(value) > LARGEST
+            return math.inf if is_huge else float(value)
     elif type(value) is type(default) and value != ():
         return value
     kind = "tuple of positive int" if isinstance(default, tuple) else type(default).__name__
@@ -78,7 +82,11 @@ def _check_range(name: str, value: Any) -> None:
         if is_low:
             above = "above" if setting.is_open else "at least"
             raise ConfigError(f"{name} = {value} must be {above} {setting.low}")
-    if setting.high is not None and value > setting.high:
+    if isinstance(value, tuple):
+        if len(value) > LAYERS or max(value) > WIDEST:
+            told = f"at most {LAYERS} widths of at most {WIDEST}"
+            raise ConfigError(f"{name} = {str(value):.60}... must be {told}")
+    elif setting.high is not None and value > setting.high:
         raise ConfigError(f"{name} = {value} must be at most {setting.high}")
 
 

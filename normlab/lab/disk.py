@@ -42,6 +42,16 @@ def inside(root: Path, *names: str) -> Path:
     return path
 
 
+def make_folder(root: Path, *names: str) -> Path:
+    """Return the folder root/names..., made if need be; raises StorageError as `inside` does."""
+    folder = inside(root, *names)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    return folder
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that it exists whole or not at all, also when the machine dies.
 
@@ -50,7 +60,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # whatever it is, a link perhaps
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

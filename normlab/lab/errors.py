@@ -15,6 +15,10 @@ class ConfigError(LabError, ValueError):
 
     code, kind = 2, "config"
 
+    def __init__(self, message: str):
+        is_long = len(message) > 1000  # with the value that somebody gave in it
+        super().__init__(f"{message[:700]} ... {message[-250:]}" if is_long else message)
+
 
 class Drift(LabError):
     """What a stopped run was begun with is not what is there now."""

@@ -20,7 +20,7 @@ from normlab.lab.measures import (
     largest_rate,
     steps_to_target,
 )
-from normlab.lab.store import Record
+from normlab.lab.record import Record
 from normlab.lab.study import Arm, Setup, Sweep, Tuning, load_config
 from normlab.settings import Config
 

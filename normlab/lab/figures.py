@@ -17,7 +17,7 @@ from normlab.lab.evidence import SetupEvidence, rate_of
 from normlab.lab.levels import draw_levels
 from normlab.lab.looks import STYLE, Look, legend, looks
 from normlab.lab.measures import FAILED_ERROR, accuracy, is_failed
-from normlab.lab.store import Record
+from normlab.lab.record import Record
 from normlab.lab.study import Arm, Figure
 from normlab.lab.wording import rate_text
 

@@ -81,6 +81,8 @@ def stopped_groups(store: Store) -> list[Group]:
             wrong = [name for name, config in runs.items() if run_id(config) != name]
         except ValueError:
             continue  # a norm of somebody's own that this command was not given
+        except (KeyError, TypeError):
+            wrong = list(runs)
         if wrong:
             raise Drift(
                 f"population {folder.name}: the settings of run {wrong[0]} are not those that it "

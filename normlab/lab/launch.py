@@ -8,14 +8,14 @@ from typing import Any
 
 from normlab.lab.checkpoints import unfinished
 from normlab.lab.config import program_id
-from normlab.lab.disk import read_json, write_json
+from normlab.lab.disk import make_folder, read_json, write_json
 from normlab.lab.errors import ConfigError, Damaged
 from normlab.lab.evidence import Memory, SetupEvidence, Wanted
 from normlab.lab.origin import is_stale
 from normlab.lab.progress import Board, choose_display
 from normlab.lab.provenance import host_facts, now, timing_place
 from normlab.lab.store import Records, Store
-from normlab.lab.study import Study, load_study
+from normlab.lab.study import Study, load_study, study_names
 from normlab.lab.supervisor import Failure, Hand, Supervisor
 from normlab.settings import Config
 
@@ -118,8 +118,7 @@ class Job:
 
     def write_rules(self) -> None:
         """Keep the hash of each study's rule as it was before its first run."""
-        folder = self.store.root / "studies"
-        folder.mkdir(exist_ok=True)
+        folder = make_folder(self.store.root, "studies")
         for study in self.studies:
             path = folder / f"{study.name}-{self.profile}.json"
             if not path.exists():
@@ -187,9 +186,6 @@ def started_studies(store: Store) -> list[tuple[Study, str]]:
     found = []
     for path in sorted((store.root / "studies").glob("*.json")):
         name, _, profile = path.stem.rpartition("-")
-        try:
-            study = load_study(name)
-        except ConfigError:
-            continue  # a file of somebody's own: it is run only where the command names it
-        found.append((study, profile))
+        if name in study_names():  # one of somebody's own is run only where the command names it
+            found.append((load_study(name), profile))
     return found

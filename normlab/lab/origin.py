@@ -10,7 +10,7 @@ from typing import Any
 from normlab.lab.evidence import SetupEvidence, Wanted
 from normlab.lab.measures import is_failed
 from normlab.lab.provenance import code_hash
-from normlab.lab.store import Record
+from normlab.lab.record import Record
 from normlab.settings import SETTINGS, Config
 
 

@@ -125,6 +125,7 @@ def git_facts() -> dict[str, Any]:
         run = functools.partial(
             subprocess.run, cwd=here, capture_output=True, text=True, timeout=5, check=True
         )
+        run(["git", "ls-files", "--error-unmatch", __file__])  # not somebody else's repository
         commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
         changes = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
     except (OSError, subprocess.SubprocessError):

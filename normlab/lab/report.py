@@ -9,13 +9,15 @@ from pathlib import Path
 from normlab.lab.arms import StepTimes, arm_table
 from normlab.lab.claims import RowView, by_claim, claim_views
 from normlab.lab.config import program_id
-from normlab.lab.disk import read_json, write_atomic
+from normlab.lab.disk import make_folder, read_json, write_atomic
+from normlab.lab.errors import Damaged
 from normlab.lab.evidence import Memory, SetupEvidence
 from normlab.lab.figures import draw, save
 from normlab.lab.origin import is_stale, runs_of
 from normlab.lab.page import KeptRule, render
 from normlab.lab.provenance import timing_place
-from normlab.lab.store import Record, Records, Store
+from normlab.lab.record import Record
+from normlab.lab.store import Records, Store
 from normlab.lab.study import Study
 from normlab.lab.tables import Cell, Table, csv_text, verdict_table
 from normlab.lab.verdicts import Verdict, decide, holm, p_values, word_of
@@ -87,6 +89,8 @@ def step_times(store: Store, e: SetupEvidence) -> StepTimes | None:
     path = store.root / "steptimes.json"
     entry = (read_json(path) if path.exists() else {}).get(timing_place(origin), {})
     names = {arm: program_id(run.config) for arm, run in programs.items()}
+    if not isinstance(entry, dict) or not all(isinstance(v, (int, float)) for v in entry.values()):
+        raise Damaged(repr(str(path)), "no seconds in it")
     seconds = {arm: entry[name] for arm, name in names.items() if name in entry}
     return StepTimes(seconds, f"{origin['processor']}, 1 core") if seconds else None
 
@@ -108,7 +112,7 @@ def write_report(store: Store, reports: Sequence[StudyReport], name: str = "repo
     reports = by_claim(reports)
     folder = store.root / name
     for part in ("tables", "figures"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+        make_folder(store.root, *name.split("/"), part)
     tables: dict[tuple[str, str], Table] = {}
     for report in reports:
         for setup, e in report.evidences.items():

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,9 @@ from filelock import FileLock, Timeout
 from normlab.lab import disk
 from normlab.lab.errors import BadResultsDirectory, Damaged, StorageError
 from normlab.lab.provenance import missing_facts
+from normlab.lab.record import Record, record_of
 from normlab.norms.outside import OutsideNorm, outside_norms
 from normlab.norms.table import NORMS
-from normlab.settings import Config, from_json
-
-
-@dataclass(frozen=True)
-class Record:
-    """A finished run, as read back."""
-
-    run_id: str
-    config: Config
-    status: str
-    final: dict[str, float]
-    curve: list[dict[str, float]]
-    diverged_at: int | None = None
-    seconds: float = 0.0
-    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 class Store:
@@ -65,7 +50,7 @@ class Store:
         """Keep the norms from outside: their files, which workers load, so that editing one while
         a study runs changes nothing; and their rows, so that reports need neither file nor jax."""
         for name, row in outside_norms().items():
-            (self.root / "norms").mkdir(exist_ok=True)
+            disk.make_folder(self.root, "norms")
             disk.write_atomic(self._norm_file(row), row.code)
             disk.write_json(self.root / "norms" / f"{name}.json", row.facts() | {"name": name})
 
@@ -133,19 +118,8 @@ class Store:
             curve = disk.read_bytes(folder / "curve.jsonl", disk.LARGEST_JSON)
             if hashlib.sha256(curve).hexdigest() != result["curve_sha256"]:
                 raise ValueError("sha256 mismatch of its curve.jsonl")
-            if result["run"] != run_id:
-                raise ValueError(f"it is that of run {result['run']}")
-            return Record(
-                run_id=run_id,
-                config=from_json(result["config"]),
-                status=result["status"],
-                final=result["final"],
-                curve=[json.loads(line) for line in curve.splitlines()],
-                diverged_at=result["diverged_at"],
-                seconds=result["seconds"],
-                provenance=result["provenance"],
-            )
-        except (OSError, ValueError, KeyError, TypeError, StorageError) as error:
+            return record_of(run_id, result, [json.loads(line) for line in curve.splitlines()])
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
             raise Damaged(
                 f"the record of run {run_id} in {str(folder)!r}",
                 error.why if isinstance(error, Damaged) else f"{type(error).__name__}: {error}",
@@ -183,7 +157,9 @@ class Store:
     def _write_curve(self, run_id: str, mode: str, rows: list[dict[str, float]]) -> None:
         path, text = self.run_dir(run_id) / "curve.jsonl", curve_text(rows)
         try:
-            with open(path, mode, encoding="utf-8") as file:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+            flags |= os.O_TRUNC if mode == "w" else os.O_APPEND
+            with open(os.open(path, flags, 0o666), mode, encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
             raise disk.unwritable(path, error, len(text)) from error

@@ -91,12 +91,13 @@ def _markdown(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(c, c) for c in " ".join(text.split())).strip()
+    text = "".join(LATEX.get(c, c) for c in " ".join(text.split())).strip()
+    return f"{{}}{text}" if text[:1] in ("[", "*") else text  # the \\ of the line before takes them
 
 
 def csv_cell(cell: Cell) -> str:
     """Return a cell that no spreadsheet takes for a formula."""
-    text = cell_text(cell)
+    text = cell_text(cell).replace("\r", "\n")  # which Python's writer would leave without quotes
     is_formula = text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n")
     return f"'{text}" if is_formula and not PLAIN_NUMBER.fullmatch(text) else text
 

@@ -21,6 +21,12 @@ from normlab.norms.table import NORMS, Norm
 from normlab.settings import SETTINGS
 
 LETTERS = ("N", "H", "W", "C", "C/G")
+KINDS = {"str": str, "bool": bool, "int": int, "tuple[str, ...]": tuple}
+
+
+def _are_texts(values: tuple[Any, ...]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,19 @@ class OutsideNorm(Norm):
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> OutsideNorm:
         """Return a row of `facts()`; raises ValueError or TypeError where it is damaged."""
-        known = {f.name for f in dataclasses.fields(cls)}
+        types = {f.name: f.type for f in dataclasses.fields(cls)}
+        known = types.keys() - {"code"}  # which is kept in a file of its own
         kept: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in facts.items()
             if name in known
         }
+        for name, value in kept.items():
+            kind = KINDS.get(str(types[name]))
+            if kind and (type(value) is not kind or (kind is tuple and not _are_texts(value))):
+                raise ValueError(f"{name} = {value!r:.80} is not of type {types[name]}")
+        if not set(kept["over"]) <= set(LETTERS) or kept.get("equals", "") not in ("", *NORMS):
+            raise ValueError("its over or its equals is not known")
         return cls(**kept)
 
 

@@ -1,0 +1,65 @@
+"""A finished run, as read back; nothing is believed of it that no run writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from normlab.lab.provenance import missing_facts
+from normlab.settings import Config, defaults, from_json
+
+LARGEST = 2**53
+STATUSES = ("trained", "diverged")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run."""
+
+    run_id: str
+    config: Config
+    status: str
+    final: dict[str, float]
+    curve: list[dict[str, float]]
+    diverged_at: int | None = None
+    seconds: float = 0.0
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def record_of(run_id: str, result: dict[str, Any], curve: list[Any]) -> Record:
+    """Return the record of a result.json and the rows of its curve; raises ValueError, KeyError or
+    TypeError where they are not what a run writes, whoever sealed them."""
+    if result["run"] != run_id:
+        raise ValueError(f"it is that of run {result['run']!r:.40}")
+    config = defaults() | from_json(dict(result["config"]))
+    for name, default in defaults().items():
+        if type(config[name]) is not type(default):
+            raise ValueError(f"{name} = {config[name]!r:.40} in its settings")
+    if result["status"] not in STATUSES:
+        raise ValueError(f"its status is {result['status']!r:.40}")
+    if result["diverged_at"] is not None:
+        _check_numbers([result["diverged_at"]])
+    _check_numbers([result["seconds"], *dict(result["final"]).values()])
+    for row in curve:
+        _check_numbers([row["step"], row["accuracy"], *row.values()])
+    missing = missing_facts(dict(result["provenance"]))
+    if missing:
+        raise ValueError(f"its provenance lacks {', '.join(missing)}")
+    if not all(isinstance(r["changed"], dict) for r in result["provenance"]["restarts"]):
+        raise ValueError("its restarts do not say what changed")
+    return Record(
+        run_id=run_id,
+        config=config,
+        status=result["status"],
+        final=result["final"],
+        curve=curve,
+        diverged_at=result["diverged_at"],
+        seconds=result["seconds"],
+        provenance=result["provenance"],
+    )
+
+
+def _check_numbers(values: list[Any]) -> None:
+    for value in values:
+        if type(value) is not float and not (type(value) is int and abs(value) < LARGEST):
+            raise ValueError(f"{value!r:.40} is no number")
