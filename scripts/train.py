@@ -32,7 +32,8 @@ from normlab.lab.checkpoints import unfinished
 from normlab.lab.config import resolve, run_id
 from normlab.lab.errors import ConfigError, Drift, InUse, NoCheckpoint
 from normlab.lab.progress import news
-from normlab.lab.store import Record, Store
+from normlab.lab.record import Record
+from normlab.lab.store import Store
 from normlab.lab.supervisor import Hand, Supervisor
 from normlab.settings import Config
 
