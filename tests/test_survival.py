@@ -263,7 +263,7 @@ def test_checkpoints_that_are_all_damaged_stop_a_run_until_it_is_told_to_begin_a
     assert not Store(tmp_path).is_done(name)
     finish(train_one(tmp_path, "--restart"))
     assert Store(tmp_path).is_done(name)
-    assert list(tmp_path.glob("populations/*.aside-1/*.corrupt"))  # nothing was deleted
+    assert list(tmp_path.glob("populations/*.aside/*.corrupt"))  # nothing was deleted
 
 
 def test_settings_that_are_not_those_of_the_name_are_refused(tmp_path):

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from normlab.lab import disk
-from normlab.lab.errors import Damaged, Drift, NoCheckpoint
+from normlab.lab.errors import Damaged, Drift, NoCheckpoint, StorageError
 from normlab.lab.store import Store
 from normlab.settings import Config, from_json
 
@@ -73,7 +73,7 @@ class PopulationFolder:
 
     def corrupt(self) -> list[str]:
         """Return the names of the checkpoints that were found damaged."""
-        return sorted(p.name for p in self.path.glob("checkpoint-*.json.corrupt"))
+        return sorted(p.name for p in self.path.glob("checkpoint-*.json*.corrupt"))
 
     def is_unfinished(self) -> bool:
         """Tell whether the population stopped after its first checkpoint, or is training now."""
@@ -113,8 +113,12 @@ class PopulationFolder:
         StorageError, and the ones before are as they were."""
         data = save(arrays)
         seal = {"step": step, "arrays_sha256": hashlib.sha256(data).hexdigest()}
-        disk.write_atomic(self._arrays_file(step), data)
-        disk.write_json(self._facts_file(step), facts | seal)
+        try:
+            disk.write_atomic(self._arrays_file(step), data)
+            disk.write_json(self._facts_file(step), facts | seal)
+        except StorageError:
+            self._keep(KEPT)  # arrays without their facts would only fill the disk
+            raise
         self._read_arrays(step, self._read_facts(step))
         self._mark()
         self._keep(KEPT)
@@ -182,7 +186,7 @@ class PopulationFolder:
     def _put_away(self, step: int) -> None:
         for path in (self._arrays_file(step), self._facts_file(step)):
             if path.exists():
-                os.replace(path, path.with_name(path.name + ".corrupt"))
+                disk.move_aside(path, path.with_name(path.name + ".corrupt"))
 
     def finish(self) -> None:
         """Remove the checkpoints: all runs have their results."""
@@ -191,10 +195,7 @@ class PopulationFolder:
 
     def set_aside(self) -> None:
         """Let the runs begin again; nothing is deleted."""
-        number = 1
-        while (aside := self.path.with_name(f"{self.name}.aside-{number}")).exists():
-            number += 1
-        os.replace(self.path, aside)
+        disk.move_aside(self.path, self.path.with_name(f"{self.name}.aside"))
 
 
 def unfinished(store: Store) -> Iterator[PopulationFolder]:

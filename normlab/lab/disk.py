@@ -102,11 +102,24 @@ def unwritable(path: Path, error: OSError, needed: int = 0) -> StorageError:
 def size_text(count: int) -> str:
     """Return bytes as people say them: 800 B, 12 kB, 3.4 MB."""
     amount, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 1000:
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if amount < 999.5:
             break
         amount, unit = amount / 1000, larger
     return f"{amount:.3g} {unit}"
+
+
+def move_aside(path: Path, to: Path) -> None:
+    """Rename a file or folder to `to`, or to a like name where that is taken: nothing is lost.
+    Raises StorageError."""
+    number, free = 1, to
+    while os.path.lexists(free):
+        number += 1
+        free = to.with_name(f"{to.stem}-{number}{to.suffix}")
+    try:
+        os.replace(path, free)
+    except OSError as error:
+        raise unwritable(free, error) from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -185,7 +185,7 @@ class Store:
     def set_aside(self, run_id: str, why: str) -> None:
         """Let a finished run be repeated: result.json becomes result.<why>.json, never deleted."""
         folder = self.run_dir(run_id)
-        os.replace(folder / "result.json", folder / f"result.{why}.json")
+        disk.move_aside(folder / "result.json", folder / f"result.{why}.json")
 
 
 def curve_text(rows: list[dict[str, float]]) -> str:

@@ -15,7 +15,7 @@ from normlab.engine.snapshot import Snapshot
 from normlab.lab.checkpoints import Checkpoint, PopulationFolder, check_drift, population_id
 from normlab.lab.config import config_sha256, outside_file
 from normlab.lab.costs import CompileClock, device_facts, memory_facts, speed_facts
-from normlab.lab.errors import Drift, Preempted
+from normlab.lab.errors import Drift, Preempted, StorageError
 from normlab.lab.provenance import DECIDES_BITS, changed_facts, host_facts, now
 from normlab.lab.store import Store
 from normlab.settings import Config
@@ -60,7 +60,18 @@ class Trainer:
         self.next_save = self.began + self.config["train.checkpoint_seconds"]
 
     def train(self, attempts: list[dict[str, Any]]) -> None:
-        """Train all runs and write their results; `attempts` are those that failed before."""
+        """Train all runs and write their results; `attempts` are those that failed before.
+
+        Raises StorageError, which also names the last checkpoint.
+        """
+        try:
+            self._train(attempts)
+        except StorageError as error:
+            steps = self.folder.steps()
+            last = f"is that of step {steps[0]}" if steps else "is none"
+            raise StorageError(f"{error}; the last good checkpoint {last}") from error
+
+    def _train(self, attempts: list[dict[str, Any]]) -> None:
         resumed = self._resume()
         self.folder.form(self.configs, self.facts)
         curves = [outcome["curve"] for outcome in resumed.outcomes] if resumed else None

@@ -1,0 +1,198 @@
+"""Readers and writers that are broken on purpose: a campaign that misses one proves nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from normlab.lab import checkpoints, disk
+from normlab.lab.checkpoints import Checkpoint, PopulationFolder
+from normlab.lab.errors import Damaged, NoCheckpoint, StorageError
+from normlab.lab.store import Record, Store, curve_text
+from normlab.norms import outside
+from normlab.settings import from_json
+
+Fault = list[tuple[Any, str, Any]]
+"""Where, which name, and what stands there instead."""
+SAVE, NEWEST, FINISH = PopulationFolder.save, PopulationFolder.newest, Store.finish
+READ_NORMS, READ_JSON, WRITE = outside.read_norms, disk.read_json, disk.write_atomic
+
+
+@contextmanager
+def planted(fault: Fault) -> Iterator[None]:
+    """Let a fault stand in the product for as long as this lasts."""
+    with ExitStack() as stack:
+        for target in fault:
+            stack.enter_context(patch.object(*target))
+        yield
+
+
+def _write_over(path: Path, content: str | bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def _write_unsynced(path: Path, content: str | bytes) -> None:
+    temporary = path.with_name(f".{path.name}.0.tmp")
+    _write_over(temporary, content)
+    os.replace(temporary, path)
+    disk.sync_folder(path.parent)
+
+
+def _remove_first(folder: PopulationFolder, step: int, arrays: Any, facts: Any) -> None:
+    folder._keep(0)
+    SAVE(folder, step, arrays, facts)
+
+
+def _facts_first(folder: PopulationFolder, step: int, arrays: Any, facts: Any) -> None:
+    disk.write_json(folder._facts_file(step), facts)  # read back, so with the seal of the arrays
+    SAVE(folder, step, arrays, facts)
+
+
+def _result_first(store: Store, run: str, result: Any, curve: Any) -> None:
+    seal = {"run": run, "curve_sha256": hashlib.sha256(curve_text(curve).encode()).hexdigest()}
+    disk.write_json(store.run_dir(run) / "result.json", result | seal)
+    FINISH(store, run, result, curve)
+
+
+WRITERS: dict[str, Fault] = {
+    "a file is written over": [(disk, "write_atomic", _write_over)],
+    "a file is not synced": [(disk, "write_atomic", _write_unsynced)],
+    "a folder is not synced": [(disk, "sync_folder", lambda folder: None)],
+    "old checkpoints are removed first": [(PopulationFolder, "save", _remove_first)],
+    "facts before arrays": [(PopulationFolder, "save", _facts_first)],
+    "a result before its curve": [(Store, "finish", _result_first)],
+    "temporary files stay": [(disk, "remove_leftovers", lambda folder: None)],
+}
+
+
+def _write_or_not(path: Path, content: str | bytes) -> None:
+    try:
+        WRITE(path, content)
+    except StorageError:
+        pass
+
+
+def _unexplained(path: Path, content: str | bytes) -> None:
+    try:
+        WRITE(path, content)
+    except StorageError as error:
+        raise OSError("cannot write") from error
+
+
+def _leave_half(path: Path, content: str | bytes) -> None:
+    temporary = path.with_name(f".{path.name}.0.tmp")
+    try:
+        _write_over(temporary, content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise disk.unwritable(path, error, len(content)) from error
+
+
+CARELESS_WRITERS: dict[str, Fault] = {
+    "errors are swallowed": [(disk, "write_atomic", _write_or_not)],
+    "errors are not explained": [(disk, "write_atomic", _unexplained)],
+}
+DISK_WRITERS: dict[str, Fault] = CARELESS_WRITERS | {
+    "a file is written over": [(disk, "write_atomic", _write_over)],
+    "half-written files stay": [(disk, "write_atomic", _leave_half)],
+}
+
+
+def _read_unsealed(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_bytes())
+    del value["sha256"]
+    return value
+
+
+def _nothing_where_damaged(path: Path) -> dict[str, Any]:
+    try:
+        return READ_JSON(path)
+    except Damaged:
+        return {}
+
+
+def _read_arrays_unsealed(folder: PopulationFolder, step: int, facts: Any) -> bytes:
+    return folder._arrays_file(step).read_bytes()
+
+
+def _save_raw(arrays: dict[str, np.ndarray]) -> bytes:
+    content = io.BytesIO()
+    for name, values in arrays.items():
+        np.save(content, np.array(name))
+        np.save(content, values)
+    return content.getvalue()
+
+
+def _load_raw(data: bytes) -> dict[str, np.ndarray]:
+    content, arrays = io.BytesIO(data), {}
+    while content.tell() < len(data):
+        name = str(np.load(content))
+        arrays[name] = np.load(content)
+    return arrays
+
+
+def _begin_again(folder: PopulationFolder, warn: Callable[[str], None]) -> Checkpoint | None:
+    try:
+        return NEWEST(folder, warn)
+    except NoCheckpoint:
+        return None
+
+
+def _in_silence(folder: PopulationFolder, warn: Callable[[str], None]) -> Checkpoint | None:
+    return NEWEST(folder, lambda message: None)
+
+
+def _throw_away(folder: PopulationFolder, step: int) -> None:
+    for path in (folder._arrays_file(step), folder._facts_file(step)):
+        path.unlink(missing_ok=True)
+
+
+def _any_step(folder: PopulationFolder, step: int) -> dict[str, Any]:
+    return disk.read_json(folder._facts_file(step))
+
+
+ARRAYS_UNSEALED = (PopulationFolder, "_read_arrays", _read_arrays_unsealed)
+CHECKPOINT_READERS: dict[str, Fault] = {
+    "arrays without a checksum": [ARRAYS_UNSEALED],
+    "arrays as np.save writes them": [
+        (checkpoints, "save", _save_raw),
+        (checkpoints, "load", _load_raw),
+        ARRAYS_UNSEALED,
+    ],
+    "JSON without a checksum": [(disk, "read_json", _read_unsealed)],
+    "a fresh start where nothing can be read": [(PopulationFolder, "newest", _begin_again)],
+    "no warning": [(PopulationFolder, "newest", _in_silence)],
+    "damaged checkpoints are deleted": [(PopulationFolder, "_put_away", _throw_away)],
+    "the step is not looked at": [(PopulationFolder, "_read_facts", _any_step)],
+}
+
+
+def _read_any_curve(store: Store, run: str) -> Record:
+    """Read as the store does, but for the checksum of the curve."""
+    facts = disk.read_json(store.run_dir(run) / "result.json")
+    known = {n: facts[n] for n in ("status", "final", "diverged_at", "seconds", "provenance")}
+    lines = (store.run_dir(run) / "curve.jsonl").read_bytes().splitlines()
+    curve = [json.loads(line) for line in lines]
+    return Record(run_id=run, config=from_json(facts["config"]), curve=curve, **known)
+
+
+def _read_any_norms(file: str, sha256: str = "") -> dict[str, Any]:
+    return READ_NORMS(file)
+
+
+RESULT_READERS: dict[str, Fault] = {
+    "JSON without a checksum": [(disk, "read_json", _read_unsealed)],
+    "nothing where something is damaged": [(disk, "read_json", _nothing_where_damaged)],
+    "a curve without a checksum": [(Store, "read", _read_any_curve)],
+    "code without a checksum": [(outside, "read_norms", _read_any_norms)],
+}

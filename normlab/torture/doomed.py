@@ -1,0 +1,199 @@
+"""Children of a process without jax that limit themselves or end at a chosen file operation, and
+disks that are small."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+DIED = 9
+"""The exit code of a process that was ended at a file operation."""
+NOBODY = 65534
+
+
+def ask(module: str, *words: object) -> Any:
+    """Return what `python -m module words...` answers; raises RuntimeError."""
+    command = [sys.executable, "-m", module, *map(str, words)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}: {run.stderr[-2000:]}")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def in_child(act: Callable[[Callable[[str], None]], None]) -> tuple[int, str]:
+    """Return the exit code of a child that does `act(tell)`, 70 if it raised, and what it told."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 0
+        try:
+            act(lambda text: _write(writer, text))
+        except BaseException as error:
+            _write(writer, f"{type(error).__name__}: {error}")
+            code = 70
+        os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as told:
+        text = told.read().decode()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+
+
+def _write(handle: int, text: str) -> None:
+    os.write(handle, text.encode())
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path | None]:
+    """Give a file system of its own, in memory; None where this process may not mount one."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    try:
+        is_mounted = (
+            os.geteuid() == 0 and not subprocess.run(command, capture_output=True).returncode
+        )
+    except OSError:
+        is_mounted = False
+    try:
+        yield folder if is_mounted else None
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, free: int) -> Path:
+    """Fill the file system of a folder until `free` bytes are left; return the file to remove."""
+    facts = os.statvfs(folder)
+    filler = folder / "filler"
+    with open(filler, "ab") as file:
+        length = file.tell() + facts.f_bavail * facts.f_frsize - free
+        if length > 0:
+            os.posix_fallocate(file.fileno(), 0, length)
+    return filler
+
+
+def limit_files(length: int) -> None:
+    """Let every write beyond `length` bytes of a file fail in this process."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (length, length))
+
+
+def become_nobody() -> None:
+    """Give up the rights of root, whom a file's rights do not stop."""
+    if os.geteuid() == 0:
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+class Doomed:
+    """Ends the process that it is installed in at its `at`-th file operation."""
+
+    def __init__(self, at: int, way: str, tell: Callable[[str], None]):
+        self.at, self.way, self.tell, self.count = at, way, tell, 0
+        self.open_file, self.fsync_handle, self.rename = io.open, os.fsync, os.replace
+        self.unsynced: dict[int, tuple[int, int]] = {}
+        """Inode -> a handle of ours and the length before, of files not synced since."""
+        self.renamed: list[tuple[Path, Path, bytes | None]] = []
+        """From, to, and what was there before, in folders that were not synced since."""
+
+    def install(self) -> None:
+        for name in ("open", "unlink", "remove", "mkdir"):
+            patch.object(os, name, self._counted(name, vars(os)[name])).start()
+        for name in ("replace", "rename"):
+            patch.object(os, name, self._replace).start()
+        patch.object(os, "fsync", self._fsync).start()
+        patch.object(io, "open", self._open).start()
+        patch.object(builtins, "open", self._open).start()
+
+    def note(self, what: str) -> None:
+        """Count an operation; end here where it is the last."""
+        if self.way != "half":
+            self.count += 1
+            if self.count == self.at:
+                self.die(what)
+
+    def is_cut(self) -> bool:
+        """Count a write that may be cut in half, and tell whether this one is."""
+        self.count += self.way == "half"
+        return self.way == "half" and self.count == self.at
+
+    def die(self, what: str) -> NoReturn:
+        if self.way == "power":
+            self._lose()
+        self.tell(what)
+        os._exit(DIED)
+
+    def _lose(self) -> None:
+        """Do the worst that a loss of power may do to what was not synced."""
+        for handle, length in self.unsynced.values():
+            os.ftruncate(handle, length)
+        for source, target, old in reversed(self.renamed):
+            if target.exists():
+                self.rename(target, source)
+            if old is not None:
+                with self.open_file(target, "wb") as file:
+                    file.write(old)
+
+    def _counted(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(path: Any, *rest: Any, **more: Any) -> Any:
+            self.note(f"{name} {Path(path).name}")
+            return call(path, *rest, **more)
+
+        return counted
+
+    def _open(self, path: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if not set(mode) & set("wax+"):
+            return self.open_file(path, mode, *rest, **more)
+        name = f"handle {path}" if isinstance(path, int) else Path(path).name
+        self.note(f"open {name}")
+        file = self.open_file(path, mode, *rest, **more)
+        facts = os.fstat(file.fileno())
+        self.unsynced.setdefault(facts.st_ino, (os.dup(file.fileno()), facts.st_size))
+        return DoomedFile(self, file, name)
+
+    def _fsync(self, handle: int) -> None:
+        self.note("fsync")
+        self.fsync_handle(handle)
+        facts = os.fstat(handle)
+        self.unsynced.pop(facts.st_ino, None)
+        if stat.S_ISDIR(facts.st_mode):
+            self.renamed = [r for r in self.renamed if r[1].parent.stat().st_ino != facts.st_ino]
+
+    def _replace(self, source: Any, target: Any) -> None:
+        self.note(f"rename to {Path(target).name}")
+        place, old = Path(target), None
+        if place.is_file():
+            with self.open_file(place, "rb") as file:
+                old = file.read()
+        self.rename(source, target)
+        self.renamed.append((Path(source), place, old))
+
+
+class DoomedFile:
+    """A file that is written; what it cannot do, nobody has needed yet."""
+
+    def __init__(self, doomed: Doomed, file: Any, name: str):
+        self.doomed, self.file, self.name = doomed, file, name
+        self.flush, self.fileno, self.close = file.flush, file.fileno, file.close
+
+    def __enter__(self) -> DoomedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, data: Any) -> int:
+        self.doomed.note(f"write {self.name}")
+        if self.doomed.is_cut():
+            self.file.write(data[: len(data) // 2])
+            self.file.flush()
+            self.doomed.die(f"half of write {self.name}")
+        return self.file.write(data)

@@ -1,0 +1,221 @@
+"""Files that are whole or not there, damage that is noticed, names that lead nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normlab.lab import disk
+from normlab.lab.errors import Damaged, StorageError
+
+FACTS: dict[str, Any] = {"step": 3, "loss": [0.1, 1e-300], "name": 'a "b" é', "none": None}
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "facts.json"
+
+
+def test_facts_read_back_as_they_were(path):
+    disk.write_json(path, FACTS)
+    assert disk.read_json(path) == FACTS
+    assert disk.read_json(path)["loss"][0].hex() == (0.1).hex()
+
+
+def test_every_single_bit_counts(path):
+    disk.write_json(path, {"step": 3, "lr": 0.1})
+    content = path.read_bytes()
+    assert len(content) > 80
+    for byte in range(len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[byte] ^= 1 << bit
+            path.write_bytes(damaged)
+            with pytest.raises(Damaged) as refusal:
+                disk.read_json(path)
+            assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_every_length_counts(path):
+    disk.write_json(path, {"step": 3})
+    content = path.read_bytes()
+    wrong = [content[:length] for length in range(len(content))]
+    for text in [*wrong, content + b"\n", content + content, b" " + content]:
+        path.write_bytes(text)
+        with pytest.raises(Damaged, match="is damaged"):
+            disk.read_json(path)
+    path.write_bytes(content)
+    assert disk.read_json(path) == {"step": 3}
+
+
+def sealed(body: bytes) -> bytes:
+    return body + b',\n "sha256": "%s"\n}\n' % hashlib.sha256(body + b"\n}").hexdigest().encode()
+
+
+def test_a_seal_alone_is_not_trusted(path):
+    path.write_bytes(sealed(b'{\n "a": 1'))
+    assert disk.read_json(path) == {"a": 1}
+    for body in (b'{\n "a": 1,,', b'[\n "a"', b'{"a": ' + b"[" * 100_000, b'{\n "a": "\xff"'):
+        path.write_bytes(sealed(body))
+        with pytest.raises(Damaged):
+            disk.read_json(path)
+
+
+def test_a_file_that_is_too_long_is_not_read(path, monkeypatch):
+    disk.write_json(path, FACTS)
+    monkeypatch.setattr(disk, "LARGEST_JSON", path.stat().st_size)
+    assert disk.read_json(path) == FACTS
+    monkeypatch.setattr(disk, "LARGEST_JSON", path.stat().st_size - 1)
+    with pytest.raises(Damaged, match="longer than"):
+        disk.read_json(path)
+
+
+def test_a_missing_file_is_no_damage_but_a_folder_in_its_place_is(path):
+    with pytest.raises(FileNotFoundError):
+        disk.read_json(path)
+    path.mkdir()
+    with pytest.raises(Damaged, match="cannot be read"):
+        disk.read_json(path)
+
+
+@pytest.mark.parametrize("content", ["old text", b"\x00\xff"])
+def test_a_file_is_replaced_whole(path, content):
+    path.write_text("longer than what comes after it")
+    disk.write_atomic(path, content)
+    data = content.encode() if isinstance(content, str) else content
+    assert path.read_bytes() == data and list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_synced_before_it_gets_its_name_and_its_folder_after(path, monkeypatch):
+    told: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def noted_sync(handle: int) -> None:
+        told.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        told.append(f"name {Path(source).read_text()}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    disk.write_atomic(path, "text")
+    assert told == ["file", "name text", "folder"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_a_refused_write_changes_nothing_and_says_what_to_do(path, monkeypatch, call):
+    disk.write_atomic(path, "old")
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.open" if call == "open" else f"os.{call}", refuse)
+    with pytest.raises(StorageError) as refusal:
+        disk.write_atomic(path, "x" * 12_300)
+    monkeypatch.undo()
+    told = str(refusal.value)
+    assert f"cannot write {str(path)!r} (No space left on device; it needs 12.3 kB, " in told
+    assert "are free); " in told and "--results" in told and "\n" not in told
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+
+
+def test_leftovers_are_temporary_files_alone(tmp_path):
+    for name in (".a.json.7.tmp", ".b.tmp", "c.tmp", ".lock", "a.json"):
+        (tmp_path / name).touch()
+    disk.remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "a.json", "c.tmp"]
+
+
+@pytest.mark.parametrize("name", ["a", "0f-9_.=A", "x" * 100, "-a", "a..b"])
+def test_plain_names_are_names(tmp_path, name):
+    assert disk.inside(tmp_path, "runs", name) == tmp_path / "runs" / name
+
+
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    ".a",
+    "a/b",
+    "../a",
+    "/etc",
+    "a\n",
+    "a\0b",
+    "a b",
+    "é",
+    "x" * 101,
+    "a\\b",
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_other_names_are_refused(tmp_path, name):
+    with pytest.raises(StorageError, match="no name of a file") as refusal:
+        disk.inside(tmp_path, "runs", name)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_link_may_not_lead_out(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "here").mkdir(parents=True)
+    outside.mkdir()
+    (root / "out").symlink_to(outside)
+    (root / "up").symlink_to("..")
+    (root / "within").symlink_to(root / "here")
+    assert disk.inside(root, "within", "a") == root / "within" / "a"
+    for names in (("out",), ("out", "a"), ("up", "outside")):
+        with pytest.raises(StorageError, match="leads out of"):
+            disk.inside(root, *names)
+    (tmp_path / "link").symlink_to(root)  # the root itself may be one
+    assert disk.inside(tmp_path / "link", "here") == tmp_path / "link" / "here"
+
+
+MOUNTS = """\
+21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+22 21 0:40 / /net rw - nfs4 server:/home rw
+23 22 8:2 / /net/scratch rw - xfs /dev/sdb rw
+24 21 0:41 / /my\\040disk rw - cifs //server/share rw
+25 21 0:42 / /twice rw - ext4 /dev/sdc rw
+26 25 0:43 / /twice rw - fuse.sshfs host:/ rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("/", None),
+        ("/home/results", None),
+        ("/net", "nfs4"),
+        ("/net/me/results", "nfs4"),
+        ("/net/scratch/results", None),
+        ("/my disk/results", "cifs"),
+        ("/twice/a", "fuse.sshfs"),
+        ("/network/a", None),
+    ],
+)
+def test_a_network_file_system_is_known_by_its_kind(tmp_path, monkeypatch, place, kind):
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS)
+    monkeypatch.setattr(disk, "MOUNTS", mounts)
+    assert disk.network_file_system(Path(place)) == kind
+
+
+def test_without_a_list_of_mounts_nothing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "MOUNTS", tmp_path / "none")
+    assert disk.network_file_system(Path("/net")) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (800, "800 B"), (999, "999 B"), (1000, "1 kB"), (12_340, "12.3 kB")]
+    + [(3_400_000, "3.4 MB"), (73_100_000_000, "73.1 GB"), (2 * 10**12, "2 TB")],
+)
+def test_bytes_are_told_as_people_say_them(count, text):
+    assert disk.size_text(count) == text
