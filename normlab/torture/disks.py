@@ -208,8 +208,8 @@ class Filling:
             self.told["refused before the first checkpoint"] += 1
         for step in steps:
             self.told["refused, and went on from a checkpoint"] += 1
-            if f"step {step}" not in error:
-                self.told["of them do not tell its step"] += 1
+            if f"the last good checkpoint is that of step {step}" not in error:
+                raise Broken(f"its last good checkpoint, of step {step}, is not told: {error}")
         return steps
 
 
