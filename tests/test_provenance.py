@@ -1,0 +1,203 @@
+"""What every result tells of where it comes from: complete or not written, honest or unknown."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from normlab.lab import provenance
+from normlab.lab.config import config_sha256, resolve, run_id
+from normlab.lab.provenance import (
+    DECIDES_BITS,
+    SCHEMA,
+    TRAINING_CODE,
+    changed_facts,
+    code_hash,
+    git_facts,
+    host_facts,
+    missing_facts,
+)
+from normlab.lab.store import Store
+from normlab.settings import SETTINGS, from_json
+from normlab.torture.planted import made_up
+
+CONFIG = resolve({"norm.name": "group", "model.widths": (64, 32), "optim.lr": 0.3}).config
+RESULT, CURVE = made_up(CONFIG)
+WHOLE = RESULT["provenance"]
+OF_A_TYPE: dict[type, Any] = {
+    str: "x",
+    bool: True,
+    int: 3,
+    float: 0.5,
+    dict: {"a": 1},
+    list: ["a"],
+    type(None): None,
+}
+
+
+def wrong_values(name: str) -> list[Any]:
+    """Values of all the types that a fact may not have; a bool is no number."""
+    return [value for kind, value in OF_A_TYPE.items() if kind not in SCHEMA[name]]
+
+
+def test_a_whole_provenance_lacks_nothing():
+    assert missing_facts(WHOLE) == [] and missing_facts(WHOLE | {"norm.file": "x"}) == []
+    assert missing_facts({}) == list(SCHEMA)
+
+
+@pytest.mark.parametrize("name", SCHEMA)
+def test_a_fact_that_is_missing_or_of_another_type_is_noticed(name):
+    lacking = {n: fact for n, fact in WHOLE.items() if n != name}
+    assert missing_facts(lacking) == [name]
+    wrong = wrong_values(name)
+    assert len(wrong) >= 5
+    for value in wrong:
+        assert missing_facts(WHOLE | {name: value}) == [name], value
+    for kind in SCHEMA[name]:
+        assert missing_facts(WHOLE | {name: OF_A_TYPE[kind]}) == []
+
+
+def test_a_result_whose_provenance_is_not_whole_is_refused_and_nothing_written(tmp_path):
+    store, name = Store(tmp_path).open(), run_id(CONFIG)
+    store.run_dir(name).mkdir()
+    store.start_curve(name, CURVE[:1])
+    before = (store.run_dir(name) / "curve.jsonl").read_bytes()
+    for fact in SCHEMA:
+        lacking = {n: value for n, value in WHOLE.items() if n != fact}
+        with pytest.raises(ValueError, match=f"provenance of run {name} lacks {fact}$"):
+            store.finish(name, RESULT | {"provenance": lacking}, CURVE)
+    assert [path.name for path in store.run_dir(name).iterdir()] == ["curve.jsonl"]
+    assert (store.run_dir(name) / "curve.jsonl").read_bytes() == before
+    store.finish(name, RESULT, CURVE)
+    assert store.read(name).provenance == WHOLE
+
+
+def test_the_facts_of_this_host_are_of_their_types_and_can_be_kept():
+    facts = host_facts()
+    assert not set(facts) - set(SCHEMA)
+    assert not set(missing_facts(facts)) & set(facts)
+    assert json.loads(json.dumps(facts)) == facts
+
+
+# the commit of the code
+
+
+def place_code(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """Let the code seem to stand in `folder`; return its file there."""
+    file = folder / "normlab" / "lab" / "provenance.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("1")
+    monkeypatch.setattr(provenance, "__file__", str(file))
+    return file
+
+
+def facts_now() -> dict[str, Any]:
+    """The facts, asked anew."""
+    return git_facts.__wrapped__()
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "init.defaultBranch=main"]
+    run = subprocess.run(
+        ["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return run.stdout.strip()
+
+
+NEEDS_GIT = pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+UNKNOWN = {"git_commit": "unknown", "git_dirty": None}
+
+
+def test_a_wheel_outside_a_repository_is_of_an_unknown_commit(monkeypatch, tmp_path):
+    place_code(monkeypatch, tmp_path / "site-packages")
+    assert facts_now() == UNKNOWN
+    assert missing_facts(WHOLE | UNKNOWN) == []
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert facts_now() == UNKNOWN
+
+
+@NEEDS_GIT
+def test_a_change_of_the_code_makes_it_dirty(monkeypatch, tmp_path):
+    file = place_code(monkeypatch, tmp_path)
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "x")
+    clean = {"git_commit": git(tmp_path, "rev-parse", "--short=12", "HEAD"), "git_dirty": False}
+    assert facts_now() == clean
+    (tmp_path / "notes.txt").write_text("mine")
+    assert facts_now() == clean
+    file.write_text("2")
+    assert facts_now() == clean | {"git_dirty": True}
+
+
+@NEEDS_GIT
+def test_a_wheel_in_somebody_elses_repository_is_of_an_unknown_commit(monkeypatch, tmp_path):
+    (tmp_path / "theirs.py").write_text("1")
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "x")
+    place_code(monkeypatch, tmp_path / ".venv" / "site-packages")
+    assert facts_now() == UNKNOWN
+
+
+def test_the_hash_of_the_code_is_of_what_decides_a_run(monkeypatch, tmp_path):
+    lab = place_code(monkeypatch, tmp_path)
+    package, seen = lab.parents[1], set()
+    for name in TRAINING_CODE:
+        file = package / name if name.endswith(".py") else package / name / "deep" / "x.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1")
+    for file in sorted(package.rglob("*.py")):
+        seen.add(code_hash.__wrapped__())
+        file.write_text("2")
+    seen.add(code_hash.__wrapped__())
+    assert len(seen) == 1 + len(TRAINING_CODE)  # not of lab/
+
+
+# what decides bits
+
+
+def test_what_decides_bits_is_part_of_every_provenance():
+    assert set(DECIDES_BITS) <= set(SCHEMA)
+
+
+@pytest.mark.parametrize("name", SCHEMA)
+def test_only_what_decides_bits_counts_as_changed(name):
+    after = WHOLE | {name: "another"}
+    told = {name: [WHOLE[name], "another"]} if name in DECIDES_BITS else {}
+    assert changed_facts(WHOLE, after) == told and changed_facts(WHOLE, dict(WHOLE)) == {}
+
+
+def test_a_fact_that_was_not_kept_before_counts_as_changed():
+    before = {name: fact for name, fact in WHOLE.items() if name != "processor"}
+    assert changed_facts(before, WHOLE) == {"processor": [None, WHOLE["processor"]]}
+
+
+# the hash of the settings
+
+
+def test_the_hash_of_the_settings_does_not_depend_on_their_order():
+    told = config_sha256(CONFIG)
+    for seed in range(20):
+        names = random.Random(seed).sample(list(CONFIG), len(CONFIG))
+        assert config_sha256({name: CONFIG[name] for name in names}) == told
+    assert config_sha256(from_json(json.loads(json.dumps(CONFIG)))) == told
+    assert len(told) == 64 and run_id(CONFIG) == told[:16]
+
+
+def test_the_hash_of_the_settings_is_of_all_but_the_hosts():
+    for name, setting in SETTINGS.items():
+        value = {"str": "batch", "tuple": (7,)}.get(type(setting.default).__name__)
+        changed = CONFIG | {name: setting.default + 1 if value is None else value}
+        if name == "norm.name" or changed[name] != CONFIG[name]:
+            is_same = config_sha256(changed) == config_sha256(CONFIG)
+            assert is_same == (setting.kind == "host"), name
