@@ -28,7 +28,7 @@ from typing import Any
 from absl import flags
 
 from normlab.lab import cli
-from normlab.lab.checkpoints import unfinished
+from normlab.lab.checkpoints import tidy, unfinished
 from normlab.lab.config import resolve, run_id
 from normlab.lab.errors import ConfigError, Drift, InUse, NoCheckpoint
 from normlab.lab.progress import news
@@ -173,6 +173,7 @@ def main() -> int:
     if FLAGS.profile_trace and (FLAGS.restart or not store.is_done(name)):
         make_trace_folder()
     store.open()
+    tidy(store)
     if FLAGS.restart:
         begin_again(store, name)
     if store.is_done(name):

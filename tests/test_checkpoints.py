@@ -16,7 +16,13 @@ from normlab import data
 from normlab.engine.population import Population
 from normlab.engine.snapshot import Snapshot, arrays_of, states_of
 from normlab.lab import disk
-from normlab.lab.checkpoints import PopulationFolder, check_drift, population_id, unfinished
+from normlab.lab.checkpoints import (
+    PopulationFolder,
+    check_drift,
+    population_id,
+    tidy,
+    unfinished,
+)
 from normlab.lab.errors import Damaged, Drift, NoCheckpoint
 from normlab.lab.store import Store
 from normlab.settings import Config, defaults
@@ -146,6 +152,17 @@ def test_the_end_removes_all_but_the_manifest(folder):
     folder.finish()
     assert names(folder) == {"manifest.json"} and folder.newest(no_warning) is None
     assert list(unfinished(Store(folder.path.parents[1]))) == []
+
+
+def test_what_a_kill_behind_the_last_result_leaves_is_removed(folder):
+    store = Store(folder.path.parents[1])
+    save(folder, 5, 10)
+    for done, left in (("a", True), ("b", False)):
+        store.run_dir(done).mkdir(parents=True)
+        (store.run_dir(done) / "result.json").touch()
+        tidy(store)
+        assert bool(folder.steps()) == folder.is_unfinished() == left
+    assert names(folder) == {"manifest.json"}
 
 
 def test_set_aside_keeps_everything_and_lets_the_runs_begin(folder):

@@ -211,6 +211,14 @@ def unfinished(store: Store) -> Iterator[PopulationFolder]:
                 yield folder
 
 
+def tidy(store: Store) -> None:
+    """Remove the checkpoints of populations that were killed between their last result and that."""
+    for folder in unfinished(store):
+        runs = folder.runs_if_known()
+        if runs and all(map(store.is_done, runs)):
+            folder.finish()
+
+
 def check_drift(found: dict[str, Any], data_sha256: str) -> None:
     """Raise Drift where a checkpoint was made from other data."""
     if found["data_sha256"] != data_sha256:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.lab.checkpoints import unfinished
+from normlab.lab.checkpoints import tidy, unfinished
 from normlab.lab.config import program_id
 from normlab.lab.disk import make_folder, read_json, write_json
 from normlab.lab.errors import ConfigError, Damaged
@@ -106,12 +106,11 @@ class Job:
         for doubt in self.store.doubts():
             self.warn(doubt)
         self.set_damaged_aside()
+        tidy(self.store)
         wanted = self.wanted()
         for folder in unfinished(self.store):
             runs = folder.runs_if_known()
-            if runs and all(map(self.store.is_done, runs)):
-                folder.finish()
-            elif not runs:
+            if not runs:
                 self.warn(f"{str(folder.path)!r} cannot be read; its runs begin again")
             elif self.restart and not wanted.keys().isdisjoint(runs):
                 folder.set_aside()
