@@ -85,15 +85,20 @@ class PopulationFolder:
         paths = [self.path / "manifest.json", *(self._facts_file(step) for step in self.steps())]
         for path in paths:
             try:
-                runs = disk.read_json(path)["runs"]
-                if population_id(runs) == self.name:
-                    return {name: from_json(config) for name, config in runs.items()}
-            except (FileNotFoundError, Damaged, KeyError, AttributeError):
+                facts = disk.read_json(path)
+                if self._owns(facts):
+                    return {name: from_json(c) for name, c in facts["runs"].items()}
+            except (FileNotFoundError, Damaged, AttributeError):
                 continue
         raise NoCheckpoint(
             f"population {self.name}: neither its manifest nor a checkpoint can be read, so "
             f"nobody knows its runs; move {str(self.path)!r} away to begin them again"
         )
+
+    def _owns(self, facts: dict[str, Any]) -> bool:
+        """Tell whether facts are of this population, not of one that it changed places with."""
+        runs = facts.get("runs")
+        return isinstance(runs, dict) and population_id(runs) == self.name
 
     def runs_if_known(self) -> dict[str, Config]:
         """Return the runs, {} where nobody knows them any more."""
@@ -141,7 +146,7 @@ class PopulationFolder:
         facts = disk.read_json(path)
         if facts.get("step") != step:
             raise Damaged(repr(str(path)), "it is of another step")
-        if population_id(facts.get("runs", ())) != self.name:
+        if not self._owns(facts):
             raise Damaged(repr(str(path)), "it is of another population")
         return facts
 
