@@ -6,6 +6,7 @@ and record (`witness`), and may break them on purpose. The product knows nothing
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -214,11 +215,12 @@ def members(group: int) -> dict[int, int]:
     return found
 
 
-def is_worker(pid: int) -> bool:
+def told(pid: int, what: str) -> bytes:
+    """Return what /proc tells of a process, nothing once it has ended."""
     try:
-        return b"normlab.lab.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/{what}").read_bytes()
     except OSError:
-        return False
+        return b""
 
 
 @dataclass
@@ -246,7 +248,7 @@ class Child:
     def worker(self) -> int | None:
         """Return the pid of its worker process, None while there is none."""
         pids = [pid for pid, parent in members(self.group).items() if parent == self.group]
-        return next(filter(is_worker, pids), None)
+        return next((pid for pid in pids if b"normlab.lab.worker" in told(pid, "cmdline")), None)
 
     def kill(self, part: str) -> bool:
         """Kill all of it, or its supervisor or worker alone; return whether there was one."""
@@ -261,13 +263,14 @@ class Child:
         return True
 
     def end(self) -> None:
-        """Leave nothing of it."""
-        if not self.is_empty():
-            try:
-                os.killpg(self.group, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        self.process.wait()
+        """Leave nothing of it; others that have got its number since then are spared."""
+        if not self.has_ended():
+            os.killpg(self.group, signal.SIGKILL)
+            self.process.wait()
+        for pid in members(self.group):
+            if os.fsencode(self.out.parent / "site") in told(pid, "environ"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def text(self) -> str:
         return self.out.read_text(encoding="utf-8", errors="replace")

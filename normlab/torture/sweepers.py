@@ -24,7 +24,7 @@ from normlab.torture.kills import (
 )
 from normlab.torture.studies import RUNS, Child, Stage, need_linux, table_of, until
 
-ROUNDS, SIZES, KILLS = 10, (2, 3, 4), 6
+ROUNDS, SIZES, KILLS = 4, (2, 3, 4), 6
 """Of the long version: rounds of every size, and the workers killed in a round with kills."""
 APART = 0.0, 3.0
 """Most seconds between two starts: none, or as long as a worker needs to take up what was planned
