@@ -1,0 +1,110 @@
+"""What a worker trains of what it is told to: its second look, once it holds the locks."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from normlab.lab.checkpoints import PopulationFolder, population_id
+from normlab.lab.errors import Drift
+from normlab.lab.store import Store
+from normlab.lab.worker import Worker, judge
+from normlab.settings import Config, defaults
+
+CONFIGS: dict[str, Config] = {name: defaults() | {"seed": i} for i, name in enumerate("abc")}
+
+
+class Told(Worker):
+    """A worker that says what it would train and trains nothing."""
+
+    def __init__(self, store: Store):
+        self.out = io.StringIO()
+        super().__init__(store, None, self.out)
+        self.trained: list[list[str]] = []
+
+    def train_free(self, configs: dict[str, Config], attempts: list[dict[str, Any]]) -> None:
+        self.trained.append(list(configs))
+
+    def done(self) -> dict[str, Any]:
+        return json.loads(self.out.getvalue().splitlines()[-1])
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path).open()
+
+
+def finish(store: Store, name: str) -> None:
+    store.run_dir(name).mkdir(exist_ok=True)
+    (store.run_dir(name) / "result.json").touch()
+
+
+def stop(store: Store, *names: str) -> None:
+    folder = PopulationFolder(store, population_id(names))
+    configs = {name: CONFIGS[name] for name in names}
+    folder.form(configs, {})
+    folder.save(5, {"step": np.zeros(len(names), np.int32)}, {"runs": configs})
+
+
+def lock_elsewhere(store: Store, name: str):
+    lock = Store(store.root).lock(name)
+    assert lock is not None
+    return lock
+
+
+def test_what_somebody_finished_meanwhile_is_not_trained_again(store):
+    finish(store, "b")
+    worker = Told(store)
+    worker.train(CONFIGS, False, [])
+    assert worker.trained == [["a", "c"]]
+    assert worker.done() == {"event": "done", "ids": ["a", "c"], "busy": ["b"]}
+
+
+def test_what_somebody_holds_is_left_to_them(store):
+    lock = lock_elsewhere(store, "a")
+    worker = Told(store)
+    worker.train(CONFIGS, False, [])
+    assert worker.trained == [["b", "c"]] and worker.done()["busy"] == ["a"]
+    lock.release()
+
+
+def test_what_stopped_after_a_checkpoint_goes_on_as_it_was_formed(store):
+    stop(store, "b", "c")
+    worker = Told(store)
+    worker.train(CONFIGS, False, [])
+    assert worker.trained == [["a"]] and worker.done()["busy"] == ["b", "c"]
+    formed = {name: CONFIGS[name] for name in ("b", "c")}
+    finish(store, "b")  # killed between two results
+    worker.train(formed, True, [])
+    assert worker.trained == [["a"], ["b", "c"]]
+
+
+def test_a_population_is_continued_with_all_its_locks_or_not_at_all(store):
+    stop(store, "b", "c")
+    lock = lock_elsewhere(store, "c")
+    worker = Told(store)
+    formed = {name: CONFIGS[name] for name in ("b", "c")}
+    worker.train(formed, True, [])
+    assert worker.trained == [] and worker.done()["busy"] == ["b", "c"]
+    lock.release()
+    for name in formed:
+        finish(store, name)
+    worker.train(formed, True, [])
+    assert worker.trained == [] and worker.done()["ids"] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (Drift("other data"), ("drift", False)),
+        (MemoryError(), ("memory", True)),
+        (OSError(28, "No space left on device"), ("storage", False)),
+        (ValueError("a mistake"), ("error", False)),
+    ],
+)
+def test_errors_have_names_and_only_some_are_worth_another_try(error, expected):
+    assert judge(error) == expected
