@@ -99,7 +99,7 @@ def print_plan(job: Job) -> None:
     for (arm, stage), names in stages.items():
         done = sum(n not in missing for n in names)
         print(f"{arm:<40} {stage:<32} {len(names):>5} runs, {done:>5} done")
-    stopped = [g for g in stopped_groups(job.store) if not missing.keys().isdisjoint(g.configs)]
+    stopped = stopped_groups(job.store, missing)
     if stopped:
         count = sum(len(group.configs) for group in stopped)
         print(f"{len(stopped)} populations of {count} runs go on from their checkpoints")

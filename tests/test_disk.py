@@ -219,3 +219,11 @@ def test_without_a_list_of_mounts_nothing_is_said(tmp_path, monkeypatch):
 )
 def test_bytes_are_told_as_people_say_them(count, text):
     assert disk.size_text(count) == text
+
+
+def test_what_is_no_plain_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        with pytest.raises(Damaged, match="no plain file"):
+            disk.read_bytes(tmp_path / name, 100)

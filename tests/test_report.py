@@ -210,3 +210,10 @@ print("jax" in sys.modules or "flax" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_name_of_a_long_variant_is_cut_and_stays_its_own():
+    studies = [replace(STUDY, variant=f"optim.momentum=0.8, {'x' * 300}{end}") for end in "ab"]
+    stems = [StudyReport(study, "quick", {}, ()).stem for study in studies]
+    assert len(set(stems)) == 2 and all(len(stem) == 90 for stem in stems)
+    assert StudyReport(STUDY, "quick", {}, ()).stem == "made_up-quick"

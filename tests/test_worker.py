@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from normlab.lab.checkpoints import PopulationFolder, population_id
+from normlab.lab.config import run_id
 from normlab.lab.errors import Drift
+from normlab.lab.groups import stopped_groups
 from normlab.lab.store import Store
 from normlab.lab.worker import Worker, judge
 from normlab.settings import Config, defaults
@@ -44,10 +46,13 @@ def finish(store: Store, name: str) -> None:
 
 
 def stop(store: Store, *names: str) -> None:
-    folder = PopulationFolder(store, population_id(names))
-    configs = {name: CONFIGS[name] for name in names}
+    stop_runs(store, {name: CONFIGS[name] for name in names})
+
+
+def stop_runs(store: Store, configs: dict[str, Config]) -> None:
+    folder = PopulationFolder(store, population_id(configs))
     folder.form(configs, {})
-    folder.save(5, {"step": np.zeros(len(names), np.int32)}, {"runs": configs})
+    folder.save(5, {"step": np.zeros(len(configs), np.int32)}, {"runs": configs})
 
 
 def lock_elsewhere(store: Store, name: str):
@@ -95,6 +100,17 @@ def test_a_population_is_continued_with_all_its_locks_or_not_at_all(store):
         finish(store, name)
     worker.train(formed, True, [])
     assert worker.trained == [] and worker.done()["ids"] == []
+
+
+def test_only_stopped_populations_of_wanted_runs_are_judged(store):
+    names = {run_id(config): config for config in CONFIGS.values()}
+    stop_runs(store, names)
+    (group,) = stopped_groups(store, [next(iter(names))])
+    assert group.resumes and group.configs == names
+    stop_runs(store, {"0123456789abcdef": defaults()})  # of a norm's file that was edited, say
+    assert [g.configs for g in stopped_groups(store, names)] == [names]
+    with pytest.raises(Drift, match="settings of run 0123456789abcdef"):
+        stopped_groups(store, ["0123456789abcdef"])
 
 
 @pytest.mark.parametrize(

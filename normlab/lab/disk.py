@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,12 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """Return the content of a file; raises FileNotFoundError, and Damaged where it is longer than
     `limit` bytes or cannot be read."""
     try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > limit:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+        with open(handle, "rb") as file:
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                raise Damaged(repr(str(path)), "it is no plain file")
+            if facts.st_size > limit:
                 raise Damaged(repr(str(path)), f"it is longer than {size_text(limit)}")
             return file.read()
     except FileNotFoundError:

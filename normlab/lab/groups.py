@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from normlab.lab.checkpoints import unfinished
@@ -71,23 +72,26 @@ def spread(groups: list[Group], workers: int) -> list[Group]:
     return groups
 
 
-def stopped_groups(store: Store) -> list[Group]:
-    """Return the populations that stopped after a checkpoint, as they were formed; raises Drift
-    where the settings of one are not those that its runs are named by."""
+def stopped_groups(store: Store, wanted: Collection[str]) -> list[Group]:
+    """Return the populations that stopped after a checkpoint and hold a run that is wanted, as they
+    were formed; raises Drift where the settings of one are not those that its runs are named by."""
     groups = []
     for folder in unfinished(store):
         runs = {name: defaults() | config for name, config in folder.runs_if_known().items()}
-        try:
-            wrong = [name for name, config in runs.items() if run_id(config) != name]
-        except ValueError:
-            continue  # a norm of somebody's own that this command was not given
-        except (KeyError, TypeError):
-            wrong = list(runs)
+        if runs.keys().isdisjoint(wanted):
+            continue
+        wrong = [name for name, config in runs.items() if not _is_named_by(name, config)]
         if wrong:
             raise Drift(
                 f"population {folder.name}: the settings of run {wrong[0]} are not those that it "
                 f"was begun with; move {str(folder.path)!r} away to begin it again"
             )
-        if runs:
-            groups.append(Group(runs, resumes=True))
+        groups.append(Group(runs, resumes=True))
     return groups
+
+
+def _is_named_by(name: str, config: Config) -> bool:
+    try:
+        return run_id(config) == name
+    except (ValueError, KeyError, TypeError):
+        return False

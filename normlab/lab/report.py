@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from normlab.settings import SETTINGS
 
 WIDTH = 100
 """Columns of the terminal that the headline fits."""
+LONGEST_STEM = 90
+"""Characters of a file's name, before its setup and its ending."""
 DECIDED = ("supported", "refuted", "inconclusive")
 
 
@@ -41,7 +44,11 @@ class StudyReport:
     def stem(self) -> str:
         """How the files of this study begin; overrides make a name of their own."""
         told = "".join(c if c.isalnum() or c in ".=" else "-" for c in self.study.variant)
-        return "-".join(filter(None, [self.study.name, self.profile, *self.study.norms, told]))
+        stem = "-".join(filter(None, [self.study.name, self.profile, *self.study.norms, told]))
+        if len(stem) <= LONGEST_STEM:
+            return stem
+        digest = hashlib.sha256(stem.encode()).hexdigest()[:8]
+        return f"{stem[: LONGEST_STEM - 9]}-{digest}"
 
 
 def collect(

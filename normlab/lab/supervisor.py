@@ -195,7 +195,7 @@ class Supervisor:
         """Return what to train now: populations that stopped and hold a run that is left, whole and
         as they were formed, and the other runs in new ones."""
         away = busy | self.given_up | self.taken
-        stopped = [g for g in stopped_groups(self.store) if not left.keys().isdisjoint(g.configs)]
+        stopped = stopped_groups(self.store, left)
         old = {name for group in stopped for name in group.configs}
         new = {
             name: config | {"host.width": self.widths.get(name, config["host.width"])}

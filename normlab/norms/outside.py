@@ -28,7 +28,6 @@ def _are_texts(values: tuple[Any, ...]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-
 @dataclass(frozen=True)
 class OutsideNorm(Norm):
     """A row of somebody's own file, and that file: its content is part of a run's identity."""

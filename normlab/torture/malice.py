@@ -70,6 +70,10 @@ def report(store: Store, study: Study) -> Path:
     return write_report(store, collect(store, [study], "quick", Memory(needs_data=False)))
 
 
+def names_of_all(store: Store) -> set[str]:
+    return {name for folder in unfinished(store) for name in folder.runs_if_known()}
+
+
 def look_at_populations(store: Store) -> None:
     for folder in unfinished(store):
         folder.runs_if_known()
@@ -91,7 +95,7 @@ def readers(ground: Ground, place: str, content: bytes) -> Found:
         "recall_norms": store.recall_norms,
         "started_studies": lambda: launch.started_studies(store),
         "fsck": lambda: Examination(store.root),
-        "stopped_groups": lambda: stopped_groups(store),
+        "stopped_groups": lambda: stopped_groups(store, names_of_all(store)),
         "report": lambda: report(store, ground.study),
         "newest": lambda: look_at_populations(store),
         "plan": lambda: plan(store, ground.study),
