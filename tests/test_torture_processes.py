@@ -37,10 +37,6 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_undisturbed(desk):
     assert 0 <= figures["steps redone, median"] <= figures["steps redone, most"] <= studies.CHUNK
 
 
-def test_broken_writers_of_checkpoints_are_caught(desk):
-    assert kept(kills.broken_writers(desk))["planted faults caught"] == "2 of 2"
-
-
 def test_two_studies_at_once_run_everything_once(desk):
     figures = kept(sweepers.crowd(desk))
     assert figures["bit-equal"] == f"{studies.RUNS} of {studies.RUNS}"
