@@ -77,22 +77,6 @@ def test_a_worker_that_dies_again_and_again_is_an_error(tmp_path):
     assert len(desk.done()) == RUNS
 
 
-def assert_trained_once(desk: Desk) -> None:
-    """Two processes that trained the same run would both have written to its curve."""
-    for name in desk.done():
-        steps = [row["step"] for row in desk.store.read(name).curve]
-        assert steps == sorted(set(steps)) and steps[-1] == LONG
-
-
-def test_two_at_once_share_the_work(tmp_path):
-    desk = Desk(tmp_path, LONG)
-    first, second = desk.start(), desk.start()
-    for process in (first, second):
-        finish(process)
-    assert_trained_once(desk)
-    assert len(desk.done()) == RUNS
-
-
 def test_nothing_but_the_worker_imports_jax():
     code = """
 import sys

@@ -309,7 +309,7 @@ def faults(desk: Desk) -> dict[str, bool]:
 def bad_settings(desk: Desk) -> Report:
     """Draw configurations, resolve all and train some; a failure has what to look at again."""
     examiner, tiny = Examiner(desk.folder), Examiner(desk.folder)
-    count, trained, commands = (5000, 100, 10) if desk.is_long else (200, 3, 3)
+    count, trained, commands = (5000, 100, 10) if desk.is_long else (200, 1, 3)
     drawn(configurations(), count, desk.seed, examiner.see)
     drawn(tiny_configurations(), 40 * trained, desk.seed, tiny.see)
     failures = [*examiner.failures.values(), *tiny.failures.values()]
