@@ -52,14 +52,12 @@ class PopulationFolder:
     """What is kept of one population. Its runs must be locked by whoever writes here."""
 
     def __init__(self, store: Store, name: str):
-        self.name, self.path = name, disk.inside(store.root, "populations", name)
+        self.root, self.name = store.root, name
+        self.path = disk.inside(self.root, "populations", name)
 
     def form(self, configs: Mapping[str, Config], facts: dict[str, Any]) -> None:
         """Record that these runs train together, in this order."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk.unwritable(self.path, error) from error
+        disk.make_folder(self.root, "populations", self.name)
         disk.remove_leftovers(self.path)
         disk.write_json(self.path / "manifest.json", {"runs": dict(configs), "facts": facts})
 

@@ -48,8 +48,8 @@ def group_runs(configs: dict[str, Config]) -> list[Group]:
         key = (cohort_id(config), config["host.width"])
         cohorts.setdefault(key, {})[name] = config
     groups = []
-    for runs in cohorts.values():
-        names, width = list(runs), next(iter(runs.values()))["host.width"]
+    for (_, width), runs in cohorts.items():
+        names = list(runs)
         parts = -(-len(names) // width)
         size = -(-len(names) // parts)
         groups += [
