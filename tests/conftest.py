@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,3 +42,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if absent:
                 reason = f"needs {', '.join(absent)}: bash scripts/test.sh --peers"
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def restored_norms() -> Iterator[None]:
+    """Leave the table of norms as it was."""
+    from normlab.norms.table import NORMS
+
+    before = dict(NORMS)
+    yield
+    NORMS.clear()
+    NORMS.update(before)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +33,7 @@ POPULATION = population_id([LEFT, OTHER])
 AT = f"populations/{POPULATION}"
 ROW = {"title": "t", "family": "f", "module": "M", "over": ["C"], "file": "mine.py"}
 
-
-@pytest.fixture(autouse=True)
-def table() -> Iterator[None]:
-    """Leave the table of norms as it was."""
-    before = dict(NORMS)
-    yield
-    NORMS.clear()
-    NORMS.update(before)
+pytestmark = pytest.mark.usefixtures("restored_norms")
 
 
 def finish(store: Store, name: str, config: Config, status: str = "trained") -> None:

@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,14 +47,7 @@ STUDY = Study(
 )
 """
 
-
-@pytest.fixture(autouse=True)
-def table() -> Iterator[None]:
-    """Leave the table of norms as it was."""
-    before = dict(NORMS)
-    yield
-    NORMS.clear()
-    NORMS.update(before)
+pytestmark = pytest.mark.usefixtures("restored_norms")
 
 
 def run_script(script: str, *flags: str, cwd: Path, **environment: str):
