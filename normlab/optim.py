@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,17 +23,46 @@ def mask_kernels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: is_kernel(path), params)
 
 
+def scale_by_adam_keras(
+    b1: Any, b2: float = 0.999, epsilon: float = 1e-7
+) -> optax.GradientTransformation:
+    """Return Adam as Keras computes it: u = sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + epsilon).
+
+    The form before section 2.1 of arXiv:1412.6980. optax adds its epsilon to sqrt(v / (1 - b2^t)):
+    Keras's counts for 1 / sqrt(1 - b2^t) as much, 32 times at the first step.
+    """
+
+    def init(params: Any) -> optax.ScaleByAdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        count = state.count + 1
+        m = jax.tree.map(lambda m, g: m + (g - m) * (1 - b1), state.mu, updates)
+        v = jax.tree.map(lambda v, g: v + (g * g - v) * (1 - b2), state.nu, updates)
+        t = count.astype(jnp.float32)
+        scale = jnp.sqrt(1 - b2**t) / (1 - b1**t)
+        u = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + epsilon), m, v)
+        return u, optax.ScaleByAdamState(count, m, v)
+
+    return optax.GradientTransformation(init, update)
+
+
 def direction(name: str, momentum: Any, weight_decay: Any) -> optax.GradientTransformation:
     """Return the transformation g -> u of the update p <- p - rate * u.
 
     sgd: u = g; momentum: u = trace of g (heavy ball); adam, adamw: Adam's with b1 = momentum,
-    b2 = 0.999, epsilon 1e-8. Weight decay acts on kernels only: added to g, for adamw to u.
+    b2 = 0.999, epsilon 1e-8; adam_keras: with the epsilon of Keras, see scale_by_adam_keras.
+    Weight decay acts on kernels only: added to g, for adamw to u.
     """
     decay = optax.add_decayed_weights(weight_decay, mask=mask_kernels)
     if name == "sgd":
         return decay
     if name == "momentum":
         return optax.chain(decay, optax.trace(momentum))
+    if name == "adam_keras":
+        return optax.chain(decay, scale_by_adam_keras(momentum))
     adam = optax.scale_by_adam(b1=momentum, b2=0.999, eps=1e-8)
     return optax.chain(adam, decay) if name == "adamw" else optax.chain(decay, adam)
 

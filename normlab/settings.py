@@ -45,7 +45,11 @@ PROGRAM_SETTINGS = (
     "norm.",
     "optim.name",
     "train.on_nonfinite",
+    "train.late_batch",
+    "train.stop_at_loss",
+    "init.kernel",
     "eval.batch_statistics",
+    "eval.probes",
 )
 """What decides a compiled program. Rates, schedules, lengths and evaluation times are its inputs,
 so runs that differ only in those share one compilation."""
@@ -71,6 +75,23 @@ SETTINGS: dict[str, Setting] = {
         "static",
         "training images: shifted by up to 4 pixels each way, half of them mirrored (crop_flip)",
         choices=("none", "crop_flip"),
+    ),
+    "data.train_examples": Setting(
+        0, "static", "training examples that are used; 0: all of the split", "examples", low=0
+    ),
+    "data.validation_examples": Setting(
+        0,
+        "static",
+        "validation examples; 0: as the data set has it; what is left of digits joins the test",
+        "examples",
+        low=0,
+    ),
+    "data.label_noise": Setting(
+        0.0,
+        "traced",
+        "share of the training labels that are replaced by another class, by the seed",
+        low=0,
+        high=1,
     ),
     "model.name": Setting("mlp", "static", "which network"),
     "model.widths": Setting(
@@ -99,6 +120,12 @@ SETTINGS: dict[str, Setting] = {
         "static",
         "a resnet's block: x + f(x); f(x) alone (none); x + a f(x), a = 0 at first; or fixup",
         choices=("identity", "none", "skipinit", "fixup"),
+    ),
+    "model.shortcut": Setting(
+        "none",
+        "static",
+        "around mlp layers that keep the width: x + f(x); x + a f(x), a = 0 at first (skipinit)",
+        choices=("none", "identity", "skipinit"),
     ),
     "model.stride": Setting(1, "static", "stride of the cnn's first convolution", low=1, high=4),
     "norm.name": Setting("batch", "static", "which normalization scheme"),
@@ -146,7 +173,10 @@ SETTINGS: dict[str, Setting] = {
         0.0, "static", "strength of the noise after every norm; 1: the published control", low=0
     ),
     "optim.name": Setting(
-        "momentum", "static", "optimiser", choices=("sgd", "momentum", "adam", "adamw")
+        "momentum",
+        "static",
+        "optimiser; adam_keras: Adam with the epsilon of Keras, 1e-7 on the raw second moment",
+        choices=("sgd", "momentum", "adam", "adamw", "adam_keras"),
     ),
     "optim.lr": Setting(0.1, "traced", "peak learning rate", "1/step", low=0, is_open=True),
     "optim.momentum": Setting(
@@ -164,6 +194,16 @@ SETTINGS: dict[str, Setting] = {
     "optim.warmup": Setting(0, "static", "linear warm-up from 0", "steps", low=0),
     "init.gain": Setting(
         1.0, "traced", "multiplies the initial hidden kernels, never the head", low=0, is_open=True
+    ),
+    "init.kernel": Setting(
+        "auto",
+        "static",
+        "how kernels are drawn: He's for relu and Glorot's normal for the others and the head "
+        "(auto), or all by Glorot's uniform",
+        choices=("auto", "glorot_uniform"),
+    ),
+    "init.seed": Setting(
+        -1, "traced", "draws the initial weights alone; -1: `seed` does", low=-1, high=2**32 - 1
     ),
     "train.steps": Setting(300, "static", "gradient steps", "steps", low=1, high=10_000_000),
     "train.on_nonfinite": Setting(
@@ -188,6 +228,22 @@ SETTINGS: dict[str, Setting] = {
         low=0,
         high=1,
     ),
+    "train.stop_at_loss": Setting(
+        0.0,
+        "observe",
+        "loss on eval.train_examples, in evaluation mode, that ends a run, scored in full; 0: off",
+        "nats",
+        low=0,
+    ),
+    "train.late_batch": Setting(
+        0,
+        "static",
+        "examples of a gradient step from train.late_from on, the rate times late_batch / batch; "
+        "0: data.batch",
+        "examples",
+        low=0,
+    ),
+    "train.late_from": Setting(0, "static", "step at which late_batch begins", "steps", low=0),
     "train.checkpoint_seconds": Setting(
         60.0,
         "host",
@@ -200,6 +256,19 @@ SETTINGS: dict[str, Setting] = {
     ),
     "eval.stats_examples": Setting(
         512, "observe", "training images that running statistics are re-estimated on", low=2
+    ),
+    "eval.train_examples": Setting(
+        0,
+        "observe",
+        "training images of each point of a curve, in evaluation mode (train_set_... metrics, "
+        "replaced_... for those with replaced labels)",
+        "examples",
+        low=0,
+    ),
+    "eval.probes": Setting(
+        "",
+        "observe",
+        "what else is measured at each point of a curve: names of normlab/probes, joined by +",
     ),
     "eval.batch": Setting(100, "observe", "examples scored at once", "examples", low=1),
     "eval.batch_statistics": Setting(

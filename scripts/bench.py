@@ -10,8 +10,12 @@ Examples:
   python scripts/bench.py --suite=training --write         # populations, beside other loops
   python scripts/bench.py --suite=training --networks=mlp --populations=1,16 --against=flax,torch
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
+  python scripts/bench.py --suite=tutorial --write         # one network beside Keras, 4 minutes
+  python scripts/bench.py --suite=anchors --write          # exact theory, below a minute
+  python scripts/bench.py --suite=controls --write         # of the verdicts, about 5 minutes
 
-Without --write only the terminal is written to; with it a selection replaces the whole table.
+Without --write only the terminal is written to (tutorial: also RESULTS/bench/tutorial.json); with
+it a selection replaces the whole table.
 Libraries that are not installed are left out with a line saying so; --against= (empty) asks for
 none. Timings mean something only on a machine that does nothing else.
 """
@@ -19,18 +23,32 @@ none. Timings mean something only on a machine that does nothing else.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from normlab import data
 from normlab.bench import BadSelection
-from normlab.lab import cli
+from normlab.lab import cli, verdicts
+from normlab.lab.disk import make_folder, write_json
 from normlab.lab.errors import ConfigError
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.study import ROOT, adapt, check_study, load_study
+from normlab.lab.evidence import Memory, SetupEvidence
+from normlab.lab.measures import error_points, is_failed, log_octaves, steps_to_target
+from normlab.lab.record import Record
+from normlab.lab.store import Store
+from normlab.lab.study import ROOT, Setup, adapt, check_study, load_config, load_study
+from normlab.lab.supervisor import Supervisor, lost_runs
 from normlab.settings import Config
 
-SUITES = ("numerics", "layers", "steps", "training", "study")
+if TYPE_CHECKING:
+    from normlab.bench.controls import Contrast, Metric
+
+SUITES = ("numerics", "layers", "steps", "training", "study", "tutorial", "anchors", "controls")
 STUDY, PROFILE = "learning_rate", "quick"
+CONTROLLED = ("convergence", "batch_size")
+"""Studies whose networks the controls train."""
 flags.DEFINE_enum("suite", None, SUITES, "What is measured.", required=True)
 flags.DEFINE_list("against", None, "Libraries; none given: all that the suite knows.")
 flags.DEFINE_list("schemes", [], "Only these schemes (study: arms).")
@@ -41,6 +59,7 @@ flags.DEFINE_list("networks", [], "training: only these, of mlp, cnn8, cnn28 and
 flags.DEFINE_list("populations", [], "training: runs that train together, like 1,16.")
 flags.DEFINE_integer("share", 5, "study: the loops train every so-manieth run.", lower_bound=1)
 flags.DEFINE_integer("repeats", None, "Rounds that count; layers, steps: 15, training: 5.", 1)
+flags.DEFINE_string("results", "results", "Directory of all results; tutorial: writes there.")
 flags.DEFINE_bool("write", False, "Write the page in docs/ too.")
 FLAGS = flags.FLAGS
 
@@ -59,6 +78,11 @@ def keep(section: str) -> None:
 
     if FLAGS.write:
         write_section(ROOT / "docs" / "benchmarks.md", FLAGS.suite, section)
+
+
+def record(facts: dict[str, Any]) -> None:
+    """Write the suite's figures below --results: bench/<suite>.json."""
+    write_json(make_folder(Path(FLAGS.results), "bench") / f"{FLAGS.suite}.json", facts)
 
 
 def numerics() -> None:
@@ -111,8 +135,142 @@ def study() -> None:
     keep(section)
 
 
+def tutorial() -> None:
+    from normlab.bench import tutorial
+
+    config = load_config("tutorial")
+    data.check(config["data.name"])
+    backend = tutorial.find_keras()
+    runs = tutorial.compare_all(config, data.load(config["data.name"]), tell)
+    record(tutorial.facts_of(runs, backend))
+    table = tutorial.table_of(runs, backend)
+    tell(f"\n{table.terminal()}\n{tutorial.verdict(runs)}; {tutorial.tally(runs)}")
+    keep(table.markdown())
+
+
+def anchors() -> None:
+    from normlab.bench import anchors
+    from normlab.bench.page import write_page
+
+    page = anchors.run(tell)
+    if FLAGS.write:
+        write_page(ROOT / "docs" / "anchors.md", page)
+
+
+def trained(asked: Sequence[tuple[Setup, Config, int]]) -> list[list[Record]]:
+    """Return the runs of each (setup, settings, seeds 0 .. n - 1), in order of the seed: those of
+    --results, the others trained as a study's are. Raises RuntimeError."""
+    memory, store = Memory(), Store(FLAGS.results).open()
+    found = [
+        dict(memory.look_up(setup, settings | {"seed": seed}) for seed in range(n))
+        for setup, settings, n in asked
+    ]
+    wanted = {name: config for runs in found for name, config in runs.items()}
+    with Supervisor(store) as supervisor:
+        supervisor.run(lambda: {n: c for n, c in wanted.items() if not store.is_done(n)})
+    lost = lost_runs(supervisor.failures, store)
+    for failure in lost.values():
+        raise RuntimeError(f"{len(lost)} runs could not be finished: {failure.message}")
+    return [[store.read(name) for name in runs] for runs in found]
+
+
+def judge(contrasts: Sequence[Contrast]) -> list[str]:
+    """Return what the rule says of the rows of one study."""
+    facts: dict[str, Any] = dict.fromkeys(("claim", "sentence", "contrast", "scope", "unit"), "")
+    rows = [
+        verdicts.Row(
+            id=str(number),
+            effects=dict(enumerate(c.effects)),
+            delta=c.delta,
+            n=len(c.effects),
+            test=c.test,
+            **facts,
+        )
+        for number, c in enumerate(contrasts)
+    ]
+    return [verdict.word for verdict in verdicts.decide(rows)]
+
+
+def metrics_of(batch: list[Record], layer: list[Record], target: float) -> list[Metric]:
+    """Return the figures of two arms that the controls judge: steps to the target, test error."""
+    from normlab.bench.controls import Metric
+
+    steps, errors = (
+        [[measure(run) for run in arm] for arm in (batch, layer)]
+        for measure in (lambda run: steps_to_target(run, target), error_points)
+    )
+    octaves = [log_octaves(b, a) for a, b in zip(*steps, strict=True)]
+    points = [b - a for a, b in zip(*errors, strict=True)]
+    title = f"steps to {target:.0%}"
+    return [
+        Metric(title, "octaves", "wilcoxon", 0.32, steps[0], log_octaves, octaves),
+        Metric("test error", "points", "t", 1.0, errors[0], lambda a, b: a - b, points),
+    ]
+
+
+def positive_rows(runs: dict[str, list[Record]], target: float) -> list[verdicts.Row]:
+    """Return the rows that have to come out supported."""
+    facts = {"claim": "", "sentence": "", "scope": "digits"}
+    times = {a: [steps_to_target(r, target) for r in runs[a]] for a in ("none", "batch")}
+    pairs = dict(enumerate(zip(times["none"], times["batch"], strict=False)))
+    failed = {a: [is_failed(r) for r in runs[a]] for a in ("2", "64")}
+    speed = verdicts.Row(
+        id="speed",
+        contrast=f"sigmoid MLP: log2(T none / T batch) to {target:.0%}",
+        effects={seed: log_octaves(*pair) for seed, pair in pairs.items()},
+        unit="octaves",
+        delta=0.32,
+        n=len(runs["none"]),
+        test="wilcoxon",
+        **facts,
+    )
+    size = verdicts.accuracy_row(
+        better={s: error_points(r) for s, r in enumerate(runs["64"])},
+        worse={s: error_points(r) for s, r in enumerate(runs["2"])},
+        failed=lambda s: (failed["64"][s], failed["2"][s]),
+        id="size",
+        contrast="ReLU MLP: error of batch norm over 2 - over 64",
+        unit="points",
+        delta=1.0,
+        n=len(runs["2"]),
+        **facts,
+    )
+    return [size, speed]
+
+
+def controls() -> None:
+    from normlab.bench import controls
+    from normlab.bench.page import write_page
+
+    verdicts.SEARCH = controls.N  # the n that would decide is not asked for here, and takes long
+    setups = {s.name: s for name in CONTROLLED for s in load_study(name).setups[PROFILE]}
+    speed, size = setups["convergence-mlp"], setups["stats-batch-mlp"]
+    rate, n = {"optim.lr": 0.1}, controls.N
+    asked = {
+        "batch": (speed, rate | {"norm.name": "batch"}, controls.RUNS),
+        "layer": (speed, rate | {"norm.name": "layer"}, controls.RUNS),
+        "none": (speed, rate | {"norm.name": "none"}, n),
+        "64": (size, rate | {"norm.name": "batch", "norm.stats_batch": 64}, n),
+        "2": (size, rate | {"norm.name": "batch", "norm.stats_batch": 2}, n),
+    }
+    tell(f"training what is missing of {sum(k for *_, k in asked.values())} runs")
+    runs = dict(zip(asked, trained(list(asked.values())), strict=True))
+    positives = [
+        controls.Positive(
+            v.row.contrast,
+            f"{v.effect:.2f} [{v.interval[0]:.2f}, {v.interval[1]:.2f}] {v.row.unit}",
+            v.word,
+        )
+        for v in verdicts.decide(positive_rows(runs, speed.target))
+    ]
+    metrics = metrics_of(runs["batch"], runs["layer"], speed.target)
+    page = controls.run(metrics, positives, judge, tell)
+    if FLAGS.write:
+        write_page(ROOT / "docs" / "controls.md", page)
+
+
 def main() -> int:
-    suites = (numerics, layers, steps, training, study)
+    suites = (numerics, layers, steps, training, study, tutorial, anchors, controls)
     try:
         dict(zip(SUITES, suites, strict=True))[FLAGS.suite]()
     except BadSelection as error:

@@ -5,11 +5,15 @@ Examples:
   python scripts/report.py --study=convergence,batch_size --profile=standard
   python scripts/report.py --profile=quick,standard         # both on one page
   python scripts/report.py --results=/big/disk/results
+  python scripts/report.py --profile=standard --ledger=docs/claims.md    # the ledger of claims too
+  python scripts/report.py --profile=standard --short       # a table for a README instead
 
 Writes report/index.html, report/tables, report/figures and report/runs.csv below --results.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from absl import flags
 
@@ -17,6 +21,7 @@ from normlab.lab import cli
 from normlab.lab.errors import ConfigError, StorageError
 from normlab.lab.evidence import Memory
 from normlab.lab.launch import started_studies
+from normlab.lab.ledger import short_form
 from normlab.lab.report import StudyReport, collect, headline, judge_overall, write_report
 from normlab.lab.store import Records, Store
 from normlab.lab.study import PROFILES, Study, load_study, study_names
@@ -24,6 +29,8 @@ from normlab.lab.study import PROFILES, Study, load_study, study_names
 flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_list("study", [], "Studies by name, or files; none: those that were started here.")
 flags.DEFINE_list("profile", [], f"Profiles on the page, of {', '.join(PROFILES)}.")
+flags.DEFINE_string("ledger", None, "Write the ledger of all claims to this Markdown file.")
+flags.DEFINE_bool("short", False, "Print every row of the rule book as a table in Markdown.")
 FLAGS = flags.FLAGS
 
 
@@ -56,7 +63,8 @@ def main() -> int:
     for study, profile in wanted:
         reports += collect(store, [study], profile, memory, records)
     reports = judge_overall(reports)
-    print(headline(reports, write_report(store, reports)))
+    page = write_report(store, reports, ledger=Path(FLAGS.ledger) if FLAGS.ledger else None)
+    print(short_form(reports).rstrip() if FLAGS.short else headline(reports, page))
     return cli.OK
 
 

@@ -58,7 +58,7 @@ def chosen_studies() -> list[Study]:
     if not FLAGS.study:
         raise ConfigError(f"no study; give --study=NAME (studies: {', '.join(study_names())}, all)")
     norms = cli.load_norms()
-    names = study_names() if "all" in FLAGS.study else FLAGS.study
+    names = with_profile(study_names()) if "all" in FLAGS.study else FLAGS.study
     studies = [
         adapt(
             load_study(name),
@@ -72,6 +72,10 @@ def chosen_studies() -> list[Study]:
     for study in studies:
         check_study(study, FLAGS.profile, FLAGS.data_dir)
     return studies
+
+
+def with_profile(names: list[str]) -> list[str]:
+    return [name for name in names if FLAGS.profile in load_study(name).setups]
 
 
 def chosen_setups(studies: list[Study]) -> list[str]:

@@ -167,7 +167,7 @@ def test_every_evaluation_example_counts_once(dataset, curve, size):
 
 def test_the_scoring_plan_holds_every_row_once():
     parts = [np.arange(0, 130), np.arange(200, 570), np.arange(600, 600 + 7)]
-    plan = plan_scoring(*parts, size=40)
+    plan = plan_scoring(dict(enumerate(parts)), np.zeros(700, np.int32), size=40)
     assert plan.rows.shape == plan.weights.shape == (4 + 10 + 1, 40)
     for part, rows in enumerate(parts):
         chosen = plan.parts == part

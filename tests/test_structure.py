@@ -24,12 +24,12 @@ LAYERS = {
     "models": 4,
     "data": 4,
     "optim": 4,
-    "engine": 5,
     "probes": 5,
-    "lab": 6,
-    "bench": 6,
-    "battery": 7,
-    "torture": 7,
+    "engine": 6,
+    "lab": 7,
+    "bench": 7,
+    "battery": 8,
+    "torture": 8,
 }
 """Room of normlab -> layer; a room imports itself and rooms of lower layers."""
 PLAIN = {"settings", "evaluations"}

@@ -30,9 +30,9 @@ class Dataset:
     classes: int
     sha256: str
 
-    def split(self, seed: int) -> Split:
-        """The rows of each split. Raises DataError for a seed outside 0..2**64-1."""
-        return split_rows(DATASETS[self.name], seed)
+    def split(self, seed: int, train: int = 0, validation: int = 0) -> Split:
+        """The rows of each split, see split_rows. Raises DataError for a seed beyond 2**64-1."""
+        return split_rows(DATASETS[self.name], seed, train, validation)
 
 
 def check(name: str, data_dir: str | None = None) -> None:

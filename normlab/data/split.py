@@ -32,15 +32,21 @@ def permutation(n: int, seed: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=seed).random_raw(n), kind="stable").astype(np.int32)
 
 
-def split_rows(row: Row, seed: int) -> Split:
+def split_rows(row: Row, seed: int, train: int = 0, validation: int = 0) -> Split:
     """Cuts the rows of a data set into train, validation and test.
 
-    With an official test split, whose examples come last, the seed changes nothing.
+    With an official test split, whose examples come last, the seed changes nothing. `train` and
+    `validation` ask for fewer examples, 0 for the data set's; without an official test split those
+    left over join the test.
     """
+    train, validation = train or row.train, validation or row.validation
     if row.official_test:
         order = permutation(row.train + row.validation, VALIDATION_KEY)
         order = np.append(order, np.arange(order.size, row.examples, dtype=np.int32))
+        begin, test = row.train, row.train + row.validation
     else:
         order = permutation(row.examples, seed)
-    end = row.train + row.validation
-    return Split(train=order[: row.train], validation=order[row.train : end], test=order[end:])
+        begin, test = train, train + validation
+    return Split(
+        train=order[:train], validation=order[begin : begin + validation], test=order[test:]
+    )

@@ -14,8 +14,11 @@ from flax import linen as nn
 from normlab.engine.state import TrainState
 from normlab.engine.step import MUTABLE
 
-PARTS = ("curve", "rest", "test")
-"""The curve's subset of the validation split, the rest of that split, the test split."""
+PARTS = ("curve", "rest", "test", "train", "replaced")
+"""The curve's subset of the validation split, the rest of that split, the test split; training
+examples with their own labels, and those whose labels were replaced, both points of the curve."""
+CURVE_PARTS = (0, 3, 4)
+"""Scored at every point of a curve, before the others."""
 
 
 class Scoring(NamedTuple):
@@ -23,6 +26,8 @@ class Scoring(NamedTuple):
 
     rows: Any
     """[batches, b] row numbers."""
+    labels: Any
+    """[batches, b] their classes."""
     weights: Any
     """[batches, b] 1 or 0."""
     parts: Any
@@ -37,18 +42,21 @@ class Scores(NamedTuple):
     count: Any
 
 
-def plan_scoring(curve: np.ndarray, rest: np.ndarray, test: np.ndarray, size: int) -> Scoring:
-    """Return the batches that score three lists of rows, each padded to whole batches."""
+def plan_scoring(parts_rows: dict[int, np.ndarray], labels: np.ndarray, size: int) -> Scoring:
+    """Return the batches that score lists of rows (index into PARTS -> rows), those of the curve
+    first, each list padded to whole batches."""
     rows, weights, parts = [], [], []
-    for part, members in enumerate((curve, rest, test)):
+    for part in sorted(parts_rows, key=lambda p: p not in CURVE_PARTS):
+        members = parts_rows[part]
         batches = -(-len(members) // size)
         padded = np.zeros(batches * size, np.int32)
         padded[: len(members)] = members
         rows.append(padded.reshape(batches, size))
         weights.append((np.arange(batches * size) < len(members)).reshape(batches, size))
         parts.append(np.full(batches, part, np.int32))
+    chosen = np.concatenate(rows)
     return Scoring(
-        np.concatenate(rows), np.concatenate(weights).astype(np.float32), np.concatenate(parts)
+        chosen, labels[chosen], np.concatenate(weights).astype(np.float32), np.concatenate(parts)
     )
 
 
@@ -71,7 +79,7 @@ def score(
 
     def add(i, total: Scores) -> Scores:
         mode, batch = i // batches, i % batches
-        x, y = data.gather(scoring.rows[batch])
+        x, y = data.gather(scoring.rows[batch]), scoring.labels[batch]
         weights = scoring.weights[batch]
         chosen = {"batch_stats": jax.tree.map(lambda leaf: leaf[mode], stacked)}
         mask = weights > 0 if shares_statistics else None
@@ -94,9 +102,14 @@ def reestimate(whole: nn.Module, state: TrainState, data, rows: jax.Array) -> An
     `whole` is the run's network with momentum 0 and statistics over the whole batch, so that the
     pass leaves in `batch_stats` exactly the statistics of those images.
     """
-    x, _ = data.gather(rows)
-    _, moved = whole.apply(state.variables, x, train=True, mutable=MUTABLE)
+    _, moved = whole.apply(state.variables, data.gather(rows), train=True, mutable=MUTABLE)
     return moved["batch_stats"]
+
+
+def train_loss(scores: Scores) -> jax.Array:
+    """Return the mean loss on the training examples of a curve, in the first mode."""
+    parts = jnp.array(CURVE_PARTS[1:])
+    return scores.loss[0, parts].sum() / scores.count[0, parts].sum()
 
 
 def make_evaluate(

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from normlab.data import Dataset, Split
-from normlab.engine.evaluate import plan_scoring
+from normlab.engine.evaluate import CURVE_PARTS, plan_scoring
 from normlab.engine.program import Feed, Timetable
 from normlab.evaluations import eval_steps
 from normlab.optim import rate_shape
@@ -24,18 +24,47 @@ def shuffle_epoch(seed: int, epoch: int, examples: int) -> np.ndarray:
     return np.argsort(words, kind="stable")
 
 
-def batch_rows(split: Split, seed: int, batch: int, first: int, last: int) -> np.ndarray:
+def batch_rows(
+    split: Split,
+    seed: int,
+    batch: int,
+    first: int,
+    last: int,
+    late: tuple[int, int] | None = None,
+) -> np.ndarray:
     """Return the rows of the batches of steps first .. last - 1, int32 [T, B].
 
     Every epoch is a fresh permutation of the training split; its last partial batch is dropped.
+    `late` = (batch, step): from that step on batches are that small, behind them zeros.
     """
-    per_epoch = len(split.train) // batch
-    out = np.empty((last - first, batch), np.int32)
+    examples = len(split.train)
+    late_batch, switch = late or (batch, last)
+    epochs_before = -(-switch // (examples // batch)) if late else 0
+    out = np.zeros((last - first, batch), np.int32)
     for i, step in enumerate(range(first, last)):
-        epoch, position = divmod(step, per_epoch)
-        order = shuffle_epoch(seed, epoch, len(split.train))
-        out[i] = split.train[order[position * batch : (position + 1) * batch]]
+        is_late = step >= switch
+        size = late_batch if is_late else batch
+        epoch, position = divmod(step - switch if is_late else step, examples // size)
+        order = shuffle_epoch(seed, epoch + (epochs_before if is_late else 0), examples)
+        out[i, :size] = split.train[order[position * size : (position + 1) * size]]
     return out
+
+
+def noisy_labels(
+    labels: np.ndarray, rows: np.ndarray, seed: int, share: float, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels with that share of those at `rows` replaced by another class, and a mark for
+    each of all labels that was. A pure function of the seed; key [seed, 2^64 - 1] of Philox."""
+    noisy, is_replaced = labels.copy(), np.zeros(len(labels), bool)
+    if not share:
+        return labels, is_replaced
+    key = np.array([seed, 2**64 - 1], np.uint64)
+    words = np.random.Philox(key=key).random_raw(2 * len(rows))
+    chosen = np.argsort(words[: len(rows)], kind="stable")[: round(share * len(rows))]
+    shift = 1 + (words[len(rows) :][chosen] % np.uint64(classes - 1)).astype(labels.dtype)
+    noisy[rows[chosen]] = (labels[rows[chosen]] + shift) % classes
+    is_replaced[rows[chosen]] = True
+    return noisy, is_replaced
 
 
 def pad_rows(rows: np.ndarray, length: int) -> np.ndarray:
@@ -46,23 +75,51 @@ class MemberFeed:
     """The rows of one member: its split, its scoring plan, its batches."""
 
     def __init__(self, config: Config, dataset: Dataset):
-        self.config = config
-        self.split = dataset.split(config["seed"])
-        validation, curve = self.split.validation, config["eval.curve_examples"]
-        self.scoring = plan_scoring(
-            validation[:curve], validation[curve:], self.split.test, config["eval.batch"]
+        self.config, seed = config, config["seed"]
+        self.split = dataset.split(
+            seed, config["data.train_examples"], config["data.validation_examples"]
         )
-        self.stats = self.split.train[: config["eval.stats_examples"]]
+        train, validation, test = self.split.train, self.split.validation, self.split.test
+        self.labels, is_replaced = noisy_labels(
+            dataset.labels, train, seed, config["data.label_noise"], dataset.classes
+        )
+        curve, seen = config["eval.curve_examples"], train[: config["eval.train_examples"]]
+        lists = (
+            *(validation[:curve], validation[curve:], test),
+            *(seen[~is_replaced[seen]], seen[is_replaced[seen]]),
+        )
+        parts = {part: rows for part, rows in enumerate(lists) if part < 3 or len(rows)}
+        self.scoring = plan_scoring(parts, self.labels, config["eval.batch"])
+        self.stats = train[: config["eval.stats_examples"]]
+        self.held_out = test[: config["eval.stats_examples"]]
 
     @property
     def curve_batches(self) -> int:
-        return int(np.sum(self.scoring.parts == 0))
+        return int(np.sum(np.isin(self.scoring.parts, CURVE_PARTS)))
 
     def chunk(self, first: int, length: int) -> Feed:
         """Return the feed of steps first .. first + length - 1, padded behind the last step."""
         last = min(first + length, self.config["train.steps"])
-        rows = batch_rows(self.split, self.config["seed"], self.config["data.batch"], first, last)
-        return Feed(pad_rows(rows, length), self.stats, self.scoring)
+        seed, batch = self.config["seed"], self.config["data.batch"]
+        rows = batch_rows(self.split, seed, batch, first, last, late_of(self.config))
+        rows = pad_rows(rows, length)
+        return Feed(
+            rows,
+            self.labels[rows],
+            self.stats,
+            self.labels[self.stats],
+            self.held_out,
+            self.scoring,
+        )
+
+
+def late_of(config: Config) -> tuple[int, int] | None:
+    """Return the later batch and the step at which it begins, None where the batch stays."""
+    return (
+        (config["train.late_batch"], config["train.late_from"])
+        if config["train.late_batch"]
+        else None
+    )
 
 
 class Calendar:
@@ -72,6 +129,10 @@ class Calendar:
         steps = config["train.steps"]
         self.points = eval_steps(steps, config["train.eval_every"], config["train.eval_growth"])
         self.rate = rate_shape(config["optim.schedule"], config["optim.warmup"], steps)
+        self.is_late = np.zeros(steps, bool)
+        if late := late_of(config):
+            self.is_late[late[1] :] = True
+            self.rate[self.is_late] *= np.float32(late[0] / config["data.batch"])
         self.batches = np.zeros(steps, np.int32)
         self.batches[np.array(self.points) - 1] = curve_batches
         self.batches[-1] = all_batches
@@ -83,4 +144,6 @@ class Calendar:
             rate=pad_rows(self.rate[part], length),
             is_step=np.arange(first, first + length) < len(self.rate),
             batches=pad_rows(self.batches[part], length),
+            is_late=pad_rows(self.is_late[part], length),
+            all_batches=self.batches[-1],
         )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from normlab.data import Dataset
-from normlab.engine.evaluate import PARTS
+from normlab.engine.evaluate import CURVE_PARTS
 from normlab.engine.feed import Calendar, MemberFeed
 from normlab.engine.flops import step_flops
 from normlab.engine.program import Feed, Trace, compile_program
@@ -28,6 +28,9 @@ from normlab.settings import Config
 MODES = ("", "running_", "batch_")
 """Prefix of the metrics of each mode: re-estimated statistics (or none), running ones, and those of
 the very batch that is scored."""
+CURVE_NAMES = ("", "train_set_", "replaced_")
+"""Prefix of the metrics of each of CURVE_PARTS."""
+SEEDS = ("seed", "init_seed")
 CHUNK_FLOPS = 200_000_000_000
 """Operations in the matrix products of a full population's chunk on a CPU; a core does 20 to 60
 thousand million a second (2026-11-20)."""
@@ -139,16 +142,17 @@ class Population:
         self.program = compile_program(
             first, dataset.shape, dataset.classes, self.conv_form, self.mode
         )
-        self.data = (jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
+        self.images = jnp.asarray(dataset.images)
         self.hyper = self._stack_hyper(configs)
 
     def _stack_hyper(self, configs: list[Config]) -> Hyper:
         values = stack([hyper_of(c) for c in configs], self.width)
-        return Hyper(np.asarray(values.seed, np.uint32), *(np.float32(v) for v in values[1:]))
+        seeds = {name: np.asarray(getattr(values, name), np.uint32) for name in SEEDS}
+        return Hyper(*(np.asarray(v, np.float32) for v in values))._replace(**seeds)
 
     def _start_inputs(self) -> tuple[Any, ...]:
         rows = stack([f.chunk(0, 1).train[0] for f in self.feeds], self.width)
-        return self.hyper, rows, *self.data
+        return self.hyper, rows, self.images
 
     def start(self) -> TrainState:
         """Return the states at step 0; the padding behind the last member is not alive."""
@@ -186,7 +190,7 @@ class Population:
                 self.hyper,
                 self.feed(first, length),
                 self.calendar.chunk(first, length),
-                *self.data,
+                self.images,
             )
             rows = self._note(first, jax.device_get(trace))
             states = self._stop(states)
@@ -210,9 +214,19 @@ class Population:
         jax.block_until_ready(states)
 
         def run() -> None:
-            jax.block_until_ready(self.program.advance(states, self.hyper, feed, table, *self.data))
+            told = self.program.advance(states, self.hyper, feed, table, self.images)
+            jax.block_until_ready(told)
 
         return run
+
+    def _fits(self, trace: Trace, at: int) -> bool:
+        """Tell whether train.stop_at_loss was reached, in the program's own arithmetic."""
+        limit = np.float32(self.config["train.stop_at_loss"])
+        if not limit:
+            return False
+        parts = list(CURVE_PARTS[1:])
+        loss, count = (v[at, 0, parts].sum() for v in (trace.scores.loss, trace.scores.count))
+        return bool(loss / count <= limit)
 
     def _stop(self, states: TrainState) -> TrainState:
         """Let the members that have reached train.stop_at cost nothing more."""
@@ -243,9 +257,14 @@ class Population:
             position = point
             row = {"step": point, "train_loss": outcome.take_mean_loss()}
             row |= curve_metrics(trace, point - first - 1)
+            row |= {name: float(values[point - first - 1]) for name, values in trace.probes.items()}
             rows.append(row)
             if not np.isfinite(row["loss"]):
                 outcome.diverged_at = point
+                break
+            if self._fits(trace, point - first - 1):
+                outcome.stopped_at = point
+                outcome.final = final_metrics(trace, point - first - 1)
                 break
             if 0 < self.config["train.stop_at"] <= row["accuracy"]:
                 outcome.stopped_at = point
@@ -279,7 +298,7 @@ class Population:
         )
 
 
-def _ratio(scores, at: int, mode: int, parts: slice) -> tuple[float, float]:
+def _ratio(scores, at: int, mode: int, parts: list[int]) -> tuple[float, float]:
     count = float(scores.count[at, mode, parts].sum())
     loss = float(scores.loss[at, mode, parts].sum()) / count
     return loss, float(scores.correct[at, mode, parts].sum()) / count
@@ -289,8 +308,11 @@ def curve_metrics(trace: Trace, at: int) -> dict[str, float]:
     """Return loss and accuracy on the curve's images, of each mode."""
     out: dict[str, float] = {}
     for mode in range(trace.scores.count.shape[1]):
-        loss, accuracy = _ratio(trace.scores, at, mode, slice(0, 1))
-        out |= {MODES[mode] + "loss": loss, MODES[mode] + "accuracy": accuracy}
+        for part, name in zip(CURVE_PARTS, CURVE_NAMES, strict=True):
+            if trace.scores.count[at, mode, part]:
+                loss, accuracy = _ratio(trace.scores, at, mode, [part])
+                prefix = MODES[mode] + name
+                out |= {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
     return out
 
 
@@ -300,11 +322,14 @@ def stopped_metrics(row: dict[str, float]) -> dict[str, float]:
 
 
 def final_metrics(trace: Trace, at: int) -> dict[str, float]:
-    """Return loss and accuracy on the whole validation and test splits, of each mode."""
+    """Return loss and accuracy on the whole validation and test splits, of each mode, and on the
+    training examples that the curve sees."""
     out: dict[str, float] = {}
-    splits = {"validation": slice(0, 2), "test": slice(2, len(PARTS))}
+    splits = {"validation": [0, 1], "test": [2], "train_set": [3], "replaced": [4]}
     for mode in range(trace.scores.count.shape[1]):
         for split, parts in splits.items():
+            if split != "test" and not trace.scores.count[at, mode, parts].sum():
+                continue
             loss, accuracy = _ratio(trace.scores, at, mode, parts)
             out[f"{MODES[mode]}{split}_loss"] = loss
             out[f"{MODES[mode]}{split}_accuracy"] = accuracy

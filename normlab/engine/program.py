@@ -13,7 +13,8 @@ from flax import linen as nn
 from jax import lax
 
 from normlab.engine.augment import augment_key, crop_and_flip
-from normlab.engine.evaluate import PARTS, Scores, Scoring, make_evaluate
+from normlab.engine.evaluate import Scores, Scoring, make_evaluate, train_loss
+from normlab.engine.look import Look, make_look
 from normlab.engine.state import Hyper, TrainState, init_state
 from normlab.engine.step import Batch, Info, make_train_step
 from normlab.models.build import build_model
@@ -31,20 +32,19 @@ RUNS_ONCE = {"xla_backend_optimization_level": 0}
 
 
 class Resident(NamedTuple):
-    """All examples of a data set on the device, images flat and uint8.
+    """All images of a data set on the device, flat and uint8.
 
     A gather of flat rows behind a barrier, then the arithmetic: fused into it, a gather of 4-D
     images is about 10 times slower on a CPU.
     """
 
     images: Any
-    labels: Any
     shape: tuple[int, ...]
 
-    def gather(self, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return x in 0..1, [n, *shape], and y [n]."""
+    def gather(self, rows: jax.Array) -> jax.Array:
+        """Return x in 0..1, [n, *shape]."""
         x = lax.optimization_barrier(self.images[rows]).astype(jnp.float32) / 255
-        return x.reshape(-1, *self.shape), self.labels[rows]
+        return x.reshape(-1, *self.shape)
 
 
 class Timetable(NamedTuple):
@@ -56,6 +56,10 @@ class Timetable(NamedTuple):
     """False for the padding of a run's last chunk."""
     batches: Any
     """How many batches of the scoring plan to score after this step; 0: no evaluation."""
+    is_late: Any
+    """Whether the step takes train.late_batch examples."""
+    all_batches: Any
+    """Scalar: how many batches the scoring plan has."""
 
 
 class Feed(NamedTuple):
@@ -63,8 +67,14 @@ class Feed(NamedTuple):
 
     train: Any
     """[T, B]"""
+    labels: Any
+    """[T, B] their classes."""
     stats: Any
-    """[n] images that running statistics are re-estimated on."""
+    """[n] training images that running statistics are re-estimated on; the first B are probed."""
+    stats_labels: Any
+    """[n] their classes."""
+    held_out: Any
+    """[m] test images that probes see."""
     scoring: Scoring
 
 
@@ -75,13 +85,15 @@ class Trace(NamedTuple):
     """[T]"""
     scores: Scores
     """Leaves [T, modes, parts]: re-estimated (or no) statistics, running ones, each batch's own."""
+    probes: dict[str, Any]
+    """[T] by name."""
 
 
 class Program(NamedTuple):
     start: Callable[[Hyper, Any, Any, Any], TrainState]
-    """(hyper [S], first rows [S, B], images, labels) -> states [S]"""
+    """(hyper [S], first rows [S, B], images) -> states [S]"""
     advance: Callable[..., tuple[TrainState, Trace]]
-    """(states [S], hyper [S], feed [S], timetable, images, labels) -> states [S], trace [S]"""
+    """(states [S], hyper [S], feed [S], timetable, images) -> states [S], trace [S]"""
 
 
 def evaluation_networks(
@@ -107,53 +119,89 @@ def input_shape(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if MODELS[config["model.name"]].is_convolutional else (math.prod(shape),)
 
 
+def make_train(config: Config, train_step: Callable[..., tuple[TrainState, Info]], data: Resident):
+    """Return train(state, rows, labels, rate, is_late): one step on images gathered now."""
+
+    def train(state: TrainState, rows, labels, rate) -> tuple[TrainState, Info]:
+        x = data.gather(rows)
+        if config["data.augment"] == "crop_flip":
+            x = crop_and_flip(augment_key(state.key, state.step), x)
+        return train_step(state, Batch(x, labels, rate))
+
+    def train_any(state: TrainState, rows, labels, rate, is_late) -> tuple[TrainState, Info]:
+        late = config["train.late_batch"]
+        if not late:
+            return train(state, rows, labels, rate)
+        few = (state, rows[:late], labels[:late], rate)
+        return lax.cond(is_late, lambda: train(*few), lambda: train(state, rows, labels, rate))
+
+    return train_any
+
+
+def make_measure(config: Config, evaluate: Callable[..., Scores], look: Look):
+    """Return measure(state, hyper, rate, batches, all batches, data, feed): scores and probes. A
+    run that reaches train.stop_at_loss is scored in full there, and over."""
+
+    def measure(state: TrainState, hyper: Hyper, rate, batches, every, data: Resident, feed: Feed):
+        def score(batches) -> Scores:
+            return evaluate(state, data, feed.stats, feed.scoring, batches)
+
+        scores = score(batches)
+        if config["train.stop_at_loss"]:
+            is_there = train_loss(scores) <= config["train.stop_at_loss"]
+            lacks = is_there & (batches < every)
+            scores = lax.cond(lacks, lambda: score(every), lambda: scores)
+            state = state._replace(is_alive=state.is_alive & ~is_there)
+        state, values = look.observe(state, hyper, rate, data, feed)
+        return state, scores, values
+
+    return measure
+
+
 def member_functions(
     config: Config, shape: tuple[int, ...], classes: int, conv_form: str
 ) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, Trace]]]:
     """Return start and advance of one member, to be mapped over a population."""
     net = build_model(config, classes, conv_form)
     whole, own = evaluation_networks(config, classes, conv_form)
-    evaluate = make_evaluate(net, whole, own)
-    modes = 1 + (whole is not None) + (own is not None)
+    look = make_look(config, net, whole)
+    measure = make_measure(config, make_evaluate(net, whole, own), look)
     inputs = input_shape(config, shape)
 
-    def start(hyper: Hyper, rows, images, labels) -> TrainState:
-        x, _ = Resident(images, labels, inputs).gather(rows)
-        return init_state(net, config["optim.name"], hyper, x)
+    def start(hyper: Hyper, rows, images) -> TrainState:
+        x = Resident(images, inputs).gather(rows)
+        state = init_state(net, config["optim.name"], hyper, x)
+        return state._replace(memory=look.start(state, hyper, x))
 
-    def advance(state: TrainState, hyper: Hyper, feed: Feed, table: Timetable, images, labels):
-        data = Resident(images, labels, inputs)
-        train_step = make_train_step(net, config["optim.name"], hyper, config["train.on_nonfinite"])
-        nothing = Scores(*(jnp.zeros((modes, len(PARTS))),) * 3)
+    def advance(state: TrainState, hyper: Hyper, feed: Feed, table: Timetable, images):
+        data = Resident(images, inputs)
+        step = make_train_step(net, config["optim.name"], hyper, config["train.on_nonfinite"])
+        train = make_train(config, step, data)
 
-        def train(state: TrainState, rows, rate) -> tuple[TrainState, Info]:
-            x, y = data.gather(rows)
-            if config["data.augment"] == "crop_flip":
-                x = crop_and_flip(augment_key(state.key, state.step), x)
-            return train_step(state, Batch(x, y, rate))
-
-        def skip(state: TrainState, rows, rate) -> tuple[TrainState, Info]:
-            del rows, rate
+        def skip(state: TrainState, *_) -> tuple[TrainState, Info]:
             return state, Info(jnp.full((), jnp.nan))
 
-        def body(state: TrainState, now):
-            rows, rate, is_step, batches = now
-            state, info = lax.cond(is_step & state.is_alive, train, skip, state, rows, rate)
-            # The outer predicate is shared by the members, so it stays a branch under vmap.
-            scores = lax.cond(
-                batches > 0,
-                lambda s: lax.cond(
-                    s.is_alive,
-                    lambda s: evaluate(s, data, feed.stats, feed.scoring, batches),
-                    lambda s: nothing,
-                    s,
-                ),
-                lambda s: nothing,
-                state,
-            )
-            return state, Trace(info.loss, scores)
+        def see(state: TrainState, rate, batches):
+            return measure(state, hyper, rate, batches, table.all_batches, data, feed)
 
-        now = (feed.train, table.rate, table.is_step, table.batches)
+        told = jax.eval_shape(see, state, table.rate[0], table.batches[0])[1:]
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), told)
+
+        def rest(state: TrainState, *_):
+            return state, *nothing
+
+        def see_living(state: TrainState, *now):
+            return lax.cond(state.is_alive, see, rest, state, *now)
+
+        def body(state: TrainState, now):
+            rows, labels, rate, is_step, batches, is_late = now
+            given = (state, rows, labels, rate, is_late)
+            state, info = lax.cond(is_step & state.is_alive, train, skip, *given)
+            # The outer predicate is shared by the members, so it stays a branch under vmap.
+            state, *seen = lax.cond(batches > 0, see_living, rest, state, rate, batches)
+            return state, Trace(info.loss, *seen)
+
+        now = (feed.train, feed.labels, table.rate, table.is_step, table.batches, table.is_late)
         return lax.scan(body, state, now)
 
     def advance_living(state: TrainState, *rest) -> tuple[TrainState, Trace]:
@@ -170,16 +218,16 @@ def member_functions(
 def _compile(key: tuple, shape: tuple, classes: int, conv_form: str, mode: str) -> Program:
     start, advance = member_functions(dict(key), shape, classes, conv_form)
 
-    def start_all(hyper, rows, images, labels):
+    def start_all(hyper, rows, images):
         if mode == "vmap":
-            return jax.vmap(start, (0, 0, None, None))(hyper, rows, images, labels)
-        return lax.map(lambda m: start(*m, images, labels), (hyper, rows))
+            return jax.vmap(start, (0, 0, None))(hyper, rows, images)
+        return lax.map(lambda m: start(*m, images), (hyper, rows))
 
-    def advance_all(states, hyper, feed, table, images, labels):
+    def advance_all(states, hyper, feed, table, images):
         if mode == "vmap":
-            axes = (0, 0, 0, None, None, None)
-            return jax.vmap(advance, axes)(states, hyper, feed, table, images, labels)
-        return lax.map(lambda m: advance(*m, table, images, labels), (states, hyper, feed))
+            axes = (0, 0, 0, None, None)
+            return jax.vmap(advance, axes)(states, hyper, feed, table, images)
+        return lax.map(lambda m: advance(*m, table, images), (states, hyper, feed))
 
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
     return Program(

@@ -20,6 +20,8 @@ class Hyper(NamedTuple):
     momentum: Any
     weight_decay: Any
     gain: Any
+    init_seed: Any = None
+    """Draws the initial weights; None: the seed does."""
 
 
 class TrainState(NamedTuple):
@@ -33,6 +35,8 @@ class TrainState(NamedTuple):
     key: jax.Array
     is_alive: jax.Array
     """False from the first non-finite loss or gradient on: the state no longer moves."""
+    memory: Any = {}
+    """What probes keep from one look to the next, by name."""
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -50,6 +54,7 @@ def hyper_of(config: Config) -> Hyper:
         momentum=config["optim.momentum"],
         weight_decay=config["optim.weight_decay"],
         gain=config["init.gain"],
+        init_seed=config["seed"] if config["init.seed"] < 0 else config["init.seed"],
     )
 
 
@@ -69,7 +74,8 @@ def init_state(net: nn.Module, optimizer: str, hyper: Hyper, first_batch: jax.Ar
     Parameters are drawn by module name, so arms share the bits of every parameter they share.
     """
     key = jax.random.key(hyper.seed)
-    variables = net.init(jax.random.fold_in(key, 0), first_batch, train=True)
+    drawn = key if hyper.init_seed is None else jax.random.key(hyper.init_seed)
+    variables = net.init(jax.random.fold_in(drawn, 0), first_batch, train=True)
     params = scale_hidden_kernels(variables["params"], hyper.gain)
     transform = direction(optimizer, hyper.momentum, hyper.weight_decay)
     return TrainState(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from normlab.lab.cells import (
+    BATCH,
     RUNNING,
     Line,
     accuracy_cell,
@@ -42,7 +43,7 @@ def reference_of(e: SetupEvidence, arm: Arm) -> str:
         line = [a for a in levels if a.line == arm.line] or levels
         name = max(line, key=lambda a: a.level or 0.0).name
     else:
-        is_error = isinstance(e.setup.protocol, Tuning) and e.setup.protocol.metric == "error"
+        is_error = isinstance(e.setup.protocol, Tuning) and e.setup.protocol.metric != "steps"
         name = "batch" if is_error else "none"
     return name if name != arm.name and e.setup.arm(name) else ""
 
@@ -137,6 +138,7 @@ def _error_columns(e: SetupEvidence) -> list[Column]:
         ("test error, points", error_cell),
         (f"difference to {_reference_title(e)}", difference_cell),
         ("test error, running averages", lambda a: error_cell(a, RUNNING)),
+        ("test error, each batch's own statistics", lambda a: error_cell(a, BATCH)),
     ]
 
 

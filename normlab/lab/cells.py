@@ -15,6 +15,8 @@ from normlab.lab.wording import NOTHING, decimal, magnitude, rate_text, with_int
 Runs = Mapping[int, Record]
 RUNNING = "running_"
 """Prefix of what was measured with running averages."""
+BATCH = "batch_"
+"""Prefix of what was measured with the statistics of each scored batch."""
 
 
 @dataclass(frozen=True)

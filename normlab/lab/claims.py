@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from normlab.lab.literature import Entry, entry_of
 from normlab.lab.verdicts import Verdict
 from normlab.lab.wording import (
     SYMBOLS,
@@ -27,7 +28,12 @@ TESTS = {
     "wilcoxon": "one-sided Wilcoxon signed-rank",
     "share": "exact binomial",
     "mcnemar": "McNemar's, exact",
+    "tail": "paired bootstrap of the 90th percentile",
+    "bound": "every value at most delta",
+    "band": "mean share: supported at 95 % or more, refuted at 50 % or less",
 }
+WITHOUT_P = ("bound", "band")
+"""Tests that compare with limits and have no p value."""
 NULLS = {
     "effect": ("p if the effect were 0 or less", "p if it were delta or more"),
     "share": ("p if the share were delta or more", "p if it were delta or less"),
@@ -48,10 +54,18 @@ class RowView:
     n: str
     facts: list[tuple[str, str]]
     command: str
+    entry: Entry | None
+    """What the literature says of the row; None for a row that is not in the rule book."""
 
     @property
     def tone(self) -> str:
         return self.verdict.word.split()[0]
+
+    @property
+    def disagreement(self) -> str:
+        """How the protocol differs from the literature's, where the verdict goes against it."""
+        entry = self.entry
+        return entry.differs if entry and entry.disagrees(self.verdict.word) else ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,16 @@ class ClaimView:
     def symbol(self) -> str:
         return SYMBOLS.get(self.word, "")
 
+    @property
+    def entries(self) -> list[Entry]:
+        """What the literature says of its rows, each entry once."""
+        return list({row.entry.id: row.entry for row in self.rows if row.entry}.values())
+
+    @property
+    def who(self) -> str:
+        """Who claims it, each source once."""
+        return join_once(entry.who for entry in self.entries)
+
 
 def claim_views(reports: Sequence[StudyReport]) -> list[ClaimView]:
     """Return every sentence once, with its rows, in the order of the claims' numbers."""
@@ -76,7 +100,10 @@ def claim_views(reports: Sequence[StudyReport]) -> list[ClaimView]:
             key = (verdict.row.claim, verdict.row.sentence)
             groups.setdefault(key, []).append(row_view(report, verdict))
     ordered = sorted(groups, key=lambda key: _natural(key[0]))
-    return [ClaimView(*key, joint_word(groups[key]), groups[key]) for key in ordered]
+    return [
+        ClaimView(*key, joint_word(row.verdict.word for row in groups[key]), groups[key])
+        for key in ordered
+    ]
 
 
 def by_claim(reports: Sequence[StudyReport]) -> list[StudyReport]:
@@ -91,12 +118,21 @@ def _natural(claim: str) -> tuple[int, str]:
     return (int(number[0]) if number else 0), claim
 
 
-def joint_word(rows: Sequence[RowView]) -> str:
+def joint_word(words: Iterable[str]) -> str:
     """Return the verdict of rows that test one sentence; empty where it is listed row by row."""
-    words = {row.verdict.word for row in rows}
-    if len(words) == 1:
-        return words.pop()
-    return "depends" if words == {"supported", "refuted"} else ""
+    different = set(words)
+    if len(different) == 1:
+        return different.pop()
+    return "depends" if different == {"supported", "refuted"} else ""
+
+
+def join_once(texts: Iterable[str]) -> str:
+    """Return texts of parts between semicolons as one, each part once.
+
+    >>> join_once(["a; b", "b; c"])
+    'a; b; c'
+    """
+    return "; ".join(dict.fromkeys(part for text in texts for part in text.split("; ")))
 
 
 def count_words(claims: Sequence[ClaimView]) -> list[tuple[str, int]]:
@@ -119,25 +155,28 @@ def row_view(report: StudyReport, verdict: Verdict) -> RowView:
         n=n_text(verdict),
         facts=row_facts(verdict, report.profile),
         command=command(report.study, report.profile, seeds, verdict.row.setup),
+        entry=entry_of(verdict.row.id),
     )
 
 
 def row_facts(verdict: Verdict, profile: str) -> list[tuple[str, str]]:
     """Return what the fold of a verdict says, as (name, text)."""
-    row = verdict.row
+    row, has_p = verdict.row, verdict.row.test not in WITHOUT_P
+    correction = ", Holm over the study's rows, level 0.025" if has_p else ""
     facts = [
         ("Row", f"{row.id}, profile {profile}"),
-        ("Test", f"{TESTS[row.test]}, Holm over the study's rows, level 0.025"),
+        ("Test", f"{TESTS[row.test]}{correction}"),
         ("Largest share allowed" if row.test == "share" else "Delta", delta_text(verdict)),
     ]
     if verdict.coverage:
-        interval = f"{100 * verdict.coverage:.0f} % interval"
-        facts.append((f"Effect with {interval}", raw_effect_text(verdict)))
-    if verdict.word in ("supported", "refuted", "inconclusive"):
+        interval = f"Effect with {100 * verdict.coverage:.0f} % interval"
+        name = "Largest value [least, largest]" if row.test == "bound" else interval
+        facts.append((name, raw_effect_text(verdict)))
+    if has_p and verdict.word in ("supported", "refuted", "inconclusive"):
         sup, ref = NULLS["share" if row.test == "share" else "effect"]
         facts += [(sup, p_text(verdict.p_sup)), (ref, p_text(verdict.p_ref))]
     stands = {True: "yes", False: "no", None: ""}[verdict.stands_overall]
-    enough = _enough(verdict) if verdict.word == "inconclusive" else ""
+    enough = _enough(verdict) if has_p and verdict.word == "inconclusive" else ""
     facts += [("Stands with Holm over all rows of this page", stands), ("Enough", enough)]
     facts += [("Gate", f"tested only if {row.gate} is supported" if row.gate else "")]
     facts += [("Remark", row.remark), *(("Note", note) for note in verdict.notes)]

@@ -8,6 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 from normlab.data import DATASETS, check
+from normlab.lab.checks import check_training, training_examples
 from normlab.lab.errors import ConfigError
 from normlab.models.table import MODELS, conv_layers, layer_widths, resnet_blocks
 from normlab.norms.outside import OutsideNorm
@@ -46,8 +47,7 @@ def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True
     if full["model.name"] not in MODELS:
         raise ConfigError(f"unknown model {full['model.name']!r} (models: {', '.join(MODELS)})")
     resolved, notes = _reset_unused(full, row)
-    _check_batch(resolved)
-    _check_augment(resolved)
+    check_training(resolved)
     row = find_norm(resolved["norm.name"])
     _check_blocks(resolved, row)
     _check_layers(resolved, row)
@@ -114,47 +114,9 @@ def _reset_unused(config: Config, row: Norm) -> tuple[Config, list[str]]:
             config[name] = SETTINGS[name].default
     if config["norm.stats_batch"] == config["data.batch"]:
         config["norm.stats_batch"] = 0
-    examples = DATASETS[config["data.name"]].train
+    examples = training_examples(config)
     config["eval.stats_examples"] = min(config["eval.stats_examples"], examples)
     return config, notes
-
-
-def _check_batch(config: Config) -> None:
-    batch, stats = config["data.batch"], config["norm.stats_batch"]
-    examples = DATASETS[config["data.name"]].train
-    if batch > examples:
-        raise ConfigError(
-            f"data.batch = {batch} is larger than the {examples} training examples of "
-            f"{config['data.name']}; use at most {examples}"
-        )
-    if stats and batch % stats:
-        legal = [b for b in range(1, batch + 1) if batch % b == 0]
-        raise ConfigError(
-            f"norm.stats_batch = {stats} does not divide data.batch = {batch}; use one of {legal}"
-        )
-    if config["optim.warmup"] >= config["train.steps"] and config["optim.warmup"]:
-        raise ConfigError(
-            f"optim.warmup = {config['optim.warmup']} must be below train.steps = "
-            f"{config['train.steps']}"
-        )
-
-
-def _check_augment(config: Config) -> None:
-    name, model = config["data.name"], config["model.name"]
-    height, width, _ = DATASETS[name].shape
-    if config["data.augment"] == "none":
-        return
-    if not MODELS[model].is_convolutional:
-        legal = ", ".join(m for m, row in MODELS.items() if row.is_convolutional)
-        raise ConfigError(
-            f"data.augment = 'crop_flip' needs images, {model!r} is a network without space; use "
-            f"none, or one of {legal}"
-        )
-    if min(height, width) < 8:
-        raise ConfigError(
-            f"data.augment = 'crop_flip' shifts by up to 4 pixels, the {height} x {width} images "
-            f"of {name} are smaller than 8 x 8; use none"
-        )
 
 
 def layer_shapes(config: Config) -> list[tuple[int, int, int]]:

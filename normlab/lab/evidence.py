@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from normlab.lab.config import resolve, run_id
 from normlab.lab.measures import (
@@ -19,6 +20,7 @@ from normlab.lab.measures import (
     is_failed,
     largest_rate,
     steps_to_target,
+    train_accuracy,
 )
 from normlab.lab.record import Record
 from normlab.lab.study import Arm, Setup, Sweep, Tuning, load_config
@@ -62,6 +64,14 @@ def rate_of(exponent: float) -> float:
     return float(f"{10**exponent:.4g}")
 
 
+class Evidences(dict[str, "SetupEvidence"]):
+    """The setups of one study by name, with the records of the benchmarks that it reads."""
+
+    def __init__(self, setups: Mapping[str, SetupEvidence], measured: Mapping[str, Any]):
+        super().__init__(setups)
+        self.measured = measured
+
+
 class SetupEvidence:
     """All runs of one setup, as far as they are known."""
 
@@ -76,10 +86,14 @@ class SetupEvidence:
         self.follows: dict[str, dict[int, Record]] = {}
         self.best: dict[str, float] = {}
         """arm -> exponent of its rate: the best, or the median largest that trains."""
-        primary = [a for a in setup.arms if a.is_primary]
-        for group in [primary, *([a] for a in setup.arms if not a.is_primary)]:
-            if group:
-                self._plan_group(group)
+        self.step_seconds: Mapping[str, float] = {}
+        """arm -> seconds of a step of a single run, where one machine measured them."""
+        groups: dict[str, list[Arm]] = {}
+        for arm in setup.arms:
+            if arm.is_primary:
+                groups.setdefault(arm.group, []).append(arm)
+        for group in [*groups.values(), *([a] for a in setup.arms if not a.is_primary)]:
+            self._plan_group(group)
         for follow in setup.follows:
             self._plan_follow(follow)
 
@@ -99,7 +113,8 @@ class SetupEvidence:
     def _ask(self, arm: Arm, stage: str, exponent: float, seeds, extra=None) -> dict[int, Record]:
         found: dict[int, Record] = {}
         for seed in seeds:
-            settings = arm.settings | (extra or {}) | {"optim.lr": rate_of(exponent), "seed": seed}
+            settings = arm.settings | (extra or {}) | {"optim.lr": rate_of(exponent)}
+            settings |= {"seed": 0, self.setup.drawn_by: seed}
             name, config = self.memory.look_up(self.setup, settings)
             self.wanted[name] = Wanted(name, config, self.setup.name, arm.name, stage)
             if name in self.records:
@@ -124,7 +139,11 @@ class SetupEvidence:
             for arm in group:
                 self.best[arm.name] = self._best_exponent(arm.name)
                 self.reports[arm.name] = self._ask(
-                    arm, "report", self.best[arm.name], self.seeds(arm)
+                    arm,
+                    "report",
+                    self.best[arm.name],
+                    self.seeds(arm),
+                    self.setup.report_settings,
                 )
         elif is_known:
             for arm in group:
@@ -169,10 +188,13 @@ class SetupEvidence:
         return not is_failed(record) and record.final["validation_accuracy"] >= self.setup.target
 
     def tuning_value(self, record: Record) -> float:
-        """Return what tuning minimises: log2 of the steps to the target, or validation error."""
+        """Return what tuning minimises: log2 of the steps to the target, or an error."""
         if self.times_steps:
             steps = steps_to_target(record, self.setup.target)
             return math.log2(min(steps, MISSED_STEPS * record.config["train.steps"]))
+        protocol = self.setup.protocol
+        if isinstance(protocol, Tuning) and protocol.metric == "train_error":
+            return 1 - train_accuracy(record)
         if is_failed(record):
             return FAILED_ERROR
         return 1 - record.final["validation_accuracy"]

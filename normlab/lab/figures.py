@@ -1,4 +1,4 @@
-"""Figures of a study: curves against steps, accuracy against rates, error against levels.
+"""Figures of a study's setups, by kind: curves and rates here, the others in files of their own.
 
 SVG and PDF, byte for byte the same from the same runs.
 """
@@ -15,8 +15,9 @@ import numpy as np
 from normlab.lab.disk import write_atomic
 from normlab.lab.evidence import SetupEvidence, rate_of
 from normlab.lab.levels import draw_levels
-from normlab.lab.looks import STYLE, Look, legend, looks
+from normlab.lab.looks import STYLE, Look, label_log_axis, legend, looks
 from normlab.lab.measures import FAILED_ERROR, accuracy, is_failed
+from normlab.lab.probe_figures import draw_layers, draw_percentiles, draw_probe
 from normlab.lab.record import Record
 from normlab.lab.study import Arm, Figure
 from normlab.lab.wording import rate_text
@@ -26,22 +27,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 RESAMPLES = 2000
+HEIGHTS = {"rates": 4.4, "layers": 3.3}
+"""Inches; the other kinds: 3.7."""
 
 
 def draw(figure: Figure, e: SetupEvidence) -> Drawing | None:
-    """Return the figure, or None while there is no run to draw."""
+    """Return the figure of a setup, or None while there is no run to draw; the kind `effects` is a
+    study's and drawn by `draw_effects`."""
     import matplotlib
     from matplotlib.figure import Figure as Drawing
 
-    kinds: dict[str, Callable[[Drawing, SetupEvidence], bool]] = {
-        "curves": draw_curves,
-        "rates": draw_rates,
-        "levels": draw_levels,
-    }
     with matplotlib.rc_context(STYLE):
-        drawing = Drawing(figsize=(7.4, 4.4 if figure.kind == "rates" else 3.7))
-        drawing.set_layout_engine("constrained")
-        return drawing if kinds[figure.kind](drawing, e) else None
+        drawing = Drawing(figsize=(7.4, HEIGHTS.get(figure.kind, 3.7)), layout="constrained")
+        return drawing if KINDS[figure.kind](drawing, figure, e) else None
 
 
 def save(drawing: Drawing, path: Path) -> list[Path]:
@@ -85,9 +83,9 @@ def accuracy_curves(runs: Mapping[int, Record]) -> tuple[np.ndarray, np.ndarray]
     return steps, np.nan_to_num(values, nan=chance)
 
 
-def draw_curves(drawing: Drawing, e: SetupEvidence) -> bool:
+def draw_curves(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
     ax, styles = drawing.subplots(), looks(e.setup)
-    for arm in e.setup.arms:
+    for arm in _arms_of(figure, e):
         runs = e.runs_of(arm.name)
         if not any(run.curve for run in runs.values()):
             continue
@@ -100,10 +98,14 @@ def draw_curves(drawing: Drawing, e: SetupEvidence) -> bool:
     if not ax.lines:
         return False
     _draw_target(ax, e.setup.target)
-    _label_log_axis(ax, "gradient steps")
+    label_log_axis(ax, "gradient steps")
     ax.set_ylabel("validation accuracy, %")
     legend(drawing)
     return True
+
+
+def _arms_of(figure: Figure, e: SetupEvidence) -> list[Arm]:
+    return [arm for arm in e.setup.arms if arm.name in figure.arms or not figure.arms]
 
 
 def _draw_target(ax: Axes, target: float) -> None:
@@ -130,10 +132,10 @@ def _failures(runs: Mapping[int, Record]) -> str:
     return f", {failed} failed" if failed else ""
 
 
-def draw_rates(drawing: Drawing, e: SetupEvidence) -> bool:
+def draw_rates(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
     top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     styles = looks(e.setup)
-    for arm in e.setup.arms:
+    for arm in _arms_of(figure, e):
         grid = {x: list(r.values()) for x, r in sorted(e.grids.get(arm.name, {}).items()) if r}
         if not grid:
             continue
@@ -154,17 +156,18 @@ def draw_rates(drawing: Drawing, e: SetupEvidence) -> bool:
     bottom.set_ylabel("failed, %")
     bottom.set_ylim(-8, 108)
     bottom.set_yticks([0, 50, 100])
-    _label_log_axis(bottom, "learning rate")
+    label_log_axis(bottom, "learning rate")
     legend(drawing, top)
     drawing.align_ylabels([top, bottom])
     return True
 
 
-def _label_log_axis(ax: Axes, name: str) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 3.0)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel(name)
+KINDS: dict[str, Callable[[Drawing, Figure, SetupEvidence], bool]] = {
+    "curves": draw_curves,
+    "rates": draw_rates,
+    "levels": draw_levels,
+    "probe": draw_probe,
+    "layers": draw_layers,
+    "percentiles": draw_percentiles,
+}
+"""Kind -> what draws it, and tells whether there was anything to draw."""

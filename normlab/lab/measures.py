@@ -10,13 +10,61 @@ FAILED_BELOW = 0.5
 """Validation accuracy under which a run has failed, finite or not."""
 FAILED_ERROR = 0.9
 """Error of a failed run: chance among ten classes."""
+ROUNDING = 1e-5
+"""Relative: the program compares in float32."""
 MISSED_STEPS = 10
 """In tuning, a target that is missed counts as reached after this many times the steps."""
 
 
 def is_failed(record: Record) -> bool:
-    """Tell whether a run became non-finite or ended below half accuracy on validation."""
-    return record.status != "trained" or record.final.get("validation_accuracy", 0.0) < FAILED_BELOW
+    """Tell whether a run became non-finite, ended below half accuracy on validation, or never
+    reached the fit that it was to be compared at (train.stop_at_loss)."""
+    accuracy = record.final.get("validation_accuracy", 0.0)
+    return record.status != "trained" or accuracy < FAILED_BELOW or misses_fit(record)
+
+
+def misses_fit(record: Record) -> bool:
+    limit = record.config["train.stop_at_loss"]
+    if not limit:
+        return False
+    reached = record.curve[-1].get("train_set_loss", math.inf) if record.curve else math.inf
+    return reached > limit * (1 + ROUNDING)
+
+
+def train_accuracy(record: Record) -> float:
+    """Return the final accuracy on the training examples of the curve; 0 for a diverged run."""
+    return record.final.get("train_set_accuracy", 0.0) if record.status == "trained" else 0.0
+
+
+def at_train_loss(record: Record, key: str, loss: float) -> float:
+    """Return the value of a curve's key where its mean training loss first is at most `loss`; NaN
+    where it never is. Between two evaluations it is interpolated linearly in the log loss."""
+    before: tuple[float, float] | None = None
+    for row in record.curve:
+        now = (row["train_loss"], row[key])
+        if now[0] <= loss:
+            if before is None or not math.isfinite(before[1]) or now[0] <= 0:
+                return now[1]
+            low, high = math.log(now[0]), math.log(before[0])
+            share = (math.log(loss) - low) / (high - low)
+            return now[1] + share * (before[1] - now[1])
+        before = now
+    return math.nan
+
+
+def share_learned(record: Record, target: float) -> float:
+    """Return the share of replaced labels that are predicted where that of the kept ones first is
+    at least `target`; NaN where it never is, or if the run diverged."""
+    before: tuple[float, float] | None = None
+    for row in record.curve if record.status == "trained" else []:
+        now = (row["train_set_accuracy"], row["replaced_accuracy"])
+        if now[0] >= target:
+            if before is None or now[0] == before[0]:
+                return now[1]
+            share = (target - before[0]) / (now[0] - before[0])
+            return before[1] + share * (now[1] - before[1])
+        before = now
+    return math.nan
 
 
 def accuracy(record: Record, split: str, mode: str = "") -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normlab.lab.claims import claim_views, count_words
+from normlab.lab.ledger import ledger
 from normlab.lab.origin import Origin, origin_of, shared_settings, varied_settings
 from normlab.lab.protocol import protocol_facts
 from normlab.lab.study import Figure, Setup
@@ -22,6 +23,9 @@ HOW_TO_READ = {
     "curves": "Lines: mean over n seeds; bands: 95 % percentile bootstrap of that mean.",
     "rates": "Lines: mean over n seeds; bands: least to largest. Below: share of failed runs.",
     "levels": "Points: mean over n seeds with 95 % t interval; dashed: arms without that setting.",
+    "probe": "Lines: median over n seeds; bands: 25th to 75th percentile.",
+    "layers": "Points: median over n seeds; bands: 25th to 75th percentile.",
+    "percentiles": "Lines: percentiles of the values within a network, median over n seeds.",
 }
 
 
@@ -75,6 +79,7 @@ def render(
     return environment.get_template("page.html").render(
         claims=claims,
         counts=count_words(claims),
+        missing=[row for claim in ledger(reports) for row in claim.rows if not row.views],
         studies=[study_view(r, tables, figures, rules) for r in reports],
         symbols=SYMBOLS,
     )

@@ -7,6 +7,12 @@ from normlab.lab.evidence import SetupEvidence, rate_of
 from normlab.lab.study import Follow, Sweep, Tuning
 from normlab.lab.wording import rate_text
 
+GOALS = {
+    "steps": "fewest steps to the target on validation",
+    "error": "least error on validation",
+    "train_error": "least error on the training examples",
+}
+
 
 def protocol_facts(e: SetupEvidence) -> list[tuple[str, str]]:
     """Return (name, sentence) of everything that decides what the table means."""
@@ -30,9 +36,9 @@ def _rates(protocol: Tuning | Sweep) -> str:
             f"{grid}, every one with every reporting seed; the grid grows upwards until two rates "
             f"in a row fail, by at most {protocol.extensions}.{_stride(protocol)}"
         )
-    goal = "fewest steps to the target" if protocol.metric == "steps" else "least error"
+    goal = GOALS[protocol.metric]
     return (
-        f"{grid}; each arm takes its own best one, {goal} on validation, a failed run counting as "
+        f"{grid}; each arm takes its own best one, {goal}, a failed run counting as "
         f"the worst value. While the best rate of any arm lies on an edge, the grid grows there "
         f"for all arms of its group, by at most {protocol.extensions} on a side."
     )
@@ -51,7 +57,7 @@ def _seeds(e: SetupEvidence) -> str:
 
 def _target(e: SetupEvidence) -> str:
     protocol = e.setup.protocol
-    if isinstance(protocol, Tuning) and protocol.metric == "error":
+    if isinstance(protocol, Tuning) and protocol.metric != "steps":
         return ""
     return f"{100 * e.setup.target:g} % of the validation examples."
 

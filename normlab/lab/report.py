@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from normlab.lab.arms import StepTimes, arm_table
-from normlab.lab.claims import RowView, by_claim, claim_views
+from normlab.lab.claims import WITHOUT_P, RowView, by_claim, claim_views
 from normlab.lab.config import program_id
 from normlab.lab.disk import make_folder, read_json, write_atomic
 from normlab.lab.errors import Damaged
-from normlab.lab.evidence import Memory, SetupEvidence
+from normlab.lab.evidence import Evidences, Memory, SetupEvidence
 from normlab.lab.figures import draw, save
+from normlab.lab.ledger import write_ledger
 from normlab.lab.origin import is_stale, runs_of
 from normlab.lab.page import KeptRule, render
 from normlab.lab.provenance import timing_place
@@ -66,15 +67,26 @@ def collect(
     for study in studies:
         setups = study.setups.get(profile, ())
         if setups:
-            evidences = {s.name: SetupEvidence(s, found, memory) for s in setups}
+            found_setups = {s.name: SetupEvidence(s, found, memory) for s in setups}
+            evidences = evidences_of(store, study, found_setups)
             verdicts = decide(study.claims(evidences, profile))
             reports.append(StudyReport(study, profile, evidences, verdicts))
     return judge_overall(reports)
 
 
+def evidences_of(store: Store, study: Study, setups: Mapping[str, SetupEvidence]) -> Evidences:
+    """Return the setups with what was measured beside their runs: step times, benchmarks."""
+    for e in setups.values():
+        times = step_times(store, e)
+        e.step_seconds = times.seconds if times else {}
+    paths = {name: store.root / "bench" / f"{name}.json" for name in study.measured}
+    return Evidences(setups, {n: read_json(p) for n, p in paths.items() if p.exists()})
+
+
 def judge_overall(reports: Sequence[StudyReport]) -> list[StudyReport]:
     """Return the reports with `stands_overall` set: Holm over all decided rows of all of them."""
-    rows = [v.row for r in reports for v in r.verdicts if v.word in DECIDED]
+    decided = [v.row for r in reports for v in r.verdicts if v.word in DECIDED]
+    rows = [row for row in decided if row.test not in WITHOUT_P]
     raw = [p_values(list(row.effects.values()), row.delta, row.test) for row in rows]
     sup, ref = (holm([p[i] for p in raw]) for i in (0, 1))
     words = {id(row): word_of(s, r) for row, s, r in zip(rows, sup, ref, strict=True)}
@@ -82,7 +94,7 @@ def judge_overall(reports: Sequence[StudyReport]) -> list[StudyReport]:
 
 
 def _with_overall(verdict: Verdict, words: Mapping[int, str]) -> Verdict:
-    if verdict.word not in ("supported", "refuted"):
+    if verdict.word not in ("supported", "refuted") or id(verdict.row) not in words:
         return verdict
     return replace(verdict, stands_overall=words[id(verdict.row)] == verdict.word)
 
@@ -114,8 +126,11 @@ def kept_rules(store: Store, reports: Sequence[StudyReport]) -> dict[str, KeptRu
     return out
 
 
-def write_report(store: Store, reports: Sequence[StudyReport], name: str = "report") -> Path:
-    """Write results/<name>: index.html, tables, figures, runs.csv; return the page."""
+def write_report(
+    store: Store, reports: Sequence[StudyReport], name: str = "report", ledger: Path | None = None
+) -> Path:
+    """Write results/<name>: index.html, tables, figures, runs.csv; return the page. With `ledger`,
+    also the ledger of claims, as that Markdown file with a folder of figures beside it."""
     reports = by_claim(reports)
     folder = store.root / name
     for part in ("tables", "figures"):
@@ -131,6 +146,8 @@ def write_report(store: Store, reports: Sequence[StudyReport], name: str = "repo
     figures = draw_all(reports, folder / "figures")
     html = render(reports, tables, figures, kept_rules(store, reports))
     write_atomic(folder / "index.html", html)
+    if ledger:
+        write_ledger(ledger, reports, figures)
     return folder / "index.html"
 
 
@@ -142,14 +159,16 @@ def write_table(path: Path, table: Table) -> None:
 
 def draw_all(reports: Sequence[StudyReport], folder: Path) -> dict[tuple[str, int], Path]:
     """Draw every figure that has data; return (stem, place in the study's figures) -> SVG."""
-    drawn = {}
+    drawn: dict[tuple[str, int], Path] = {}
     for report in reports:
         for i, figure in enumerate(report.study.figures):
             e = report.evidences.get(figure.setup)
             drawing = draw(figure, e) if e else None
             if drawing:
-                name = f"{report.stem}-{figure.setup}-{figure.kind}"
-                drawn[report.stem, i] = save(drawing, folder / name)[0]
+                name = "-".join(filter(None, [report.stem, figure.setup, figure.kind, figure.key]))
+                is_taken = folder / f"{name}.svg" in drawn.values()
+                file = folder / (f"{name}-{i}" if is_taken else name)
+                drawn[report.stem, i] = save(drawing, file)[0]
     return drawn
 
 

@@ -16,8 +16,8 @@ from normlab.lab.errors import ConfigError
 from normlab.settings import SETTINGS, Config, flatten, nearest_setting
 
 ROOT = Path(__file__).resolve().parents[2]
-PROFILES = ("quick", "standard")
-RULES = ("verdicts.py", "measures.py", "evidence.py", "study.py")
+PROFILES = ("quick", "standard", "full")
+RULES = ("verdicts.py", "measures.py", "evidence.py", "contrasts.py", "study.py")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Arm:
     """Its place on the axis of a figure over levels (a batch size, say)."""
     line: str = ""
     """The line of that figure it belongs to."""
+    group: str = ""
+    """Primary arms of one group are tuned on one grid: an extension for one is one for all."""
 
 
 def norm_arms(*names: str, primary: tuple[str, ...] = ()) -> tuple[Arm, ...]:
@@ -50,8 +52,9 @@ class Tuning:
     exponents: tuple[float, ...]
     """log10 of the rates."""
     spacing: float
-    metric: Literal["steps", "error"]
-    """What is tuned on validation: steps to the setup's target, or error."""
+    metric: Literal["steps", "error", "train_error"]
+    """What is tuned: steps to the setup's target or error, both on validation, or the error on
+    the training examples of eval.train_examples."""
     seeds: tuple[int, ...] = (1000, 1001, 1002)
     extensions: int = 4
     """While the best rate lies on an edge, the grid grows there, at most this often."""
@@ -100,13 +103,17 @@ class Setup:
     screening_seeds: int = 5
     target: float = 0.9
     """Accuracy to reach."""
+    report_settings: Config = field(default_factory=dict)
+    """Settings of the reporting runs alone: probes, say."""
+    drawn_by: Literal["seed", "init.seed"] = "seed"
+    """What the seeds of this setup draw: all of a run, or its initial weights alone."""
     follows: tuple[Follow, ...] = ()
 
     def arm(self, name: str) -> Arm | None:
         return next((a for a in self.arms if a.name == name), None)
 
 
-Kind = Literal["curves", "rates", "levels"]
+Kind = Literal["curves", "rates", "levels", "probe", "layers", "percentiles"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +121,13 @@ class Figure:
     kind: Kind
     setup: str
     caption: str
+    key: str = ""
+    """What of a curve is drawn (probe), the beginning of the names of its layers' values (layers),
+    or what stands on the vertical axis instead of test error (levels: train_set_accuracy)."""
+    arms: tuple[str, ...] = ()
+    """Only these; none: all."""
+    follows: bool = False
+    """Whether the runs that follow are drawn instead of those of the arms."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +143,11 @@ class Study:
     cost: str
     setups: Mapping[str, tuple[Setup, ...]]
     """Profile -> setups."""
-    claims: Callable[[Mapping[str, Any], str], list[Any]]
-    """(setup name -> SetupEvidence, profile) -> rows of the rule book, see lab/verdicts.py."""
+    claims: Callable[[Any, str], list[Any]]
+    """(Evidences, profile) -> rows of the rule book, see lab/verdicts.py."""
     figures: tuple[Figure, ...] = ()
+    measured: tuple[str, ...] = ()
+    """Benchmarks whose record in results/bench its claims read."""
     rule_hash: str = ""
     file: str = ""
     """What --study=... takes for it: its name in experiments/, else its path."""
@@ -207,6 +223,7 @@ def varied_settings(study: Study) -> set[str]:
     names = {"seed", "optim.lr"}
     for setups in study.setups.values():
         for setup in setups:
+            names |= {setup.drawn_by, *setup.report_settings}
             for arm in setup.arms:
                 names |= set(arm.settings)
     return names
@@ -305,6 +322,7 @@ def check_study(study: Study, profile: str, data_dir: str | None = None) -> None
     for setup in study.setups[profile]:
         base = load_config(setup.base) | setup.settings
         for arm in setup.arms:
-            resolve(base | arm.settings, data_dir)
+            resolve(base | arm.settings | setup.report_settings, data_dir)
         for follow in setup.follows:
-            resolve(base | follow.settings, data_dir)
+            told = setup.arm(follow.arm)
+            resolve(base | (told.settings if told else {}) | follow.settings, data_dir)

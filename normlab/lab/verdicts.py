@@ -22,7 +22,13 @@ LEVEL = 0.025
 SEARCH = 400
 """Largest n that an inconclusive row looks for."""
 
-Test = Literal["t", "wilcoxon", "share", "mcnemar"]
+RESAMPLES = 10_000
+TAIL = 90
+"""Percentile that the test "tail" compares."""
+BAND = (0.5, 0.95)
+"""Test "band": refuted at or below, supported at or above."""
+
+Test = Literal["t", "wilcoxon", "share", "mcnemar", "tail", "bound", "band"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,10 @@ class Row:
     contrast: str
     scope: str
     """Net, data: printed with every verdict."""
-    effects: dict[int, float]
-    """Seed -> e_s. For test "share": 1 where the run failed, 0 where it did not."""
+    effects: dict[int, Any]
+    """Seed -> e_s. Test "share": 1 where the run failed, 0 where it did not. "tail": the pair of
+    values of which the 90th percentiles are compared, first - second. "bound": a distance that may
+    be at most delta. "band": a share, supported from 95 % on, refuted up to 50 %."""
     unit: str
     delta: float
     n: int
@@ -45,6 +53,8 @@ class Row:
     gate: str = ""
     """Id of the row that must be supported for this one to be testable at all."""
     remark: str = ""
+    closed: str = ""
+    """Why this row cannot be tested here, where a gate of its own fails."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,13 @@ def p_values(
 ) -> tuple[float, float]:
     """Return p_sup and p_ref, unadjusted."""
     values = np.asarray(effects, float)
+    if test == "tail":
+        drawn = tail_resamples(values)
+        return _beyond(drawn <= 0), _beyond(drawn >= delta)
+    if test == "bound":
+        return (0.0, 1.0) if np.all(values <= delta) else (1.0, 0.0)
+    if test == "band":
+        return float(values.mean() < BAND[1]), float(values.mean() > BAND[0])
     if test == "share":
         failed, n = int(values.sum()), len(values)
         below = stats.binomtest(failed, n, delta, alternative="less").pvalue
@@ -132,6 +149,18 @@ def p_values(
         fewer = stats.binomtest(plus, discordant, 0.5, alternative="less").pvalue
         return float(more), float(fewer)
     return _one_sided(values, test, "greater"), _one_sided(values - delta, test, "less")
+
+
+def tail_resamples(pairs: np.ndarray) -> np.ndarray:
+    """Return the difference of the columns' 90th percentiles in resamples of the rows [n, 2]."""
+    picks = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    first, second = np.moveaxis(np.percentile(pairs[picks], TAIL, axis=1), 1, 0)
+    return first - second
+
+
+def _beyond(is_beyond: np.ndarray) -> float:
+    """Return the p value of a bootstrap: a share that is never 0."""
+    return float((1 + is_beyond.sum()) / (1 + len(is_beyond)))
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -168,6 +197,13 @@ def share_interval(failed: int, n: int) -> tuple[float, float]:
 def summarize(effects: Sequence[float], test: Test) -> tuple[float, tuple[float, float], float]:
     """Return centre (median, mean or share), the matching interval and its coverage."""
     values = list(effects)
+    if test == "tail":
+        pairs = np.asarray(values, float)
+        first, second = np.percentile(pairs, TAIL, axis=0)
+        low, high = np.percentile(tail_resamples(pairs), [2.5, 97.5])
+        return float(first - second), (float(low), float(high)), 0.95
+    if test == "bound":
+        return max(values), (min(values), max(values)), 1.0
     if test == "share":
         return float(np.mean(values)), share_interval(int(sum(values)), len(values)), 0.95
     if test == "wilcoxon":
@@ -196,6 +232,8 @@ def n_enough(row: Row, rows: int) -> int | None:
     tested; None where neither test falls below level / rows at SEARCH runs. Bisected, because an
     exact signed-rank test at n = 400 takes 0.3 s.
     """
+    if row.test in ("tail", "bound", "band"):
+        return None
     values = np.array(list(row.effects.values()))
 
     def is_decided(n: int) -> bool:
@@ -231,6 +269,10 @@ def decide(rows: Sequence[Row]) -> list[Verdict]:
 def _close_gate(verdict: Verdict, words: dict[str, str]) -> Verdict:
     """Take back a verdict whose gate is not supported."""
     gate = verdict.row.gate
+    if verdict.row.closed and verdict.word not in ("no data", "exploratory"):
+        return replace(
+            verdict, word="not testable here", n_enough=None, notes=(verdict.row.closed,)
+        )
     if not gate or verdict.word in ("no data", "exploratory") or words[gate] == "supported":
         return verdict
     note = f"its gate {gate} is {words[gate]}"

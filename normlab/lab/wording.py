@@ -22,6 +22,7 @@ SYMBOLS = {
     "exploratory": "○",
     "not testable here": "∅",
     "no data": "…",
+    "not decided": "…",
 }
 
 
@@ -70,14 +71,14 @@ def with_interval(centre: str, low: str, high: str) -> str:
 def amount(value: float, unit: str) -> str:
     """Return an effect as it is said aloud: a factor, a percentage or a number of its unit.
 
-    >>> amount(1.0, "octaves"), amount(0.05, "share"), amount(-1.5, "points")
-    ('2.00×', '5.0 %', '−1.50')
+    >>> amount(1.0, "octaves"), amount(0.05, "share"), amount(-1.5, "points"), amount(2e-6, "nats")
+    ('2.00×', '5.0 %', '−1.50', '2e-06')
     """
     if unit in BASES and not math.isnan(value):
         return magnitude(BASES[unit] ** value) + "×"
     if unit.startswith("share"):
         return decimal(100 * value, 1) + ("" if math.isnan(value) else " %")
-    return decimal(value, 2)
+    return magnitude(value) if unit == "nats" else decimal(value, 2)
 
 
 def effect_text(verdict: Verdict) -> str:
@@ -92,9 +93,9 @@ def effect_text(verdict: Verdict) -> str:
 
 def raw_effect_text(verdict: Verdict) -> str:
     """Return the effect with its interval in the unit that the rule is written in."""
-    low, high = (decimal(v, 3) for v in verdict.interval)
-    text = with_interval(decimal(verdict.effect, 3), low, high)
-    return f"{text} {verdict.row.unit.strip('-')}".strip()
+    is_tiny = verdict.row.unit == "nats"
+    told = [magnitude(v) if is_tiny else decimal(v, 3) for v in (verdict.effect, *verdict.interval)]
+    return f"{with_interval(*told)} {verdict.row.unit.strip('-')}".strip()
 
 
 def delta_text(verdict: Verdict) -> str:
@@ -102,6 +103,8 @@ def delta_text(verdict: Verdict) -> str:
     row = verdict.row
     if row.test == "share":
         return amount(row.delta, "share")
+    if row.test == "band":
+        return ""
     text = f"{row.delta:g} {row.unit.strip('-')}".strip()
     return f"{text} ({amount(row.delta, row.unit)})" if row.unit in BASES else text
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
+from normlab.norms.kernels import Initializer
+
 he = nn.initializers.he_normal()
 glorot = nn.initializers.glorot_normal()
+glorot_uniform = nn.initializers.glorot_uniform()
 
 ACTIVATIONS = {
     "relu": (jax.nn.relu, he),
@@ -15,3 +18,14 @@ ACTIVATIONS = {
 }
 """Name -> (function, initializer of the kernels before it): He (arXiv:1502.01852) for relu,
 Glorot's variance 2 / (fan_in + fan_out) for the sigmoids."""
+
+
+def kernel_inits(kernel: str, act: str) -> tuple[Initializer, Initializer]:
+    """Return the initializers of the hidden kernels before `act` and of the head's.
+
+    kernel auto: what suits the activation, and Glorot's normal; glorot_uniform: for both uniform
+    within sqrt(6 / (fan_in + fan_out)), as in Keras.
+    """
+    if kernel == "glorot_uniform":
+        return glorot_uniform, glorot_uniform
+    return ACTIVATIONS[act][1], glorot

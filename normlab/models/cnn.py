@@ -70,6 +70,7 @@ class CNN(nn.Module):
     pools: tuple[bool, ...]
     classes: int
     kernel_init: Initializer
+    head_init: Initializer = glorot
     placement: str = "pre"
     stride: int = 1
 
@@ -85,4 +86,5 @@ class CNN(nn.Module):
             else:
                 x = norm(name=f"norm_{i}")(act(name=f"act_{i}")(x), train=train, mask=mask)
             x = max_pool(x) if pool else x
-        return self.layers.head(self.classes, kernel_init=glorot, name="head")(x.mean((1, 2)))
+        head = self.layers.head(self.classes, kernel_init=self.head_init, name="head")
+        return head(x.mean((1, 2)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
@@ -9,9 +11,15 @@ from normlab.models.activations import glorot
 from normlab.norms.kernels import Initializer
 from normlab.norms.layers import Layers
 
+SCALED = ("skipinit",)
+SHORTCUTS = ("identity", *SCALED)
+
 
 class MLP(nn.Module):
     """dense - norm - act (placement pre) or dense - act - norm (post), repeated, and a dense head.
+
+    `shortcut`: f(x) alone (none); around each layer that keeps its width x + f(x) (identity) or
+    x + a f(x), the scalar `branch_scale_i` a = 0 at first (skipinit, arXiv:2002.10444).
 
     Shapes: x [N, D], mask [N] (True: a real example) -> logits [N, classes]. Every dense layer has
     its bias in every arm.
@@ -21,16 +29,26 @@ class MLP(nn.Module):
     widths: tuple[int, ...]
     classes: int
     kernel_init: Initializer
+    head_init: Initializer = glorot
     placement: str = "pre"
+    shortcut: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         dense, norm, act = self.layers.dense, self.layers.norm, self.layers.act
         mask = None if mask is None else mask[:, None]
         for i, width in enumerate(self.widths, 1):
-            x = dense(width, kernel_init=self.kernel_init, name=f"dense_{i}")(x)
+            y = dense(width, kernel_init=self.kernel_init, name=f"dense_{i}")(x)
             if self.placement == "pre":
-                x = act(name=f"act_{i}")(norm(name=f"norm_{i}")(x, train=train, mask=mask))
+                y = act(name=f"act_{i}")(norm(name=f"norm_{i}")(y, train=train, mask=mask))
             else:
-                x = norm(name=f"norm_{i}")(act(name=f"act_{i}")(x), train=train, mask=mask)
-        return self.layers.head(self.classes, kernel_init=glorot, name="head")(x)
+                y = norm(name=f"norm_{i}")(act(name=f"act_{i}")(y), train=train, mask=mask)
+            x = self.joined(i, x, y) if y.shape == x.shape else y
+        return self.layers.head(self.classes, kernel_init=self.head_init, name="head")(x)
+
+    def joined(self, i: int, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Return layer i's output y beside its input x, as `shortcut` says."""
+        if self.shortcut in SCALED:
+            scale: Any = self.param(f"branch_scale_{i}", nn.initializers.zeros, ())
+            y = scale.astype(y.dtype) * y
+        return x + y if self.shortcut in SHORTCUTS else y

@@ -118,6 +118,7 @@ class ResNet(nn.Module):
     blocks: int
     classes: int
     kernel_init: Initializer
+    head_init: Initializer = glorot
     order: str = "post"
     residual: str = "identity"
 
@@ -146,6 +147,6 @@ class ResNet(nn.Module):
                 )
                 x = block(x, train=train, mask=mask)
         x = normed("last", x) if self.order == "pre" else x
-        head_init = nn.initializers.zeros if self.residual == "fixup" else glorot
+        head_init = nn.initializers.zeros if self.residual == "fixup" else self.head_init
         head = self.layers.head(self.classes, kernel_init=head_init, name="head")
         return head(shifted(self, "before_head", x.mean((1, 2))))

@@ -20,7 +20,7 @@ MODELS: dict[str, Model] = {
         title="dense - norm - activation, repeated",
         is_convolutional=False,
         ends_in_global_mean=False,
-        options=("widths", "depth", "act", "placement"),
+        options=("widths", "depth", "act", "placement", "shortcut"),
     ),
     "cnn": Model(
         title="3x3 conv - norm - activation, a 2x2 max pool between stages, global mean",

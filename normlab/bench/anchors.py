@@ -1,0 +1,275 @@
+"""What theory says exactly of deep dense networks at initialisation, and what is measured.
+
+With batch norm the squared gradient grows by a constant factor from layer to layer towards the
+input (arXiv:1902.08129): pi / (pi - 1) behind ReLU in wide layers and large batches, and
+(B - 2) / (B - 3) in linear networks. Without norm, He's initial weights keep it as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from scipy import stats
+
+from normlab.bench.page import Table, machine
+from normlab.models.build import build_model
+from normlab.norms.layers import named_act
+from normlab.settings import SETTINGS, defaults
+
+DEPTH, MIDDLE, CLASSES = 20, (6, 16), 10
+"""Hidden layers; those between which the growth is measured."""
+SPANS = ((1, 2), (2, 6), MIDDLE, (16, 20))
+"""Pairs of layers between which it is shown."""
+SEEDS, TOLERANCE = 6, 0.03
+RELU = math.pi / (math.pi - 1)
+RATES = 0.01, 0.1, 1.0
+"""Of the one SGD step of the first case."""
+Tell = Callable[[str], None]
+
+
+class Case(NamedTuple):
+    """Networks of DEPTH layers of one width with random inputs and labels, one for each seed."""
+
+    act: str
+    norm: str
+    batch: int
+    width: int
+    predicted: float | None = None
+    """Growth of the squared gradient per layer, in the limit of width (relu: and of batch)."""
+
+    @property
+    def title(self) -> str:
+        norm = f"{self.norm} norm" if self.norm != "none" else "no norm"
+        return f"{self.act}, {norm}, B = {self.batch}, width {self.width}"
+
+
+def linear(batch: int) -> float:
+    """Return the growth per layer of wide linear networks with batch norm."""
+    return (batch - 2) / (batch - 3)
+
+
+CASES = (
+    Case("relu", "batch", 64, 512, RELU),
+    Case("relu", "batch", 128, 512, RELU),
+    Case("relu", "batch", 256, 1024, RELU),
+    Case("linear", "batch", 8, 1024, linear(8)),
+    Case("linear", "batch", 16, 1024, linear(16)),
+    Case("relu", "none", 64, 512, 1.0),
+    Case("relu", "batch", 8, 512),
+    Case("relu", "batch", 16, 512),
+    Case("relu", "batch", 256, 256),
+    Case("linear", "batch", 64, 256),
+)
+
+
+class Squares(NamedTuple):
+    """Squared norms of the gradient with respect to what each dense layer puts out, and to its
+    kernel: [DEPTH], or [seeds, DEPTH]."""
+
+    outputs: Any
+    kernels: Any
+
+
+class Draw(NamedTuple):
+    """One network at initialisation and one batch."""
+
+    params: Any
+    batch_stats: Any
+    x: jax.Array
+    y: jax.Array
+
+
+def network(case: Case) -> nn.Module:
+    """Return normlab's own network, with the smallest epsilon that is legal."""
+    config = defaults() | {
+        "model.widths": (case.width,),
+        "model.depth": DEPTH,
+        "norm.name": case.norm,
+        "norm.epsilon": SETTINGS["norm.epsilon"].low,
+    }
+    net: Any = build_model(config, CLASSES, "patches")
+    if case.act == "relu":
+        return net
+    return net.clone(layers=dataclasses.replace(net.layers, act=named_act(lambda x: x)))
+
+
+def draw(net: nn.Module, case: Case, seed: int) -> Draw:
+    """Return weights as `net` draws them, normal inputs and uniform labels."""
+    weights, inputs, labels = jax.random.split(jax.random.key(seed), 3)
+    variables = net.init(weights, jnp.zeros((2, case.width)), train=False)
+    x = jax.random.normal(inputs, (case.batch, case.width))
+    y = jax.random.randint(labels, (case.batch,), 0, CLASSES)
+    return Draw(variables["params"], variables.get("batch_stats", {}), x, y)
+
+
+def dense_names() -> list[str]:
+    return [f"dense_{i}" for i in range(1, DEPTH + 1)]
+
+
+def make_gradients(net: nn.Module, case: Case) -> Callable[[Draw], tuple[Any, Squares]]:
+    """Return the compiled gradients of the mean cross-entropy: those of the parameters, and the
+    squared norms. The outputs' are those of zeros that are added to them."""
+
+    def loss_of(params: Any, added: dict[str, jax.Array], one: Draw) -> jax.Array:
+        def add(layer: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            out, name = layer(*args, **kwargs), context.module.name
+            return out + added[name] if name in added else out
+
+        variables = {"params": params, "batch_stats": one.batch_stats}
+        with nn.intercept_methods(add):
+            logits, _ = net.apply(variables, one.x, train=True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, one.y).mean()
+
+    @jax.jit
+    def gradients(one: Draw) -> tuple[Any, Squares]:
+        zeros = {name: jnp.zeros((case.batch, case.width)) for name in dense_names()}
+        params, outputs = jax.grad(loss_of, (0, 1))(one.params, zeros, one)
+        of_outputs = jnp.stack([jnp.sum(outputs[name] ** 2) for name in dense_names()])
+        kernels = [jnp.sum(params[name]["kernel"] ** 2) for name in dense_names()]
+        return params, Squares(of_outputs, jnp.stack(kernels))
+
+    return gradients
+
+
+def gather(squares: Sequence[Squares]) -> Squares:
+    """Return the squares of several networks as [seeds, DEPTH], in float64."""
+    outputs, kernels = zip(*squares, strict=True)
+    return Squares(np.asarray(outputs, float), np.asarray(kernels, float))
+
+
+def measure(case: Case, rates: Sequence[float] = (), seeds: int = SEEDS) -> list[Squares]:
+    """Return the squared gradients at initialisation, and those of the same batch after one SGD
+    step at each rate."""
+    net = network(case)
+    gradients = make_gradients(net, case)
+    found: list[list[Squares]] = [[] for _ in (0.0, *rates)]
+    for seed in range(seeds):
+        one = draw(net, case, seed)
+        grads, squares = gradients(one)
+        found[0].append(squares)
+        for rate, after in zip(rates, found[1:], strict=True):
+            moved = jax.tree.map(lambda p, g, rate=rate: p - rate * g, one.params, grads)
+            after.append(gradients(one._replace(params=moved))[1])
+    return [gather(squares) for squares in found]
+
+
+class Growth(NamedTuple):
+    """Mean over seeds, and half of its 95 % t interval."""
+
+    mean: float
+    half: float
+
+    @property
+    def text(self) -> str:
+        return f"{self.mean:.3f} +- {self.half:.3f}"
+
+    def is_within(self, tolerance: float, predicted: float) -> bool:
+        """Tell whether the whole interval is: NaN is not."""
+        return abs(self.mean - predicted) + self.half <= tolerance * predicted
+
+
+def growth(squares: np.ndarray, span: tuple[int, int] = MIDDLE) -> Growth:
+    """Return by what `squares` [seeds, DEPTH] grow per layer from layer span[1] down to span[0]:
+    the geometric mean over layers, the mean over seeds."""
+    low, high = span
+    each = (squares[:, low - 1] / squares[:, high - 1]) ** (1 / (high - low))
+    half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each))
+    return Growth(float(each.mean()), float(half))
+
+
+Grid = dict[Case, Squares]
+
+
+def holds(case: Case, squares: Squares) -> bool:
+    assert case.predicted is not None
+    return growth(squares.outputs).is_within(TOLERANCE, case.predicted)
+
+
+def line(case: Case, squares: Squares) -> list[str]:
+    """Return a case's line of the first table; without a prediction it has no pass mark."""
+    found = growth(squares.outputs)
+    cells = [case.title, "-", found.text, "-", "-"]
+    if case.predicted is not None:
+        off = f"{100 * (found.mean / case.predicted - 1):+.1f} %"
+        cells[1], cells[3] = f"{case.predicted:.3f}", off
+        cells[4] = "pass" if holds(case, squares) else "**fail**"
+    return cells
+
+
+def tables(grid: Grid, steps: dict[float, Squares]) -> list[Table]:
+    """Return the tables; `steps` has the squares of the first case by rate, 0 for before."""
+    low, high = MIDDLE
+    spans = [f"layers {a} to {b}" for a, b in SPANS]
+    by_depth = [
+        [c.title, *(growth(s.outputs, span).text for span in SPANS)] for c, s in grid.items()
+    ]
+    after = [
+        [f"{rate:g}" if rate else "no step", growth(s.outputs).text, growth(s.kernels).text]
+        for rate, s in steps.items()
+    ]
+    return [
+        Table(
+            f"Growth per layer, layers {low} to {high} of {DEPTH}",
+            ["network", "predicted", f"measured, {SEEDS} seeds", "off", f"{TOLERANCE:.0%}"],
+            [line(case, squares) for case, squares in grid.items()],
+            READING,
+        ),
+        Table("What sets it", ["network", *spans], by_depth, LIMITS),
+        Table(
+            "After one SGD step",
+            ["rate", "gradients of activations", "gradients of weights"],
+            after,
+            f"{CASES[0].title}, layers {low} to {high}, the batch of the step again. Theory says "
+            "only that the growth falls, so nothing passes or fails here.",
+        ),
+    ]
+
+
+def verdict(grid: Grid) -> str:
+    """Return how many predictions hold, with those that do not."""
+    predicted = [case for case in grid if case.predicted is not None]
+    wrong = [case.title for case in predicted if not holds(case, grid[case])]
+    text = f"{len(predicted) - len(wrong)} of {len(predicted)} predictions hold."
+    return "\n".join([text, *(f"- not: {title}" for title in wrong)])
+
+
+def run(tell: Tell) -> str:
+    """Measure; tell the progress and the tables; return the page."""
+    grid: Grid = {}
+    steps: dict[float, Squares] = {}
+    for number, case in enumerate(CASES, 1):
+        tell(f"{number}/{len(CASES)} {case.title}")
+        rates = RATES if case == CASES[0] else ()
+        grid[case], *after = measure(case, rates)
+        steps |= zip(rates, after, strict=True)
+    found = tables(grid, {0.0: grid[CASES[0]], **steps})
+    where = machine(["flax"])
+    tell("\n".join(["", *(table.terminal() for table in found), where, verdict(grid)]))
+    return "\n\n".join([HEAD, where, verdict(grid), *(table.markdown() for table in found)])
+
+
+HEAD = """# Anchors
+
+Written by `python scripts/bench.py --suite=anchors --write` from `normlab/bench/anchors.py`: what
+theory says exactly of deep dense networks at initialisation (arXiv:1902.08129), beside what
+normlab's own network and layers give."""
+READING = """By what the squared norm of the gradient with respect to a dense layer's output grows
+from one layer to the one below it: the geometric mean over the layers in the middle, mean and 95 %
+t interval over seeds. Inputs are normal, labels uniform, the loss is the mean cross-entropy, scale
+1, bias 0, epsilon 1e-30 (theory has 0), weights He's. Predicted for relu: pi / (pi - 1), the limit
+of large batches; linear: (B - 2) / (B - 3); no norm: 1. A prediction passes where the whole
+interval is within the tolerance. For relu at B = 8 and 16 the limit says nothing: no prediction."""
+LIMITS = """The same between other pairs of layers. What layer 1 receives is neither normalized nor
+behind an activation: the step from 2 to 1 tells of the inputs (relu with batch norm: 1/2 by the
+same calculation). From there on to the head the growth is the same, so the middle stands for all.
+Batch and width set it. Behind relu the limit of large batches is near at 64, and width hardly
+matters. In linear networks nothing pulls the correlations between examples back to those of the
+theory: they drift with depth where B is not small beside the width (last line; theory 1.016)."""

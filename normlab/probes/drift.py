@@ -1,0 +1,50 @@
+"""The path that the distribution of what enters the last activation takes through training."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from normlab.probes.scene import Memory, Scene, Values
+from normlab.probes.sizes import by_unit, means_and_stds
+from normlab.probes.taps import activation_inputs, run
+
+MOST = 512
+"""Values of a unit that are kept. Positions of images are thinned out by an odd stride, which does
+not fall on the same columns of every row."""
+
+
+def sample(scene: Scene) -> jax.Array:
+    """Return what enters the last activation in training mode, [values, C], each unit sorted."""
+    x = by_unit(activation_inputs(scene, run(scene, scene.params))[-1])
+    stride = -(-len(x) // MOST)
+    stride += stride > 1 and stride % 2 == 0
+    return jnp.sort(x[::stride], axis=0)
+
+
+def remember(scene: Scene) -> Memory:
+    """Return the memory before the first probing."""
+    shape = jax.eval_shape(lambda params: sample(scene._replace(params=params)), scene.params)
+    return {"sorted": jnp.zeros(shape.shape), "is_set": jnp.zeros((), bool)}
+
+
+def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+    """Return how far the units' distributions on the probe batch moved since the last probing:
+
+    drift.step: mean over units of the W1 distance over the unit's standard deviation at the last
+    probing; drift.moments: the same of |change of mean| + |change of standard deviation|. NaN at
+    the first probing; units that were constant are left out, NaN where all were.
+    """
+    now, before = sample(scene), memory["sorted"]
+    (mean, std), (old_mean, old_std) = means_and_stds([now, before])
+    counts = (old_std > 0) & memory["is_set"]
+
+    def average(distance: jax.Array) -> jax.Array:
+        relative = jnp.where(counts, distance / jnp.where(counts, old_std, 1), 0)
+        return relative.sum() / counts.sum()  # 0 / 0 at first
+
+    values = {
+        "drift.step": average(jnp.abs(now - before).mean(0)),
+        "drift.moments": average(jnp.abs(mean - old_mean) + jnp.abs(std - old_std)),
+    }
+    return values, {"sorted": now, "is_set": jnp.ones((), bool)}

@@ -1,0 +1,78 @@
+"""Units that are dead, channels near trouble, channels with mean 0 and standard deviation 1."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from normlab.probes.scene import Memory, Scene, Values
+from normlab.probes.sizes import TINY, by_unit, means_and_stds
+from normlab.probes.taps import name_of, run, statistics_of
+
+NEAR = 0.1
+"""How far a mean may be from 0 and a standard deviation from 1."""
+RESOLVED = 2.0**24
+"""The largest mean over standard deviation that float32 can tell from a constant."""
+
+
+def observe_dead(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+    """Return dead.share.<layer>, the share of the units that the layer receives (all but the first
+    layer, which receives the image) that are 0 for all examples and at all positions."""
+    values = {}
+    for layer in run(scene, scene.params).layers[1:]:
+        is_dead = jnp.all(by_unit(layer.x) == 0, axis=0)
+        values[f"dead.share.{name_of(layer)}"] = is_dead.astype(jnp.float32).mean()
+    return values, memory
+
+
+def observe_health(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+    """Return health.ratio.<norm>, the largest |mean| / standard deviation of a channel that enters
+    the norm, 2^24 at most, in training mode over batch and space."""
+    values = {}
+    norms = run(scene, scene.params).norms
+    found = means_and_stds([norm.x for norm in norms])
+    for norm, (mean, std) in zip(norms, found, strict=True):
+        mean = jnp.abs(mean)
+        floor = jnp.maximum(mean / RESOLVED, TINY)
+        values[f"health.ratio.{name_of(norm)}"] = jnp.max(mean / jnp.maximum(std, floor))
+    return values, memory
+
+
+def are_near(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Return for the channels of each array whether their mean is 0 and their standard deviation 1
+    to within NEAR."""
+    found = means_and_stds(arrays)
+    return [(jnp.abs(mean) <= NEAR) & (jnp.abs(std - 1) <= NEAR) for mean, std in found]
+
+
+def share(near: list[jax.Array], counts: list[jax.Array] | None = None) -> jax.Array:
+    """Return the share of channels that are near, all layers together, among those that count
+    (None: all)."""
+    is_near = jnp.concatenate(near)
+    count = jnp.ones_like(is_near) if counts is None else jnp.concatenate(counts)
+    return jnp.sum(is_near & count) / jnp.sum(count)
+
+
+def observe_moments(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+    """Return the share of channels, of all norms or layers together, whose |mean| <= 0.1 and
+    |standard deviation - 1| <= 0.1 over batch and space:
+
+    moments.normalized: normalized values in training on the probe batch, before scale and bias;
+    moments.scaled: after them; moments.received: what conv, dense and head receive, but for the
+    image; moments.evaluation: normalized values in evaluation mode on held-out images with
+    re-estimated statistics. Channels whose scale is next to 0 are left out of the first and last.
+    """
+    training = run(scene, scene.params)
+    statistics = statistics_of(scene, scene.stats_x)
+    evaluation = run(scene, scene.params, x=scene.held_out, train=False, batch_stats=statistics)
+    norms, count = training.norms, len(training.norms)
+    inputs = [layer.x for layer in training.layers[1:]]
+    near = are_near([n.x_hat for n in norms] + [n.y for n in norms] + inputs)
+    known = [n.is_known for n in norms]
+    values = {
+        "moments.normalized": share(near[:count], known),
+        "moments.scaled": share(near[count : 2 * count]),
+        "moments.received": share(near[2 * count :]),
+        "moments.evaluation": share(are_near([n.x_hat for n in evaluation.norms]), known),
+    }
+    return values, memory

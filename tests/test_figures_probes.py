@@ -1,0 +1,347 @@
+"""Figures of probes, layers, percentiles, effects and levels, from records that are made up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+
+from normlab.lab.effects import draw_effects
+from normlab.lab.evidence import SetupEvidence
+from normlab.lab.figures import draw
+from normlab.lab.levels import level_text
+from normlab.lab.looks import PALETTE, STYLE, follow_looks, looks, place_of, tick_text
+from normlab.lab.record import Record
+from normlab.lab.study import Arm, Figure, Follow, Kind, Setup, Tuning
+from normlab.lab.traces import by_layer, layer_names, quartiles, trace
+from normlab.lab.verdicts import Row, decide
+from normlab.norms.table import KERNELS, NORMS
+from normlab.settings import defaults
+
+NASTY = "batch, $x$ and $\\frac{$"
+ARMS = (
+    Arm("none", {"norm.name": "none"}, True),
+    Arm("batch", {"norm.name": "batch"}, True),
+    Arm(NASTY, {"norm.name": "batch", "norm.noise": 1.0}),
+)
+SETUP = Setup("made-up", "MLP", "digits_mlp", ARMS, Tuning((-1.0,), 0.5, "error"), seeds=3)
+STEPS = (1, 10, 100)
+LAYERS = ("dense_1", "dense_10", "dense_2", "head")
+"""Sorted by name, as a compiled program returns them."""
+
+
+def made_run(seed: int, *, size: float = 1.0, steps=STEPS, **facts: Any) -> Record:
+    """Return a run whose probe reads size x (1 + seed) x step."""
+    curve = [made_row(size * (1.0 + seed), step) for step in steps]
+    final = {f"{s}_accuracy": 0.9 for s in ("validation", "test", "train_set")}
+    told = {"status": "trained", "final": final, "curve": curve} | facts
+    return Record(f"run {seed}", defaults() | {"seed": seed}, **told)
+
+
+def made_row(size: float, step: int) -> dict[str, float]:
+    row = {"step": step, "train_loss": 1.0, "accuracy": 0.9, "train_set_accuracy": 0.5 * size / 3}
+    row |= {"made.up": size * step, "shift.cosine": 0.1 * size - 0.2}
+    row |= {f"activations.p{p}": size * (p - 50) for p in (15, 50, 85)}
+    return row | {f"gradients.input.{name}": size * step * len(name) for name in LAYERS}
+
+
+def evidence(setup: Setup = SETUP, **reports: dict[int, Record]) -> SetupEvidence:
+    """Return the evidence of a setup whose every arm has the same three runs, or those told."""
+    e = SetupEvidence(setup, {})
+    runs = {seed: made_run(seed) for seed in range(3)}
+    e.reports = {arm.name: reports.get(arm.name, runs) for arm in setup.arms}
+    return e
+
+
+def only(drawing: Any) -> Any:
+    assert drawing is not None and len(drawing.axes) == 1
+    return drawing.axes[0]
+
+
+def values(line: Any) -> list[float]:
+    return [*line.get_ydata()]
+
+
+def lines_of(ax: Any) -> dict[str, Any]:
+    return {str(line.get_label()).split("\n")[0]: line for line in ax.get_lines()}
+
+
+def test_a_scheme_has_one_colour_in_all_setups_and_each_arm_a_line_of_its_own():
+    names = ("batch/4", "noisy batch", "batch, depth 16", "batch", "a", "b", "c", "d")
+    batch = [Arm(name, {"norm.name": "batch", "norm.stats_batch": 4}) for name in names]
+    gains = [Arm(f"none, gain {g}", {"norm.name": "none", "init.gain": g}) for g in (1.0, 4.0)]
+    there = looks(replace(SETUP, arms=(*batch, *gains)))
+    here = looks(replace(SETUP, arms=(Arm("layer", {}), *reversed(gains), batch[1])))
+    assert {there[name].color for name in names} == {here["noisy batch"].color} == {"#0072b2"}
+    assert {there[a.name].color for a in gains} == {here[a.name].color for a in gains}
+    assert here["layer"].color not in (here["noisy batch"].color, here[gains[0].name].color)
+    assert len({(str(there[name].dash), there[name].marker) for name in names}) == len(names)
+    assert len({str(there[name].dash) for name in names[:6]}) == 6
+
+
+def test_no_two_schemes_share_colour_and_marker():
+    schemes = [*NORMS, *(name for name in KERNELS if name != "none")]
+    assert len({place_of(name) for name in schemes}) == len(schemes)
+    familiar = ("none", "batch", "layer", "group", "instance", "rms", "affine", "layer_channels")
+    assert len({place_of(name)[0] for name in familiar}) == len(PALETTE)
+
+
+def test_a_kernel_scheme_alone_and_runs_that_follow_have_their_colours():
+    arms = (*ARMS, Arm("weights", {"norm.name": "none", "norm.kernel": "weight_norm"}))
+    follows = (
+        Follow("at none's rate", "batch", "none"),
+        Follow("renorm", "batch", "batch", settings={"norm.name": "batch_renorm"}),
+    )
+    setup = replace(SETUP, arms=arms, follows=follows)
+    style, followed = looks(setup), follow_looks(setup)
+    assert style["weights"].color == PALETTE[place_of("weight_norm")[0]] != style["none"].color
+    assert followed["at none's rate"].color == style["batch"].color
+    assert followed["renorm"].color == PALETTE[place_of("batch_renorm")[0]]
+
+
+def test_quartiles_are_of_the_runs_that_are_there():
+    runs = {seed: made_run(seed) for seed in range(5)}
+    runs[3].curve[1]["made.up"] = math.nan
+    runs[4] = made_run(4, status="diverged", diverged_at=10)  # its later rows are rubbish
+    steps, values = trace(runs, "made.up")
+    assert list(steps) == [1, 10, 100] and np.isnan(values).sum() == 3
+    found = quartiles(steps, values)
+    assert list(found.middle) == [3, 20, 250]
+    assert list(found.low) == [2, 15, 175] and list(found.high) == [4, 25, 325]
+
+
+def test_a_line_ends_where_fewer_than_half_of_its_runs_are_left():
+    runs = {seed: made_run(seed, steps=STEPS[: 3 - seed % 2]) for seed in range(4)}
+    assert list(quartiles(*trace(runs, "made.up")).at) == [1, 10, 100]
+    runs[2] = made_run(2, steps=(1, 7))
+    found = quartiles(*trace(runs, "made.up"))
+    assert list(found.at) == [1, 10]
+    assert not quartiles(*trace(runs, "unknown")).at.size
+
+
+def test_layers_stand_in_order_of_execution():
+    runs = {seed: made_run(seed) for seed in range(2)}
+    assert layer_names(runs, "gradients.input") == ["dense_1", "dense_2", "dense_10", "head"]
+    row = {f"rank.{name}": 1.0 for name in ("stem", "block_1/conv_1", "head")}
+    told = {0: made_run(0, curve=[{"step": 1} | row])}
+    assert layer_names(told, "rank") == ["stem", "block_1/conv_1", "head"]
+    runs[1].curve[2] |= {f"gradients.input.{name}": math.nan for name in LAYERS}
+    first, last = (by_layer(runs, "gradients.input", place) for place in (0, -1))
+    assert first[0] == 1 and last[0] == 100
+    assert last[1].tolist() == [[700, 700, 800, 400], [140, 140, 160, 80]]
+
+
+def test_a_probe_is_drawn_as_medians_with_n():
+    half = made_run(2, status="diverged", diverged_at=100)
+    e = evidence(batch={0: made_run(0), 1: made_run(1), 2: half})
+    ax = only(draw(Figure("probe", "made-up", "", "made.up"), e))
+    lines = lines_of(ax)
+    assert list(lines["none"].get_ydata()) == [2, 20, 200]
+    assert list(lines["batch"].get_ydata()) == [2, 20, 150]
+    assert lines["none"].get_label() == "none\nn = 3"
+    assert lines["batch"].get_label() == "batch\nn = 3, 1 diverged"
+    assert len(ax.collections) == 3
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("gradient steps", "made.up")
+    assert lines["batch"].get_linestyle() != lines[NASTY].get_linestyle()
+    assert lines["batch"].get_color() == lines[NASTY].get_color()
+
+
+def test_a_probe_axis_says_what_it_is_and_is_linear_where_it_must():
+    signed = only(draw(Figure("probe", "made-up", "", "shift.cosine"), evidence()))
+    assert signed.get_yscale() == "linear" and "cosine of the gradients" in signed.get_ylabel()
+    percent = only(draw(Figure("probe", "made-up", "", "train_set_accuracy"), evidence()))
+    assert percent.get_ylabel() == "training accuracy, %"
+    assert lines_of(percent)["none"].get_ydata()[0] == pytest.approx(100 / 3)
+    assert draw(Figure("probe", "made-up", "", "unknown"), evidence()) is None
+    assert draw(Figure("probe", "made-up", "", "made.up"), SetupEvidence(SETUP, {})) is None
+
+
+def test_a_probe_of_chosen_arms_or_of_what_follows():
+    setup = replace(SETUP, follows=(Follow("batch at none's rate", "batch", "none"),))
+    e = evidence(setup)
+    e.follows = {"batch at none's rate": {0: made_run(0)}}
+    chosen = only(draw(Figure("probe", "made-up", "", "made.up", arms=("batch",)), e))
+    assert list(lines_of(chosen)) == ["batch"]
+    followed = only(draw(Figure("probe", "made-up", "", "made.up", follows=True), e))
+    assert list(lines_of(followed)) == ["batch at none's rate"]
+    assert not followed.collections
+
+
+def test_layers_are_drawn_at_the_first_and_the_last_point():
+    drawing = draw(Figure("layers", "made-up", "", "gradients.input"), evidence())
+    assert drawing is not None
+    first, last = drawing.axes
+    assert list(lines_of(first)["none"].get_xdata()) == [1, 2, 3, 4]
+    assert list(lines_of(first)["none"].get_ydata()) == [14, 14, 16, 8]
+    assert list(lines_of(last)["none"].get_ydata()) == [1400, 1400, 1600, 800]
+    assert first.get_ylim() == last.get_ylim() and last.get_yscale() == "log"
+    assert (first.get_title(), last.get_title()) == ("first point, step 1", "last point, step 100")
+    assert first.get_xlabel() == "layer, counted from the input"
+    assert draw(Figure("layers", "made-up", "", "unknown"), evidence()) is None
+
+
+def test_percentiles_are_drawn_with_one_panel_for_each_arm():
+    e = evidence(batch={seed: made_run(seed, size=0.5) for seed in range(3)})
+    drawing = draw(Figure("percentiles", "made-up", "", arms=("none", "batch")), e)
+    assert drawing is not None
+    left, right = drawing.axes
+    assert [values(line)[0] for line in left.get_lines()] == [-70, 0, 70]
+    band = np.asarray(left.collections[0].get_paths()[0].vertices)
+    assert (band[:, 1].min(), band[:, 1].max()) == (-70, 70)
+    assert [values(line)[0] for line in right.get_lines()] == [-35, 0, 35]
+    assert left.get_ylim() == right.get_ylim()
+    assert left.get_title() == "none\nn = 3" and "activation" in left.get_ylabel()
+    assert [text.get_text() for text in drawing.legends[0].get_texts()][1].startswith("15th")
+
+
+def level_arms(setting: str, levels: tuple[float, ...]) -> tuple[Arm, ...]:
+    return tuple(
+        Arm(f"{n} {v}", {"norm.name": n, setting: v}, level=float(v), line=n)
+        for v in levels
+        for n in ("batch", "none")
+    )
+
+
+def test_levels_may_be_gains_or_depths_and_accuracy_of_training():
+    gains = replace(SETUP, arms=(*level_arms("init.gain", (0.25, 1.0, 4.0)), ARMS[1]))
+    depths = replace(SETUP, arms=level_arms("model.depth", (4, 16)))
+    assert level_text(depths) == "hidden layers"
+    lost = made_run(0, status="diverged", diverged_at=10, final={})
+    e = evidence(gains, **{"batch 4.0": {0: lost}})
+    ax = only(draw(Figure("levels", "made-up", "", "train_set_accuracy"), e))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (
+        "initial gain, times He's",
+        "final training accuracy, %",
+    )
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1/4", "1", "4"]
+    assert ax.get_ylim() == (0, 101.5)
+    bars = {bar.get_label(): bar.lines[0] for bar in ax.containers}
+    assert bars["batch, n = 1 to 3"].get_ydata() == pytest.approx([90, 90, 10])
+    assert bars["none, n = 3"].get_color() == "#000000"
+    assert bars["batch, n = 1 to 3"].get_color() == "#0072b2"
+    unmeasured = {seed: made_run(seed, final={"validation_accuracy": 0.9}) for seed in range(3)}
+    none = evidence(gains, **{arm.name: unmeasured for arm in gains.arms})
+    assert draw(Figure("levels", "made-up", "", "train_set_accuracy"), none) is None
+    error = only(draw(Figure("levels", "made-up", ""), evidence(depths)))
+    assert error.get_ylabel() == "test error, percentage points"
+    assert error.containers[0].lines[0].get_ydata() == pytest.approx([10, 10])
+
+
+def made_rows(*rows: tuple[str, str, list[Any], str, float]) -> list:
+    return decide(
+        [
+            Row(
+                id=name,
+                claim="C",
+                sentence="s",
+                contrast="c",
+                scope="s",
+                effects=dict(enumerate(effects)),
+                unit=unit,
+                delta=delta,
+                n=len(effects),
+                test=test,  # pyright: ignore[reportArgumentType]
+            )
+            for name, test, effects, unit, delta in rows
+        ]
+    )
+
+
+FAR = [math.inf, 1.0, 2.0, 3.0, 4.0, 5.0, -math.inf, 2.5]
+PAIRS = [(8.0 + 0.1 * i, 5.0 + 0.1 * i) for i in range(11)]
+ROWS = made_rows(
+    ("C1 $x$ $\\frac{$", "t", [1.0, 2.0, 3.0, 2.5], "octaves", 0.3),
+    ("far", "wilcoxon", FAR, "decades", 0.3),
+    ("share", "share", [1.0, *[0.0] * 19], "share failed", 0.05),
+    ("tail", "tail", PAIRS, "points", 0.5),
+    ("bound", "bound", [0.01, 0.02], "radians", 0.05),
+    ("band", "band", [1.0, 0.98], "share of channels", 0.95),
+    ("too few", "wilcoxon", [math.inf, math.inf, 1.0], "octaves", 0.3),
+    ("nothing", "t", [], "octaves", 0.3),
+)
+
+
+def heights(ax) -> list[list[float]]:
+    """Return what each of a panel's lines holds, without the lines across it."""
+    return [[*line.get_ydata()] for line in ax.get_lines() if line.get_transform() == ax.transData]
+
+
+def across(ax) -> dict[float, Any]:
+    lines = [line for line in ax.get_lines() if line.get_transform() != ax.transData]
+    return {round(float(line.get_ydata()[0]), 6): line.get_linestyle() for line in lines}
+
+
+def test_effects_are_drawn_with_their_centre_and_the_smallest_of_interest():
+    drawing = draw_effects(ROWS)
+    assert drawing is not None
+    panels = {ax.get_title().split("\n")[0]: ax for ax in drawing.axes if ax.get_title()}
+    assert [*panels] == ["C1 $x$ $\\frac{$", "far", "share", "tail", "bound", "band"]
+    t = panels["C1 $x$ $\\frac{$"]
+    dots, interval, centre = heights(t)
+    assert dots == [1.0, 2.0, 3.0, 2.5] and centre == [2.125]
+    assert interval == pytest.approx(ROWS[0].interval)
+    assert across(t).keys() == {0.0, 0.3} and t.get_ylabel() == "octaves"
+    assert t.get_title().endswith(f"{ROWS[0].word}\nn = 4")
+    assert across(panels["share"]).keys() == {5.0} and panels["share"].get_ylabel() == "failed, %"
+    assert heights(panels["share"])[1] == pytest.approx([5.0])
+    assert across(panels["bound"]).keys() == {0.05}
+    assert across(panels["band"]).keys() == {50.0, 95.0}
+    assert panels["band"].get_ylabel() == "channels, %"
+    assert panels["tail"].get_ylabel() == "percentage points"
+    first, second, interval, centre = heights(panels["tail"])
+    assert (first[0], second[0], centre) == (8.0, 5.0, [pytest.approx(8.9)])
+    assert interval[0] <= 8.9 <= interval[1] and across(panels["tail"]).keys() == {5.9, 6.4}
+
+
+def test_infinite_effects_are_arrows_at_the_edge():
+    drawing = draw_effects(ROWS[1:2])
+    assert drawing is not None
+    ax = only(drawing)
+    arrows = {line.get_marker(): line for line in ax.get_lines() if line.get_marker() in ("^", "v")}
+    assert values(arrows["^"])[0] == ax.get_ylim()[1] > 5
+    assert values(arrows["v"])[0] == ax.get_ylim()[0] < 0
+    assert heights(ax)[2] == FAR[1:6] + FAR[7:]
+
+
+def test_no_figure_of_effects_without_two_finite_ones():
+    assert draw_effects(ROWS[6:]) is None and draw_effects([]) is None
+
+
+NEW_KINDS: dict[Kind, str] = {
+    "levels": "",
+    "probe": "made.up",
+    "layers": "gradients.input",
+    "percentiles": "",
+}
+
+
+def nasty_figures() -> dict[str, Any]:
+    """Return a figure of each kind, with names that formulas would choke on."""
+    long = replace(ARMS[2], name=f"{NASTY} {'x ' * 40}")
+    setup = replace(SETUP, arms=(*level_arms("init.gain", (0.25, 1.0)), long), title=NASTY)
+    e = evidence(setup)
+    drawn: dict[str, Any] = {k: draw(Figure(k, "", "", key), e) for k, key in NEW_KINDS.items()}
+    return drawn | {"effects": draw_effects(ROWS)}
+
+
+def test_figures_can_be_laid_out_and_no_text_covers_another():
+    for kind, drawing in nasty_figures().items():
+        assert drawing is not None, kind
+        with matplotlib.rc_context(STYLE):
+            drawing.draw_without_rendering()
+        page, legend = drawing.bbox, drawing.legends[0].get_window_extent()
+        assert page.x0 <= legend.x0 + 1 and legend.x1 <= page.x1 + 1, f"{kind}: legend is cut"
+        boxes = [ax.get_tightbbox() for ax in drawing.axes if ax.axison]
+        assert not any(legend.overlaps(box) for box in boxes), f"{kind}: legend over axes"
+        for i, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:i]), f"{kind}: panels overlap"
+        assert min(ax.bbox.width for ax in drawing.axes) > 40, f"{kind}: narrow"
+
+
+def test_ticks_of_logarithmic_axes_are_plain():
+    assert tick_text(0.03) == "0.03" and tick_text(1e-6) == "10⁻⁶" and tick_text(3e5) == "3×10⁵"

@@ -1,0 +1,177 @@
+"""The network of a first lesson: Adam's form in Keras, Glorot's uniform, the same losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from normlab import data
+from normlab.bench import tutorial
+from normlab.bench.tutorial import Arm, Run, Trained
+from normlab.lab.study import load_config
+from normlab.models.build import build_model
+from normlab.optim import direction
+from normlab.settings import defaults
+
+LR, B1 = 0.01, 0.9
+
+
+def gradients(steps: int) -> np.ndarray:
+    """Of six parameters, from far above to far below Adam's epsilon of 1e-7."""
+    draws = np.random.default_rng(0).standard_normal((steps, 6))
+    return (draws * 10.0 ** np.arange(0, -12, -2)).astype(np.float32)
+
+
+def train_ours(grads: np.ndarray) -> np.ndarray:
+    """Parameters after every step, from 0."""
+    transform = direction("adam_keras", jnp.float32(B1), 0.0)
+
+    def step(carry: Any, grad: jax.Array) -> Any:
+        params, state = carry
+        updates, state = transform.update({"w": grad}, state, params)
+        params = jax.tree.map(lambda p, u: p - LR * u, params, updates)
+        return (params, state), params["w"]
+
+    first = {"w": jnp.zeros(grads.shape[1])}
+    run = jax.jit(lambda g: jax.lax.scan(step, (first, transform.init(first)), g)[1])
+    return np.asarray(run(jnp.asarray(grads)))
+
+
+def test_adam_keras_is_its_formula():
+    grads = gradients(30).astype(np.float64)
+    m, v, w, right = np.zeros(6), np.zeros(6), np.zeros(6), []
+    for t, grad in enumerate(grads, 1):
+        m, v = B1 * m + (1 - B1) * grad, 0.999 * v + 0.001 * grad**2
+        w = w - LR * math.sqrt(1 - 0.999**t) / (1 - B1**t) * m / (np.sqrt(v) + 1e-7)
+        right.append(w)
+    found = train_ours(gradients(30))
+    scale = np.abs(right).max(0)
+    assert np.all(np.abs(found - right) < 1e-4 * scale)  # 1 - 0.999^t in float32
+    assert scale[-1] < 1e-3 * scale[0]  # epsilon decides there: the test can see it
+
+
+@pytest.mark.peers("keras")
+def test_adam_keras_is_that_of_keras():
+    keras = pytest.importorskip("keras")
+    grads = gradients(20)
+    variable = keras.Variable(np.zeros(6, np.float32))
+    optimizer = keras.optimizers.Adam(LR)
+    optimizer.build([variable])
+
+    def step(carry: Any, grad: jax.Array) -> Any:
+        trained, state = optimizer.stateless_apply(carry[1], [grad], carry[0])
+        return (trained, state), trained[0]
+
+    first = [variable.value], [v.value for v in optimizer.variables]
+    right = np.asarray(jax.jit(lambda g: jax.lax.scan(step, first, g)[1])(grads))
+    scale = np.abs(right).max(0)
+    assert np.all(np.abs(train_ours(grads) - right) < 3e-6 * scale)
+
+
+MLP = {"model.name": "mlp", "model.widths": (7, 5)}
+CNN = {"model.name": "cnn", "model.widths": (3, 4)}
+RESNET = {"model.name": "resnet", "model.widths": (3, 4), "model.depth": 6}
+SMALL = {"model.name": "resnet", "model.widths": (4,), "model.depth": 4}
+SHAPES = {"mlp": (2, 6), "cnn": (2, 4, 4, 1), "resnet": (2, 4, 4, 3)}
+
+
+def kernels(settings: dict[str, Any], shape: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Path -> initial kernel of a network of ten classes."""
+    net = build_model(defaults() | settings, 10, "lax")
+    x = jnp.zeros(shape or SHAPES[settings["model.name"]])
+    params = jax.jit(lambda: net.init(jax.random.key(0), x, train=True)["params"])()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    named = {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
+    return {name: leaf for name, leaf in named.items() if name.endswith("kernel")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "total", "head"),
+    [
+        (MLP, 52.136573, 15.537011),
+        (MLP | {"model.act": "tanh"}, 41.694672, 15.537011),
+        (CNN, 47.088882, 12.753660),
+        (RESNET | {"model.residual": "fixup", "norm.name": "none"}, 49.598400, 0.0),
+    ],
+    ids=["mlp", "tanh", "cnn", "fixup"],
+)
+def test_the_other_initial_weights_are_what_they_were(settings, total, head):
+    found = {
+        name: np.sum(np.abs(leaf), dtype=np.float64) for name, leaf in kernels(settings).items()
+    }
+    assert sum(found.values()) == pytest.approx(total, rel=1e-6)
+    assert found["head/kernel"] == pytest.approx(head, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({"model.name": "mlp", "model.widths": (200,)}, (2, 100)),
+        (CNN, None),
+        (SMALL, None),
+    ],
+    ids=["mlp", "cnn", "resnet"],
+)
+def test_glorot_uniform_fills_its_bounds(settings, shape):
+    found = kernels(settings | {"init.kernel": "glorot_uniform"}, shape)
+    assert "head/kernel" in found
+    for name, leaf in found.items():
+        field = math.prod(leaf.shape[:-2])
+        limit = math.sqrt(6 / (field * (leaf.shape[-2] + leaf.shape[-1])))
+        assert np.abs(leaf).max() <= limit, name
+        if leaf.size > 1000:
+            assert np.abs(leaf).max() > 0.99 * limit, name
+            assert np.std(leaf) == pytest.approx(limit / math.sqrt(3), rel=0.05), name
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.peers("keras")
+def test_both_train_alike(norm):
+    pytest.importorskip("keras")
+    steps = 20
+    config = load_config("tutorial") | {"data.name": "synthetic", "model.widths": (16,)}
+    (run,) = tutorial.compare(Arm(norm), config, data.load("synthetic"), (5,), steps)
+    assert run.ours.losses.shape == run.keras.losses.shape == (steps,)
+    assert run.ours.losses[-5:].mean() < run.ours.losses[:5].mean()
+    assert tutorial.difference(run.ours, run.keras) < 1e-5
+    assert 0 < tutorial.difference(run.keras, run.reverse) < 1e-5
+    assert len(run.ours.running["var"]) == (16 if norm == "batch" else 0)
+    # the bias before the norm has no gradient but rounding, which Adam makes steps of
+    np.testing.assert_allclose(run.ours.running["mean"], run.keras.running["mean"], atol=1e-3)
+    np.testing.assert_allclose(run.ours.running["var"], run.keras.running["var"], rtol=1e-4)
+    assert run.ours.accuracy == pytest.approx(run.keras.accuracy, abs=0.005)
+
+
+def made_up(offset: float, arm: Arm, steps: int) -> Run:
+    one = Trained(np.ones(steps), {}, 0.5)
+    two = one._replace(losses=one.losses.copy())
+    two.losses[50] += offset
+    return Run(arm, 0, one, two, one)
+
+
+def test_the_verdict_counts_the_judged_runs_and_no_other():
+    good, bad = made_up(5e-5, Arm("batch"), 1000), made_up(2e-4, Arm("none"), 1000)
+    other = made_up(1.0, Arm("batch", "tanh", is_judged=False), 1000)
+    short = [made_up(x, Arm("none", is_judged=False), tutorial.STEPS) for x in (0.0, 1.0, 5e-5)]
+    assert tutorial.verdict([good, other, *short]).startswith("pass: 1 of 1 runs")
+    failed = tutorial.verdict([good, bad, other, *short])
+    assert failed.startswith("fail: 1 of 2 runs") and failed.endswith("2.0e-04")
+    assert "of 3 further runs" in tutorial.tally([good, bad, *short])
+    assert "not judged, 2 stay" in tutorial.tally([good, bad, *short])
+    rows = tutorial.table_of([good, bad, *short], "jax").rows
+    assert [row[3] for row in rows] == ["5.0e-05", "**2.0e-04**"]
+    facts = tutorial.facts_of([good, bad], "jax")
+    assert facts["runs"][1]["largest_difference"]["normlab_keras"] == pytest.approx(2e-4)
+    assert facts["runs"][0]["losses"]["keras"]["50"] == 1
+
+
+def test_a_run_that_diverged_is_not_within_the_limit():
+    run = made_up(0.0, Arm("batch"), 1000)
+    run.ours.losses[70:] = np.nan
+    assert not run.is_within_limit
+    assert tutorial.verdict([run]).startswith("fail")
