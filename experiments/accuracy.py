@@ -20,6 +20,7 @@ from normlab.lab.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_a
 from normlab.lab.verdicts import Row
 
 DELTAS = {"quick": 1.0, "standard": 0.3, "full": 0.3}
+SEEDS = {"quick": 20, "standard": 12, "full": 12}
 PAIR = ("none", "batch")
 OTHERS = ("affine", "layer", "layer_channels", "group", "instance", "rms")
 
@@ -30,7 +31,7 @@ CNN = Setup(
     settings={"train.steps": 600, "train.eval_every": 50, "optim.schedule": "cosine"},
     arms=norm_arms(*PAIR, *OTHERS, primary=PAIR),
     protocol=Tuning(HALF_DECADES, 0.5, "error"),
-    seeds=20,
+    seeds=SEEDS["quick"],
 )
 FASHION = replace(
     CNN,
@@ -43,7 +44,7 @@ FASHION = replace(
         "model.stride": 2,
     },
     arms=norm_arms(*PAIR, primary=PAIR),
-    seeds=12,
+    seeds=SEEDS["standard"],
 )
 CIFAR = replace(
     CNN,
@@ -51,7 +52,7 @@ CIFAR = replace(
     base="cifar10_resnet",
     settings={"train.steps": 8000, "optim.schedule": "cosine"},
     arms=norm_arms("none", "batch", "group", "layer", "instance", primary=PAIR),
-    seeds=12,
+    seeds=SEEDS["full"],
 )
 
 
@@ -66,6 +67,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
             claim="C11",
             sentence="Batch norm ends at a better accuracy",
             delta=DELTAS[profile],
+            n=SEEDS[profile],
         )
     ]
 

@@ -177,12 +177,12 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
         switch_row(evidence[SWITCH.name]),
     ]
     for better in ("layer", "group"):
-        rows.append(repair_row(evidence[SMALL.name], "C10a", better, DELTA, gate="C8a"))
+        rows.append(repair_row(evidence[SMALL.name], "C10a", better, DELTA, N, gate="C8a"))
     if SMALL_FASHION.name in evidence:
         e = evidence[SMALL_FASHION.name]
         gap = interaction(e, "batch", "batch/64", "none", "none/64")
         for better in ("layer", "group", "instance"):
-            rows.append(repair_row(e, "C10b", better, CONV_DELTA, closed=gate_of(gap)))
+            rows.append(repair_row(e, "C10b", better, CONV_DELTA, N_CONV, closed=gate_of(gap)))
     return rows
 
 
@@ -195,6 +195,7 @@ def fails_row(e: SetupEvidence, row_id: str, few: int, delta: float) -> Row:
         claim="C8",
         sentence="Batch norm fails at small batches",
         delta=delta,
+        n=N,
     )
 
 
@@ -215,7 +216,9 @@ def switch_row(e: SetupEvidence) -> Row:
     )
 
 
-def repair_row(e: SetupEvidence, row_id: str, better: str, delta: float, **gates: str) -> Row:
+def repair_row(
+    e: SetupEvidence, row_id: str, better: str, delta: float, n: int, **gates: str
+) -> Row:
     return error_row(
         e,
         "batch",
@@ -224,6 +227,7 @@ def repair_row(e: SetupEvidence, row_id: str, better: str, delta: float, **gates
         claim="C10",
         sentence=f"{better.capitalize()} norm repairs batch norm at small batches",
         delta=delta,
+        n=n,
         **gates,
     )
 

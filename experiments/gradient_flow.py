@@ -19,8 +19,8 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 
+from normlab.lab.contrasts import at_matched_losses
 from normlab.lab.evidence import SetupEvidence
-from normlab.lab.measures import at_train_loss
 from normlab.lab.record import Record
 from normlab.lab.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
 from normlab.lab.verdicts import Row
@@ -93,12 +93,6 @@ def steepness(run: Record) -> float:
     return statistics.median(abs(row["gradients.slope"]) for row in rows)
 
 
-def change(run: Record, key: str) -> float:
-    """Return the mean over LOSSES of log10 of the relative change of the gradient after a step of
-    1 % of the weights' norm."""
-    return statistics.fmean(math.log10(at_train_loss(run, key, loss)) for loss in LOSSES)
-
-
 def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
     """C3a, C3b: slopes, none - batch; C3c: log10 of the relative change of the gradient."""
     rows = []
@@ -135,7 +129,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
             claim="C3",
             sentence="Batch norm makes gradients smoother and more consistent",
             contrast="log10 of |g(w) - g(w - s)| / |g(w)|, |s| = 1 % of |w|, none - batch, at "
-            "training losses 1.0, 0.5, 0.2",
+            "those of the training losses 1.0, 0.5, 0.2 that both reach",
             scope=e.setup.title,
             effects=found["relative"],
             unit="decades",
@@ -149,10 +143,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
 
 
 def steadiness(e: SetupEvidence, key: str) -> dict[int, float]:
-    none, batch = e.runs_of("none"), e.runs_of("batch")
-    return {
-        s: change(none[s], key) - change(batch[s], key) for s in sorted(none.keys() & batch.keys())
-    }
+    return at_matched_losses(e, *PAIR, key, LOSSES, lambda v: math.log10(max(v, 1e-12)))
 
 
 STUDY = Study(

@@ -60,6 +60,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
             sentence="Batch norm belongs before the activation",
             contrast="test error with batch norm after - before the activation, best rates",
             delta=DELTAS[profile],
+            n=N,
         )
     ]
 

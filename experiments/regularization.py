@@ -120,6 +120,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
             sentence="Batch norm regularises",
             contrast="test error of none - batch where training loss first is at most 0.01",
             delta=delta,
+            n=N,
         )
     ]
     if NOISE.name in evidence:
@@ -133,6 +134,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
                 sentence="It is the noise of the batch that regularises",
                 contrast="test error with statistics over 128 - over 16, at the same fit",
                 delta=delta,
+                n=N,
             )
         )
     if MEMORY.name in evidence:

@@ -63,6 +63,7 @@ def claims(evidence: Evidences, profile: str) -> list[Row]:
         sentence="Batch norm improves the tutorial's network",
         contrast="test error without - with batch norm, Adam at 1e-3, 10 epochs",
         delta=DELTA,
+        n=N,
     )
     return [parity, helps]
 

@@ -14,8 +14,8 @@ Examples:
   python scripts/bench.py --suite=anchors --write          # exact theory, below a minute
   python scripts/bench.py --suite=controls --write         # of the verdicts, about 5 minutes
 
-Without --write only the terminal is written to (tutorial: also RESULTS/bench/tutorial.json); with
-it a selection replaces the whole table.
+Without --write only the terminal is written to (tutorial: also RESULTS/bench/tutorial.json,
+controls: the runs that it trains); with it a selection replaces the whole table.
 Libraries that are not installed are left out with a line saying so; --against= (empty) asks for
 none. Timings mean something only on a machine that does nothing else.
 """
@@ -59,7 +59,7 @@ flags.DEFINE_list("networks", [], "training: only these, of mlp, cnn8, cnn28 and
 flags.DEFINE_list("populations", [], "training: runs that train together, like 1,16.")
 flags.DEFINE_integer("share", 5, "study: the loops train every so-manieth run.", lower_bound=1)
 flags.DEFINE_integer("repeats", None, "Rounds that count; layers, steps: 15, training: 5.", 1)
-flags.DEFINE_string("results", "results", "Directory of all results; tutorial: writes there.")
+flags.DEFINE_string("results", "results", "Directory of all results, for tutorial and controls.")
 flags.DEFINE_bool("write", False, "Write the page in docs/ too.")
 FLAGS = flags.FLAGS
 
@@ -238,6 +238,28 @@ def positive_rows(runs: dict[str, list[Record]], target: float) -> list[verdicts
     return [size, speed]
 
 
+def error_row(worse: list[Record], better: list[Record]) -> verdicts.Row:
+    """Return the row of test errors as they are, a failed run's being 90 points."""
+    pairs = enumerate(zip(worse, better, strict=True))
+    return verdicts.Row(
+        id="error",
+        claim="",
+        sentence="",
+        contrast="ReLU MLP, 2 against 64: test error, 90 points for a failed run",
+        scope="digits",
+        effects={seed: error_points(w) - error_points(b) for seed, (w, b) in pairs},
+        unit="points",
+        delta=1.0,
+        n=len(worse),
+        test="t",
+    )
+
+
+def effect_text(verdict: verdicts.Verdict) -> str:
+    low, high = verdict.interval
+    return f"{verdict.effect:.2f} [{low:.2f}, {high:.2f}] {verdict.row.unit}"
+
+
 def controls() -> None:
     from normlab.bench import controls
     from normlab.bench.page import write_page
@@ -255,13 +277,12 @@ def controls() -> None:
     }
     tell(f"training what is missing of {sum(k for *_, k in asked.values())} runs")
     runs = dict(zip(asked, trained(list(asked.values())), strict=True))
+    rows = positive_rows(runs, speed.target)
+    found = [(v, True) for v in verdicts.decide(rows)]
+    found += [(v, False) for v in verdicts.decide([error_row(runs["2"], runs["64"])])]
     positives = [
-        controls.Positive(
-            v.row.contrast,
-            f"{v.effect:.2f} [{v.interval[0]:.2f}, {v.interval[1]:.2f}] {v.row.unit}",
-            v.word,
-        )
-        for v in verdicts.decide(positive_rows(runs, speed.target))
+        controls.Positive(v.row.contrast, effect_text(v), v.word, is_judged)
+        for v, is_judged in found
     ]
     metrics = metrics_of(runs["batch"], runs["layer"], speed.target)
     page = controls.run(metrics, positives, judge, tell)

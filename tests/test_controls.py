@@ -138,13 +138,14 @@ def test_a_share_has_its_exact_interval():
 def test_the_page_says_what_does_not_hold():
     results = [Result(["a", "t"], True), Result(["b", "t"], False), Result(["c", "t"])]
     positives = [Positive("d", "1", "supported"), Positive("e", "0", "inconclusive")]
+    positives.append(Positive("f", "0", "inconclusive", is_judged=False))
     assert controls.verdict(results, positives).splitlines() == [
         "2 of 4 controls hold.",
         "- not: b, t",
         "- not: e",
     ]
     *_, last = controls.tables([], [], [], positives)
-    assert [row[-1] for row in last.rows] == ["pass", "**fail**"]
+    assert [row[-1] for row in last.rows] == ["pass", "**fail**", "-"]
 
 
 def test_a_whole_page(monkeypatch):

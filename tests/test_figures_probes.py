@@ -210,7 +210,10 @@ def level_arms(setting: str, levels: tuple[float, ...]) -> tuple[Arm, ...]:
 def test_levels_may_be_gains_or_depths_and_accuracy_of_training():
     gains = replace(SETUP, arms=(*level_arms("init.gain", (0.25, 1.0, 4.0)), ARMS[1]))
     depths = replace(SETUP, arms=level_arms("model.depth", (4, 16)))
-    assert level_text(depths) == "hidden layers"
+    last = depths.arms[-1]
+    chance = replace(last, settings=last.settings | {"norm.stats_batch": 16})
+    for arms in (depths.arms, (*depths.arms[:-1], chance)):
+        assert level_text(replace(depths, arms=arms)) == "hidden layers"
     lost = made_run(0, status="diverged", diverged_at=10, final={})
     e = evidence(gains, **{"batch 4.0": {0: lost}})
     ax = only(draw(Figure("levels", "made-up", "", "train_set_accuracy"), e))

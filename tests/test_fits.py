@@ -197,6 +197,7 @@ def test_what_a_probe_remembers_survives_a_stop(watched, dataset):
     "settings, told",
     [
         ({"eval.probes": "drift+nope"}, "unknown probe 'nope'"),
+        ({"eval.probes": "drift", "eval.stats_examples": 8}, "use at least that many"),
         ({"data.train_examples": 10_000}, "larger than the 897 train examples"),
         ({"train.stop_at_loss": 0.1}, "set eval.train_examples"),
         ({"data.label_noise": 0.1, "eval.train_examples": 10}, "use 0 or all of them"),

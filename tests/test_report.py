@@ -76,7 +76,7 @@ def test_the_page_runs_nothing_and_loads_nothing(written):
     assert [v for v in loaded if v.startswith(("data:image/svg+xml;base64,", "#"))]
     local = [v for v in loaded if not v.startswith(("data:image/svg+xml;base64,", "#"))]
     assert all((written.parent / v).is_file() for v in local)
-    assert page.tags.count("img") == 3
+    assert page.tags.count("img") == 4  # three of setups, one of effects
     assert "<script>alert(1)</script>" in page.text
 
 
@@ -162,7 +162,7 @@ def test_the_same_runs_make_the_same_bytes(records, written, tmp_path):
 
     first = digests(written.parent)
     assert first == digests(tmp_path / "report")
-    assert sum(name.endswith(".pdf") for name in first) == 3
+    assert sum(name.endswith(".pdf") for name in first) == 4
 
 
 def test_runs_csv_has_one_line_for_each_run(written, records):

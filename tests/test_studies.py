@@ -227,6 +227,13 @@ def test_targets_and_grids_of_the_rule_book():
     assert mlp_arms == {"batch/4", "batch/64"} and cnn_arms == {"batch/2", "batch/64"}
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_planned_n_does_not_follow_the_command_line(name):
+    planned = {row.id: row.n for row in rows_of(STUDIES[name], "standard")}
+    fewer = {row.id: row.n for row in rows_of(adapt(STUDIES[name], seeds=2), "standard")}
+    assert fewer == planned and 2 not in planned.values()
+
+
 STUDY = STUDIES["batch_size"]
 
 

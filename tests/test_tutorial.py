@@ -163,8 +163,9 @@ def test_the_verdict_counts_the_judged_runs_and_no_other():
     assert failed.startswith("fail: 1 of 2 runs") and failed.endswith("2.0e-04")
     assert "of 3 further runs" in tutorial.tally([good, bad, *short])
     assert "not judged, 2 stay" in tutorial.tally([good, bad, *short])
-    rows = tutorial.table_of([good, bad, *short], "jax").rows
-    assert [row[3] for row in rows] == ["5.0e-05", "**2.0e-04**"]
+    table = tutorial.table_of([good, bad, *short], "jax")
+    assert [row[3] for row in table.rows] == ["5.0e-05", "**2.0e-04**"]
+    assert "Result: fail: 1 of 2 runs" in table.note and "of 3 further runs" in table.note
     facts = tutorial.facts_of([good, bad], "jax")
     assert facts["runs"][1]["largest_difference"]["normlab_keras"] == pytest.approx(2e-4)
     assert facts["runs"][0]["losses"]["keras"]["50"] == 1

@@ -181,7 +181,7 @@ def growth(squares: np.ndarray, span: tuple[int, int] = MIDDLE) -> Growth:
     the geometric mean over layers, the mean over seeds."""
     low, high = span
     each = (squares[:, low - 1] / squares[:, high - 1]) ** (1 / (high - low))
-    half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each))
+    half = stats.t.ppf(0.975, len(each) - 1) * stats.sem(each)
     return Growth(float(each.mean()), float(half))
 
 

@@ -279,7 +279,7 @@ def table_of(runs: Sequence[Run], backend: str) -> Table:
         accuracies = f"{run.ours.accuracy:.4f}, {run.keras.accuracy:.4f}"
         rows.append([*names, f"{run.ours.losses[STEPS - 1]:.4f}", *cells, accuracies])
     note = INTRODUCTION.format(backend=backend, steps=STEPS, limit=LIMIT, total=f"{BEYOND:,}")
-    note += f"{verdict(runs).capitalize()}; {tally(runs)}. {machine(PACKAGES)}"
+    note += f"Result: {verdict(runs)}; {tally(runs)}. {machine(PACKAGES)}"
     return Table("The network of a first lesson, beside Keras", columns, rows, note)
 
 
@@ -287,7 +287,8 @@ INTRODUCTION = """784 - dense 64 - batch norm - ReLU - dense 10 on MNIST, Adam a
 32 (configs/tutorial.py), beside the same in Keras ({backend} backend) as a lesson writes it: from
 the same weights, with the same batches, in float32. Largest absolute difference of the training
 loss in nats, over the first {steps} steps ({limit:g} is the limit) and over {total}. Reversed:
-Keras with the examples of each batch in reverse order, which changes nothing but the rounding. That
-decides on which side of ReLU's kink a value falls that is 0 but for rounding; from there on the
-runs part. tanh, not judged, has no kink. Test accuracy after {total} steps, with the running
-statistics. """
+Keras with the examples of each batch in reverse order, which changes nothing but the rounding.
+Rounding decides on which side of ReLU's kink a value falls that is all but 0, and from there on two
+runs part; tanh, not judged, has no kink. Test accuracy after {total} steps, with the running
+statistics.
+"""

@@ -14,7 +14,8 @@ from normlab.probes.names import probe_names
 from normlab.settings import Config
 
 PROBE_STREAM = 2
-"""Folded into a run's key: the noise that probes see is no step's."""
+"""Folded into a run's key before the step: the noise that probes see changes with every step, and
+is that of no step."""
 
 
 class Look(NamedTuple):
@@ -48,7 +49,7 @@ def make_look(config: Config, net: nn.Module, whole: nn.Module | None) -> Look:
             y=y,
             held_out=held_out,
             stats_x=stats_x,
-            key=jax.random.fold_in(state.key, PROBE_STREAM),
+            key=jax.random.fold_in(jax.random.fold_in(state.key, PROBE_STREAM), state.step),
             descend=descend,
             rate=hyper.lr * rate,
         )

@@ -62,6 +62,12 @@ def _check_probes(config: Config) -> None:
         probe_names(config["eval.probes"])
     except ValueError as error:
         raise ConfigError(f"eval.probes = {config['eval.probes']!r}: {error}") from error
+    seen = min(config["eval.stats_examples"], training_examples(config))
+    if config["eval.probes"] and seen < config["data.batch"]:
+        raise ConfigError(
+            f"eval.probes look at a batch of the first eval.stats_examples = {seen} training "
+            f"images, data.batch is {config['data.batch']}; use at least that many"
+        )
 
 
 def _check_batch(config: Config) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from normlab.lab.literature import Entry, entry_of
-from normlab.lab.verdicts import Verdict
+from normlab.lab.verdicts import WITHOUT_P, Verdict
 from normlab.lab.wording import (
     SYMBOLS,
     command,
@@ -32,8 +32,6 @@ TESTS = {
     "bound": "every value at most delta",
     "band": "mean share: supported at 95 % or more, refuted at 50 % or less",
 }
-WITHOUT_P = ("bound", "band")
-"""Tests that compare with limits and have no p value."""
 NULLS = {
     "effect": ("p if the effect were 0 or less", "p if it were delta or more"),
     "share": ("p if the share were delta or more", "p if it were delta or less"),

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
 from normlab.lab.evidence import SetupEvidence
-from normlab.lab.measures import error_points, is_failed, log_octaves, steps_to_target
+from normlab.lab.measures import (
+    at_train_loss,
+    error_points,
+    is_failed,
+    log_octaves,
+    steps_to_target,
+)
 from normlab.lab.verdicts import Row, accuracy_row
 
 
-def error_row(e: SetupEvidence, worse: str, better: str, **facts) -> Row:
-    """Return the row with e = test error of `worse` - test error of `better`, in points."""
+def error_row(e: SetupEvidence, worse: str, better: str, *, n: int, **facts) -> Row:
+    """Return the row with e = test error of `worse` - test error of `better`, in points; `n` is the
+    planned one, whatever number of seeds the setup was given on the command line."""
     runs = {arm: e.runs_of(arm) for arm in (worse, better)}
     errors = {arm: {s: error_points(r) for s, r in runs[arm].items()} for arm in runs}
     facts = {
@@ -16,7 +27,7 @@ def error_row(e: SetupEvidence, worse: str, better: str, **facts) -> Row:
         "scope": e.setup.title,
         "setup": e.setup.name,
         "unit": "points",
-        "n": e.setup.seeds,
+        "n": n,
         **facts,
     }
     return accuracy_row(
@@ -34,3 +45,23 @@ def octaves(e: SetupEvidence, slow: str, fast: str) -> dict[int, float]:
         s: log_octaves(steps_to_target(runs[s], target), steps_to_target(others[s], target))
         for s in sorted(runs.keys() & others.keys())
     }
+
+
+def at_matched_losses(
+    e: SetupEvidence,
+    first: str,
+    second: str,
+    key: str,
+    losses: Sequence[float],
+    value: Callable[[float], float],
+) -> dict[int, float]:
+    """Return seed -> mean over the training losses that both arms reach of value(first) -
+    value(second) there, of a key of their curves; seeds without such a loss are left out."""
+    runs, others = e.runs_of(first), e.runs_of(second)
+    found = {}
+    for s in sorted(runs.keys() & others.keys()):
+        pairs = [(at_train_loss(runs[s], key, x), at_train_loss(others[s], key, x)) for x in losses]
+        told = [value(a) - value(b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
+        if told:
+            found[s] = statistics.fmean(told)
+    return found

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
+EFFECTS = -1
+"""Its place among a study's figures."""
 ACROSS = 4
 """Most panels side by side."""
 PANEL, LETTER, LINE = (1.85, 2.2), 0.066, 0.18

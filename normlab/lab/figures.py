@@ -97,7 +97,8 @@ def draw_curves(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
             ax.fill_between(steps, *bootstrap_band(values), color=look.color, alpha=0.15, lw=0)
     if not ax.lines:
         return False
-    _draw_target(ax, e.setup.target)
+    if e.times_steps:
+        _draw_target(ax, e.setup.target)
     label_log_axis(ax, "gradient steps")
     ax.set_ylabel("validation accuracy, %")
     legend(drawing)

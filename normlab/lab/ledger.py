@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from normlab.lab.claims import RowView, joint_word, row_view
 from normlab.lab.disk import write_atomic
+from normlab.lab.effects import EFFECTS
 from normlab.lab.errors import StorageError
 from normlab.lab.literature import Entry, claims, entries, entry_of
 from normlab.lab.origin import origin_of, runs_of
@@ -211,10 +212,13 @@ class Pictures:
         self.seen: set[Path] = set()
 
     def of(self, view: RowView) -> list[tuple[Path, str]]:
-        """Return (file, caption) of the figures of a row's setup."""
+        """Return (file, caption) of the figures of a row's setup; without any, that of the effects
+        of its study."""
         listed = enumerate(self.studies[view.anchor].figures)
         keys = [(view.anchor, i, f) for i, f in listed if f.setup == view.verdict.row.setup]
-        return [(self.figures[k, i], f.caption) for k, i, f in keys if (k, i) in self.figures]
+        own = [(self.figures[k, i], f.caption) for k, i, f in keys if (k, i) in self.figures]
+        effects = self.figures.get((view.anchor, EFFECTS))
+        return own or ([(effects, "The effect of every seed")] if effects else [])
 
     def show(self, figure: tuple[Path, str]) -> list[str]:
         """Return the figure in line, or a link to it where it stands further up already."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normlab.lab.claims import claim_views, count_words
+from normlab.lab.effects import EFFECTS
 from normlab.lab.ledger import ledger
 from normlab.lab.origin import Origin, origin_of, shared_settings, varied_settings
 from normlab.lab.protocol import protocol_facts
@@ -25,6 +26,7 @@ HOW_TO_READ = {
     "levels": "Points: mean over n seeds with 95 % t interval; dashed: arms without that setting.",
     "probe": "Lines: median over n seeds; bands: 25th to 75th percentile.",
     "layers": "Points: median over n seeds; bands: 25th to 75th percentile.",
+    "effects": "Dots: one seed each; diamonds: mean or median with its interval.",
     "percentiles": "Lines: percentiles of the values within a network, median over n seeds.",
 }
 
@@ -57,6 +59,8 @@ class StudyView:
     setups: list[SetupView]
     origin: Origin
     rule: KeptRule | None
+    effects: dict[str, str]
+    """The figure of the paired effects, {} without any."""
 
 
 def render(
@@ -117,14 +121,26 @@ def study_view(
         setups=setups,
         origin=origin_of(report.evidences),
         rule=rules.get(report.stem),
+        effects=effects_view(figures.get((report.stem, EFFECTS))),
     )
+
+
+def effects_view(svg: Path | None) -> dict[str, str]:
+    if svg is None:
+        return {}
+    caption = "The effect of every seed, row by row."
+    facts = {"caption": caption, "reading": HOW_TO_READ["effects"], "alt": caption}
+    return facts | embedded(svg)
 
 
 def figure_view(figure: Figure, svg: Path, setup: Setup) -> dict[str, str]:
     return {
-        "data": base64.b64encode(svg.read_bytes()).decode("ascii"),
         "caption": figure.caption,
         "reading": HOW_TO_READ[figure.kind],
         "alt": f"{figure.caption} {setup.title}; the numbers stand in the table below.",
-        "file": f"figures/{svg.stem}",
-    }
+    } | embedded(svg)
+
+
+def embedded(svg: Path) -> dict[str, str]:
+    data = base64.b64encode(svg.read_bytes()).decode("ascii")
+    return {"data": data, "file": f"figures/{svg.stem}"}

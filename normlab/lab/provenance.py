@@ -14,6 +14,7 @@ from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
 TRAINING_CODE = (
+    "averages.py",
     "axes.py",
     "evaluations.py",
     "moments.py",
@@ -22,6 +23,7 @@ TRAINING_CODE = (
     "models",
     "data",
     "engine",
+    "probes",
 )
 NUMBER = (int, float)
 SCHEMA: dict[str, tuple[type, ...]] = {

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from normlab.lab.arms import StepTimes, arm_table
-from normlab.lab.claims import WITHOUT_P, RowView, by_claim, claim_views
+from normlab.lab.claims import RowView, by_claim, claim_views
 from normlab.lab.config import program_id
 from normlab.lab.disk import make_folder, read_json, write_atomic
+from normlab.lab.effects import EFFECTS, draw_effects
 from normlab.lab.errors import Damaged
 from normlab.lab.evidence import Evidences, Memory, SetupEvidence
 from normlab.lab.figures import draw, save
@@ -22,7 +23,7 @@ from normlab.lab.record import Record
 from normlab.lab.store import Records, Store
 from normlab.lab.study import Study
 from normlab.lab.tables import Cell, Table, csv_text, verdict_table
-from normlab.lab.verdicts import Verdict, decide, holm, p_values, word_of
+from normlab.lab.verdicts import WITHOUT_P, Verdict, decide, holm, p_values, word_of
 from normlab.settings import SETTINGS
 
 WIDTH = 100
@@ -158,9 +159,13 @@ def write_table(path: Path, table: Table) -> None:
 
 
 def draw_all(reports: Sequence[StudyReport], folder: Path) -> dict[tuple[str, int], Path]:
-    """Draw every figure that has data; return (stem, place in the study's figures) -> SVG."""
+    """Draw every figure that has data; return (stem, place in the study's figures) -> SVG, the
+    place of the effects of all its rows being EFFECTS."""
     drawn: dict[tuple[str, int], Path] = {}
     for report in reports:
+        effects = draw_effects(report.verdicts)
+        if effects:
+            drawn[report.stem, EFFECTS] = save(effects, folder / f"{report.stem}-effects")[0]
         for i, figure in enumerate(report.study.figures):
             e = report.evidences.get(figure.setup)
             drawing = draw(figure, e) if e else None

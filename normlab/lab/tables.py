@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from normlab.lab.verdicts import Verdict
+from normlab.lab.verdicts import WITHOUT_P, Verdict
 from normlab.lab.wording import (
     delta_text,
     effect_text,
@@ -139,7 +139,9 @@ def verdict_table(verdicts: Sequence[tuple[str, Verdict]]) -> Table:
 
 
 def _verdict_row(profile: str, verdict: Verdict) -> tuple[Cell, ...]:
-    row, is_tested = verdict.row, verdict.word in ("supported", "refuted", "inconclusive")
+    row = verdict.row
+    is_decided = verdict.word in ("supported", "refuted", "inconclusive")
+    is_tested = is_decided and row.test not in WITHOUT_P
     stands = {True: "yes", False: "no", None: ""}[verdict.stands_overall]
     return (
         row.id,

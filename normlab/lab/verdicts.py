@@ -28,6 +28,8 @@ TAIL = 90
 BAND = (0.5, 0.95)
 """Test "band": refuted at or below, supported at or above."""
 
+WITHOUT_P = ("bound", "band")
+"""Tests that compare with limits and have no p value."""
 Test = Literal["t", "wilcoxon", "share", "mcnemar", "tail", "bound", "band"]
 
 
