@@ -10,7 +10,7 @@ Examples:
   python scripts/bench.py --suite=training --write         # populations, beside other loops
   python scripts/bench.py --suite=training --networks=mlp --populations=1,16 --against=flax,torch
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
-  python scripts/bench.py --suite=tutorial --write         # one network beside Keras, 4 minutes
+  python scripts/bench.py --suite=tutorial --write         # one network beside Keras, 2 minutes
   python scripts/bench.py --suite=anchors --write          # exact theory, below a minute
   python scripts/bench.py --suite=controls --write         # of the verdicts, about 5 minutes
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,13 @@ from absl import flags
 
 from normlab import data
 from normlab.bench import BadSelection
-from normlab.lab import cli, verdicts
+from normlab.lab import cli, contrasts, verdicts
 from normlab.lab.disk import make_folder, write_json
 from normlab.lab.errors import ConfigError
 from normlab.lab.evidence import Memory, SetupEvidence
 from normlab.lab.measures import error_points, is_failed, log_octaves, steps_to_target
 from normlab.lab.record import Record
-from normlab.lab.store import Store
+from normlab.lab.store import Records, Store
 from normlab.lab.study import ROOT, Setup, adapt, check_study, load_config, load_study
 from normlab.lab.supervisor import Supervisor, lost_runs
 from normlab.settings import Config
@@ -208,51 +209,78 @@ def metrics_of(batch: list[Record], layer: list[Record], target: float) -> list[
     ]
 
 
-def positive_rows(runs: dict[str, list[Record]], target: float) -> list[verdicts.Row]:
-    """Return the rows that have to come out supported."""
-    facts = {"claim": "", "sentence": "", "scope": "digits"}
-    times = {a: [steps_to_target(r, target) for r in runs[a]] for a in ("none", "batch")}
-    pairs = dict(enumerate(zip(times["none"], times["batch"], strict=False)))
-    failed = {a: [is_failed(r) for r in runs[a]] for a in ("2", "64")}
-    speed = verdicts.Row(
-        id="speed",
-        contrast=f"sigmoid MLP: log2(T none / T batch) to {target:.0%}",
-        effects={seed: log_octaves(*pair) for seed, pair in pairs.items()},
-        unit="octaves",
-        delta=0.32,
-        n=len(runs["none"]),
-        test="wilcoxon",
-        **facts,
-    )
-    size = verdicts.accuracy_row(
-        better={s: error_points(r) for s, r in enumerate(runs["64"])},
-        worse={s: error_points(r) for s, r in enumerate(runs["2"])},
-        failed=lambda s: (failed["64"][s], failed["2"][s]),
-        id="size",
-        contrast="ReLU MLP: error of batch norm over 2 - over 64",
-        unit="points",
-        delta=1.0,
-        n=len(runs["2"]),
-        **facts,
-    )
-    return [size, speed]
+def tuned(setups: Sequence[Setup]) -> list[SetupEvidence]:
+    """Return the setups with all their runs, rates tuned as in a study; trains what is missing.
+    Raises RuntimeError."""
+    memory, store = Memory(), Store(FLAGS.results).open()
+
+    def evidences() -> list[SetupEvidence]:
+        return [SetupEvidence(setup, Records(store), memory) for setup in setups]
+
+    def missing() -> dict[str, Config]:
+        wanted = {n: w.config for e in evidences() for n, w in e.wanted.items()}
+        return {n: config for n, config in wanted.items() if not store.is_done(n)}
+
+    with Supervisor(store) as supervisor:
+        supervisor.run(missing)
+    for failure in lost_runs(supervisor.failures, store).values():
+        raise RuntimeError(f"a run could not be finished: {failure.message}")
+    return evidences()
 
 
-def error_row(worse: list[Record], better: list[Record]) -> verdicts.Row:
-    """Return the row of test errors as they are, a failed run's being 90 points."""
-    pairs = enumerate(zip(worse, better, strict=True))
-    return verdicts.Row(
-        id="error",
-        claim="",
-        sentence="",
-        contrast="ReLU MLP, 2 against 64: test error, 90 points for a failed run",
-        scope="digits",
-        effects={seed: error_points(w) - error_points(b) for seed, (w, b) in pairs},
-        unit="points",
-        delta=1.0,
-        n=len(worse),
-        test="t",
+def primaries(setup: Setup, *names: str) -> Setup:
+    """Return the setup with these arms alone, which run at the planned n."""
+    arms = tuple(replace(a, is_primary=True) for a in setup.arms if a.name in names)
+    return replace(setup, arms=arms, follows=(), seeds=controls_n())
+
+
+def controls_n() -> int:
+    from normlab.bench import controls
+
+    return controls.N
+
+
+def positive_rows(speed: SetupEvidence, size: SetupEvidence) -> list[verdicts.Row]:
+    """Return the rows that have to come out supported, every arm at its own best rate."""
+    facts: dict[str, Any] = {"claim": "", "sentence": "", "n": controls_n()}
+    return [
+        contrasts.error_row(
+            *(size, "batch/2", "batch/64"),
+            id="size",
+            contrast="ReLU MLP: error of batch norm over 2 - over 64, tuned rates",
+            delta=1.0,
+            **facts,
+        ),
+        verdicts.Row(
+            id="speed",
+            contrast=f"sigmoid MLP: octaves of speed to {speed.setup.target:.0%}, tuned rates",
+            scope=speed.setup.title,
+            effects=contrasts.octaves(speed, "none", "batch"),
+            unit="octaves",
+            delta=0.32,
+            test="wilcoxon",
+            **facts,
+        ),
+    ]
+
+
+def fixed_rows(worse: list[Record], better: list[Record]) -> list[verdicts.Row]:
+    """Return the errors at one fixed rate: by the rule, and with a failed run's as 90 points."""
+    errors = [{s: error_points(r) for s, r in enumerate(runs)} for runs in (worse, better)]
+    facts = {"claim": "", "sentence": "", "scope": "", "delta": 1.0, "n": len(worse)}
+    name = "ReLU MLP: error of batch norm over 2 - over 64, rate 0.1"
+    by_rule = verdicts.accuracy_row(
+        better=errors[1],
+        worse=errors[0],
+        failed=lambda s: (is_failed(better[s]), is_failed(worse[s])),
+        **facts | {"id": "rule", "contrast": name, "unit": "points"},
     )
+    plain = {s: errors[0][s] - errors[1][s] for s in errors[0]}
+    contrast = f"{name}, 90 points for a failed run"
+    as_points = verdicts.Row(
+        id="points", contrast=contrast, effects=plain, unit="points", test="t", **facts
+    )
+    return [by_rule, as_points]
 
 
 def effect_text(verdict: verdicts.Verdict) -> str:
@@ -271,15 +299,15 @@ def controls() -> None:
     asked = {
         "batch": (speed, rate | {"norm.name": "batch"}, controls.RUNS),
         "layer": (speed, rate | {"norm.name": "layer"}, controls.RUNS),
-        "none": (speed, rate | {"norm.name": "none"}, n),
         "64": (size, rate | {"norm.name": "batch", "norm.stats_batch": 64}, n),
         "2": (size, rate | {"norm.name": "batch", "norm.stats_batch": 2}, n),
     }
     tell(f"training what is missing of {sum(k for *_, k in asked.values())} runs")
     runs = dict(zip(asked, trained(list(asked.values())), strict=True))
-    rows = positive_rows(runs, speed.target)
-    found = [(v, True) for v in verdicts.decide(rows)]
-    found += [(v, False) for v in verdicts.decide([error_row(runs["2"], runs["64"])])]
+    pairs = primaries(speed, "none", "batch"), primaries(size, "batch/2", "batch/64")
+    found = [(v, True) for v in verdicts.decide(positive_rows(*tuned(pairs)))]
+    for row in fixed_rows(runs["2"], runs["64"]):
+        found += [(v, False) for v in verdicts.decide([row])]
     positives = [
         controls.Positive(v.row.contrast, effect_text(v), v.word, is_judged)
         for v, is_judged in found

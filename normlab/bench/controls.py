@@ -322,7 +322,8 @@ PLANTED = f"""Real noise: differences between batch and layer norm in the networ
 paired by {RUNS} seeds, less their centre (t: the mean; wilcoxon: the Hodges-Lehmann estimate),
 drawn with replacement. A control fails where a whole interval lies below {OFTEN:.0%}. "needs": the
 smallest delta, in SD / sqrt({N}), at which both shares are at least that."""
-POSITIVE = f"""Real runs, n = {N}, one study of two rows, at the fixed rate 0.1; nothing was tuned.
-Where more than a quarter of an arm's runs fail (end below half accuracy), the rule compares only
-which runs trained (McNemar's test, unit "trained"), and {N} pairs of which few differ decide
-nothing, however large the difference in error: the line without a mark has it, judged alone."""
+POSITIVE = f"""Real runs, n = {N}, one study of two rows, every arm at its own best rate as in any
+study. Without a mark: the first contrast at the fixed rate 0.1. Where more than a quarter of an
+arm's runs fail (end below half accuracy), the rule compares only which runs trained (McNemar's
+test, unit "trained"), and {N} pairs of which few differ decide nothing, however large the
+difference in error: the last line has it, judged alone."""

@@ -38,9 +38,10 @@ FILES = {
     "populations": re.compile(r"manifest\.json|unfinished|checkpoint-\d{10}\.(json|safetensors)"),
     "norms": re.compile(r"[^\W\d]\w*\.json|[0-9a-f]{64}\.py"),
     "studies": re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._=-]*\.json"),
+    "bench": re.compile(r"[a-z]+\.json"),
     "report": re.compile(r"[^.].*"),
 }
-FOLDERS = ("runs", "populations", "norms", "studies", "report", "report-exploratory")
+FOLDERS = ("runs", "populations", "norms", "studies", "bench", "report", "report-exploratory")
 
 
 @dataclass(frozen=True)

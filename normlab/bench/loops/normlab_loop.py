@@ -28,8 +28,8 @@ SCORED = 100
 class Images(Dataset):
     """Images that all train; the first are scored where a program has to score some."""
 
-    def split(self, seed: int) -> Split:
-        del seed
+    def split(self, seed: int, train: int = 0, validation: int = 0) -> Split:
+        del seed, train, validation
         rows = np.arange(len(self.images), dtype=np.int32)
         return Split(rows, rows[:SCORED], rows[:SCORED])
 
@@ -83,7 +83,7 @@ class Loop:
 
     def _advance(self, chunk: int, table):
         p, feed = self.population, self.feeds[chunk % CHUNKS]
-        self.states, trace = p.program.advance(self.states, p.hyper, feed, table, *p.data)
+        self.states, trace = p.program.advance(self.states, p.hyper, feed, table, p.images)
         return jax.block_until_ready(trace.loss)
 
     def losses(self, steps: int) -> list[float]:
