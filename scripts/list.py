@@ -1,4 +1,4 @@
-"""List what there is: schemes, kernel schemes, networks, studies, configurations or data sets.
+"""List what there is: schemes, kernels, networks, studies, probes, configurations or data sets.
 
 Examples:
   python scripts/list.py norms
@@ -21,6 +21,7 @@ from normlab.lab.study import ROOT, config_names, load_study, study_names
 from normlab.models.table import MODELS
 from normlab.norms.page import norms_page
 from normlab.norms.table import KERNELS, NORMS
+from normlab.probes.names import NAMES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
@@ -59,6 +60,11 @@ def study_rows() -> Rows:
     return rows
 
 
+def probe_rows() -> Rows:
+    rows: Rows = [("name", "what it measures")]
+    return [*rows, *NAMES.items()]
+
+
 def config_rows() -> Rows:
     rows: Rows = [("name", "what it is")]
     for name in config_names():
@@ -92,6 +98,7 @@ LISTS: dict[str, Callable[[], Rows]] = {
     "kernels": kernel_rows,
     "models": model_rows,
     "studies": study_rows,
+    "probes": probe_rows,
     "configs": config_rows,
     "data": data_rows,
 }

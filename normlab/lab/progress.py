@@ -53,10 +53,11 @@ class Board:
         self.steps_done += run_steps
         rate = run_steps / max(facts["seconds"] - at, 1e-9)
         self.seen[hand.number] = (facts["step"], facts["seconds"])
+        scores = f"loss {facts['train_loss']:.3g}, best {100 * facts['best']:.1f} %, "
         self.lines[hand.number] = (
             f"{hand.group.label}: step {facts['step']}/{hand.group.config['train.steps']}, "
-            f"{rate:,.0f} run-steps/s, loss {facts['train_loss']:.3g}, "
-            f"best {100 * facts['best']:.1f} %, {facts['alive']} going"
+            f"{rate:,.0f} run-steps/s, {'' if math.isnan(facts['best']) else scores}"
+            f"{facts['alive']} going"
         )
 
     def summary(self) -> str:

@@ -1,0 +1,113 @@
+"""What the claims about fits and matched losses read from curves, and the tests that go with them;
+numbers by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from normlab.lab.contrasts import at_matched_losses
+from normlab.lab.measures import at_train_loss, is_failed, share_learned, train_accuracy
+from normlab.lab.record import Record
+from normlab.lab.verdicts import Row, decide, p_values, summarize
+from normlab.settings import defaults
+
+ROW = Row("A", "C", "s", "c", "net", {}, "decades", 0.3, 30, "tail")
+
+
+def record(rows: list[dict[str, float]], status: str = "trained", **settings: Any) -> Record:
+    config = defaults() | {k.replace("__", "."): v for k, v in settings.items()}
+    final = {"validation_accuracy": 0.9, "train_set_accuracy": 0.8}
+    return Record("id", config, status, final, rows)
+
+
+def falling(*pairs: tuple[float, float]) -> Record:
+    return record([{"train_loss": loss, "p": p} for loss, p in pairs])
+
+
+@pytest.mark.parametrize(
+    "loss, value",
+    [
+        (1.0, 5.0),  # half-way between 2 and 1/2 in the logarithm
+        (0.5, 6.0),
+        (3.0, 4.0),  # below it already at the first evaluation
+        (0.1, math.nan),
+    ],
+)
+def test_values_at_a_training_loss(loss, value):
+    run = falling((2.0, 4.0), (0.5, 6.0), (0.7, 9.0))
+    assert at_train_loss(run, "p", loss) == pytest.approx(value, nan_ok=True)
+
+
+def test_matched_losses_are_those_that_both_reach():
+    runs = {
+        "a": {0: falling((1.0, 1.0), (0.5, 2.0)), 1: falling((2.0, 1.0)), 2: falling((0.4, 7.0))},
+        "b": {0: falling((1.0, 4.0)), 1: falling((0.1, 5.0))},
+    }
+    e: Any = SimpleNamespace(runs_of=lambda arm: runs[arm])
+    found = at_matched_losses(e, "a", "b", "p", (1.0, 0.5), lambda v: 10 * v)
+    assert found == {0: pytest.approx(10.0 - 40.0)}  # at 1.0 alone; seed 1 of a reaches none
+
+
+def test_share_of_replaced_labels_where_the_others_are_learned():
+    rows = [(0.5, 0.1), (0.9, 0.2), (1.0, 0.6), (1.0, 0.9)]
+    run = record([{"train_set_accuracy": a, "replaced_accuracy": b} for a, b in rows])
+    assert share_learned(run, 0.95) == pytest.approx(0.4)
+    assert share_learned(run, 0.5) == 0.1
+    assert math.isnan(share_learned(run, 1.01))
+    assert math.isnan(share_learned(replace(run, status="diverged"), 0.95))
+    assert train_accuracy(run) == 0.8 and train_accuracy(replace(run, status="diverged")) == 0
+
+
+@pytest.mark.parametrize("last, failed", [(0.01, False), (0.0100000001, False), (0.02, True)])
+def test_a_run_that_misses_its_fit_has_failed(last, failed):
+    run = record([{"train_set_loss": 1.0}, {"train_set_loss": last}], train__stop_at_loss=0.01)
+    assert is_failed(run) == failed
+    assert not is_failed(replace(run, config=defaults()))
+    assert is_failed(replace(run, curve=[]))
+
+
+def test_tails_are_compared_by_a_paired_bootstrap():
+    rng = np.random.default_rng(1)
+    luck = rng.normal(size=30)
+    pairs: Any = np.stack([luck + 1.0, luck], axis=1)
+    centre, (low, high), _ = summarize(pairs, "tail")
+    expected = np.percentile(pairs[:, 0], 90) - np.percentile(pairs[:, 1], 90)
+    assert centre == pytest.approx(expected) and low == pytest.approx(1.0) == high
+    p_sup, p_ref = p_values(pairs, 0.3, "tail")
+    assert p_sup == pytest.approx(1 / 10_001) and p_ref == pytest.approx(1.0)
+    alike = np.stack([luck, luck], axis=1)
+    assert p_values(alike, 0.3, "tail") == pytest.approx((1.0, 1 / 10_001))
+    apart = np.stack([luck, rng.permutation(luck)], axis=1)
+    assert min(p_values(apart, 0.0, "tail")) > 0.1
+
+
+@pytest.mark.parametrize(
+    "test, values, delta, word",
+    [
+        ("bound", (1e-5, 9e-5, 1e-4), 1e-4, "supported"),
+        ("bound", (1e-5, 2e-4, 1e-5), 1e-4, "refuted"),
+        ("band", (0.97, 0.96, 0.94), 0.95, "supported"),
+        ("band", (0.9, 0.9, 0.97), 0.95, "inconclusive"),
+        ("band", (0.5, 0.4, 0.6), 0.95, "refuted"),
+    ],
+)
+def test_limits_decide_without_p_values(test, values, delta, word):
+    row = replace(ROW, test=test, effects=dict(enumerate(values)), delta=delta, n=3)
+    (verdict,) = decide([row])
+    assert verdict.word == word and verdict.n_enough is None
+    (fewer,) = decide([replace(row, n=4)])
+    assert fewer.word == "exploratory"
+
+
+def test_a_gate_of_its_own_takes_a_verdict_back():
+    effects = {s: 1.0 + s / 100 for s in range(12)}
+    row = replace(ROW, test="t", effects=effects, n=12)
+    (open_row,), (closed,) = decide([row]), decide([replace(row, closed="nothing to repair")])
+    assert (open_row.word, closed.word) == ("supported", "not testable here")
+    assert closed.notes == ("nothing to repair",)
