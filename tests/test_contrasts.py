@@ -85,6 +85,10 @@ def test_tails_are_compared_by_a_paired_bootstrap():
     assert p_values(alike, 0.3, "tail") == pytest.approx((1.0, 1 / 10_001))
     apart = np.stack([luck, rng.permutation(luck)], axis=1)
     assert min(p_values(apart, 0.0, "tail")) > 0.1
+    (verdict,) = decide([replace(ROW, effects=dict(enumerate(map(tuple, apart))))])
+    assert verdict.word == "inconclusive" and verdict.n_enough is None
+    unlucky = np.stack([luck + 5 * (np.arange(30) % 5 == 0), luck], axis=1)  # a fifth got stuck
+    assert p_values(unlucky, 0.3, "tail")[0] < 0.01
 
 
 @pytest.mark.parametrize(
