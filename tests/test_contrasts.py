@@ -14,6 +14,7 @@ import pytest
 from normlab.lab.contrasts import at_matched_losses
 from normlab.lab.measures import at_train_loss, is_failed, share_learned, train_accuracy
 from normlab.lab.record import Record
+from normlab.lab.report import explained
 from normlab.lab.verdicts import Row, decide, p_values, summarize
 from normlab.settings import defaults
 
@@ -115,3 +116,21 @@ def test_a_gate_of_its_own_takes_a_verdict_back():
     (open_row,), (closed,) = decide([row]), decide([replace(row, closed="nothing to repair")])
     assert (open_row.word, closed.word) == ("supported", "not testable here")
     assert closed.notes == ("nothing to repair",)
+
+
+@pytest.mark.parametrize(
+    "is_complete, best, word",
+    [
+        (True, {"none": -math.inf}, "not testable here"),
+        (False, {"none": -math.inf}, "no data"),
+        (True, {}, "no data"),
+    ],
+)
+def test_a_row_says_when_what_it_asks_for_cannot_be(is_complete, best, word):
+    follow = SimpleNamespace(name="ten times", rate_of="none")
+    setup = SimpleNamespace(follows=(follow,))
+    e: Any = SimpleNamespace(setup=setup, follows={}, best=best, is_complete=is_complete)
+    (verdict,) = decide([replace(ROW, test="share", setup="s")])
+    found = explained(verdict, {"s": e})
+    assert found.word == word and (word == "no data" or "none trains at no rate" in found.notes[0])
+    assert explained(verdict, {}).word == "no data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -176,6 +177,8 @@ def row_facts(verdict: Verdict, profile: str) -> list[tuple[str, str]]:
     stands = {True: "yes", False: "no", None: ""}[verdict.stands_overall]
     enough = _enough(verdict) if has_p and verdict.word == "inconclusive" else ""
     facts += [("Stands with Holm over all rows of this page", stands), ("Enough", enough)]
+    if math.isinf(verdict.effect):
+        facts.append(("Infinite", "one of the two never gets there, in most seeds"))
     facts += [("Gate", f"tested only if {row.gate} is supported" if row.gate else "")]
     facts += [("Remark", row.remark), *(("Note", note) for note in verdict.notes)]
     return [(name, text) for name, text in facts if text]

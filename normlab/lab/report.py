@@ -70,7 +70,7 @@ def collect(
         if setups:
             found_setups = {s.name: SetupEvidence(s, found, memory) for s in setups}
             evidences = evidences_of(store, study, found_setups)
-            verdicts = decide(study.claims(evidences, profile))
+            verdicts = [explained(v, evidences) for v in decide(study.claims(evidences, profile))]
             reports.append(StudyReport(study, profile, evidences, verdicts))
     return judge_overall(reports)
 
@@ -82,6 +82,20 @@ def evidences_of(store: Store, study: Study, setups: Mapping[str, SetupEvidence]
         e.step_seconds = times.seconds if times else {}
     paths = {name: store.root / "bench" / f"{name}.json" for name in study.measured}
     return Evidences(setups, {n: read_json(p) for n, p in paths.items() if p.exists()})
+
+
+def explained(verdict: Verdict, evidences: Mapping[str, SetupEvidence]) -> Verdict:
+    """Return the verdict, or why a row has no effects although all runs of its setup are done: the
+    runs that it asks for follow from a rate that does not exist."""
+    e = evidences.get(verdict.row.setup)
+    if verdict.word != "no data" or e is None or not e.is_complete:
+        return verdict
+    lost = [f for f in e.setup.follows if f.name not in e.follows]
+    if not lost:
+        return verdict
+    rates = {f.rate_of for f in lost if f.rate_of in e.best}
+    note = f"its gate fails: {', '.join(sorted(rates))} trains at no rate, so none can be followed"
+    return replace(verdict, word="not testable here", notes=(note,)) if rates else verdict
 
 
 def judge_overall(reports: Sequence[StudyReport]) -> list[StudyReport]:
