@@ -86,18 +86,19 @@ def test_scores_of_the_training_examples_are_a_plain_loop_s(dataset):
 
 @pytest.mark.parametrize("chunk", [3, 60])
 def test_a_run_ends_scored_in_full_where_it_fits(dataset, chunk):
-    config = small(FITTED, norm__name="batch", train__steps=60, optim__lr=0.05, host__chunk=chunk)
-    config["host.width"] = 2
-    free = {**config, "train.stop_at_loss": 0.0}
-    full, _ = train([free, {**free, "seed": 1}], dataset)
-    ended, _ = train([config, {**config, "seed": 1}], dataset)
-    for whole, short in zip(full, ended, strict=True):
+    config = small(FITTED, norm__name="batch", train__steps=60, optim__lr=0.05, host__width=2)
+    free = {**config, "train.stop_at_loss": 0.0, "host.chunk": 60}
+
+    def pair(settings, **more):
+        return train([{**settings, **more, "seed": seed} for seed in (0, 1)], dataset)[0]
+
+    full, ended = pair(free), pair({**config, "host.chunk": chunk})
+    for i, (whole, short) in enumerate(zip(full, ended, strict=True)):
         at = [i for i, row in enumerate(whole.curve) if row["train_set_loss"] <= FIT]
         assert at and 0 < at[0] < len(whole.curve) - 1
         assert short.curve == whole.curve[: at[0] + 1]
         assert short.stopped_at == short.curve[-1]["step"] and short.diverged_at is None
-        last = {**free, "train.steps": short.stopped_at, "host.chunk": 60}
-        (alone,), _ = train([{**last, "seed": ended.index(short)}], dataset)
+        alone = pair({**free, "train.steps": short.stopped_at})[i]
         assert short.final == alone.final and "test_accuracy" in short.final
 
 
