@@ -26,7 +26,8 @@ N, N_CONV, DELTA, CONV_DELTA = 12, 8, 1.0, 0.5
 FIXED = {"train.steps": 300, "train.eval_every": 100}
 
 
-OWN_STATISTICS = {"eval.batch_statistics": True}
+OWN_STATISTICS = {"eval.batch_statistics": True, "eval.batch": 64}
+"""Scored in batches of 64, of which every number of examples here is a divisor."""
 
 
 def stats_arms(primary: tuple[int, int], others: tuple[int, ...]) -> tuple[Arm, ...]:

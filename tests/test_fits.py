@@ -202,6 +202,7 @@ def test_what_a_probe_remembers_survives_a_stop(watched, dataset):
         ({"data.train_examples": 10_000}, "larger than the 897 train examples"),
         ({"train.stop_at_loss": 0.1}, "set eval.train_examples"),
         ({"data.label_noise": 0.1, "eval.train_examples": 10}, "use 0 or all of them"),
+        ({"norm.stats_batch": 8, "eval.batch_statistics": True}, "is not a multiple of norm.stats"),
         ({"train.late_batch": 65}, "larger than data.batch = 64"),
         ({"train.late_batch": 4, "norm.stats_batch": 8}, "only one of them"),
     ],

@@ -319,3 +319,8 @@ def test_the_command_writes_the_ledger_and_prints_the_short_form(tmp_path):
     listed = re.findall(r"^\| (C\w+)", done.stdout, re.MULTILINE)
     assert list(dict.fromkeys(listed)) == RULE_BOOK and "page:" not in done.stdout
     assert "- **… no data**: n = 0 of 12" in (tmp_path / "claims.md").read_text(encoding="utf-8")
+
+
+def test_the_head_says_which_rules_changed():
+    assert "changed after the first run: a, b" in markdown([], {}, Path("docs"), ["a", "b"])
+    assert "after the first run" not in markdown([], {}, Path("docs"))

@@ -83,6 +83,11 @@ def _check_batch(config: Config) -> None:
         raise ConfigError(
             f"norm.stats_batch = {stats} does not divide data.batch = {batch}; use one of {legal}"
         )
+    if config["eval.batch_statistics"] and stats and config["eval.batch"] % stats:
+        raise ConfigError(
+            f"eval.batch = {config['eval.batch']} is not a multiple of norm.stats_batch = {stats}, "
+            "which eval.batch_statistics needs; use one that is"
+        )
     if config["optim.warmup"] >= config["train.steps"] and config["optim.warmup"]:
         raise ConfigError(
             f"optim.warmup = {config['optim.warmup']} must be below train.steps = "

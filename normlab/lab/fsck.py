@@ -1,7 +1,6 @@
 """Examine a results directory and change nothing: what is there, what is damaged, what to do.
 
-Only plain files are opened, and only to be read; a lock is looked at through a shared lock on a
-descriptor that cannot write, which lasts no longer than the look.
+Only plain files are opened, to be read; a lock is looked at through a descriptor that cannot write.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -153,11 +154,16 @@ def provenance(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
     return facts + [(name, text) for name, text in origin.facts if name in TOLD]
 
 
-def markdown(reports: Sequence[StudyReport], figures: Drawn, folder: Path) -> str:
-    """Return the ledger as a page in Markdown that lies in `folder`; `figures` lie there too."""
+def markdown(
+    reports: Sequence[StudyReport], figures: Drawn, folder: Path, changed: Sequence[str] = ()
+) -> str:
+    """Return the ledger as a page in Markdown that lies in `folder`; `figures` lie there too.
+    `changed`: studies whose rule or file is another one than before their first run."""
     reports, told = planned(reports), ledger(reports)
     lines = ["# Claims and verdicts", "", HOW_TO_READ, ""]
     lines += [f"- {name}: {escaped(text)}" for name, text in provenance(reports)]
+    if changed:
+        lines.append(f"- rule or file changed after the first run: {escaped(', '.join(changed))}")
     lines += ["", "| claim | | verdict |", "| --- | --- | --- |"]
     lines += [f"| {c.claim} | {escaped(c.sentence)} | {c.word} |" for c in told]
     pictures = Pictures(reports, figures, folder)
@@ -193,6 +199,10 @@ def view_lines(view: RowView, sentence: str, pictures: Pictures) -> list[str]:
     head = f"- **{escaped(view.word)}**: {escaped('; '.join(told) or f'n = {view.n}')}"
     tested = f"{sentence}; {where(view)}" if sentence else where(view)
     lines = [head, f"  - {escaped(tested)} (study {pictures.study_link(view)})"]
+    if verdict.row.remark and verdict.coverage:
+        lines.append(f"  - {escaped(verdict.row.remark)}")
+    if math.isinf(verdict.effect):
+        lines.append("  - infinite: one of the two never gets there, in most seeds")
     if view.disagreement:
         lines.append(f"  - **disagrees with the literature**: {escaped(view.disagreement)}")
     return lines
@@ -242,7 +252,9 @@ def study_file(study: Study) -> Path:
     return ROOT / "experiments" / f"{study.name}.py"
 
 
-def write_ledger(path: Path, reports: Sequence[StudyReport], figures: Drawn) -> None:
+def write_ledger(
+    path: Path, reports: Sequence[StudyReport], figures: Drawn, changed: Sequence[str] = ()
+) -> None:
     """Write the ledger to `path`, and the figures that its rows name into the folder beside it
     that is called as it is; raises StorageError."""
     if path.suffix != ".md":
@@ -261,7 +273,7 @@ def write_ledger(path: Path, reports: Sequence[StudyReport], figures: Drawn) -> 
     for key, copy in copied.items():
         if copy in named:
             write_atomic(copy, figures[key].read_bytes())
-    write_atomic(path, markdown(reports, copied, path.parent))
+    write_atomic(path, markdown(reports, copied, path.parent, changed))
 
 
 def short_form(reports: Sequence[StudyReport]) -> str:

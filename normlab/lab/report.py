@@ -159,10 +159,12 @@ def write_report(
     write_table(folder / "tables" / "verdicts", verdict_table(rows))
     write_atomic(folder / "runs.csv", runs_csv(reports))
     figures = draw_all(reports, folder / "figures")
-    html = render(reports, tables, figures, kept_rules(store, reports))
+    rules = kept_rules(store, reports)
+    html = render(reports, tables, figures, rules)
     write_atomic(folder / "index.html", html)
     if ledger:
-        write_ledger(ledger, reports, figures)
+        changed = sorted(stem for stem, rule in rules.items() if not rule.is_same)
+        write_ledger(ledger, reports, figures, changed)
     return folder / "index.html"
 
 
