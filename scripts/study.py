@@ -59,16 +59,7 @@ def chosen_studies() -> list[Study]:
         raise ConfigError(f"no study; give --study=NAME (studies: {', '.join(study_names())}, all)")
     norms = cli.load_norms()
     names = with_profile(study_names()) if "all" in FLAGS.study else FLAGS.study
-    studies = [
-        adapt(
-            load_study(name),
-            overrides=cli.overrides(),
-            arms=tuple(FLAGS.arms),
-            seeds=FLAGS.seeds,
-            norms=norms,
-        )
-        for name in names
-    ]
+    studies = with_norms([load_study(name) for name in names], norms)
     for study in studies:
         check_study(study, FLAGS.profile, FLAGS.data_dir)
     return studies
@@ -76,6 +67,25 @@ def chosen_studies() -> list[Study]:
 
 def with_profile(names: list[str]) -> list[str]:
     return [name for name in names if FLAGS.profile in load_study(name).setups]
+
+
+def with_norms(studies: list[Study], norms: Sequence[str]) -> list[Study]:
+    """Return the studies as the flags adapt them, each with those of `norms` that can run in it;
+    raises ConfigError for one that can run in none."""
+    flags = {"overrides": cli.overrides(), "arms": tuple(FLAGS.arms), "seeds": FLAGS.seeds}
+    able: dict[str, list[str]] = {study.name: [] for study in studies}
+    for norm in norms:
+        refusals: list[ConfigError] = []
+        for study in studies:
+            try:
+                adapt(study, overrides=cli.overrides(), norms=[norm])
+            except ConfigError as error:
+                refusals.append(error)
+            else:
+                able[study.name].append(norm)
+        if len(refusals) == len(studies):
+            raise refusals[0]
+    return [adapt(study, **flags, norms=able[study.name]) for study in studies]
 
 
 def chosen_setups(studies: list[Study]) -> list[str]:

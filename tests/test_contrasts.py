@@ -132,5 +132,7 @@ def test_a_row_says_when_what_it_asks_for_cannot_be(is_complete, best, word):
     e: Any = SimpleNamespace(setup=setup, follows={}, best=best, is_complete=is_complete)
     (verdict,) = decide([replace(ROW, test="share", setup="s")])
     found = explained(verdict, {"s": e})
-    assert found.word == word and (word == "no data" or "none trains at no rate" in found.notes[0])
+    assert found.word == word and (
+        word == "no data" or "none reaches the target at no rate" in found.notes[0]
+    )
     assert explained(verdict, {}).word == "no data"

@@ -144,7 +144,7 @@ def test_reestimated_statistics_are_those_of_the_batch_and_evaluate_to_its_outpu
     whole = build_model(config, 3, "lax", **last, r_max=1.0, d_max=0.0)
     variables: Any = net.init(jax.random.key(0), x, train=True)
     variables |= net.apply(variables, x + 1, train=True, mutable=MUTABLE)[1]
-    data = SimpleNamespace(gather=lambda rows: (x[rows], None))
+    data = SimpleNamespace(gather=lambda rows: x[rows])
     state: Any = SimpleNamespace(variables=variables)
     stats = reestimate(whole, state, data, jnp.arange(len(x)))
     assert jax.tree.leaves(variables["norm_state"]) == [1, 1]

@@ -94,7 +94,7 @@ def explained(verdict: Verdict, evidences: Mapping[str, SetupEvidence]) -> Verdi
     if not lost:
         return verdict
     rates = {f.rate_of for f in lost if f.rate_of in e.best}
-    note = f"its gate fails: {', '.join(sorted(rates))} trains at no rate, so none can be followed"
+    note = f"its gate fails: {', '.join(sorted(rates))} reaches the target at no rate"
     return replace(verdict, word="not testable here", notes=(note,)) if rates else verdict
 
 

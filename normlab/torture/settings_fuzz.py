@@ -297,8 +297,8 @@ def faults(desk: Desk) -> dict[str, bool]:
     let_through = resolve({"data.batch": 8, "train.steps": 2}).config | {"norm.stats_batch": 3}
     folder = desk.folder / "harmless"
     return {
-        "a check that raises KeyError": is_seen("_check_batch", crash),
-        "a refusal of two lines": is_seen("_check_augment", ramble),
+        "a check that raises KeyError": is_seen("check_training", crash),
+        "a refusal of two lines": is_seen("check_training", ramble),
         "a refusal without end": is_seen("_check_layers", go_on),
         "settings that change each time": is_seen("_reset_unused", count_up),
         "a configuration that is let through": bool(fault_of_training(let_through)),
