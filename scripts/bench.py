@@ -228,21 +228,15 @@ def tuned(setups: Sequence[Setup]) -> list[SetupEvidence]:
     return evidences()
 
 
-def primaries(setup: Setup, *names: str) -> Setup:
+def primaries(setup: Setup, n: int, *names: str) -> Setup:
     """Return the setup with these arms alone, which run at the planned n."""
     arms = tuple(replace(a, is_primary=True) for a in setup.arms if a.name in names)
-    return replace(setup, arms=arms, follows=(), seeds=controls_n())
-
-
-def controls_n() -> int:
-    from normlab.bench import controls
-
-    return controls.N
+    return replace(setup, arms=arms, follows=(), seeds=n)
 
 
 def positive_rows(speed: SetupEvidence, size: SetupEvidence) -> list[verdicts.Row]:
     """Return the rows that have to come out supported, every arm at its own best rate."""
-    facts: dict[str, Any] = {"claim": "", "sentence": "", "n": controls_n()}
+    facts: dict[str, Any] = {"claim": "", "sentence": "", "n": size.setup.seeds}
     return [
         contrasts.error_row(
             *(size, "batch/2", "batch/64"),
@@ -304,7 +298,7 @@ def controls() -> None:
     }
     tell(f"training what is missing of {sum(k for *_, k in asked.values())} runs")
     runs = dict(zip(asked, trained(list(asked.values())), strict=True))
-    pairs = primaries(speed, "none", "batch"), primaries(size, "batch/2", "batch/64")
+    pairs = primaries(speed, n, "none", "batch"), primaries(size, n, "batch/2", "batch/64")
     found = [(v, True) for v in verdicts.decide(positive_rows(*tuned(pairs)))]
     for row in fixed_rows(runs["2"], runs["64"]):
         found += [(v, False) for v in verdicts.decide([row])]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from normlab.lab.literature import Entry, entry_of
 from normlab.lab.verdicts import WITHOUT_P, Verdict
 from normlab.lab.wording import (
+    INFINITE,
     SYMBOLS,
     command,
     delta_text,
@@ -178,7 +179,7 @@ def row_facts(verdict: Verdict, profile: str) -> list[tuple[str, str]]:
     enough = _enough(verdict) if has_p and verdict.word == "inconclusive" else ""
     facts += [("Stands with Holm over all rows of this page", stands), ("Enough", enough)]
     if math.isinf(verdict.effect):
-        facts.append(("Infinite", "one of the two never gets there, in most seeds"))
+        facts.append(("Infinite", INFINITE))
     facts += [("Gate", f"tested only if {row.gate} is supported" if row.gate else "")]
     facts += [("Remark", row.remark), *(("Note", note) for note in verdict.notes)]
     return [(name, text) for name, text in facts if text]

@@ -18,7 +18,7 @@ from normlab.lab.errors import StorageError
 from normlab.lab.literature import Entry, claims, entries, entry_of
 from normlab.lab.origin import origin_of, runs_of
 from normlab.lab.study import ROOT, Study
-from normlab.lab.wording import SYMBOLS
+from normlab.lab.wording import INFINITE, SYMBOLS
 
 if TYPE_CHECKING:
     from normlab.lab.report import StudyReport
@@ -202,7 +202,7 @@ def view_lines(view: RowView, sentence: str, pictures: Pictures) -> list[str]:
     if verdict.row.remark and verdict.coverage:
         lines.append(f"  - {escaped(verdict.row.remark)}")
     if math.isinf(verdict.effect):
-        lines.append("  - infinite: one of the two never gets there, in most seeds")
+        lines.append(f"  - infinite: {INFINITE}")
     if view.disagreement:
         lines.append(f"  - **disagrees with the literature**: {escaped(view.disagreement)}")
     return lines

@@ -14,6 +14,8 @@ from normlab.norms.table import NORMS
 BASES = {"octaves": 2.0, "decades": 10.0}
 """Logarithmic units: effects in them are printed as a factor."""
 NOTHING = "–"
+INFINITE = "one of the two never gets there, in most seeds"
+"""What an infinite effect means."""
 SYMBOLS = {
     "supported": "✓",
     "refuted": "✗",
