@@ -167,7 +167,7 @@ def test_local_response_is_that_of_the_equation(options):
 @pytest.mark.peers("torch")
 @pytest.mark.parametrize("options", LOCAL)
 def test_local_response_is_that_of_torch(options):
-    import torch
+    torch = pytest.importorskip("torch")
 
     x = draw((2, 3, 3, 7)) * 3
     ours: Any = norms.LocalResponseNorm(**options).apply({}, x)

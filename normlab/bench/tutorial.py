@@ -11,6 +11,7 @@ import datetime
 import importlib
 import importlib.metadata
 import importlib.util
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -248,7 +249,8 @@ def tally(runs: Sequence[Run]) -> str:
 
 def facts_of(runs: Sequence[Run], backend: str) -> dict[str, Any]:
     """Return what is recorded."""
-    versions = {name: importlib.metadata.version(name) for name in ("jax", *PACKAGES)}
+    installed = [name for name in ("jax", *PACKAGES) if importlib.util.find_spec(name)]
+    versions = {name: importlib.metadata.version(name) for name in installed}
     return {
         "suite": "tutorial",
         "date": datetime.date.today().isoformat(),

@@ -1,5 +1,8 @@
 """PyTorch's loop: eager or torch.compile, channels first or last in memory."""
 
+# pyright: reportMissingImports=false
+# scripts/test.sh --peers installs the library; the plain command checks types without it.
+
 from __future__ import annotations
 
 from collections.abc import Callable
