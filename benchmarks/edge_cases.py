@@ -11,11 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from normlab.bench.cases import error
-from normlab.bench.page import Table
-from normlab.bench.peers import MOMENTUM, OWN, PEERS, Layer, Linen, flax_layer, own_layer, prepare
-from normlab.norms.layers import build
+from benchmarks.page import Table
+from benchmarks.reference_libraries import (
+    MOMENTUM,
+    OWN,
+    PEERS,
+    Layer,
+    Linen,
+    flax_layer,
+    own_layer,
+    prepare,
+)
+from normlab.norms.builder import build
 from normlab.norms.table import NORMS
+from normlab.testing.cases import error
 
 SHAPE = (8, 6, 6, 32)
 DENSE = (64, 32)

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from normlab.bench import BadSelection, cases, select
-from normlab.bench.page import Table, cores, machine
-from normlab.bench.peers import (
+from benchmarks import BadSelection, select
+from benchmarks.page import Table, cores, machine
+from benchmarks.reference_libraries import (
     OWN,
     Layer,
     Linen,
@@ -33,6 +33,7 @@ from normlab.bench.peers import (
     torch_module,
 )
 from normlab.norms.table import NORMS
+from normlab.testing import cases
 
 Shape = tuple[int, ...]
 Work = Callable[[int], None]

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from normlab.bench import BadSelection, hazards, select
-from normlab.bench.cases import CASES, GARBAGE, LAYERS, LIMITS, Case, error, reference
-from normlab.bench.page import Table, machine
-from normlab.bench.peers import OWN, PEERS, Layer, Peer, find_peers, prepare
+from benchmarks import BadSelection, edge_cases, select
+from benchmarks.page import Table, machine
+from benchmarks.reference_libraries import OWN, PEERS, Layer, Peer, find_peers, prepare
 from normlab.norms.table import NORMS
+from normlab.testing.cases import CASES, GARBAGE, LAYERS, LIMITS, Case, error, reference
 
 SIDES = ("forward", "gradient")
 
@@ -210,7 +210,7 @@ def run(plan: Plan, tell: Callable[[str], None]) -> str:
     """Measure; tell the progress and the tables; return the page."""
     peers, missing = find_peers(plan.against)
     grid = measure_all(plan, peers, tell)
-    found = tables(grid, peers) + hazards.tables(list(peers), plan.layers)
+    found = tables(grid, peers) + edge_cases.tables(list(peers), plan.layers)
     where = machine([peer.package for peer in peers.values() if peer.package != OWN])
     tell("\n".join(["", *(table.terminal() for table in found), *missing, where, verdict(grid)]))
     first, *rest = [table.markdown() for table in found]
@@ -220,7 +220,7 @@ def run(plan: Plan, tell: Callable[[str], None]) -> str:
 
 HEAD = """# Numerics
 
-Written by `python scripts/bench.py --suite=numerics --write` from `normlab/bench/cases.py`."""
+Written by `python scripts/bench.py --suite=numerics --write` from `normlab/testing/cases.py`."""
 READING = """Every cell is forward / gradient: ||out - right|| / ||right||, with right computed in
 float64 from the input as it is stored and a closed-form gradient (a VJP with one fixed random
 cotangent); where right is 0, the RMS. Scale 1, bias 0 and the same epsilon everywhere, 1e-5 unless

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from normlab.bench import select
-from normlab.norms.layers import build
+from benchmarks import select
+from normlab.norms.builder import build
 from normlab.norms.table import find_norm
 
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -17,16 +17,16 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from normlab.bench import select
-from normlab.bench.layers import REPEATS, Work, take_turns
-from normlab.bench.page import Table, machine
-from normlab.bench.peers import Layer, flax_module
-from normlab.engine.population import choose_conv
-from normlab.engine.program import CPU_OPTIONS
-from normlab.engine.state import Hyper, hyper_of, init_state
-from normlab.engine.step import Batch, make_train_step
+from benchmarks import select
+from benchmarks.layers import REPEATS, Work, take_turns
+from benchmarks.page import Table, machine
+from benchmarks.reference_libraries import Layer, flax_module
 from normlab.models.build import build_model
 from normlab.settings import Config, defaults
+from normlab.training.population import choose_conv
+from normlab.training.program import CPU_OPTIONS
+from normlab.training.state import Hyper, hyper_of, init_state
+from normlab.training.step import Batch, make_train_step
 
 MEMBERS = 16
 STEPS = 20

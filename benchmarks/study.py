@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from normlab.bench import select
-from normlab.bench.loops.network import Job, Network, save_job
-from normlab.bench.loops.process import Broken, Contender, Process
-from normlab.bench.loops.stepwise import Run
-from normlab.bench.page import Table, cores, machine
-from normlab.bench.training import LIBRARIES, find_libraries, form_text, forms_of, number
+from benchmarks import select
+from benchmarks.loops.network import Job, Network, save_job
+from benchmarks.loops.process import Broken, Contender, Process
+from benchmarks.loops.stepwise import Run
+from benchmarks.page import Table, cores, machine
+from benchmarks.training import LIBRARIES, find_libraries, form_text, forms_of, number
 from normlab.data import load
 from normlab.settings import Config
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from normlab.bench import BadSelection, select
-from normlab.bench.loops.matmul_loop import FLOPS
-from normlab.bench.loops.network import (
+from benchmarks import BadSelection, select
+from benchmarks.loops.matmul_loop import FLOPS
+from benchmarks.loops.network import (
     BATCHES,
     EXAMPLES,
     NETWORKS,
@@ -31,9 +31,9 @@ from normlab.bench.loops.network import (
     save_job,
     step_flops,
 )
-from normlab.bench.loops.normlab_loop import first_rows, first_weights
-from normlab.bench.loops.process import Broken, Contender, Process
-from normlab.bench.page import Table, core_numbers, cores, machine
+from benchmarks.loops.normlab_loop import first_rows, first_weights
+from benchmarks.loops.process import Broken, Contender, Process
+from benchmarks.page import Table, core_numbers, cores, machine
 
 OWN, FLOOR = "normlab", "matmul"
 LIBRARIES = {

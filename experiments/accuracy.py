@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.contrasts import error_row
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
-from normlab.lab.verdicts import Row
+from normlab.studies.decisions import Row
+from normlab.studies.effects import error_row
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
 
 DELTAS = {"quick": 1.0, "standard": 0.3, "full": 0.3}
 SEEDS = {"quick": 20, "standard": 12, "full": 12}
@@ -56,7 +56,7 @@ CIFAR = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C11: e = test error of none - of batch, in points."""
     return [
         error_row(

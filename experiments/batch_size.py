@@ -16,11 +16,20 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.contrasts import error_row
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.measures import error_points
-from normlab.lab.study import HALF_DECADES, Arm, Figure, Follow, Setup, Study, Tuning, norm_arms
-from normlab.lab.verdicts import Row
+from normlab.studies.decisions import Row
+from normlab.studies.effects import error_row
+from normlab.studies.metrics import error_points
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import (
+    HALF_DECADES,
+    Arm,
+    Figure,
+    FollowUp,
+    Setup,
+    Study,
+    Tuning,
+    norm_arms,
+)
 
 N, N_CONV, DELTA, CONV_DELTA = 12, 8, 1.0, 0.5
 FIXED = {"train.steps": 300, "train.eval_every": 100}
@@ -85,7 +94,7 @@ SWITCH = replace(
     arms=norm_arms("none", "batch", primary=("none", "batch")),
     report_settings={},
     follows=tuple(
-        Follow(
+        FollowUp(
             switched(norm),
             arm=norm,
             rate_of=norm,
@@ -160,7 +169,7 @@ CIFAR = replace(
 )
 
 
-def interaction(e: SetupEvidence, a: str, b: str, c: str, d: str) -> dict[int, float]:
+def interaction(e: SetupRuns, a: str, b: str, c: str, d: str) -> dict[int, float]:
     """Return seed -> (error a - error b) - (error c - error d), test errors in points."""
     runs = [e.follows.get(name) or e.runs_of(name) for name in (a, b, c, d)]
     seeds = set.intersection(*(set(r) for r in runs))
@@ -168,7 +177,7 @@ def interaction(e: SetupEvidence, a: str, b: str, c: str, d: str) -> dict[int, f
     return {s: v[0] - v[1] - (v[2] - v[3]) for s, v in errors.items()}
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C8a, C8b: few examples against 64; C8c: a batch that changes; C10: batch against others."""
     if profile == "full":
         return [fails_row(evidence["stats-batch-cnn"], "C8b", 2, 0.5)]
@@ -187,7 +196,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
     return rows
 
 
-def fails_row(e: SetupEvidence, row_id: str, few: int, delta: float) -> Row:
+def fails_row(e: SetupRuns, row_id: str, few: int, delta: float) -> Row:
     return error_row(
         e,
         f"batch/{few}",
@@ -200,7 +209,7 @@ def fails_row(e: SetupEvidence, row_id: str, few: int, delta: float) -> Row:
     )
 
 
-def switch_row(e: SetupEvidence) -> Row:
+def switch_row(e: SetupRuns) -> Row:
     """C8c: what a batch that falls from 64 to 4 halfway costs with batch norm, beyond none's."""
     return Row(
         id="C8c",
@@ -217,9 +226,7 @@ def switch_row(e: SetupEvidence) -> Row:
     )
 
 
-def repair_row(
-    e: SetupEvidence, row_id: str, better: str, delta: float, n: int, **gates: str
-) -> Row:
+def repair_row(e: SetupRuns, row_id: str, better: str, delta: float, n: int, **gates: str) -> Row:
     return error_row(
         e,
         "batch",

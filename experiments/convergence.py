@@ -14,10 +14,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.contrasts import octaves
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.study import HALF_DECADES, Figure, Follow, Setup, Study, Tuning, norm_arms
-from normlab.lab.verdicts import Row
+from normlab.studies.decisions import Row
+from normlab.studies.effects import octaves
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import HALF_DECADES, Figure, FollowUp, Setup, Study, Tuning, norm_arms
 
 TIMED = {"train.eval_every": 1, "train.eval_growth": 1.1}
 N, DELTA = 12, 0.32
@@ -34,8 +34,8 @@ MLP = Setup(
     seeds=N,
     target=0.90,
     follows=(
-        Follow("batch at none's rate", arm="batch", rate_of="none", is_secondary=True),
-        Follow(
+        FollowUp("batch at none's rate", arm="batch", rate_of="none", is_secondary=True),
+        FollowUp(
             "batch, momentum 0.99",
             arm="batch",
             rate_of="batch",
@@ -89,7 +89,7 @@ CIFAR = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C1a, C1b: e = log2(T_none / T_batch), T the steps to the target on validation; C1t: the
     same in seconds of single runs, on the machine that timed their steps."""
     rows, timed = [], []
@@ -116,7 +116,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
     return rows + timed
 
 
-def in_seconds(row: Row, e: SetupEvidence) -> Row:
+def in_seconds(row: Row, e: SetupRuns) -> Row:
     """Return the row in seconds: less log2 of what a step with batch norm costs over one without;
     no effects where the steps were not timed."""
     seconds = e.step_seconds

@@ -22,11 +22,20 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.contrasts import at_matched_losses, octaves
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.record import Record
-from normlab.lab.study import HALF_DECADES, Arm, Figure, Follow, Setup, Study, Tuning, norm_arms
-from normlab.lab.verdicts import LEVEL, Row, p_values
+from normlab.runs.record import Record
+from normlab.studies.decisions import LEVEL, Row, p_values
+from normlab.studies.effects import at_matched_losses, octaves
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import (
+    HALF_DECADES,
+    Arm,
+    Figure,
+    FollowUp,
+    Setup,
+    Study,
+    Tuning,
+    norm_arms,
+)
 
 N, PATH_DELTA, TURN_DELTA, SPEED_DELTA = 12, 0.5, 0.05, 0.32
 LOSSES = (1.0, 0.5, 0.2)
@@ -47,8 +56,8 @@ def drift_of(arm: str) -> str:
     return f"{arm}, followed"
 
 
-def follows(settings: dict) -> tuple[Follow, ...]:
-    return tuple(Follow(drift_of(a), arm=a, rate_of=a, settings=settings) for a in ARMS)
+def follows(settings: dict) -> tuple[FollowUp, ...]:
+    return tuple(FollowUp(drift_of(a), arm=a, rate_of=a, settings=settings) for a in ARMS)
 
 
 MLP = Setup(
@@ -105,7 +114,7 @@ def path(run: Record) -> float:
     return moved
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C7a: paths; C7b: turning of gradients; C7c: what injected shift costs."""
     e = evidence[MLP.name]
     paths = {a: {s: path(r) for s, r in e.follows.get(drift_of(a), {}).items()} for a in ARMS}
@@ -137,7 +146,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
     return [*rows, noise_row(e, paths)]
 
 
-def turning_row(row_id: str, e: SetupEvidence) -> Row:
+def turning_row(row_id: str, e: SetupRuns) -> Row:
     return Row(
         id=row_id,
         claim="C7",
@@ -154,7 +163,7 @@ def turning_row(row_id: str, e: SetupEvidence) -> Row:
     )
 
 
-def noise_row(e: SetupEvidence, paths: Mapping[str, Mapping[int, float]]) -> Row:
+def noise_row(e: SetupRuns, paths: Mapping[str, Mapping[int, float]]) -> Row:
     """C7c: log2(T_noisy / T_batch) - log2(T_none / T_batch) / 2, with its gates."""
     gain, cost = octaves(e, "none", "batch"), octaves(e, NOISY.name, "batch")
     return Row(

@@ -16,10 +16,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.measures import train_accuracy
-from normlab.lab.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning
-from normlab.lab.verdicts import Row
+from normlab.studies.decisions import Row
+from normlab.studies.metrics import train_accuracy
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning
 
 N, DELTA, FITS = 12, 0.5, 0.90
 DEEP = (4, 8, 16, 32)
@@ -96,7 +96,7 @@ CIFAR = Setup(
 )
 
 
-def largest_depths(e: SetupEvidence, norm: str) -> dict[int, float]:
+def largest_depths(e: SetupRuns, norm: str) -> dict[int, float]:
     """Return seed -> log2 of the largest depth that fits the training set; one octave below the
     smallest where none does."""
     depths = sorted(int(a.level or 0) for a in e.setup.arms if a.name.startswith(f"{norm}/"))
@@ -109,7 +109,7 @@ def largest_depths(e: SetupEvidence, norm: str) -> dict[int, float]:
     return out
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C6a, C6b: log2 of the largest depth with training accuracy of 90 %, batch - none."""
     rows = []
     for row_id, setup in (("C6a", RELU.name), ("C6b", SIGMOID.name), ("C6a", CIFAR.name)):

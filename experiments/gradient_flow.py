@@ -19,11 +19,11 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.contrasts import at_matched_losses
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.record import Record
-from normlab.lab.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
-from normlab.lab.verdicts import Row
+from normlab.runs.record import Record
+from normlab.studies.decisions import Row
+from normlab.studies.effects import at_matched_losses
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
 
 N, SLOPE_DELTA, STEADY_DELTA = 12, 0.05, 0.3
 LOOKS = (1, 3, 10, 30, 100)
@@ -93,7 +93,7 @@ def steepness(run: Record) -> float:
     return statistics.median(abs(row["gradients.slope"]) for row in rows)
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C3a, C3b: slopes, none - batch; C3c: log10 of the relative change of the gradient."""
     rows = []
     for row_id, name in (("C3a", SIGMOID.name), ("C3b", RELU.name)):
@@ -142,7 +142,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
     ]
 
 
-def steadiness(e: SetupEvidence, key: str) -> dict[int, float]:
+def steadiness(e: SetupRuns, key: str) -> dict[int, float]:
     return at_matched_losses(e, *PAIR, key, LOSSES, lambda v: math.log10(max(v, 1e-12)))
 
 

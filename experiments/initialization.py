@@ -18,10 +18,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.record import Record
-from normlab.lab.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning
-from normlab.lab.verdicts import Row
+from normlab.runs.record import Record
+from normlab.studies.decisions import Row
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning
 
 N, DRAWS, DELTA, TAIL_DELTA = 12, 30, 1.0, 0.3
 GAINS = tuple(4.0**k for k in range(-3, 4))
@@ -64,7 +64,7 @@ DRAWN = replace(
     title="ReLU MLP 8x64, 8x8 digits, one data order, 30 initial draws",
     arms=gain_arms(*LUCK),
     seeds=DRAWS,
-    drawn_by="init.seed",
+    seed_setting="init.seed",
 )
 SCALES_MNIST = replace(
     SCALES,
@@ -78,7 +78,7 @@ DRAWN_MNIST = replace(
 )
 
 
-def trained_gains(e: SetupEvidence, norm: str) -> dict[int, int]:
+def trained_gains(e: SetupRuns, norm: str) -> dict[int, int]:
     """Return seed -> at how many gains the norm reaches the target."""
     runs = [e.runs_of(name_of(norm, gain)) for gain in GAINS]
     seeds = set.intersection(*(set(r) for r in runs)) if runs else set()
@@ -91,7 +91,7 @@ def final_loss(run: Record) -> float:
     return math.log10(min(max(loss, 1e-12), math.log(10)))
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C5a: gains that train, batch - none; C5b: 90th percentile of log10 loss, none - batch."""
     e = evidence[SCALES.name]
     none, batch = trained_gains(e, "none"), trained_gains(e, "batch")

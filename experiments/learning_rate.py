@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.measures import is_failed
-from normlab.lab.study import Figure, Follow, Setup, Study, Sweep, norm_arms
-from normlab.lab.verdicts import Row
+from normlab.studies.decisions import Row
+from normlab.studies.metrics import is_failed
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import Figure, FollowUp, Setup, Study, Sweep, norm_arms
 
 N_MLP, N_CNN, N_RISK = 12, 8, 80
 DELTA, RISK = 0.3, 0.05
@@ -38,7 +38,7 @@ MLP = Setup(
     protocol=Sweep(quarter_decades(-2, 2), 0.25, screening_stride=2),
     seeds=N_MLP,
     target=0.90,
-    follows=(Follow(TENFOLD, arm="batch", rate_of="none", factor=10, seeds=N_RISK),),
+    follows=(FollowUp(TENFOLD, arm="batch", rate_of="none", factor=10, seeds=N_RISK),),
 )
 CNN = replace(
     MLP,
@@ -84,7 +84,7 @@ CIFAR = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C2: e = log10(lr_max batch / lr_max none); C2r: share of failed runs at 10 x lr_max none."""
     rows = []
     for net, n in (("mlp", N_MLP), ("cnn", N_CNN)):

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
-from normlab.lab.verdicts import BAND, Row
+from normlab.studies.decisions import BAND, Row
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
 
 N = 3
 PLACES = {
@@ -52,7 +52,7 @@ FASHION = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C12: share of the channels with mean 0 and standard deviation 1 after training, by place."""
     return [
         Row(

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.contrasts import error_row
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning
-from normlab.lab.verdicts import Row
+from normlab.studies.decisions import Row
+from normlab.studies.effects import error_row
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning
 
 N = 12
 DELTAS = {"quick": 1.0, "standard": 0.3}
@@ -48,7 +48,7 @@ FASHION = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C13: e = test error with the norm after - before the activation, in points."""
     return [
         error_row(

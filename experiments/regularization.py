@@ -20,11 +20,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.lab.contrasts import error_row
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.measures import share_learned
-from normlab.lab.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning, norm_arms
-from normlab.lab.verdicts import Row
+from normlab.studies.decisions import Row
+from normlab.studies.effects import error_row
+from normlab.studies.metrics import share_learned
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning, norm_arms
 
 N, N_MEMORY, MEMORY_DELTA, LEARNED = 20, 12, 5.0, 0.95
 PAIR = ("none", "batch")
@@ -107,7 +107,7 @@ CIFAR = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     """C4a, C4b: test errors at the same fit; C4c: share of the replaced labels learned."""
     delta = 1.0 if profile == "quick" else 0.5
     rows = [
@@ -142,7 +142,7 @@ def claims(evidence: Mapping[str, SetupEvidence], profile: str) -> list[Row]:
     return rows
 
 
-def memory_row(e: SetupEvidence) -> Row:
+def memory_row(e: SetupRuns) -> Row:
     shares = {
         arm: {s: percent(share_learned(r, LEARNED)) for s, r in e.runs_of(arm).items()}
         for arm in PAIR

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from normlab.lab.contrasts import error_row
-from normlab.lab.evidence import Evidences
-from normlab.lab.study import Figure, Setup, Study, Tuning, norm_arms
-from normlab.lab.verdicts import Row
+from normlab.studies.decisions import Row
+from normlab.studies.effects import error_row
+from normlab.studies.planning import StudyRuns
+from normlab.studies.study import Figure, Setup, Study, Tuning, norm_arms
 
 N, DELTA, DRAWS, PARITY = 10, 0.2, 3, 1e-4
 PAIR = ("none", "batch")
@@ -39,7 +39,7 @@ DIGITS = Setup(
 MNIST = replace(DIGITS, title="MLP 784-64-10, MNIST, 10 epochs of Adam, batch 32", settings=TIMED)
 
 
-def claims(evidence: Evidences, profile: str) -> list[Row]:
+def claims(evidence: StudyRuns, profile: str) -> list[Row]:
     """C14a: largest difference from Keras's losses; C14b: test error, none - batch."""
     found, remark = parity_of(evidence.measured.get("tutorial", {}))
     parity = Row(

@@ -15,13 +15,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from normlab.data import DataError
-from normlab.lab.errors import ConfigError, LabError, Preempted, StorageError
-from normlab.lab.study import ROOT, config_names
 from normlab.norms.outside import add_norms
+from normlab.runs.errors import ConfigError, LabError, Preempted, StorageError
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
+from normlab.studies.study import ROOT, config_names
 
 OK, USAGE, DIVERGED, INTERNAL, INTERRUPTED = 0, 2, 3, 70, 130
-"""Exit codes; lab/errors.py has those of errors."""
+"""Exit codes; runs/errors.py has those of errors."""
 
 ECHO = 0.5
 """Seconds within which a repeated signal is the same one."""

@@ -8,9 +8,10 @@ with every result, and is no part of a run's identity.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from normlab.lookup import did_you_mean
 
 Class = Literal["static", "traced", "observe", "host"]
 Config = dict[str, Any]
@@ -268,7 +269,7 @@ SETTINGS: dict[str, Setting] = {
     "eval.probes": Setting(
         "",
         "observe",
-        "what else is measured at each point of a curve: names of normlab/probes, joined by +",
+        "what else is measured at each point of a curve: names of normlab/diagnostics, joined by +",
     ),
     "eval.batch": Setting(100, "observe", "examples scored at once", "examples", low=1),
     "eval.batch_statistics": Setting(
@@ -345,5 +346,4 @@ def from_json(tree: Config) -> Config:
 
 def nearest_setting(name: str) -> str:
     """Return "; did you mean 'x'?" for the legal name nearest to `name`, or an empty string."""
-    near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(name, SETTINGS, cutoff=0.5)

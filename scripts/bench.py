@@ -30,21 +30,24 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from normlab import data
-from normlab.bench import BadSelection
-from normlab.lab import cli, contrasts, verdicts
-from normlab.lab.disk import make_folder, write_json
-from normlab.lab.errors import ConfigError
-from normlab.lab.evidence import Memory, SetupEvidence
-from normlab.lab.measures import error_points, is_failed, log_octaves, steps_to_target
-from normlab.lab.record import Record
-from normlab.lab.store import Records, Store
-from normlab.lab.study import ROOT, Setup, adapt, check_study, load_config, load_study
-from normlab.lab.supervisor import Supervisor, lost_runs
+from normlab import cli, data
+from normlab.launch.supervisor import Supervisor, lost_runs
+from normlab.runs.errors import ConfigError
+from normlab.runs.files import make_folder, write_json
+from normlab.runs.record import Record
+from normlab.runs.store import Records, Store
 from normlab.settings import Config
+from normlab.studies import decisions
+from normlab.studies import effects as contrasts
+from normlab.studies.metrics import error_points, is_failed, log_octaves, steps_to_target
+from normlab.studies.planning import ConfigCache, SetupRuns
+from normlab.studies.study import ROOT, Setup, adapt, check_study, load_config, load_study
+
+sys.path.insert(0, str(ROOT))  # where `benchmarks` is found
+from benchmarks import BadSelection
 
 if TYPE_CHECKING:
-    from normlab.bench.controls import Contrast, Metric
+    from benchmarks.validation.calibration import Contrast, Metric
 
 SUITES = ("numerics", "layers", "steps", "training", "study", "tutorial", "anchors", "controls")
 STUDY, PROFILE = "learning_rate", "quick"
@@ -75,7 +78,7 @@ def tell(line: str) -> None:
 
 def keep(section: str) -> None:
     """Write the suite's section of docs/benchmarks.md where --write asks for it."""
-    from normlab.bench.page import write_section
+    from benchmarks.page import write_section
 
     if FLAGS.write:
         write_section(ROOT / "docs" / "benchmarks.md", FLAGS.suite, section)
@@ -87,8 +90,8 @@ def record(facts: dict[str, Any]) -> None:
 
 
 def numerics() -> None:
-    from normlab.bench import numerics
-    from normlab.bench.page import write_page
+    from benchmarks import numerics
+    from benchmarks.page import write_page
 
     plan = numerics.plan(FLAGS.schemes, FLAGS.cases, FLAGS.against)
     page = numerics.run(plan, print)
@@ -97,7 +100,7 @@ def numerics() -> None:
 
 
 def layers() -> None:
-    from normlab.bench import layers
+    from benchmarks import layers
 
     plan = layers.plan(FLAGS.sizes, FLAGS.dtypes, FLAGS.schemes, FLAGS.against, repeats(15))
     section = layers.run(plan, print)
@@ -105,14 +108,14 @@ def layers() -> None:
 
 
 def steps() -> None:
-    from normlab.bench import steps
+    from benchmarks import steps
 
     section = steps.run(steps.plan(FLAGS.schemes, repeats(15)), print)
     keep(section)
 
 
 def training() -> None:
-    from normlab.bench import training
+    from benchmarks import training
 
     plan = training.plan(FLAGS.networks, FLAGS.populations, FLAGS.against, repeats(5))
     section = training.run(plan, tell)
@@ -120,13 +123,13 @@ def training() -> None:
 
 
 def study() -> None:
-    from normlab.bench import study
+    from benchmarks import study
 
     planned = adapt(load_study(STUDY), arms=tuple(FLAGS.schemes))
     check_study(planned, PROFILE)
     groups: dict[tuple[str, str], list[Config]] = {}
     for setup in planned.setups[PROFILE]:
-        for run in SetupEvidence(setup, {}).wanted.values():
+        for run in SetupRuns(setup, {}).wanted.values():
             groups.setdefault((run.setup, run.arm), []).append(run.config)
     command = [sys.executable, str(ROOT / "scripts" / "study.py"), f"--study={STUDY}"]
     command += [f"--profile={PROFILE}"]
@@ -137,7 +140,7 @@ def study() -> None:
 
 
 def tutorial() -> None:
-    from normlab.bench import tutorial
+    from benchmarks.validation import keras_parity as tutorial
 
     config = load_config("tutorial")
     data.check(config["data.name"])
@@ -150,8 +153,8 @@ def tutorial() -> None:
 
 
 def anchors() -> None:
-    from normlab.bench import anchors
-    from normlab.bench.page import write_page
+    from benchmarks.page import write_page
+    from benchmarks.validation import theory as anchors
 
     page = anchors.run(tell)
     if FLAGS.write:
@@ -161,9 +164,9 @@ def anchors() -> None:
 def trained(asked: Sequence[tuple[Setup, Config, int]]) -> list[list[Record]]:
     """Return the runs of each (setup, settings, seeds 0 .. n - 1), in order of the seed: those of
     --results, the others trained as a study's are. Raises RuntimeError."""
-    memory, store = Memory(), Store(FLAGS.results).open()
+    cache, store = ConfigCache(), Store(FLAGS.results).open()
     found = [
-        dict(memory.look_up(setup, settings | {"seed": seed}) for seed in range(n))
+        dict(cache.look_up(setup, settings | {"seed": seed}) for seed in range(n))
         for setup, settings, n in asked
     ]
     wanted = {name: config for runs in found for name, config in runs.items()}
@@ -179,7 +182,7 @@ def judge(contrasts: Sequence[Contrast]) -> list[str]:
     """Return what the rule says of the rows of one study."""
     facts: dict[str, Any] = dict.fromkeys(("claim", "sentence", "contrast", "scope", "unit"), "")
     rows = [
-        verdicts.Row(
+        decisions.Row(
             id=str(number),
             effects=dict(enumerate(c.effects)),
             delta=c.delta,
@@ -189,12 +192,12 @@ def judge(contrasts: Sequence[Contrast]) -> list[str]:
         )
         for number, c in enumerate(contrasts)
     ]
-    return [verdict.word for verdict in verdicts.decide(rows)]
+    return [verdict.word for verdict in decisions.decide(rows)]
 
 
 def metrics_of(batch: list[Record], layer: list[Record], target: float) -> list[Metric]:
     """Return the figures of two arms that the controls judge: steps to the target, test error."""
-    from normlab.bench.controls import Metric
+    from benchmarks.validation.calibration import Metric
 
     steps, errors = (
         [[measure(run) for run in arm] for arm in (batch, layer)]
@@ -209,13 +212,13 @@ def metrics_of(batch: list[Record], layer: list[Record], target: float) -> list[
     ]
 
 
-def tuned(setups: Sequence[Setup]) -> list[SetupEvidence]:
+def tuned(setups: Sequence[Setup]) -> list[SetupRuns]:
     """Return the setups with all their runs, rates tuned as in a study; trains what is missing.
     Raises RuntimeError."""
-    memory, store = Memory(), Store(FLAGS.results).open()
+    cache, store = ConfigCache(), Store(FLAGS.results).open()
 
-    def evidences() -> list[SetupEvidence]:
-        return [SetupEvidence(setup, Records(store), memory) for setup in setups]
+    def evidences() -> list[SetupRuns]:
+        return [SetupRuns(setup, Records(store), cache) for setup in setups]
 
     def missing() -> dict[str, Config]:
         wanted = {n: w.config for e in evidences() for n, w in e.wanted.items()}
@@ -234,7 +237,7 @@ def primaries(setup: Setup, n: int, *names: str) -> Setup:
     return replace(setup, arms=arms, follows=(), seeds=n)
 
 
-def positive_rows(speed: SetupEvidence, size: SetupEvidence) -> list[verdicts.Row]:
+def positive_rows(speed: SetupRuns, size: SetupRuns) -> list[decisions.Row]:
     """Return the rows that have to come out supported, every arm at its own best rate."""
     facts: dict[str, Any] = {"claim": "", "sentence": "", "n": size.setup.seeds}
     return [
@@ -245,7 +248,7 @@ def positive_rows(speed: SetupEvidence, size: SetupEvidence) -> list[verdicts.Ro
             delta=1.0,
             **facts,
         ),
-        verdicts.Row(
+        decisions.Row(
             id="speed",
             contrast=f"sigmoid MLP: octaves of speed to {speed.setup.target:.0%}, tuned rates",
             scope=speed.setup.title,
@@ -258,12 +261,12 @@ def positive_rows(speed: SetupEvidence, size: SetupEvidence) -> list[verdicts.Ro
     ]
 
 
-def fixed_rows(worse: list[Record], better: list[Record]) -> list[verdicts.Row]:
+def fixed_rows(worse: list[Record], better: list[Record]) -> list[decisions.Row]:
     """Return the errors at one fixed rate: by the rule, and with a failed run's as 90 points."""
     errors = [{s: error_points(r) for s, r in enumerate(runs)} for runs in (worse, better)]
     facts = {"claim": "", "sentence": "", "scope": "", "delta": 1.0, "n": len(worse)}
     name = "ReLU MLP: error of batch norm over 2 - over 64, rate 0.1"
-    by_rule = verdicts.accuracy_row(
+    by_rule = decisions.accuracy_row(
         better=errors[1],
         worse=errors[0],
         failed=lambda s: (is_failed(better[s]), is_failed(worse[s])),
@@ -271,22 +274,22 @@ def fixed_rows(worse: list[Record], better: list[Record]) -> list[verdicts.Row]:
     )
     plain = {s: errors[0][s] - errors[1][s] for s in errors[0]}
     contrast = f"{name}, 90 points for a failed run"
-    as_points = verdicts.Row(
+    as_points = decisions.Row(
         id="points", contrast=contrast, effects=plain, unit="points", test="t", **facts
     )
     return [by_rule, as_points]
 
 
-def effect_text(verdict: verdicts.Verdict) -> str:
+def effect_text(verdict: decisions.Verdict) -> str:
     low, high = verdict.interval
     return f"{verdict.effect:.2f} [{low:.2f}, {high:.2f}] {verdict.row.unit}"
 
 
 def controls() -> None:
-    from normlab.bench import controls
-    from normlab.bench.page import write_page
+    from benchmarks.page import write_page
+    from benchmarks.validation import calibration as controls
 
-    verdicts.SEARCH = controls.N  # the n that would decide is not asked for here, and takes long
+    decisions.SEARCH = controls.N  # the n that would decide is not asked for here, and takes long
     setups = {s.name: s for name in CONTROLLED for s in load_study(name).setups[PROFILE]}
     speed, size = setups["convergence-mlp"], setups["stats-batch-mlp"]
     rate, n = {"optim.lr": 0.1}, controls.N
@@ -299,9 +302,9 @@ def controls() -> None:
     tell(f"training what is missing of {sum(k for *_, k in asked.values())} runs")
     runs = dict(zip(asked, trained(list(asked.values())), strict=True))
     pairs = primaries(speed, n, "none", "batch"), primaries(size, n, "batch/2", "batch/64")
-    found = [(v, True) for v in verdicts.decide(positive_rows(*tuned(pairs)))]
+    found = [(v, True) for v in decisions.decide(positive_rows(*tuned(pairs)))]
     for row in fixed_rows(runs["2"], runs["64"]):
-        found += [(v, False) for v in verdicts.decide([row])]
+        found += [(v, False) for v in decisions.decide([row])]
     positives = [
         controls.Positive(v.row.contrast, effect_text(v), v.word, is_judged)
         for v, is_judged in found

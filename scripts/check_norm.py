@@ -18,7 +18,7 @@ import time
 
 from absl import app, flags, logging
 
-from normlab.lab import cli
+from normlab import cli
 from normlab.norms.outside import add_norms
 from normlab.norms.table import NORMS
 
@@ -77,8 +77,8 @@ def main(argv: list[str]) -> None:
         if FLAGS.debug:
             raise
         cli.leave(cli.USAGE, "norm", str(error))
-    from normlab.battery import check_norm  # imports jax, which reads the flag
-    from normlab.battery.result import count, table
+    from normlab.testing import check_norm  # imports jax, which reads the flag
+    from normlab.testing.result import count, table
 
     failures = 0
     for name in names:

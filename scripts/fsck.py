@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from absl import flags
 
-from normlab.lab import cli
-from normlab.lab.fsck import DAMAGE, Examination
+from normlab import cli
+from normlab.runs.fsck import DAMAGE, Examination
 
 flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_bool("all", False, "Show every finding.")

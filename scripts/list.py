@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
+from normlab import cli
 from normlab.data import DATASETS, DataUnavailable, check
-from normlab.lab import cli
-from normlab.lab.errors import ConfigError
-from normlab.lab.study import ROOT, config_names, load_study, study_names
+from normlab.diagnostics.names import NAMES
+from normlab.layers.table import KERNELS
 from normlab.models.table import MODELS
 from normlab.norms.page import norms_page
-from normlab.norms.table import KERNELS, NORMS
-from normlab.probes.names import NAMES
+from normlab.norms.table import NORMS
+from normlab.runs.errors import ConfigError
+from normlab.studies.study import ROOT, config_names, load_study, study_names
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from absl import flags
 
-from normlab.lab import cli
-from normlab.lab.errors import ConfigError, StorageError
-from normlab.lab.evidence import Memory
-from normlab.lab.launch import started_studies
-from normlab.lab.ledger import short_form
-from normlab.lab.report import StudyReport, collect, headline, judge_overall, write_report
-from normlab.lab.store import Records, Store
-from normlab.lab.study import PROFILES, Study, load_study, study_names
+from normlab import cli
+from normlab.launch.sweep import started_studies
+from normlab.report.markdown import short_form
+from normlab.report.report import StudyReport, collect, headline, judge_overall, write_report
+from normlab.runs.errors import ConfigError, StorageError
+from normlab.runs.store import Records, Store
+from normlab.studies.planning import ConfigCache
+from normlab.studies.study import PROFILES, Study, load_study, study_names
 
 flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_list("study", [], "Studies by name, or files; none: those that were started here.")
@@ -58,10 +58,10 @@ def main() -> int:
             f"no finished run in {FLAGS.results!r}; make some with scripts/study.py, or name "
             "another directory with --results=DIR"
         )
-    memory = Memory(needs_data=False)
+    cache = ConfigCache(needs_data=False)
     reports: list[StudyReport] = []
     for study, profile in wanted:
-        reports += collect(store, [study], profile, memory, records)
+        reports += collect(store, [study], profile, cache, records)
     reports = judge_overall(reports)
     page = write_report(store, reports, ledger=Path(FLAGS.ledger) if FLAGS.ledger else None)
     print(short_form(reports).rstrip() if FLAGS.short else headline(reports, page))

@@ -26,15 +26,15 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from normlab.lab import cli
-from normlab.lab.errors import ConfigError, Drift, NoCheckpoint
-from normlab.lab.evidence import Memory
-from normlab.lab.groups import stopped_groups
-from normlab.lab.launch import Job, started_studies
-from normlab.lab.progress import clock
-from normlab.lab.store import Store
-from normlab.lab.study import PROFILES, Study, adapt, check_study, load_study, study_names
-from normlab.lab.supervisor import Failure, lost_runs
+from normlab import cli
+from normlab.launch.batching import stopped_groups
+from normlab.launch.progress import clock
+from normlab.launch.supervisor import Failure, lost_runs
+from normlab.launch.sweep import Job, started_studies
+from normlab.runs.errors import ConfigError, Drift, NoCheckpoint
+from normlab.runs.store import Store
+from normlab.studies.planning import ConfigCache
+from normlab.studies.study import PROFILES, Study, adapt, check_study, load_study, study_names
 
 flags.DEFINE_list("study", [], "Studies by name, or files; 'all' for every one in experiments/.")
 flags.DEFINE_enum("profile", "quick", PROFILES, "Data and sizes.")
@@ -194,16 +194,16 @@ def report(job: Job) -> None:
     Studies as planned join those that were started before on one page; anything exploratory gets
     a page of its own, so that it cannot take the place of a verdict.
     """
-    from normlab.lab.report import collect, headline, judge_overall, write_report
+    from normlab.report.report import collect, headline, judge_overall, write_report
 
-    memory = Memory(job.data_dir, needs_data=False)
-    reports = collect(job.store, list(job.studies), job.profile, memory, job.records)
+    cache = ConfigCache(job.data_dir, needs_data=False)
+    reports = collect(job.store, list(job.studies), job.profile, cache, job.records)
     print(headline(reports))
     if job.is_as_planned:
         told = {(r.study.name, r.profile) for r in reports}
         for study, profile in started_studies(job.store):
             if (study.name, profile) not in told:
-                reports += collect(job.store, [study], profile, memory, job.records)
+                reports += collect(job.store, [study], profile, cache, job.records)
         page = write_report(job.store, judge_overall(reports))
     else:
         page = write_report(job.store, reports, f"report-exploratory/{reports[0].stem}")

@@ -27,14 +27,14 @@ from typing import Any
 
 from absl import flags
 
-from normlab.lab import cli
-from normlab.lab.checkpoints import tidy, unfinished
-from normlab.lab.config import resolve, run_id
-from normlab.lab.errors import ConfigError, Drift, InUse, NoCheckpoint
-from normlab.lab.progress import news
-from normlab.lab.record import Record
-from normlab.lab.store import Store
-from normlab.lab.supervisor import Hand, Supervisor
+from normlab import cli
+from normlab.launch.progress import news
+from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.runs.checkpoints import tidy, unfinished
+from normlab.runs.config import resolve, run_id
+from normlab.runs.errors import ConfigError, Drift, InUse, NoCheckpoint
+from normlab.runs.record import Record
+from normlab.runs.store import Store
 from normlab.settings import Config
 
 flags.DEFINE_string("results", "results", "Directory of all results.")
@@ -77,7 +77,7 @@ class Screen:
         self.shown = 0
         self.began = time.monotonic()
 
-    def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
+    def show(self, hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
         if event == "given":
             print("compiling (fast once the cache is warm) ...", flush=True)
         if event == "traced":
@@ -98,7 +98,7 @@ def train(store: Store, name: str, config: Config) -> None:
     """Train the run in a worker process; raises InUse where another process trains it."""
     screen = Screen(store, name)
 
-    def show(hand: Hand, event: str, facts: dict[str, Any]) -> None:
+    def show(hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
         if event == "done" and facts["busy"]:
             raise InUse(f"run {name} is being trained by another process; wait for it")
         screen.show(hand, event, facts)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.axes import refuse_degenerate
-from normlab.moments import normalize
 from normlab.norms import Norm
+from normlab.statistics.axes import refuse_degenerate
+from normlab.statistics.moments import normalize
 
 
 class Plain(nn.Module):
@@ -22,10 +22,10 @@ class Plain(nn.Module):
     def axes(self, z):
         return tuple(range(z.ndim - 1))
 
-    def widen(self, x):
+    def to_float32(self, x):
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-    def blank(self, z, valid):
+    def zero_masked(self, z, valid):
         return jnp.where(valid, z, 0)
 
     def refuse(self, x):
@@ -54,7 +54,7 @@ class Plain(nn.Module):
     def __call__(self, x, *, train: bool = False, mask=None):
         self.refuse(x)
         valid = jnp.broadcast_to(True if mask is None else mask, x.shape)
-        z, channels = self.blank(self.widen(x), valid), x.shape[-1:]
+        z, channels = self.zero_masked(self.to_float32(x), valid), x.shape[-1:]
         running = [
             self.variable("batch_stats", leaf, lambda v=v: jnp.full(channels, v, jnp.float32))
             for leaf, v in (("mean", 0), ("var", 1))
@@ -100,14 +100,14 @@ class CountsMasked(Plain):
 
 
 class ReadsMasked(CountsMasked):
-    def blank(self, z, valid):
+    def zero_masked(self, z, valid):
         return z
 
 
 class ForgetsBlank(Plain):
     """Right in the forward pass; the slopes of masked NaN are 0 * NaN."""
 
-    def blank(self, z, valid):
+    def zero_masked(self, z, valid):
         return z
 
 
@@ -175,12 +175,12 @@ class Cancels(Plain):
 
 
 class HalfStatistics(Plain):
-    def widen(self, x):
+    def to_float32(self, x):
         return x
 
 
 class AlwaysFloat32(Plain):
-    def widen(self, x):
+    def to_float32(self, x):
         return x.astype(jnp.float32)
 
 
@@ -204,8 +204,8 @@ _same.defvjp(lambda z: (z, None), lambda _, c: (c,))
 
 
 class ReverseOnly(Plain):
-    def widen(self, x):
-        return _same(super().widen(x))
+    def to_float32(self, x):
+        return _same(super().to_float32(x))
 
 
 class NoMask(nn.Module):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from normlab.lab.store import Store
+from normlab.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
@@ -18,9 +18,9 @@ CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
 TINY = '''
 """A study of seconds: two norms, two rates, two seeds on generated images."""
 
-from normlab.lab.measures import error_points
-from normlab.lab.study import Arm, Setup, Study, Tuning
-from normlab.lab.verdicts import Row
+from normlab.studies.metrics import error_points
+from normlab.studies.study import Arm, Setup, Study, Tuning
+from normlab.studies.decisions import Row
 
 ARMS = tuple(Arm(n, {"norm.name": n}, is_primary=True) for n in ("none", "batch"))
 SETTINGS = {"data.name": "synthetic", "model.widths": (16,), "train.eval_every": 20}
@@ -57,7 +57,7 @@ SHORT, LONG = 40, 5_000
 """Steps of a run: none to speak of, and a second for a population."""
 
 
-class Desk:
+class Workspace:
     """One results directory and the command that works on it."""
 
     def __init__(self, folder: Path, steps: int):

@@ -7,14 +7,14 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from normlab.evaluations import eval_steps
-from normlab.lab.evidence import Memory, SetupEvidence
-from normlab.lab.measures import log_octaves, steps_to_target
-from normlab.lab.provenance import code_hash
-from normlab.lab.record import Record
-from normlab.lab.study import Arm, Figure, Follow, Setup, Study, Sweep, Tuning
-from normlab.lab.verdicts import Row
+from normlab.runs.provenance import code_hash
+from normlab.runs.record import Record
 from normlab.settings import Config
+from normlab.studies.decisions import Row
+from normlab.studies.metrics import log_octaves, steps_to_target
+from normlab.studies.planning import ConfigCache, SetupRuns
+from normlab.studies.study import Arm, Figure, FollowUp, Setup, Study, Sweep, Tuning
+from normlab.training.evaluation_steps import eval_steps
 
 PROVENANCE = {
     "git_commit": "0123456789ab",
@@ -91,12 +91,12 @@ def _provenance() -> dict:
 def runs_for(studies: list[Study], profile: str) -> dict[str, Record]:
     """Return made-up runs for everything the studies ask for, stage after stage."""
     records: dict[str, Record] = {}
-    memory = Memory()
+    memory = ConfigCache()
     while True:
         wanted: dict[str, Config] = {}
         for study in studies:
             for setup in study.setups[profile]:
-                evidence = SetupEvidence(setup, records, memory)
+                evidence = SetupRuns(setup, records, memory)
                 wanted |= {n: w.config for n, w in evidence.wanted.items()}
         missing = {n: c for n, c in wanted.items() if n not in records}
         if not missing:
@@ -118,7 +118,7 @@ STEPS = Setup(
     seeds=6,
     screening_seeds=3,
     target=0.9,
-    follows=(Follow("batch at none's rate", "batch", "none", seeds=4),),
+    follows=(FollowUp("batch at none's rate", "batch", "none", seeds=4),),
 )
 LEVELS = replace(
     STEPS,

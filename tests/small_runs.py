@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from normlab.data import Dataset
-from normlab.engine.population import Outcome, Population
-from normlab.engine.state import TrainState
 from normlab.settings import Config, defaults
+from normlab.training.population import Outcome, Population
+from normlab.training.state import TrainState
 
 SMALL: Config = {
     "data.name": "synthetic",

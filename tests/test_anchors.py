@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from normlab.norms.layers import build
-from normlab.probes.rank import mean_cosine, stable_rank
-from normlab.probes.rotation import angle
-from normlab.probes.sizes import length
+from normlab.diagnostics.rank import mean_cosine, stable_rank
+from normlab.diagnostics.rotation import angle
+from normlab.diagnostics.sizes import length
+from normlab.norms.builder import build
 
 MUTABLE = ["batch_stats"]
 BATCH, FAN_IN, WIDTH = 8, 5, 6

@@ -13,14 +13,14 @@ import pytest
 from small_runs import small, train
 
 from normlab import data
-from normlab.engine.augment import STREAM, augment_key, crop_and_flip
-from normlab.engine.feed import batch_rows
-from normlab.engine.population import Outcome
-from normlab.engine.state import hyper_of, init_state
-from normlab.engine.step import MUTABLE
-from normlab.lab.config import ConfigError, identity, resolve, run_id
 from normlab.models.build import build_model
+from normlab.runs.config import ConfigError, identity, resolve, run_id
 from normlab.settings import SETTINGS, Config, program_key
+from normlab.training.augment import STREAM, augment_key, crop_and_flip
+from normlab.training.batches import batch_rows
+from normlab.training.population import Outcome
+from normlab.training.state import hyper_of, init_state
+from normlab.training.step import MUTABLE
 
 CNN = {"model.name": "cnn", "model.widths": (4,)}
 CELLS = 9 * 9 * 2

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from normlab.averages import Average, normalize_by, start_average, update_average
-from normlab.moments import Moments, moments
+from normlab.statistics.averages import Average, normalize_by, start_average, update_average
+from normlab.statistics.moments import Moments, moments
 
 EPSILON = 1e-3
 

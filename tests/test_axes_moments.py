@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from normlab.axes import axes_of, refuse_degenerate
-from normlab.moments import Moments, centre, moments, normalize, std
+from normlab.statistics.axes import axes_of, refuse_degenerate
+from normlab.statistics.moments import Moments, centre, moments, normalize, std
 
 EPSILON = 1e-3
 LIMIT = 2e-6

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from broken_norms import row
 
-from normlab.battery import (
+from normlab.norms import NORMS, Norm
+from normlab.norms.outside import add_norms
+from normlab.testing import (
     CHECKS,
-    Subject,
+    LayerUnderTest,
     attempt,
     check_norm,
     claims,
@@ -23,9 +25,7 @@ from normlab.battery import (
     masks,
     numerics,
 )
-from normlab.battery.result import Result, count, held, measured, off, table
-from normlab.norms import NORMS, Norm
-from normlab.norms.outside import add_norms
+from normlab.testing.result import Result, count, held, measured, off, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_SAMPLE = row(broken.Plain, over=("H", "W", "C"), standard=False, invariant=())
@@ -124,7 +124,7 @@ def failed(results: list[Result]) -> dict[str, str]:
     ("norm", "check", "expected"), PLANTED, ids=[f"{n.title}-{c.__name__}" for n, c, _ in PLANTED]
 )
 def test_a_broken_norm_fails_where_it_is_broken(add, norm, check, expected):
-    assert set(failed(attempt(check, Subject(add(norm))))) == expected
+    assert set(failed(attempt(check, LayerUnderTest(add(norm))))) == expected
 
 
 def test_a_good_norm_passes_everything(add):
@@ -154,7 +154,7 @@ def test_the_example_of_the_docs_passes():
 
 
 def test_squares_that_cancel_are_caught_at_a_large_mean(add):
-    subject = Subject(add(row(broken.Cancels, exact=True)))
+    subject = LayerUnderTest(add(row(broken.Cancels, exact=True)))
     assert not failed(numerics.check_ordinary(subject))
     expected = {"mean 1e4 std 1", "mean 1e8 std 1", "mean 1 std 1e-4 eps 1e-12"}
     assert expected <= set(failed(numerics.check_hard_cases(subject)))
@@ -167,14 +167,18 @@ def by_paper(x, epsilon):
 
 def test_a_row_that_claims_nothing_is_held_to_the_oracle(add):
     name = add(row(broken.WrongDivisor, standard=False, invariant=()))
-    assert not failed(numerics.check_ordinary(Subject(name)))
-    assert set(failed(numerics.check_ordinary(Subject(name, by_paper)))) == {"N(0.5,1), output"}
+    assert not failed(numerics.check_ordinary(LayerUnderTest(name)))
+    assert set(failed(numerics.check_ordinary(LayerUnderTest(name, by_paper)))) == {
+        "N(0.5,1), output"
+    }
 
 
 def test_a_layer_in_float32_alone_needs_a_reference(add):
-    found = failed(numerics.check_ordinary(Subject(add(row(broken.AlwaysFloat32, standard=False)))))
+    found = failed(
+        numerics.check_ordinary(LayerUnderTest(add(row(broken.AlwaysFloat32, standard=False))))
+    )
     assert "(x, epsilon) -> y" in found["N(0.5,1), against float64"]
-    subject = Subject(add(row(broken.AlwaysFloat32, standard=False, reference=by_paper)))
+    subject = LayerUnderTest(add(row(broken.AlwaysFloat32, standard=False, reference=by_paper)))
     assert [r.status for r in numerics.check_ordinary(subject)] == ["pass", "pass"]
     assert {r.status for r in gradients.check_first(subject)} == {"skip"}
 

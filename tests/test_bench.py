@@ -13,11 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from normlab.bench import BadSelection, hazards, layers, numerics, peers, steps
-from normlab.bench.cases import CASES, DTYPES, FEW, LAYERS, LIMITS, error, few, reference
-from normlab.bench.page import Table, write_section
-from normlab.bench.peers import OWN, Layer, Linen, find_peers
+from benchmarks import BadSelection, edge_cases, layers, numerics, reference_libraries, steps
+from benchmarks.page import Table, write_section
+from benchmarks.reference_libraries import OWN, Layer, Linen, find_peers
 from normlab.norms import NORMS
+from normlab.testing.cases import CASES, DTYPES, FEW, LAYERS, LIMITS, error, few, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, EPSILON, GROUPS = (2, 3, 2, 4), 1e-3, 2
@@ -143,7 +143,7 @@ def test_texts_of_errors():
 
 
 def test_a_selection_of_the_numerics_suite(monkeypatch):
-    monkeypatch.setattr(hazards, "tables", lambda *_: [Table("More", ["a"], [["b"]])])
+    monkeypatch.setattr(edge_cases, "tables", lambda *_: [Table("More", ["a"], [["b"]])])
     plan = numerics.plan(["batch"], "const 3.3 eps", ["flax"])
     assert [case.name for case in plan.cases] == ["const 3.3 eps 1e-12", "f16 const 3.3 eps 1e-8"]
     told: list[str] = []
@@ -158,18 +158,18 @@ def test_a_selection_of_the_numerics_suite(monkeypatch):
 
 def test_a_wrong_normlab_is_counted_and_named(monkeypatch):
     def make(layer: Layer):
-        run = peers._own(layer)
+        run = reference_libraries._own(layer)
         return lambda x, cotangent: (
             run(x, cotangent)[0] * np.float32(1.001),
             np.full_like(x, np.nan),
         )
 
-    wrong = replace(peers.PEERS[OWN], make=make)
-    monkeypatch.setitem(peers.PEERS, OWN, wrong)
-    peers.prepare.cache_clear()
+    wrong = replace(reference_libraries.PEERS[OWN], make=make)
+    monkeypatch.setitem(reference_libraries.PEERS, OWN, wrong)
+    reference_libraries.prepare.cache_clear()
     case = replace(case_of("N(0,1)"), image=(4, 4, 4, 8), layers=("batch",))
     grid = numerics.measure_all(numerics.Plan([case], ["batch"], []), [OWN], quiet)
-    peers.prepare.cache_clear()
+    reference_libraries.prepare.cache_clear()
     counts = numerics.total(grid, OWN)
     assert counts == numerics.Total(measured=2, refused=0, nan=1, garbage=0, above_limit=2)
     assert numerics.misses(grid) == [
@@ -220,7 +220,11 @@ def test_flax_is_asked_for_the_same_layers():
 
 
 def test_a_library_that_is_missing_is_left_out_with_a_line(monkeypatch):
-    monkeypatch.setitem(peers.PEERS, "torch", replace(peers.PEERS["torch"], module="no_such_one"))
+    monkeypatch.setitem(
+        reference_libraries.PEERS,
+        "torch",
+        replace(reference_libraries.PEERS["torch"], module="no_such_one"),
+    )
     found, missing = find_peers(["flax", "torch"])
     assert list(found) == [OWN, "flax"]
     assert missing == ["PyTorch is left out: No module named 'no_such_one'"]
@@ -230,30 +234,30 @@ def test_a_library_that_is_missing_is_left_out_with_a_line(monkeypatch):
 
 
 def test_masks_and_one_nan():
-    table = hazards.masks([OWN, "flax"], ["batch"])
+    table = edge_cases.masks([OWN, "flax"], ["batch"])
     (ours, theirs) = table.rows
     assert ours == ["normlab", "batch", *["finite"] * 6]
     assert theirs[2:5] == ["**NaN**"] * 3 and "**NaN**" in theirs[5:]
-    assert hazards.one_nan([OWN], ["batch", "group"]).rows == [
+    assert edge_cases.one_nan([OWN], ["batch", "group"]).rows == [
         ["batch", "3.1 % / 3.1 %"],
         ["group", "0 % / 0 %"],
     ]
 
 
 def test_running_statistics_far_from_zero():
-    ours, theirs = hazards.running([OWN, "flax"]).rows[-1][1:]
+    ours, theirs = edge_cases.running([OWN, "flax"]).rows[-1][1:]
     assert float(ours) < 2e-6 and theirs.startswith("**")
 
 
 def test_the_reference_of_evaluation_is_an_average_of_two_batches():
     batches = np.array([[[1.0], [3.0]], [[10.0], [14.0]]])
     x = np.array([[5.0]])
-    m = hazards.MOMENTUM
+    m = edge_cases.MOMENTUM
     mean = m * (1 - m) * 2 + (1 - m) * 12
     for unbiased, first, second in ((False, 1, 4), (True, 2, 8)):
         var = m * m + m * (1 - m) * first + (1 - m) * second
-        y = hazards.evaluation_reference(batches, x, unbiased=unbiased)
-        assert y[0, 0] == pytest.approx((5 - mean) / math.sqrt(var + hazards.EPSILON))
+        y = edge_cases.evaluation_reference(batches, x, unbiased=unbiased)
+        assert y[0, 0] == pytest.approx((5 - mean) / math.sqrt(var + edge_cases.EPSILON))
 
 
 # --- the clocks
@@ -422,8 +426,8 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments, words):
 
 @pytest.mark.peers
 def test_all_libraries_are_there_and_right_on_ordinary_input():
-    found, missing = find_peers(list(peers.PEERS))
-    assert not missing and list(found) == list(peers.PEERS)
+    found, missing = find_peers(list(reference_libraries.PEERS))
+    assert not missing and list(found) == list(reference_libraries.PEERS)
     grid = numerics.measure_all(numerics.Plan([ORDINARY], list(LAYERS), []), found, quiet)
     assert len(grid) == len(found) * len(LAYERS) - 1  # Equinox has no instance norm
     assert all(max(cell[:2]) < 1e-6 for cell in grid.values())
@@ -431,7 +435,7 @@ def test_all_libraries_are_there_and_right_on_ordinary_input():
 
 @pytest.mark.peers
 def test_all_libraries_keep_half_precision_and_show_where_they_fail():
-    found, _ = find_peers(list(peers.PEERS))
+    found, _ = find_peers(list(reference_libraries.PEERS))
     case = replace(case_of("bf16 mean 1e2 std 1"), image=(4, 4, 4, 8), layers=("batch",))
     grid = numerics.measure_all(numerics.Plan([case], ["batch"], []), found, quiet)
     (row,) = numerics.rows(grid, ["batch"], list(found))
@@ -441,7 +445,7 @@ def test_all_libraries_keep_half_precision_and_show_where_they_fail():
 @pytest.mark.peers
 def test_running_statistics_and_timings_with_the_other_libraries(monkeypatch):
     find_peers(["torch", "keras"])
-    assert len(hazards.running(list(peers.PEERS)).columns) == 5
+    assert len(edge_cases.running(list(reference_libraries.PEERS)).columns) == 5
     monkeypatch.setattr(layers, "VALUES", 2**10)
     monkeypatch.setattr(layers, "LARGEST_IN_POPULATION", 0)
     section = layers.run(layers.plan(["2x2x2x8"], ["float32"], ["group"], None, 1), quiet)

@@ -15,17 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from normlab.bench import BadSelection, study, training
-from normlab.bench.loops import flax_loop, network, normlab_loop, stepwise
-from normlab.bench.loops.network import NETWORKS, Product, load_job, save_job
-from normlab.bench.loops.process import Broken, Contender, Process
-from normlab.bench.loops.stepwise import Run
-from normlab.bench.training import Disagreement, Result
+from benchmarks import BadSelection, study, training
+from benchmarks.loops import flax_loop, network, normlab_loop, stepwise
+from benchmarks.loops.network import NETWORKS, Product, load_job, save_job
+from benchmarks.loops.process import Broken, Contender, Process
+from benchmarks.loops.stepwise import Run
+from benchmarks.training import Disagreement, Result
 from normlab.data import Split
-from normlab.engine.state import hyper_of, init_state
-from normlab.engine.step import Batch, make_train_step
 from normlab.models.build import build_model
 from normlab.settings import defaults
+from normlab.training.state import hyper_of, init_state
+from normlab.training.step import Batch, make_train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTED = {n.name: n for n in NETWORKS}
@@ -105,14 +105,14 @@ def test_the_flax_loop_trains_the_same_network(name, jobs, right):
 @pytest.mark.parametrize("form", ["", "last"])
 @pytest.mark.parametrize("name", TINY)
 def test_the_torch_loop_trains_the_same_network(name, form, jobs, right):
-    torch_loop = importlib.import_module("normlab.bench.loops.torch_loop")
+    torch_loop = importlib.import_module("benchmarks.loops.torch_loop")
     assert torch_loop.Loop(jobs[name], form).losses(STEPS) == pytest.approx(right[name], rel=1e-4)
 
 
 @pytest.mark.peers("keras")
 @pytest.mark.parametrize("name", TINY)
 def test_the_keras_loop_trains_the_same_network(name, jobs, right):
-    keras_loop = importlib.import_module("normlab.bench.loops.keras_loop")
+    keras_loop = importlib.import_module("benchmarks.loops.keras_loop")
     assert keras_loop.Loop(jobs[name]).losses(STEPS) == pytest.approx(right[name], rel=1e-4)
 
 
@@ -245,7 +245,7 @@ def test_the_loops_of_a_study_skip_runs_and_count_compilation_once(monkeypatch):
 def test_a_process_answers_and_its_errors_are_one_line(tmp_path):
     contender = Contender([Process(log=tmp_path / "log")])
     try:
-        with pytest.raises(Broken, match="No module named 'normlab.bench.loops.none_loop'"):
+        with pytest.raises(Broken, match="No module named 'benchmarks.loops.none_loop'"):
             contender.make("none", TINY["mlp"], tmp_path, [{}])
         contender.processes[0].send("facts")
         assert contender.processes[0].receive()["memory"] > 1

@@ -13,19 +13,19 @@ import pytest
 from small_runs import small
 
 from normlab import data
-from normlab.engine.population import Population
-from normlab.engine.snapshot import Snapshot, arrays_of, states_of
-from normlab.lab import disk
-from normlab.lab.checkpoints import (
+from normlab.runs import files
+from normlab.runs.checkpoints import (
     PopulationFolder,
     check_drift,
     population_id,
     tidy,
     unfinished,
 )
-from normlab.lab.errors import Damaged, Drift, NoCheckpoint
-from normlab.lab.store import Store
+from normlab.runs.errors import Damaged, Drift, NoCheckpoint
+from normlab.runs.store import Store
 from normlab.settings import Config, defaults
+from normlab.training.population import Population
+from normlab.training.snapshot import Snapshot, arrays_of, states_of
 
 CONFIGS = {"a": defaults(), "b": defaults() | {"seed": 1, "model.widths": (7, 5)}}
 NAME = population_id(CONFIGS)
@@ -132,13 +132,13 @@ def test_an_interrupted_save_counts_for_nothing_and_is_cleared_by_the_next(folde
 
 def test_a_save_that_does_not_read_back_removes_nothing(folder, monkeypatch):
     save(folder, 5, 10)
-    write = disk.write_atomic
+    write = files.write_atomic
 
     def write_wrong(path: Path, content: Any) -> None:
         is_arrays = path.suffix == ".safetensors"
         write(path, content[:-1] + b"?" if is_arrays else content)
 
-    monkeypatch.setattr(disk, "write_atomic", write_wrong)
+    monkeypatch.setattr(files, "write_atomic", write_wrong)
     with pytest.raises(Damaged):
         save(folder, 15)
     monkeypatch.undo()

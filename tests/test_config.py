@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from normlab.lab.config import ConfigError, cohort_id, resolve, run_id
-from normlab.lab.study import config_names, load_config
+from normlab.runs.config import ConfigError, cohort_id, resolve, run_id
 from normlab.settings import SETTINGS, Setting, defaults, from_json
+from normlab.studies.study import config_names, load_config
 
 CNN = {"model.name": "cnn", "model.widths": (16, 32, 64)}
 

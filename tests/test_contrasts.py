@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normlab.lab.contrasts import at_matched_losses
-from normlab.lab.measures import at_train_loss, is_failed, share_learned, train_accuracy
-from normlab.lab.record import Record
-from normlab.lab.report import explained
-from normlab.lab.verdicts import Row, decide, p_values, summarize
+from normlab.report.report import explained
+from normlab.runs.record import Record
 from normlab.settings import defaults
+from normlab.studies.decisions import Row, decide, p_values, summarize
+from normlab.studies.effects import at_matched_losses
+from normlab.studies.metrics import at_train_loss, is_failed, share_learned, train_accuracy
 
 ROW = Row("A", "C", "s", "c", "net", {}, "decades", 0.3, 30, "tail")
 

@@ -9,29 +9,29 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from normlab.bench import controls
-from normlab.bench.controls import Contrast, Metric, Noise, Positive, Result, Share
-from normlab.lab import verdicts
-from normlab.lab.verdicts import Row, decide
+from benchmarks.validation import calibration
+from benchmarks.validation.calibration import Contrast, Metric, Noise, Positive, Result, Share
+from normlab.studies import decisions
+from normlab.studies.decisions import Row, decide
 
 T, WILCOXON = Noise("normal", "t"), Noise("normal", "wilcoxon")
 
 
 @pytest.fixture(autouse=True)
 def no_search(monkeypatch):
-    monkeypatch.setattr(verdicts, "SEARCH", controls.N)
+    monkeypatch.setattr(decisions, "SEARCH", calibration.N)
 
 
 def judge(contrasts: Sequence[Contrast]) -> list[str]:
     """What the rule says of the rows of one study."""
     rows = [
-        Row("", "", "", "", "", dict(enumerate(c.effects)), "", c.delta, controls.N, c.test)
+        Row("", "", "", "", "", dict(enumerate(c.effects)), "", c.delta, calibration.N, c.test)
         for c in contrasts
     ]
     return [verdict.word for verdict in decide(rows)]
 
 
-def always(word: str) -> controls.Judge:
+def always(word: str) -> calibration.Judge:
     return lambda contrasts: [word] * len(contrasts)
 
 
@@ -41,62 +41,62 @@ def by_sign(contrasts: Sequence[Contrast]) -> list[str]:
 
 
 def metric(
-    values: Sequence[float], differences: Sequence[float] = (), test: controls.Test = "t"
+    values: Sequence[float], differences: Sequence[float] = (), test: calibration.Test = "t"
 ) -> Metric:
     return Metric("figure", "points", test, 0.5, values, lambda a, b: a - b, differences)
 
 
 def runs(seed: int = 0) -> list[float]:
-    return list(np.random.default_rng(seed).normal(3, 1, controls.RUNS))
+    return list(np.random.default_rng(seed).normal(3, 1, calibration.RUNS))
 
 
 def test_pairs_are_of_different_runs():
     values = list(range(30))
-    pairs = controls.disjoint(values, np.random.default_rng(0))
-    assert len(pairs) == controls.N
-    assert len({run for pair in pairs for run in pair}) == 2 * controls.N
+    pairs = calibration.disjoint(values, np.random.default_rng(0))
+    assert len(pairs) == calibration.N
+    assert len({run for pair in pairs for run in pair}) == 2 * calibration.N
     with pytest.raises(ValueError):
-        controls.disjoint(values[: 2 * controls.N - 1], np.random.default_rng(0))
+        calibration.disjoint(values[: 2 * calibration.N - 1], np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("test", ["t", "wilcoxon"])
 def test_one_arm_against_itself_is_rarely_supported(test):
-    words = controls.null(metric(runs(), test=test), judge, draws=200)
+    words = calibration.null(metric(runs(), test=test), judge, draws=200)
     assert words.total() == 200
     assert words["supported"] <= 0.05 * 200
-    assert controls.null(metric(runs()), by_sign, draws=200)["supported"] > 60
+    assert calibration.null(metric(runs()), by_sign, draws=200)["supported"] > 60
 
 
 def test_the_null_holds_or_fails():
-    held, failed = (controls.null_results([metric(runs())], j)[0] for j in (judge, by_sign))
+    held, failed = (calibration.null_results([metric(runs())], j)[0] for j in (judge, by_sign))
     assert (held.holds, failed.holds) == (True, False)
     assert failed.line[-1] == "**fail**"
 
 
 def test_planted_effects_are_found_as_often_as_calculated():
-    supported, refuted = controls.both(T, judge, repetitions=200)
+    supported, refuted = calibration.both(T, judge, repetitions=200)
     for share in (supported, refuted):
-        low, high = stats.binom.interval(0.999, share.of, controls.t_power(controls.SIZE))
+        low, high = stats.binom.interval(0.999, share.of, calibration.t_power(calibration.SIZE))
         assert low <= share.times <= high
-    assert controls.t_power(controls.SIZE) == pytest.approx(0.8, abs=0.02)
+    assert calibration.t_power(calibration.SIZE) == pytest.approx(0.8, abs=0.02)
 
 
 def test_planted_words_are_counted_for_the_truth_they_belong_to():
     def knows(contrasts: Sequence[Contrast]) -> list[str]:
         return ["supported" if np.mean(c.effects) > c.delta / 2 else "refuted" for c in contrasts]
 
-    words = controls.planted(T, [True, False, False], knows, size=30, repetitions=10)
+    words = calibration.planted(T, [True, False, False], knows, size=30, repetitions=10)
     assert words == {(True, "supported"): 10, (False, "refuted"): 20}
-    shares = controls.both(T, always("supported"), repetitions=10)
+    shares = calibration.both(T, always("supported"), repetitions=10)
     assert [share.times for share in shares] == [10, 0]
 
 
 def test_holm_makes_each_of_several_rows_rarer():
     truth = [True, False, False, False]
-    words = controls.planted(T, truth, judge, repetitions=200)
-    strict = stats.t.ppf(1 - verdicts.LEVEL / 4, controls.N - 1)
+    words = calibration.planted(T, truth, judge, repetitions=200)
+    strict = stats.t.ppf(1 - decisions.LEVEL / 4, calibration.N - 1)
     low, high = stats.binom.interval(
-        0.999, 200, stats.nct.sf(strict, controls.N - 1, controls.SIZE)
+        0.999, 200, stats.nct.sf(strict, calibration.N - 1, calibration.SIZE)
     )
     assert low <= words[True, "supported"] <= high < 200 * 0.72
 
@@ -106,26 +106,26 @@ def test_what_a_test_needs_is_the_smallest_size_that_is_often_enough(monkeypatch
         """A rule that sees sizes from 3.45 on."""
         (row,) = contrasts
         middle = np.mean(row.effects) > row.delta / 2
-        is_seen = row.delta * math.sqrt(controls.N) > 3.45
+        is_seen = row.delta * math.sqrt(calibration.N) > 3.45
         return ["inconclusive" if not is_seen else "supported" if middle else "refuted"]
 
-    assert controls.needed(T, from_four, repetitions=50) == pytest.approx(3.5)
-    assert math.isnan(controls.needed(T, always("supported"), repetitions=2))
+    assert calibration.needed(T, from_four, repetitions=50) == pytest.approx(3.5)
+    assert math.isnan(calibration.needed(T, always("supported"), repetitions=2))
 
 
 def test_noise_has_no_effect_and_the_spread_of_the_differences():
     differences = [*np.random.default_rng(0).exponential(2, 60), math.inf]
     for test in ("t", "wilcoxon"):
-        noise = controls.noise_of(metric([], differences, test))
+        noise = calibration.noise_of(metric([], differences, test))
         assert noise.values is not None and len(noise.values) == 60
-        assert verdicts.p_values(noise.values, 0, test) == pytest.approx((0.5, 0.5), abs=0.02)
+        assert decisions.p_values(noise.values, 0, test) == pytest.approx((0.5, 0.5), abs=0.02)
         assert noise.sd == pytest.approx(np.std(differences[:-1]))
         assert set(noise.draw(np.random.default_rng(0))) <= set(noise.values)
 
 
 def test_planted_effects_that_are_rarely_seen_fail(monkeypatch):
-    monkeypatch.setattr(controls, "REPETITIONS", 20)
-    half = controls.planted_results([T], always("supported"))[0]
+    monkeypatch.setattr(calibration, "REPETITIONS", 20)
+    half = calibration.planted_results([T], always("supported"))[0]
     assert (half.holds, half.cells[-1]) == (False, "nan")
 
 
@@ -139,18 +139,18 @@ def test_the_page_says_what_does_not_hold():
     results = [Result(["a", "t"], True), Result(["b", "t"], False), Result(["c", "t"])]
     positives = [Positive("d", "1", "supported"), Positive("e", "0", "inconclusive")]
     positives.append(Positive("f", "0", "inconclusive", is_judged=False))
-    assert controls.verdict(results, positives).splitlines() == [
+    assert calibration.verdict(results, positives).splitlines() == [
         "2 of 4 controls hold.",
         "- not: b, t",
         "- not: e",
     ]
-    *_, last = controls.tables([], [], [], positives)
+    *_, last = calibration.tables([], [], [], positives)
     assert [row[-1] for row in last.rows] == ["pass", "**fail**", "-"]
 
 
 def test_a_whole_page(monkeypatch):
     for name, value in {"DRAWS": 5, "REPETITIONS": 5, "SIZES": (3.1,)}.items():
-        monkeypatch.setattr(controls, name, value)
+        monkeypatch.setattr(calibration, name, value)
     told: list[str] = []
-    page = controls.run([metric(runs(), runs(1))], [], judge, told.append)
+    page = calibration.run([metric(runs(), runs(1))], [], judge, told.append)
     assert page.count("\n## ") == 4 and "controls hold" in told[-1]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from normlab.lab import disk
-from normlab.lab.errors import Damaged, StorageError
+from normlab.runs import files
+from normlab.runs.errors import Damaged, StorageError
 
 FACTS: dict[str, Any] = {"step": 3, "loss": [0.1, 1e-300], "name": 'a "b" é', "none": None}
 
@@ -22,13 +22,13 @@ def path(tmp_path) -> Path:
 
 
 def test_facts_read_back_as_they_were(path):
-    disk.write_json(path, FACTS)
-    assert disk.read_json(path) == FACTS
-    assert disk.read_json(path)["loss"][0].hex() == (0.1).hex()
+    files.write_json(path, FACTS)
+    assert files.read_json(path) == FACTS
+    assert files.read_json(path)["loss"][0].hex() == (0.1).hex()
 
 
 def test_every_single_bit_counts(path):
-    disk.write_json(path, {"step": 3, "lr": 0.1})
+    files.write_json(path, {"step": 3, "lr": 0.1})
     content = path.read_bytes()
     assert len(content) > 80
     for byte in range(len(content)):
@@ -37,20 +37,20 @@ def test_every_single_bit_counts(path):
             damaged[byte] ^= 1 << bit
             path.write_bytes(damaged)
             with pytest.raises(Damaged) as refusal:
-                disk.read_json(path)
+                files.read_json(path)
             assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_every_length_counts(path):
-    disk.write_json(path, {"step": 3})
+    files.write_json(path, {"step": 3})
     content = path.read_bytes()
     wrong = [content[:length] for length in range(len(content))]
     for text in [*wrong, content + b"\n", content + content, b" " + content]:
         path.write_bytes(text)
         with pytest.raises(Damaged, match="is damaged"):
-            disk.read_json(path)
+            files.read_json(path)
     path.write_bytes(content)
-    assert disk.read_json(path) == {"step": 3}
+    assert files.read_json(path) == {"step": 3}
 
 
 def sealed(body: bytes) -> bytes:
@@ -59,34 +59,34 @@ def sealed(body: bytes) -> bytes:
 
 def test_a_seal_alone_is_not_trusted(path):
     path.write_bytes(sealed(b'{\n "a": 1'))
-    assert disk.read_json(path) == {"a": 1}
+    assert files.read_json(path) == {"a": 1}
     for body in (b'{\n "a": 1,,', b'[\n "a"', b'{"a": ' + b"[" * 100_000, b'{\n "a": "\xff"'):
         path.write_bytes(sealed(body))
         with pytest.raises(Damaged):
-            disk.read_json(path)
+            files.read_json(path)
 
 
 def test_a_file_that_is_too_long_is_not_read(path, monkeypatch):
-    disk.write_json(path, FACTS)
-    monkeypatch.setattr(disk, "LARGEST_JSON", path.stat().st_size)
-    assert disk.read_json(path) == FACTS
-    monkeypatch.setattr(disk, "LARGEST_JSON", path.stat().st_size - 1)
+    files.write_json(path, FACTS)
+    monkeypatch.setattr(files, "LARGEST_JSON", path.stat().st_size)
+    assert files.read_json(path) == FACTS
+    monkeypatch.setattr(files, "LARGEST_JSON", path.stat().st_size - 1)
     with pytest.raises(Damaged, match="longer than"):
-        disk.read_json(path)
+        files.read_json(path)
 
 
 def test_a_missing_file_is_no_damage_but_a_folder_in_its_place_is(path):
     with pytest.raises(FileNotFoundError):
-        disk.read_json(path)
+        files.read_json(path)
     path.mkdir()
     with pytest.raises(Damaged, match="cannot be read"):
-        disk.read_json(path)
+        files.read_json(path)
 
 
 @pytest.mark.parametrize("content", ["old text", b"\x00\xff"])
 def test_a_file_is_replaced_whole(path, content):
     path.write_text("longer than what comes after it")
-    disk.write_atomic(path, content)
+    files.write_atomic(path, content)
     data = content.encode() if isinstance(content, str) else content
     assert path.read_bytes() == data and list(path.parent.iterdir()) == [path]
 
@@ -105,20 +105,20 @@ def test_a_file_is_synced_before_it_gets_its_name_and_its_folder_after(path, mon
 
     monkeypatch.setattr(os, "fsync", noted_sync)
     monkeypatch.setattr(os, "replace", noted_replace)
-    disk.write_atomic(path, "text")
+    files.write_atomic(path, "text")
     assert told == ["file", "name text", "folder"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])
 def test_a_refused_write_changes_nothing_and_says_what_to_do(path, monkeypatch, call):
-    disk.write_atomic(path, "old")
+    files.write_atomic(path, "old")
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("builtins.open" if call == "open" else f"os.{call}", refuse)
     with pytest.raises(StorageError) as refusal:
-        disk.write_atomic(path, "x" * 12_300)
+        files.write_atomic(path, "x" * 12_300)
     monkeypatch.undo()
     told = str(refusal.value)
     assert f"cannot write {str(path)!r} (No space left on device; it needs 12.3 kB, " in told
@@ -129,13 +129,13 @@ def test_a_refused_write_changes_nothing_and_says_what_to_do(path, monkeypatch, 
 def test_leftovers_are_temporary_files_alone(tmp_path):
     for name in (".a.json.7.tmp", ".b.tmp", "c.tmp", ".lock", "a.json"):
         (tmp_path / name).touch()
-    disk.remove_leftovers(tmp_path)
+    files.remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "a.json", "c.tmp"]
 
 
 @pytest.mark.parametrize("name", ["a", "0f-9_.=A", "x" * 100, "-a", "a..b"])
 def test_plain_names_are_names(tmp_path, name):
-    assert disk.inside(tmp_path, "runs", name) == tmp_path / "runs" / name
+    assert files.inside(tmp_path, "runs", name) == tmp_path / "runs" / name
 
 
 BAD_NAMES = [
@@ -158,7 +158,7 @@ BAD_NAMES = [
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_other_names_are_refused(tmp_path, name):
     with pytest.raises(StorageError, match="no name of a file") as refusal:
-        disk.inside(tmp_path, "runs", name)
+        files.inside(tmp_path, "runs", name)
     assert "\n" not in str(refusal.value)
 
 
@@ -169,12 +169,12 @@ def test_a_link_may_not_lead_out(tmp_path):
     (root / "out").symlink_to(outside)
     (root / "up").symlink_to("..")
     (root / "within").symlink_to(root / "here")
-    assert disk.inside(root, "within", "a") == root / "within" / "a"
+    assert files.inside(root, "within", "a") == root / "within" / "a"
     for names in (("out",), ("out", "a"), ("up", "outside")):
         with pytest.raises(StorageError, match="leads out of"):
-            disk.inside(root, *names)
+            files.inside(root, *names)
     (tmp_path / "link").symlink_to(root)  # the root itself may be one
-    assert disk.inside(tmp_path / "link", "here") == tmp_path / "link" / "here"
+    assert files.inside(tmp_path / "link", "here") == tmp_path / "link" / "here"
 
 
 MOUNTS = """\
@@ -203,13 +203,13 @@ MOUNTS = """\
 def test_a_network_file_system_is_known_by_its_kind(tmp_path, monkeypatch, place, kind):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
-    monkeypatch.setattr(disk, "MOUNTS", mounts)
-    assert disk.network_file_system(Path(place)) == kind
+    monkeypatch.setattr(files, "MOUNTS", mounts)
+    assert files.network_file_system(Path(place)) == kind
 
 
 def test_without_a_list_of_mounts_nothing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "MOUNTS", tmp_path / "none")
-    assert disk.network_file_system(Path("/net")) is None
+    monkeypatch.setattr(files, "MOUNTS", tmp_path / "none")
+    assert files.network_file_system(Path("/net")) is None
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_without_a_list_of_mounts_nothing_is_said(tmp_path, monkeypatch):
     + [(3_400_000, "3.4 MB"), (73_100_000_000, "73.1 GB"), (2 * 10**12, "2 TB")],
 )
 def test_bytes_are_told_as_people_say_them(count, text):
-    assert disk.size_text(count) == text
+    assert files.size_text(count) == text
 
 
 def test_what_is_no_plain_file_is_not_read(tmp_path):
@@ -226,4 +226,4 @@ def test_what_is_no_plain_file_is_not_read(tmp_path):
     (tmp_path / "endless").symlink_to("/dev/zero")
     for name in ("pipe", "endless"):
         with pytest.raises(Damaged, match="no plain file"):
-            disk.read_bytes(tmp_path / name, 100)
+            files.read_bytes(tmp_path / name, 100)

@@ -13,14 +13,14 @@ from flax import linen as nn
 from small_runs import small, train
 
 from normlab import data
-from normlab.engine.evaluate import plan_scoring
-from normlab.engine.feed import MemberFeed, batch_rows, shuffle_epoch
-from normlab.engine.population import Population
-from normlab.engine.state import hyper_of, init_state
-from normlab.engine.step import Batch, make_train_step
 from normlab.models.build import build_model
-from normlab.optim import rate_shape
 from normlab.settings import Config
+from normlab.training.batches import MemberBatches, batch_rows, shuffle_epoch
+from normlab.training.evaluate import plan_scoring
+from normlab.training.optim import rate_shape
+from normlab.training.population import Population
+from normlab.training.state import hyper_of, init_state
+from normlab.training.step import Batch, make_train_step
 
 STOP_AT = 0.35
 
@@ -326,7 +326,7 @@ def test_data_order_is_a_pure_function_of_seed_and_epoch(dataset):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rows_of_the_splits_never_mix(dataset, seed):
-    feed = MemberFeed(small(seed=seed, train__steps=100), dataset)
+    feed = MemberBatches(small(seed=seed, train__steps=100), dataset)
     chunk = feed.chunk(0, 100)
     scored = [
         set(

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import pytest
 
-from normlab.lab.evidence import Memory, SetupEvidence, Wanted, rate_of
-from normlab.lab.record import Record
-from normlab.lab.study import Arm, Follow, Setup, Sweep, Tuning
+from normlab.runs.record import Record
+from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns, rate_of
+from normlab.studies.study import Arm, FollowUp, Setup, Sweep, Tuning
 
 Response = Callable[[str, float, int], float]
 """(norm, exponent of the rate, seed) -> final accuracy."""
@@ -28,22 +28,22 @@ SETUP = Setup("setup", "title", "digits_mlp", (NONE, BATCH, GROUP), TUNING, seed
 
 
 class Lab:
-    """Answers a setup's wishes; `looks` holds what was wanted anew at each look."""
+    """Answers a setup's wishes; `line_styles` holds what was wanted anew at each look."""
 
     def __init__(self, setup: Setup, response: Response):
         self.setup, self.response = setup, response
         self.records: dict[str, Record] = {}
-        self.looks: list[list[Wanted]] = []
+        self.line_styles: list[list[RequiredRun]] = []
         while True:
-            self.evidence = SetupEvidence(setup, self.records, MEMORY)
+            self.evidence = SetupRuns(setup, self.records, MEMORY)
             wanted = self.evidence.wanted
             new = [w for n, w in wanted.items() if n not in self.records]
             if not new:
                 break
-            self.looks.append(new)
+            self.line_styles.append(new)
             self.records |= {w.run_id: self.train(w) for w in new}
 
-    def train(self, wanted: Wanted) -> Record:
+    def train(self, wanted: RequiredRun) -> Record:
         config = wanted.config
         exponent = round(math.log10(config["optim.lr"]), 3)
         end = self.response(config["norm.name"], exponent, config["seed"])
@@ -66,7 +66,7 @@ class Lab:
         }
 
 
-MEMORY = Memory()
+MEMORY = ConfigCache()
 
 
 def peak(best: dict[str, float]) -> Response:
@@ -77,15 +77,15 @@ def peak(best: dict[str, float]) -> Response:
 INSIDE = peak({"none": -1.5, "batch": -1.5, "group": -1.5})
 
 
-def stages(look: list[Wanted]) -> Counter[tuple[str, str]]:
+def stages(look: list[RequiredRun]) -> Counter[tuple[str, str]]:
     return Counter((w.arm, w.stage) for w in look)
 
 
 def test_tuning_first_then_reports_with_fresh_seeds():
     lab = Lab(SETUP, INSIDE)
-    assert [set(s for _, s in stages(look)) for look in lab.looks] == [{"tune"}, {"report"}]
-    assert stages(lab.looks[0]) == {(a, "tune"): 9 for a in ("none", "batch", "group")}
-    assert stages(lab.looks[1]) == {
+    assert [set(s for _, s in stages(look)) for look in lab.line_styles] == [{"tune"}, {"report"}]
+    assert stages(lab.line_styles[0]) == {(a, "tune"): 9 for a in ("none", "batch", "group")}
+    assert stages(lab.line_styles[1]) == {
         ("none", "report"): 4,
         ("batch", "report"): 4,
         ("group", "report"): 5,  # screening
@@ -123,7 +123,7 @@ def test_the_grid_grows_at_most_four_times():
     lab = Lab(SETUP, peak({"none": -1.5, "batch": 2.0, "group": -1.5}))
     assert lab.exponents("none", "tune") == [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0]
     assert lab.exponents("batch", "report") == [1.0]
-    assert len([look for look in lab.looks if stages(look)["batch", "tune"]]) == 5
+    assert len([look for look in lab.line_styles if stages(look)["batch", "tune"]]) == 5
 
 
 def test_a_failed_tuning_run_counts_as_the_worst_value():
@@ -154,33 +154,33 @@ def test_a_missed_target_counts_as_ten_times_the_steps():
     assert lab.evidence.tuning_value(run) == math.log2(10 * 300)
     diverged = replace(run, status="diverged", curve=[])
     assert lab.evidence.tuning_value(diverged) == math.log2(10 * 300)
-    by_error = SetupEvidence(SETUP, {}, MEMORY)
+    by_error = SetupRuns(SETUP, {}, MEMORY)
     assert by_error.tuning_value(diverged) == 0.9
 
 
 def test_nothing_is_wanted_twice():
     lab = Lab(SETUP, peak({"none": -1.5, "batch": 0.0, "group": -3.0}))
-    asked = [w.run_id for look in lab.looks for w in look]
+    asked = [w.run_id for look in lab.line_styles for w in look]
     assert len(asked) == len(set(asked)) == len(lab.records)
-    settings = [tuple(sorted(map(str, w.config.items()))) for look in lab.looks for w in look]
+    settings = [tuple(sorted(map(str, w.config.items()))) for look in lab.line_styles for w in look]
     assert len(settings) == len(set(settings))
 
 
 def test_planning_is_a_function_of_the_records_alone():
     lab = Lab(SETUP, peak({"none": -1.5, "batch": 0.0, "group": -3.0}))
     turned = dict(reversed(lab.records.items()))
-    again = SetupEvidence(SETUP, turned, Memory())
+    again = SetupRuns(SETUP, turned, ConfigCache())
     assert again.wanted == lab.evidence.wanted and again.best == lab.evidence.best
-    assert SetupEvidence(SETUP, {}, MEMORY).wanted == SetupEvidence(SETUP, {}, Memory()).wanted
+    assert SetupRuns(SETUP, {}, MEMORY).wanted == SetupRuns(SETUP, {}, ConfigCache()).wanted
     strangers = lab.records | {"x": next(iter(lab.records.values()))}
-    assert SetupEvidence(SETUP, strangers, MEMORY).wanted == lab.evidence.wanted
+    assert SetupRuns(SETUP, strangers, MEMORY).wanted == lab.evidence.wanted
 
 
 def test_reports_wait_for_the_last_tuning_run():
     lab = Lab(SETUP, INSIDE)
-    last = next(w.run_id for w in lab.looks[0] if w.arm == "none")
+    last = next(w.run_id for w in lab.line_styles[0] if w.arm == "none")
     without = {n: r for n, r in lab.records.items() if n != last}
-    evidence = SetupEvidence(SETUP, without, MEMORY)
+    evidence = SetupRuns(SETUP, without, MEMORY)
     stage_of = Counter((w.arm, w.stage) for w in evidence.wanted.values())
     assert not stage_of["none", "report"] and not stage_of["batch", "report"]
     assert stage_of["group", "report"] == 5 and not evidence.is_complete
@@ -189,9 +189,9 @@ def test_reports_wait_for_the_last_tuning_run():
 
 def test_follows_take_the_rate_of_another_arm():
     follows = (
-        Follow("batch at none's rate", arm="batch", rate_of="none"),
-        Follow("tenfold", arm="batch", rate_of="none", factor=10, seeds=7),
-        Follow("slow averages", "batch", "batch", settings={"norm.momentum": 0.99}),
+        FollowUp("batch at none's rate", arm="batch", rate_of="none"),
+        FollowUp("tenfold", arm="batch", rate_of="none", factor=10, seeds=7),
+        FollowUp("slow averages", "batch", "batch", settings={"norm.momentum": 0.99}),
     )
     lab = Lab(replace(SETUP, follows=follows), peak({"none": -1.5, "batch": -1.0, "group": -1.5}))
     assert lab.exponents("batch", "follow: batch at none's rate") == [-1.5]
@@ -243,13 +243,13 @@ def test_a_sweep_ends_after_its_extensions():
 
 
 def test_a_follow_of_an_arm_that_never_trains_is_not_planned():
-    follow = Follow("tenfold", arm="batch", rate_of="none", factor=10)
+    follow = FollowUp("tenfold", arm="batch", rate_of="none", factor=10)
     lab = Lab(replace(SWEEP, follows=(follow,)), up_to({"none": -9, "batch": 0.0, "group": 0.0}))
     assert lab.evidence.follows == {} and lab.evidence.is_complete
 
 
 def test_a_follow_of_a_sweep_takes_the_median_largest_rate():
-    follow = Follow("tenfold", arm="batch", rate_of="none", factor=10, seeds=80)
+    follow = FollowUp("tenfold", arm="batch", rate_of="none", factor=10, seeds=80)
     lab = Lab(replace(SWEEP, follows=(follow,)), up_to({"none": -0.5, "batch": 0.0, "group": 0.0}))
     assert {r.config["optim.lr"] for r in lab.evidence.follows["tenfold"].values()} == {3.162}
     assert len(lab.evidence.follows["tenfold"]) == 80
@@ -266,5 +266,5 @@ def test_arms_that_mean_the_same_run_share_it():
         Arm("layer", {"norm.name": "layer"}, is_primary=True),
         Arm("channels", {"norm.name": "layer_channels"}, is_primary=True),
     )
-    evidence = SetupEvidence(replace(SETUP, arms=arms), {}, MEMORY)
+    evidence = SetupRuns(replace(SETUP, arms=arms), {}, MEMORY)
     assert len(evidence.wanted) == 9

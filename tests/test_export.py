@@ -14,11 +14,11 @@ import pytest
 from jax import export
 from small_runs import small
 
-from normlab.engine.state import hyper_of, init_state
-from normlab.engine.step import Batch, make_train_step
+from normlab.layers.table import KERNELS
 from normlab.models.build import build_model
 from normlab.norms import NORMS
-from normlab.norms.table import KERNELS
+from normlab.training.state import hyper_of, init_state
+from normlab.training.step import Batch, make_train_step
 
 PLATFORMS = ("cuda", "tpu")
 IMAGES = np.zeros((4, 4, 4, 1), np.float32)

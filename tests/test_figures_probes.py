@@ -10,17 +10,25 @@ import matplotlib
 import numpy as np
 import pytest
 
-from normlab.lab.effects import draw_effects
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.figures import draw
-from normlab.lab.levels import level_text
-from normlab.lab.looks import PALETTE, STYLE, follow_looks, looks, place_of, tick_text
-from normlab.lab.record import Record
-from normlab.lab.study import Arm, Figure, Follow, Kind, Setup, Tuning
-from normlab.lab.traces import by_layer, layer_names, quartiles, trace
-from normlab.lab.verdicts import Row, decide
-from normlab.norms.table import KERNELS, NORMS
+from normlab.layers.table import KERNELS
+from normlab.norms.table import NORMS
+from normlab.report.figures.dose_response import level_text
+from normlab.report.figures.draw import draw
+from normlab.report.figures.forest import draw_effects
+from normlab.report.figures.series import by_layer, layer_names, quartiles, trace
+from normlab.report.figures.style import (
+    PALETTE,
+    STYLE,
+    follow_up_styles,
+    line_styles,
+    place_of,
+    tick_text,
+)
+from normlab.runs.record import Record
 from normlab.settings import defaults
+from normlab.studies.decisions import Row, decide
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import Arm, Figure, FollowUp, Kind, Setup, Tuning
 
 NASTY = "batch, $x$ and $\\frac{$"
 ARMS = (
@@ -49,9 +57,9 @@ def made_row(size: float, step: int) -> dict[str, float]:
     return row | {f"gradients.input.{name}": size * step * len(name) for name in LAYERS}
 
 
-def evidence(setup: Setup = SETUP, **reports: dict[int, Record]) -> SetupEvidence:
+def evidence(setup: Setup = SETUP, **reports: dict[int, Record]) -> SetupRuns:
     """Return the evidence of a setup whose every arm has the same three runs, or those told."""
-    e = SetupEvidence(setup, {})
+    e = SetupRuns(setup, {})
     runs = {seed: made_run(seed) for seed in range(3)}
     e.reports = {arm.name: reports.get(arm.name, runs) for arm in setup.arms}
     return e
@@ -74,8 +82,8 @@ def test_a_scheme_has_one_colour_in_all_setups_and_each_arm_a_line_of_its_own():
     names = ("batch/4", "noisy batch", "batch, depth 16", "batch", "a", "b", "c", "d")
     batch = [Arm(name, {"norm.name": "batch", "norm.stats_batch": 4}) for name in names]
     gains = [Arm(f"none, gain {g}", {"norm.name": "none", "init.gain": g}) for g in (1.0, 4.0)]
-    there = looks(replace(SETUP, arms=(*batch, *gains)))
-    here = looks(replace(SETUP, arms=(Arm("layer", {}), *reversed(gains), batch[1])))
+    there = line_styles(replace(SETUP, arms=(*batch, *gains)))
+    here = line_styles(replace(SETUP, arms=(Arm("layer", {}), *reversed(gains), batch[1])))
     assert {there[name].color for name in names} == {here["noisy batch"].color} == {"#0072b2"}
     assert {there[a.name].color for a in gains} == {here[a.name].color for a in gains}
     assert here["layer"].color not in (here["noisy batch"].color, here[gains[0].name].color)
@@ -93,11 +101,11 @@ def test_no_two_schemes_share_colour_and_marker():
 def test_a_kernel_scheme_alone_and_runs_that_follow_have_their_colours():
     arms = (*ARMS, Arm("weights", {"norm.name": "none", "norm.kernel": "weight_norm"}))
     follows = (
-        Follow("at none's rate", "batch", "none"),
-        Follow("renorm", "batch", "batch", settings={"norm.name": "batch_renorm"}),
+        FollowUp("at none's rate", "batch", "none"),
+        FollowUp("renorm", "batch", "batch", settings={"norm.name": "batch_renorm"}),
     )
     setup = replace(SETUP, arms=arms, follows=follows)
-    style, followed = looks(setup), follow_looks(setup)
+    style, followed = line_styles(setup), follow_up_styles(setup)
     assert style["weights"].color == PALETTE[place_of("weight_norm")[0]] != style["none"].color
     assert followed["at none's rate"].color == style["batch"].color
     assert followed["renorm"].color == PALETTE[place_of("batch_renorm")[0]]
@@ -158,11 +166,11 @@ def test_a_probe_axis_says_what_it_is_and_is_linear_where_it_must():
     assert percent.get_ylabel() == "training accuracy, %"
     assert lines_of(percent)["none"].get_ydata()[0] == pytest.approx(100 / 3)
     assert draw(Figure("probe", "made-up", "", "unknown"), evidence()) is None
-    assert draw(Figure("probe", "made-up", "", "made.up"), SetupEvidence(SETUP, {})) is None
+    assert draw(Figure("probe", "made-up", "", "made.up"), SetupRuns(SETUP, {})) is None
 
 
 def test_a_probe_of_chosen_arms_or_of_what_follows():
-    setup = replace(SETUP, follows=(Follow("batch at none's rate", "batch", "none"),))
+    setup = replace(SETUP, follows=(FollowUp("batch at none's rate", "batch", "none"),))
     e = evidence(setup)
     e.follows = {"batch at none's rate": {0: made_run(0)}}
     chosen = only(draw(Figure("probe", "made-up", "", "made.up", arms=("batch",)), e))

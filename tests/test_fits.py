@@ -11,11 +11,11 @@ import pytest
 from small_runs import small, train
 
 from normlab import data
-from normlab.engine.feed import Calendar, MemberFeed, batch_rows, noisy_labels
-from normlab.engine.population import Population
-from normlab.engine.snapshot import Snapshot
-from normlab.lab.config import resolve
-from normlab.lab.errors import ConfigError
+from normlab.runs.config import resolve
+from normlab.runs.errors import ConfigError
+from normlab.training.batches import MemberBatches, Schedule, batch_rows, noisy_labels
+from normlab.training.population import Population
+from normlab.training.snapshot import Snapshot
 
 FIT = 2.2
 FITTED = {"eval.train_examples": 100, "train.stop_at_loss": FIT, "train.eval_every": 4}
@@ -44,7 +44,7 @@ def test_a_share_of_the_labels_is_replaced_by_other_classes(dataset):
 
 def test_noise_is_trained_on_and_scored_apart(dataset):
     config = small(data__label_noise=0.3, eval__train_examples=data.DATASETS["synthetic"].train)
-    feed, split = MemberFeed(config, dataset), dataset.split(0)
+    feed, split = MemberBatches(config, dataset), dataset.split(0)
     chunk = feed.chunk(0, 20)
     np.testing.assert_array_equal(chunk.labels, feed.labels[chunk.train])
     assert 0.2 < (chunk.labels != dataset.labels[chunk.train]).mean() < 0.4
@@ -65,7 +65,7 @@ def test_noise_is_trained_on_and_scored_apart(dataset):
 def test_scores_of_the_training_examples_are_a_plain_loop_s(dataset):
     config = small(data__label_noise=0.3, eval__train_examples=data.DATASETS["synthetic"].train)
     (outcome,), states = train([config], dataset)
-    feed, params = MemberFeed(config, dataset), member(states).params
+    feed, params = MemberBatches(config, dataset), member(states).params
     rows = dataset.split(0).train
     for name, chosen in (
         ("train_set", rows[feed.labels[rows] == dataset.labels[rows]]),
@@ -118,13 +118,13 @@ def test_the_batch_shrinks_and_visits_fresh_epochs(dataset):
 
 def test_a_late_batch_trains_as_one_of_that_size(dataset):
     both = small(train__steps=12, train__late_batch=8, train__late_from=6, norm__name="batch")
-    calendar = Calendar(both, 1, 2)
+    calendar = Schedule(both, 1, 2)
     np.testing.assert_allclose(calendar.rate, [1] * 6 + [8 / 32] * 6)
     (outcome,), states = train([both], dataset)
     population = Population([{**both, "train.late_batch": 0, "data.batch": 8}], dataset)
     begun, first_half = train([{**both, "train.steps": 6, "train.late_batch": 0}], dataset)
     del begun
-    feed = MemberFeed(both, dataset).chunk(6, 6)
+    feed = MemberBatches(both, dataset).chunk(6, 6)
     step = population.program.advance
     small_feed = jax.tree.map(
         lambda leaf: leaf[None], feed._replace(train=feed.train[:, :8], labels=feed.labels[:, :8])

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from normlab.bench.loops import network as by_hand
-from normlab.engine.flops import count_flops, matmul_rate, step_flops
-from normlab.lab.costs import CompileClock
+from benchmarks.loops import network as by_hand
+from normlab.launch.costs import CompileClock
 from normlab.settings import defaults
+from normlab.training.flops import count_flops, matmul_rate, step_flops
 
 MLP, CNN8, _, RESNET = by_hand.NETWORKS
 NETWORKS = (
@@ -118,7 +118,7 @@ def test_the_clock_takes_nested_events_as_one(monkeypatch):
 
 def test_peak_memory_is_of_this_process_and_stays_when_memory_is_freed():
     code = """
-from normlab.lab.costs import peak_memory
+from normlab.launch.costs import peak_memory
 before, block = peak_memory(), bytearray(2**28)
 del block
 print(before, peak_memory())

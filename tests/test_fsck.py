@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stress.workspace_files import made_up
 
-from normlab.lab import disk
-from normlab.lab.checkpoints import PopulationFolder, population_id
-from normlab.lab.config import resolve, run_id
-from normlab.lab.errors import BadResultsDirectory
-from normlab.lab.fsck import DAMAGE, Examination
-from normlab.lab.store import Store
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
+from normlab.runs import files
+from normlab.runs.checkpoints import PopulationFolder, population_id
+from normlab.runs.config import resolve, run_id
+from normlab.runs.errors import BadResultsDirectory
+from normlab.runs.fsck import DAMAGE, Examination
+from normlab.runs.store import Store
 from normlab.settings import Config
-from normlab.torture.planted import made_up
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = [resolve({"data.name": "synthetic", "seed": seed}).config for seed in range(6)]
@@ -74,9 +74,9 @@ def good(tmp_path_factory) -> Path:
     store.fail(FAILED, {"attempts": [{"status": "error", "message": "ValueError: \x1b[31mred"}]})
     for folder in ("norms", "studies", "report"):
         (store.root / folder).mkdir()
-    disk.write_json(store.root / "studies" / "mine-quick.json", {"written": "x"})
-    disk.write_json(store.root / "steptimes.json", {"x": {}})
-    disk.write_json(store.root / "norms" / "mine.json", ROW | {"sha256": "x"})
+    files.write_json(store.root / "studies" / "mine-quick.json", {"written": "x"})
+    files.write_json(store.root / "steptimes.json", {"x": {}})
+    files.write_json(store.root / "norms" / "mine.json", ROW | {"sha256": "x"})
     (store.root / "norms" / f"{hashlib.sha256(b'1').hexdigest()}.py").write_bytes(b"1")
     (store.root / "report" / "index.html").write_text("x")
     return store.root
@@ -103,18 +103,18 @@ def tree(root: Path) -> dict[str, tuple]:
 
 
 def edit(path: Path, **changed: object) -> None:
-    disk.write_json(path, disk.read_json(path) | changed)
+    files.write_json(path, files.read_json(path) | changed)
 
 
 def without_fact(root: Path) -> None:
     path = root / "runs" / DONE / "result.json"
-    origin = disk.read_json(path)["provenance"]
+    origin = files.read_json(path)["provenance"]
     edit(path, provenance={name: fact for name, fact in origin.items() if name != "cores"})
 
 
 def other_settings(root: Path) -> None:
     path = root / "runs" / DONE / "result.json"
-    edit(path, config=disk.read_json(path)["config"] | {"optim.lr": 0.3})
+    edit(path, config=files.read_json(path)["config"] | {"optim.lr": 0.3})
 
 
 def bad_names(root: Path) -> None:
@@ -248,7 +248,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         "--norms=FILE",
     ),
     "norm's row": (
-        lambda r: disk.write_json(r / "norms" / "mine.json", {"title": "t"}),
+        lambda r: files.write_json(r / "norms" / "mine.json", {"title": "t"}),
         "damaged",
         "norms/mine.json",
         "Error: ",
@@ -396,10 +396,10 @@ def test_norms_from_outside_are_recalled_or_left_unchecked(root):
     name = run_id(config)
     finish(Store(root), name, config)
     del NORMS["mine"]
-    disk.write_json(root / "norms" / "mine.json", row.facts())
+    files.write_json(root / "norms" / "mine.json", row.facts())
     assert not [path for _, path in findings(root) if name in path]
     del NORMS["mine"]
-    disk.write_json(root / "norms" / "mine.json", row.facts() | {"sha256": "2" * 64})
+    files.write_json(root / "norms" / "mine.json", row.facts() | {"sha256": "2" * 64})
     assert "earlier version" in findings(root)["note", f"runs/{name}"]
     del NORMS["mine"]
     (root / "norms" / "mine.json").unlink()

@@ -12,11 +12,11 @@ import pytest
 from jax import lax
 from small_runs import small
 
-from normlab.engine.state import hyper_of, init_state
-from normlab.engine.step import Batch, make_train_step
 from normlab.models.build import build_model
-from normlab.moments import normalize
 from normlab.norms import NORMS, build
+from normlab.statistics.moments import normalize
+from normlab.training.state import hyper_of, init_state
+from normlab.training.step import Batch, make_train_step
 
 MEMBERS, EPSILON = 4, 1e-5
 X = np.random.default_rng(0).standard_normal((MEMBERS, 2, 6, 3))

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from small_runs import small
 
-from normlab.engine.program import CPU_OPTIONS
-from normlab.engine.state import Hyper, TrainState, init_state
-from normlab.engine.step import Batch, make_train_step
+from normlab.layers.linear import kernel_scheme
+from normlab.layers.reparam import act_gain
 from normlab.models.build import build_model
 from normlab.norms import KERNELS, Standardize, WeightNorm, build
-from normlab.norms.kernels import kernel_scheme
-from normlab.norms.reparam import act_gain
+from normlab.training.program import CPU_OPTIONS
+from normlab.training.state import Hyper, TrainState, init_state
+from normlab.training.step import Batch, make_train_step
 
 fast_jit = functools.partial(jax.jit, compiler_options=CPU_OPTIONS)
 SHAPES = [(6, 4), (3, 3, 2, 4)]

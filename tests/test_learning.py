@@ -9,7 +9,7 @@ import pytest
 from small_runs import small, train
 
 from normlab import data
-from normlab.engine.population import Outcome
+from normlab.training.population import Outcome
 
 SEEDS = (0, 1, 2)
 CHANCE = 0.1

@@ -15,16 +15,16 @@ from urllib.parse import unquote
 import pytest
 from made_up_runs import NASTY, PROVENANCE, STUDY
 
-from normlab.lab.claims import row_facts
-from normlab.lab.errors import StorageError
-from normlab.lab.ledger import escaped, ledger, markdown, short_form, write_ledger
-from normlab.lab.literature import claims, entries, entry_of
-from normlab.lab.page import render
-from normlab.lab.record import Record
-from normlab.lab.report import StudyReport, draw_all, judge_overall
-from normlab.lab.study import ROOT, Figure
-from normlab.lab.verdicts import Row, decide
-from normlab.lab.wording import effect_text
+from normlab.report.formatting import effect_text
+from normlab.report.html import render
+from normlab.report.markdown import escaped, ledger, markdown, short_form, write_ledger
+from normlab.report.report import StudyReport, draw_all, judge_overall
+from normlab.report.summary import row_facts
+from normlab.runs.errors import StorageError
+from normlab.runs.record import Record
+from normlab.studies.decisions import Row, decide
+from normlab.studies.literature import claims, entries, entry_of
+from normlab.studies.study import ROOT, Figure
 
 RULE_BOOK = (
     "C1a C1b C1t C2 C2r C3a C3b C3c C4a C4b C4c C5a C5b C6a C6b C7a C7b C7c C8a C8b C8c C9 C10a "
@@ -249,8 +249,8 @@ def test_the_figures_of_its_rows_lie_beside_the_page_and_are_shown_once(tmp_path
 def test_two_figures_of_one_kind_and_setup_get_two_files(monkeypatch, tmp_path):
     kinds = [Figure("curves", "steps", "a", arms=("none",)), Figure("curves", "steps", "b")]
     study = replace(PLAIN, figures=(*kinds, replace(kinds[0], key="x.y")))
-    monkeypatch.setattr("normlab.lab.report.draw", lambda figure, e: "a drawing")
-    monkeypatch.setattr("normlab.lab.report.save", lambda _, path: [Path(f"{path}.svg")])
+    monkeypatch.setattr("normlab.report.report.draw", lambda figure, e: "a drawing")
+    monkeypatch.setattr("normlab.report.report.save", lambda _, path: [Path(f"{path}.svg")])
     evidences: Any = {"steps": SimpleNamespace()}
     files = draw_all([StudyReport(study, "quick", evidences, [])], tmp_path)
     names = [file.name for file in files.values()]

@@ -6,7 +6,9 @@ import math
 
 import pytest
 
-from normlab.lab.measures import (
+from normlab.runs.record import Record
+from normlab.settings import defaults
+from normlab.studies.metrics import (
     accuracy,
     error_points,
     is_failed,
@@ -14,8 +16,6 @@ from normlab.lab.measures import (
     log_octaves,
     steps_to_target,
 )
-from normlab.lab.record import Record
-from normlab.settings import defaults
 
 INF = math.inf
 

@@ -14,14 +14,14 @@ from flax import linen as nn
 from small_runs import small
 
 from normlab.data import DATASETS
-from normlab.engine.state import Hyper, TrainState, init_state
-from normlab.lab.config import ConfigError, layer_shapes, resolve
+from normlab.layers.convolutions import FORMS
 from normlab.models.build import build_model
 from normlab.models.cnn import CNN, max_pool
 from normlab.models.mlp import MLP
 from normlab.models.table import conv_layers, layer_widths, pool_after
 from normlab.norms import NORMS, Layers
-from normlab.norms.convolutions import FORMS
+from normlab.runs.config import ConfigError, layer_shapes, resolve
+from normlab.training.state import Hyper, TrainState, init_state
 
 SHAPES = {"mlp": (4, 6), "cnn": (4, 8, 8, 1)}
 WIDTHS = {"mlp": (8, 4, 4), "cnn": (4, 8)}

@@ -12,11 +12,11 @@ import pytest
 from small_runs import small, train
 
 from normlab import data
-from normlab.engine.feed import MemberFeed
-from normlab.engine.state import hyper_of, init_state
-from normlab.engine.step import Batch, make_train_step
-from normlab.lab.config import run_id
 from normlab.models.build import build_model
+from normlab.runs.config import run_id
+from normlab.training.batches import MemberBatches
+from normlab.training.state import hyper_of, init_state
+from normlab.training.step import Batch, make_train_step
 
 POISONED = 7
 """The step, from 1, whose batch holds an image of NaN."""
@@ -27,7 +27,7 @@ def poisoned() -> data.Dataset:
     """The synthetic images, one of which is NaN: seed 0 sees it at step POISONED and nowhere else,
     seed 1 not at all."""
     dataset = data.load("synthetic")
-    rows = [MemberFeed(small(seed=seed), dataset) for seed in (0, 1)]
+    rows = [MemberBatches(small(seed=seed), dataset) for seed in (0, 1)]
     seen = [feed.chunk(0, 20).train for feed in rows]
     others = set(seen[0].ravel()) - set(seen[0][POISONED - 1]) | set(seen[1].ravel())
     scored = set(np.concatenate([f.scoring.rows.ravel() for f in rows]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from oracles import ORACLES
 
-from normlab.battery import CHECKS, GROUPS, check_norm
-from normlab.battery.result import table
 from normlab.norms import NORMS
+from normlab.testing import CHECKS, GROUPS, check_norm
+from normlab.testing.result import table
 
 MEASURED = [group for group in CHECKS if group != "cost"]
 

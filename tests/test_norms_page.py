@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from normlab.layers.table import KERNELS
 from normlab.norms.page import norms_page
-from normlab.norms.table import COMMON, KERNELS, NORMS, Norm
+from normlab.norms.table import COMMON, NORMS, Norm
 from normlab.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]

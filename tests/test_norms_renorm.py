@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from trained_layers import MUTABLE, draw, outputs
 
-from normlab.engine.evaluate import reestimate
 from normlab.models.build import build_model
 from normlab.norms import BatchNorm, BatchRenorm, build
 from normlab.settings import defaults
+from normlab.training.evaluate import reestimate
 
 EPSILON = 1e-3
 DENSE, CONV = (6, 4), (4, 3, 2, 4)

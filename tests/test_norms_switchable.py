@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from trained_layers import MUTABLE, draw, outputs
 
-from normlab.moments import moments
 from normlab.norms import NORMS, build
 from normlab.norms.switchable import pool, statistics
+from normlab.statistics.moments import moments
 
 EPSILON = 1e-3
 DENSE, SEQUENCE, CONV = (6, 4), (4, 3, 4), (4, 3, 2, 4)

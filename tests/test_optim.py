@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from normlab.optim import direction, rate_shape
 from normlab.settings import SETTINGS
+from normlab.training.optim import direction, rate_shape
 
 LR, MOMENTUM = 0.05, 0.8
 IS_KERNEL = {

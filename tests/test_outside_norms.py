@@ -16,15 +16,15 @@ import jax
 import numpy as np
 import pytest
 
-from normlab.lab import cli
-from normlab.lab.config import ConfigError, program_id, resolve, run_id
-from normlab.lab.looks import looks
-from normlab.lab.store import StorageError, Store
-from normlab.lab.study import Setup, adapt, check_study, load_config, load_study, study_names
-from normlab.lab.wording import command
+from normlab import cli
 from normlab.norms import NORMS, build
 from normlab.norms.outside import OutsideNorm, add_norms, outside_norms
+from normlab.report.figures.style import line_styles
+from normlab.report.formatting import command
+from normlab.runs.config import ConfigError, program_id, resolve, run_id
+from normlab.runs.store import StorageError, Store
 from normlab.settings import defaults
+from normlab.studies.study import Setup, adapt, check_study, load_config, load_study, study_names
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "my_norm.py"
@@ -35,7 +35,7 @@ SHORT += ["--config.train.steps=20", "--config.model.widths=16", "--config.norm.
 ROW = "from normlab.norms import Norm\nNORMS = {%s: Norm(title='t', family='f', %s)}\n"
 RMS = "module='normlab.norms.sample:SampleNorm', over=('C',), options=('epsilon',)"
 STUDY = """
-from normlab.lab.study import Setup, Study, Tuning, norm_arms
+from normlab.studies.study import Setup, Study, Tuning, norm_arms
 SETUP = Setup(
     name="tiny", title="a tiny network", base="digits_mlp", protocol=Tuning((-1.0,), 0.5, "error",
     seeds=(1000,), extensions=0), arms=norm_arms("none", "my_norm", primary=("none", "my_norm")),
@@ -191,8 +191,8 @@ def test_a_norm_joins_every_setup_that_it_can_run_in(tmp_path):
                 n for n, like in (("my_norm", "layer"), ("space", "instance")) if runs(setup, like)
             ]
             assert all(a.settings == {"norm.name": a.name} and not a.is_primary for a in new)
-            drawn = list(looks(setup).values())
-            assert all(drawn.count(looks(setup)[a.name]) == 1 for a in new)
+            drawn = list(line_styles(setup).values())
+            assert all(drawn.count(line_styles(setup)[a.name]) == 1 for a in new)
     study = load_study("convergence")
     chosen = adapt(study, norms=names, arms=("none", "batch", "my_norm"))
     check_study(chosen, "quick")

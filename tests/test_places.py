@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from normlab.lab import places as module
-from normlab.lab.places import Place, available_cores, places
+from normlab.launch import devices as module
+from normlab.launch.devices import Device, available_cores, find_devices
 
 
 @pytest.fixture
@@ -21,37 +21,37 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def gpus(*numbers: str) -> list[Place]:
-    return [Place(environment={"CUDA_VISIBLE_DEVICES": n}) for n in numbers]
+def gpus(*numbers: str) -> list[Device]:
+    return [Device(environment={"CUDA_VISIBLE_DEVICES": n}) for n in numbers]
 
 
 def test_one_worker_for_each_gpu(machine):
-    assert places() == gpus("0", "1")
-    assert places(3) == gpus("0", "1", "0")
+    assert find_devices() == gpus("0", "1")
+    assert find_devices(3) == gpus("0", "1", "0")
 
 
 def test_only_visible_gpus_count(machine, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert places() == gpus("1")
+    assert find_devices() == gpus("1")
 
 
 def test_a_cpu_that_was_asked_for_is_used(machine, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert places() == [Place(core=core) for core in available_cores()]
+    assert find_devices() == [Device(core=core) for core in available_cores()]
 
 
 def test_gpus_without_a_plugin_are_not_used(machine, monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    assert places() == [Place(core=core) for core in available_cores()]
+    assert find_devices() == [Device(core=core) for core in available_cores()]
 
 
 def test_a_tpu_has_one_worker_that_may_use_any_core(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "DEVICES", tmp_path)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name == "libtpu" or None)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    assert places() == [Place()]
+    assert find_devices() == [Device()]
 
 
 def test_more_workers_than_cores_share_them():
     count = len(available_cores())
-    assert [p.core for p in places(count + 1)][-1] == available_cores()[0]
+    assert [p.core for p in find_devices(count + 1)][-1] == available_cores()[0]

@@ -10,8 +10,8 @@ import pytest
 from small_runs import small, train
 
 from normlab import data
-from normlab.engine.population import Outcome, choose_conv, choose_mode
 from normlab.settings import Config
+from normlab.training.population import Outcome, choose_conv, choose_mode
 
 WIDTH = 12
 NETS: dict[str, dict[str, Any]] = {

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from normlab.diagnostics import curvature
+from normlab.diagnostics.inputs import DiagnosticInputs
+from normlab.diagnostics.names import NAMES
+from normlab.diagnostics.table import PROBES
 from normlab.models.mlp import MLP
-from normlab.norms.layers import build
-from normlab.probes import curvature
-from normlab.probes.names import NAMES
-from normlab.probes.scene import Scene
-from normlab.probes.table import PROBES
+from normlab.norms.builder import build
 
 EPSILON, RATE, BATCH = 1e-3, 0.2, 8
 WIDTHS, CLASSES, FEATURES = (5, 6), 3, 4
@@ -119,8 +119,8 @@ def make(momentum: float) -> MLP:
     return MLP(layers=layers, widths=WIDTHS, classes=CLASSES, kernel_init=init)
 
 
-def scene_of(params: Any, state: Any) -> Scene:
-    return Scene(
+def scene_of(params: Any, state: Any) -> DiagnosticInputs:
+    return DiagnosticInputs(
         net=make(0.9),
         whole=make(0.0),
         params=params,

@@ -11,19 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from normlab.diagnostics import gradients, shift
+from normlab.diagnostics.drift import remember
+from normlab.diagnostics.inputs import DiagnosticInputs
+from normlab.diagnostics.names import probe_names
+from normlab.diagnostics.rank import mean_cosine, stable_rank
+from normlab.diagnostics.rotation import angle
+from normlab.diagnostics.sizes import cosine, length, unit
+from normlab.diagnostics.table import MEMORIES, PROBES
+from normlab.diagnostics.taps import activation_inputs, name_of, outline, run
 from normlab.models.cnn import CNN
 from normlab.models.mlp import MLP
 from normlab.models.resnet import ResNet
-from normlab.norms.layers import build
-from normlab.probes import gradients, shift
-from normlab.probes.drift import remember
-from normlab.probes.names import probe_names
-from normlab.probes.rank import mean_cosine, stable_rank
-from normlab.probes.rotation import angle
-from normlab.probes.scene import Scene
-from normlab.probes.sizes import cosine, length, unit
-from normlab.probes.table import MEMORIES, PROBES
-from normlab.probes.taps import activation_inputs, name_of, outline, run
+from normlab.norms.builder import build
 
 ZEROS = jax.nn.initializers.zeros
 
@@ -32,10 +32,10 @@ def draw(shape, seed=0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def scene_of(net: Any, variables: Any, x: Any, whole: Any = None) -> Scene:
+def scene_of(net: Any, variables: Any, x: Any, whole: Any = None) -> DiagnosticInputs:
     state = {name: variables.get(name, {}) for name in ("batch_stats", "norm_state")}
     params = variables["params"]
-    return Scene(
+    return DiagnosticInputs(
         net=net,
         whole=whole,
         params=params,
@@ -50,7 +50,7 @@ def scene_of(net: Any, variables: Any, x: Any, whole: Any = None) -> Scene:
     )
 
 
-def shapes_of(net: Any, x: np.ndarray, **parts) -> Scene:
+def shapes_of(net: Any, x: np.ndarray, **parts) -> DiagnosticInputs:
     """A scene without numbers, to trace."""
     variables = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=True))
     return scene_of(net, jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), variables), x, **parts)
@@ -71,7 +71,7 @@ def test_names_that_are_refused(text, message):
 
 
 def test_names_are_readable_without_jax():
-    code = "import sys, normlab.probes.names; print('jax' in sys.modules)"
+    code = "import sys, normlab.diagnostics.names; print('jax' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
 
@@ -180,7 +180,7 @@ def test_what_positions_are_kept():
         assert remember(shapes_of(net, np.zeros(shape, np.float32)))["sorted"].shape == (kept, 2)
 
 
-def dense_scene(placement: str, noise: float) -> tuple[Scene, Any]:
+def dense_scene(placement: str, noise: float) -> tuple[DiagnosticInputs, Any]:
     layers = build("none", act=jnp.tanh, noise=noise)
     init = jax.nn.initializers.normal(1.0)
     net = MLP(layers=layers, widths=(5,), classes=2, kernel_init=init, placement=placement)

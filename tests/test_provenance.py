@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stress.workspace_files import made_up
 
-from normlab.lab import provenance
-from normlab.lab.config import config_sha256, resolve, run_id
-from normlab.lab.provenance import (
+from normlab.runs import provenance
+from normlab.runs.config import config_sha256, resolve, run_id
+from normlab.runs.provenance import (
     DECIDES_BITS,
     SCHEMA,
     TRAINING_CODE,
@@ -23,9 +24,8 @@ from normlab.lab.provenance import (
     host_facts,
     missing_facts,
 )
-from normlab.lab.store import Store
+from normlab.runs.store import Store
 from normlab.settings import SETTINGS, from_json
-from normlab.torture.planted import made_up
 
 CONFIG = resolve({"norm.name": "group", "model.widths": (64, 32), "optim.lr": 0.3}).config
 RESULT, CURVE = made_up(CONFIG)

@@ -59,9 +59,9 @@ def test_command(command: str, tmp_path: Path):
     if script.endswith(("report.py", "fsck.py")):
         run("scripts/train.py", [*SHORT, f"--results={tmp_path}"])  # they refuse to look at nothing
     rest = [f"--ledger={tmp_path / 'c.md'}" if r.startswith("--ledger") else r for r in rest]
-    if script.endswith("torture.py"):
-        rest += ["--campaigns=permission"]  # test_torture_*.py have the others
-    if not script.endswith(("list.py", "data.py", "check_norm.py", "bench.py", "torture.py")):
+    if script.endswith("stress.py"):
+        rest += ["--campaigns=permission"]  # test_stress_*.py have the others
+    if not script.endswith(("list.py", "data.py", "check_norm.py", "bench.py", "stress.py")):
         rest += [f"--results={tmp_path}"]
     assert run(script, rest).strip()
 

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from made_up_runs import FIGURES, PROVENANCE, STUDY, runs_for
 
-from normlab.lab.disk import write_json
-from normlab.lab.figures import draw
-from normlab.lab.record import Record
-from normlab.lab.report import StudyReport, collect, headline, judge_overall, write_report
-from normlab.lab.store import Store
-from normlab.lab.study import Study
-from normlab.lab.verdicts import decide
-from normlab.lab.wording import command
+from normlab.report.figures.draw import draw
+from normlab.report.formatting import command
+from normlab.report.report import StudyReport, collect, headline, judge_overall, write_report
+from normlab.runs.files import write_json
+from normlab.runs.record import Record
+from normlab.runs.store import Store
+from normlab.studies.decisions import decide
+from normlab.studies.study import Study
 
 
 @pytest.fixture(scope="module")

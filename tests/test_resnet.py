@@ -13,15 +13,15 @@ from jax import lax
 from small_runs import small, train
 
 from normlab import data
-from normlab.engine.state import Hyper, init_state, scale_hidden_kernels
-from normlab.engine.step import Batch, make_train_step
-from normlab.lab.config import ConfigError, resolve
 from normlab.models.build import build_model
 from normlab.models.resnet import ResNet, shortcut
 from normlab.models.table import resnet_blocks
 from normlab.norms import NORMS, Layers
-from normlab.optim import mask_kernels
+from normlab.runs.config import ConfigError, resolve
 from normlab.settings import SETTINGS, Config
+from normlab.training.optim import mask_kernels
+from normlab.training.state import Hyper, init_state, scale_hidden_kernels
+from normlab.training.step import Batch, make_train_step
 
 ORDERS = SETTINGS["model.block"].choices
 RESIDUALS = SETTINGS["model.residual"].choices

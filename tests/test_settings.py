@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from normlab.evaluations import eval_steps
-from normlab.lab.config import ConfigError, resolve
+from normlab.runs.config import ConfigError, resolve
 from normlab.settings import (
     SETTINGS,
     defaults,
@@ -15,6 +14,7 @@ from normlab.settings import (
     nest,
     program_key,
 )
+from normlab.training.evaluation_steps import eval_steps
 
 RANGED = [
     (name, side) for name, s in SETTINGS.items() for side in ("low", "high") if getattr(s, side)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from made_up_runs import PROVENANCE
 
-from normlab.lab import disk
-from normlab.lab.disk import write_atomic
-from normlab.lab.errors import StorageError
-from normlab.lab.provenance import TRAINING_CODE, code_hash, host_facts
-from normlab.lab.store import Records, Store
+from normlab.runs import files
+from normlab.runs.errors import StorageError
+from normlab.runs.files import write_atomic
+from normlab.runs.provenance import TRAINING_CODE, code_hash, host_facts
+from normlab.runs.store import Records, Store
 from normlab.settings import defaults
 
 RESULT = {
@@ -72,7 +72,7 @@ def test_a_write_that_dies_leaves_the_old_file(store, monkeypatch, call):
     def die(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk.os, call, die)
+    monkeypatch.setattr(files.os, call, die)
     with pytest.raises(StorageError, match="No space"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
@@ -122,7 +122,7 @@ def test_missing_curve_is_damage(store):
 
 
 def lock_elsewhere(store: Store, name: str) -> str:
-    code = f"from normlab.lab.store import Store; print(Store({str(store.root)!r}).lock({name!r}))"
+    code = f"from normlab.runs.store import Store; print(Store({str(store.root)!r}).lock({name!r}))"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
@@ -140,7 +140,7 @@ def test_lock_excludes_another_process_until_it_is_released(store):
 
 def test_a_killed_process_holds_no_lock(store):
     code = (
-        "import os, signal; from normlab.lab.store import Store; "
+        "import os, signal; from normlab.runs.store import Store; "
         f"lock = Store({str(store.root)!r}).lock('a'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     run = subprocess.run([sys.executable, "-c", code], timeout=60)
@@ -222,7 +222,7 @@ def test_host_facts_are_complete():
 
 
 def test_code_hash_is_of_training_code_alone():
-    package = Path(disk.__file__).parents[1]
+    package = Path(files.__file__).parents[1]
     for name in TRAINING_CODE:
         assert (package / name).exists()
     assert "lab" not in TRAINING_CODE

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from normlab.data import DATASETS
-from normlab.lab.config import ConfigError, resolve
-from normlab.lab.evidence import Evidences, Memory, SetupEvidence
-from normlab.lab.study import (
+from normlab.runs.config import ConfigError, resolve
+from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
+from normlab.studies.study import (
     PROFILES,
     Setup,
     Study,
@@ -78,13 +78,13 @@ HALF_DECADES = (-3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5)
 @pytest.fixture(autouse=True)
 def all_data_are_there(monkeypatch):
     """Studies of the standard profile resolve without their data sets prepared here."""
-    monkeypatch.setattr("normlab.lab.config.check", lambda name, data_dir: DATASETS[name])
+    monkeypatch.setattr("normlab.runs.config.check", lambda name, data_dir: DATASETS[name])
 
 
 def rows_of(study: Study, profile: str) -> list:
-    memory = Memory()
-    setups = {s.name: SetupEvidence(s, {}, memory) for s in study.setups.get(profile, ())}
-    evidence = Evidences(setups, {})
+    memory = ConfigCache()
+    setups = {s.name: SetupRuns(s, {}, memory) for s in study.setups.get(profile, ())}
+    evidence = StudyRuns(setups, {})
     return [] if not setups else study.claims(evidence, profile)
 
 
@@ -108,7 +108,7 @@ def test_study_says_all_it_must(name):
 def test_study_can_run(name, profile):
     check_study(STUDIES[name], profile)
     for setup in STUDIES[name].setups[profile]:
-        assert SetupEvidence(setup, {}).wanted
+        assert SetupRuns(setup, {}).wanted
         for follow in setup.follows:
             arm, of = setup.arm(follow.arm), setup.arm(follow.rate_of)
             assert arm and of
@@ -259,7 +259,7 @@ def test_unknown_overrides_and_arms_are_refused():
 def test_an_override_is_a_variant_with_runs_of_its_own():
     variant = adapt(STUDY, overrides={"optim.momentum": 0.8, "host.chunk": 7})
     assert variant.variant == "optim.momentum=0.8"  # the host's settings change no result
-    plain, changed = (set(SetupEvidence(s.setups["quick"][0], {}).wanted) for s in (STUDY, variant))
+    plain, changed = (set(SetupRuns(s.setups["quick"][0], {}).wanted) for s in (STUDY, variant))
     assert plain and not plain & changed
     assert variant.rule_hash == STUDY.rule_hash
 

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from desk import LONG, RUNS, SHORT, Desk, finish, needs_proc, workers_of
+from desk import LONG, RUNS, SHORT, Workspace, finish, needs_proc, workers_of
 
-from normlab.lab.groups import Group, group_runs, spread
-from normlab.lab.store import Store
-from normlab.lab.supervisor import Failure, lost_runs
+from normlab.launch.batching import Group, group_runs, spread
+from normlab.launch.supervisor import Failure, lost_runs
+from normlab.runs.store import Store
 from normlab.settings import defaults
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ atexit.register(tell)
 
 
 def test_a_study_runs_end_to_end_and_only_once(tmp_path):
-    desk = Desk(tmp_path, SHORT)
+    desk = Workspace(tmp_path, SHORT)
     (tmp_path / "sitecustomize.py").write_text(PROBE)
     (tmp_path / "probe").mkdir()
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
@@ -64,7 +64,7 @@ def assert_costs(told: dict) -> None:
 
 @needs_proc
 def test_a_worker_that_dies_again_and_again_is_an_error(tmp_path):
-    desk = Desk(tmp_path, LONG)
+    desk = Workspace(tmp_path, LONG)
     process = desk.start("--retries=0")
     desk.wait_for_training(process)
     (worker,) = workers_of(process)
@@ -80,8 +80,24 @@ def test_a_worker_that_dies_again_and_again_is_an_error(tmp_path):
 def test_nothing_but_the_worker_imports_jax():
     code = """
 import sys
-from normlab.lab import arms, cells, cli, config, evidence, figures, launch, measures, origin, page
-from normlab.lab import progress, protocol, report, store, study, supervisor, tables, verdicts
+from normlab.report import setup_table
+from normlab.report import cells
+from normlab import cli
+from normlab.runs import config
+from normlab.studies import planning
+from normlab.report.figures import draw
+from normlab.launch import sweep
+from normlab.studies import metrics
+from normlab.report import reproducibility
+from normlab.report import html
+from normlab.launch import progress
+from normlab.report import protocol
+from normlab.report import report
+from normlab.runs import store
+from normlab.studies import study
+from normlab.launch import supervisor
+from normlab.report import tables
+from normlab.studies import decisions
 for name in study.study_names():
     study.check_study(study.load_study(name), 'quick')
 for name in study.config_names():

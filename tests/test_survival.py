@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk import CACHE, LONG, ROOT, RUNS, SHORT, Desk, finish, needs_proc, workers_of
+from desk import CACHE, LONG, ROOT, RUNS, SHORT, Workspace, finish, needs_proc, workers_of
 
-from normlab.lab import disk
-from normlab.lab.checkpoints import unfinished
-from normlab.lab.store import Store
+from normlab.runs import files
+from normlab.runs.checkpoints import unfinished
+from normlab.runs.store import Store
 
 OFTEN = "--config.train.checkpoint_seconds=0.2"
 ONE = ["--config=configs/digits_mlp.py", "--config.data.name=synthetic", OFTEN]
 ONE += [f"--config.train.steps={LONG}"]
 IN_WORKER = """
 import os, sys, time
-if "normlab.lab.worker" in sys.orig_argv:
+if "normlab.launch.worker" in sys.orig_argv:
     import jax
-    from normlab.engine import population
+    from normlab.training import population
     train = population.Population.train
 """
 """Runs at the start of every Python process; what follows it is the fault of a worker."""
@@ -75,9 +75,9 @@ def environment(folder: Path, fault: str) -> dict[str, str]:
     return {"PYTHONPATH": path, "ONCE": str(folder / "once")}
 
 
-def results(desk: Desk) -> dict[str, dict[str, Any]]:
+def results(desk: Workspace) -> dict[str, dict[str, Any]]:
     found = desk.results.glob("runs/*/result.json")
-    return {path.parent.name: disk.read_json(path) for path in found}
+    return {path.parent.name: files.read_json(path) for path in found}
 
 
 def wait_for_checkpoint(results: Path, process: subprocess.Popen[str]) -> None:
@@ -112,7 +112,7 @@ def fails(process: subprocess.Popen[str], code: int) -> str:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, dict[str, Any]]:
     """The results of a study that nothing interrupts."""
-    desk = Desk(tmp_path_factory.mktemp("whole"), LONG)
+    desk = Workspace(tmp_path_factory.mktemp("whole"), LONG)
     finish(desk.start(OFTEN))
     assert not list(desk.results.glob("populations/*/checkpoint*")) and len(desk.done()) == RUNS
     assert all(r["provenance"]["checkpoint_seconds"] > 0 for r in results(desk).values())
@@ -130,7 +130,7 @@ def assert_equal_bits(found: dict[str, dict[str, Any]], whole: dict[str, dict[st
 @needs_proc
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 75), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_continues(tmp_path, whole, number, code):
-    desk = Desk(tmp_path, LONG)
+    desk = Workspace(tmp_path, LONG)
     process = desk.start()  # no checkpoint but the one upon the signal
     desk.wait_for_training(process)
     workers = workers_of(process)
@@ -149,7 +149,7 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path, whole, number, 
 
 @needs_proc
 def test_what_was_killed_goes_on_from_its_last_checkpoint(tmp_path, whole):
-    desk = Desk(tmp_path, LONG)
+    desk = Workspace(tmp_path, LONG)
     process = desk.start(OFTEN)
     wait_for_checkpoint(desk.results, process)
     (worker,) = workers_of(process)
@@ -164,7 +164,7 @@ def test_what_was_killed_goes_on_from_its_last_checkpoint(tmp_path, whole):
 
 @needs_proc
 def test_workers_whose_supervisor_is_killed_save(tmp_path, whole):
-    desk = Desk(tmp_path, LONG)
+    desk = Workspace(tmp_path, LONG)
     process = desk.start()
     desk.wait_for_training(process)
     workers = workers_of(process)
@@ -178,7 +178,7 @@ def test_workers_whose_supervisor_is_killed_save(tmp_path, whole):
 
 
 def test_a_second_signal_leaves_at_once(tmp_path):
-    desk = Desk(tmp_path, SHORT)
+    desk = Workspace(tmp_path, SHORT)
     process = desk.start(**environment(tmp_path, "hang always"))
     while not (tmp_path / "once").exists():
         time.sleep(0.05)
@@ -194,7 +194,7 @@ def test_a_second_signal_leaves_at_once(tmp_path):
 
 
 def test_too_little_memory_halves_the_width_and_the_record_says_so(tmp_path):
-    desk = Desk(tmp_path, SHORT)
+    desk = Workspace(tmp_path, SHORT)
     finish(desk.start("--config.host.width=4", "--retries=0", **environment(tmp_path, "memory")))
     assert len(desk.done()) == RUNS
     for result in results(desk).values():
@@ -205,11 +205,11 @@ def test_too_little_memory_halves_the_width_and_the_record_says_so(tmp_path):
 
 
 def test_an_error_ends_its_population_alone_and_is_not_tried_again(tmp_path):
-    desk = Desk(tmp_path, SHORT)
+    desk = Workspace(tmp_path, SHORT)
     told = fails(desk.start("--retries=3", **environment(tmp_path, "error")), 70)
     assert "could not be finished" in told and "failure.json" in told
     assert 0 < len(desk.done()) < RUNS
-    failures = [disk.read_json(p) for p in desk.results.glob("runs/*/failure.json")]
+    failures = [files.read_json(p) for p in desk.results.glob("runs/*/failure.json")]
     assert len(failures) == len(desk.done()) == 4  # reporting waits for what tuning chooses
     for failure in failures:
         (attempt,) = failure["attempts"]
@@ -221,7 +221,7 @@ def test_an_error_ends_its_population_alone_and_is_not_tried_again(tmp_path):
 
 
 def test_a_worker_that_says_nothing_is_replaced(tmp_path):
-    desk = Desk(tmp_path, SHORT)
+    desk = Workspace(tmp_path, SHORT)
     faults = environment(tmp_path, "hang")
     finish(desk.start("--config.host.time_limit=12", **faults))
     assert len(desk.done()) == RUNS
@@ -242,7 +242,7 @@ def test_a_change_of_the_machine_is_marked_and_one_of_the_data_refused(tmp_path)
     flags = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false"}
     out = finish(train_one(tmp_path / "r", **flags))
     assert "xla_flags changed since the start" in out
-    (result,) = (disk.read_json(p) for p in (tmp_path / "r").glob("runs/*/result.json"))
+    (result,) = (files.read_json(p) for p in (tmp_path / "r").glob("runs/*/result.json"))
     assert result["provenance"]["bit_exact"] is False
     assert list(result["provenance"]["restarts"][0]["changed"]) == ["xla_flags"]
 
@@ -272,9 +272,9 @@ def test_settings_that_are_not_those_of_the_name_are_refused(tmp_path):
     process.send_signal(signal.SIGTERM)
     fails(process, 75)
     (folder,) = unfinished(Store(tmp_path))
-    manifest = disk.read_json(folder.path / "manifest.json")
+    manifest = files.read_json(folder.path / "manifest.json")
     next(iter(manifest["runs"].values()))["optim.lr"] = 0.2
-    disk.write_json(folder.path / "manifest.json", manifest)
+    files.write_json(folder.path / "manifest.json", manifest)
     before = sorted(path.name for path in folder.path.iterdir())
     told = fails(train_one(tmp_path), 4)
     assert "error[drift]" in told and "settings" in told
@@ -282,7 +282,7 @@ def test_settings_that_are_not_those_of_the_name_are_refused(tmp_path):
 
 
 def test_a_damaged_record_is_told_set_aside_and_trained_again(tmp_path):
-    desk = Desk(tmp_path, SHORT)
+    desk = Workspace(tmp_path, SHORT)
     finish(desk.start())
     before = results(desk)
     victim = sorted(before)[0]

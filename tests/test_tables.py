@@ -8,15 +8,15 @@ import io
 import pytest
 from made_up_runs import LEVELS, RATES, STEPS, STUDY, runs_for
 
-from normlab.lab.arms import StepTimes, arm_table, reference_of
-from normlab.lab.cells import Line, failed_cell, steps_cell
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.figures import accuracy_curves
-from normlab.lab.looks import looks
-from normlab.lab.measures import error_points, steps_to_target
-from normlab.lab.record import Record
-from normlab.lab.tables import Table
-from normlab.lab.verdicts import median
+from normlab.report.cells import Line, failed_cell, steps_cell
+from normlab.report.figures.draw import accuracy_curves
+from normlab.report.figures.style import line_styles
+from normlab.report.setup_table import StepTimes, arm_table, reference_of
+from normlab.report.tables import Table
+from normlab.runs.record import Record
+from normlab.studies.decisions import median
+from normlab.studies.metrics import error_points, steps_to_target
+from normlab.studies.planning import SetupRuns
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def cells_of(table: Table, arm: str) -> dict[str, str]:
 
 
 def test_every_arm_tells_its_n_its_rate_and_its_median(records):
-    e = SetupEvidence(STEPS, records)
+    e = SetupRuns(STEPS, records)
     table = arm_table(e)
     assert {r[0]: cells_of(table, r[0])["n"] for r in table.texts()} == {
         "none": "6",
@@ -50,7 +50,7 @@ def test_every_arm_tells_its_n_its_rate_and_its_median(records):
 
 
 def test_differences_are_paired_with_the_largest_level(records):
-    e = SetupEvidence(LEVELS, records)
+    e = SetupRuns(LEVELS, records)
     assert {a.name: reference_of(e, a) for a in LEVELS.arms} == {
         "batch/4": "batch/64",
         "batch/16": "batch/64",
@@ -64,7 +64,7 @@ def test_differences_are_paired_with_the_largest_level(records):
 
 
 def test_a_sweep_tells_the_largest_rate_that_trains(records):
-    table = arm_table(SetupEvidence(RATES, records))
+    table = arm_table(SetupRuns(RATES, records))
     assert cells_of(table, "none")["largest rate that trains"].startswith("0.1 [")
     assert cells_of(table, "batch")["times the rate of none"].startswith("31.6 [")
     assert cells_of(table, "batch")["n"] == "6"
@@ -79,7 +79,7 @@ def test_a_missed_target_is_infinite_and_a_failure_is_counted():
 
 
 def test_seconds_to_the_target_stand_only_where_a_step_was_timed(records):
-    e = SetupEvidence(STEPS, records)
+    e = SetupRuns(STEPS, records)
     table = arm_table(e, StepTimes({"batch": 0.5}, "this machine"))
     steps = [steps_to_target(r, 0.9) for r in e.reports["batch"].values()]
     assert float(cells_of(table, "batch")["seconds to target"]) == pytest.approx(
@@ -103,10 +103,10 @@ def test_cells_are_escaped_for_every_format():
 
 
 def test_arms_of_one_scheme_differ_in_dash_and_schemes_in_colour():
-    styles = looks(LEVELS)
+    styles = line_styles(LEVELS)
     assert styles["batch/4"].color == styles["batch/64"].color != styles["none"].color
     assert styles["batch/4"].dash != styles["batch/64"].dash
-    assert looks(STEPS)["batch"].color == looks(RATES)["batch"].color
+    assert line_styles(STEPS)["batch"].color == line_styles(RATES)["batch"].color
 
 
 def test_a_curve_that_ends_early_falls_to_chance_only_if_it_diverged():

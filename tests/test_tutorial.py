@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.validation import keras_parity
+from benchmarks.validation.keras_parity import Arm, Run, Trained
 from normlab import data
-from normlab.bench import tutorial
-from normlab.bench.tutorial import Arm, Run, Trained
-from normlab.lab.study import load_config
 from normlab.models.build import build_model
-from normlab.optim import direction
 from normlab.settings import defaults
+from normlab.studies.study import load_config
+from normlab.training.optim import direction
 
 LR, B1 = 0.01, 0.9
 
@@ -135,11 +135,11 @@ def test_both_train_alike(norm):
     pytest.importorskip("keras")
     steps = 20
     config = load_config("tutorial") | {"data.name": "synthetic", "model.widths": (16,)}
-    (run,) = tutorial.compare(Arm(norm), config, data.load("synthetic"), (5,), steps)
+    (run,) = keras_parity.compare(Arm(norm), config, data.load("synthetic"), (5,), steps)
     assert run.ours.losses.shape == run.keras.losses.shape == (steps,)
     assert run.ours.losses[-5:].mean() < run.ours.losses[:5].mean()
-    assert tutorial.difference(run.ours, run.keras) < 1e-5
-    assert 0 < tutorial.difference(run.keras, run.reverse) < 1e-5
+    assert keras_parity.difference(run.ours, run.keras) < 1e-5
+    assert 0 < keras_parity.difference(run.keras, run.reverse) < 1e-5
     assert len(run.ours.running["var"]) == (16 if norm == "batch" else 0)
     # the bias before the norm has no gradient but rounding, which Adam makes steps of
     np.testing.assert_allclose(run.ours.running["mean"], run.keras.running["mean"], atol=1e-3)
@@ -157,16 +157,16 @@ def made_up(offset: float, arm: Arm, steps: int) -> Run:
 def test_the_verdict_counts_the_judged_runs_and_no_other():
     good, bad = made_up(5e-5, Arm("batch"), 1000), made_up(2e-4, Arm("none"), 1000)
     other = made_up(1.0, Arm("batch", "tanh", is_judged=False), 1000)
-    short = [made_up(x, Arm("none", is_judged=False), tutorial.STEPS) for x in (0.0, 1.0, 5e-5)]
-    assert tutorial.verdict([good, other, *short]).startswith("pass: 1 of 1 runs")
-    failed = tutorial.verdict([good, bad, other, *short])
+    short = [made_up(x, Arm("none", is_judged=False), keras_parity.STEPS) for x in (0.0, 1.0, 5e-5)]
+    assert keras_parity.verdict([good, other, *short]).startswith("pass: 1 of 1 runs")
+    failed = keras_parity.verdict([good, bad, other, *short])
     assert failed.startswith("fail: 1 of 2 runs") and failed.endswith("2.0e-04")
-    assert "of 3 further runs" in tutorial.tally([good, bad, *short])
-    assert "not judged, 2 stay" in tutorial.tally([good, bad, *short])
-    table = tutorial.table_of([good, bad, *short], "jax")
+    assert "of 3 further runs" in keras_parity.tally([good, bad, *short])
+    assert "not judged, 2 stay" in keras_parity.tally([good, bad, *short])
+    table = keras_parity.table_of([good, bad, *short], "jax")
     assert [row[3] for row in table.rows] == ["5.0e-05", "**2.0e-04**"]
     assert "Result: fail: 1 of 2 runs" in table.note and "of 3 further runs" in table.note
-    facts = tutorial.facts_of([good, bad], "jax")
+    facts = keras_parity.facts_of([good, bad], "jax")
     assert facts["runs"][1]["largest_difference"]["normlab_keras"] == pytest.approx(2e-4)
     assert facts["runs"][0]["losses"]["keras"]["50"] == 1
 
@@ -175,4 +175,4 @@ def test_a_run_that_diverged_is_not_within_the_limit():
     run = made_up(0.0, Arm("batch"), 1000)
     run.ours.losses[70:] = np.nan
     assert not run.is_within_limit
-    assert tutorial.verdict([run]).startswith("fail")
+    assert keras_parity.verdict([run]).startswith("fail")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from normlab.lab.verdicts import (
+from normlab.studies.decisions import (
     LEVEL,
     Row,
     accuracy_row,

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normlab.lab.checkpoints import PopulationFolder, population_id
-from normlab.lab.config import run_id
-from normlab.lab.errors import Drift
-from normlab.lab.groups import stopped_groups
-from normlab.lab.store import Store
-from normlab.lab.worker import Worker, judge
+from normlab.launch.batching import stopped_groups
+from normlab.launch.worker import Worker, judge
+from normlab.runs.checkpoints import PopulationFolder, population_id
+from normlab.runs.config import run_id
+from normlab.runs.errors import Drift
+from normlab.runs.store import Store
 from normlab.settings import Config, defaults
 
 CONFIGS: dict[str, Config] = {name: defaults() | {"seed": i} for i, name in enumerate("abc")}

@@ -13,8 +13,8 @@ import optax
 from flax import linen as nn
 from flax.traverse_util import unflatten_dict
 
-from normlab.bench.loops.network import CLASSES, EPSILON, GROUPS, MOMENTUM, RATE, Job, Network
-from normlab.bench.loops.stepwise import Run, Stepwise
+from benchmarks.loops.network import CLASSES, EPSILON, GROUPS, MOMENTUM, RATE, Job, Network
+from benchmarks.loops.stepwise import Run, Stepwise
 
 NormOf = Callable[..., Any]
 ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid}

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from normlab.bench.loops.network import CLASSES, EPSILON, MOMENTUM, RATE, Job, Network
+from benchmarks.loops.network import CLASSES, EPSILON, MOMENTUM, RATE, Job, Network
 
 
 def norm(name: str):

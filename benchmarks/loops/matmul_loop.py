@@ -7,7 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from normlab.bench.loops.network import Job
+from benchmarks.loops.network import Job
 
 SIZE = 2048
 FLOPS = 2 * SIZE**3

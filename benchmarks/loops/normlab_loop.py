@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from normlab.bench.loops.network import CLASSES, Job, Network
+from benchmarks.loops.network import CLASSES, Job, Network
 from normlab.data import Dataset, Split
-from normlab.engine.feed import batch_rows
-from normlab.engine.population import Population
-from normlab.engine.program import CPU_OPTIONS, input_shape
-from normlab.engine.state import hyper_of, init_state
 from normlab.models.build import build_model
 from normlab.settings import Config, defaults
+from normlab.training.batches import batch_rows
+from normlab.training.population import Population
+from normlab.training.program import CPU_OPTIONS, input_shape
+from normlab.training.state import hyper_of, init_state
 
 CHUNKS = 8
 """Chunks whose batches are drawn beforehand; a longer loop begins again."""

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from normlab.bench.loops.network import Network
+from benchmarks.loops.network import Network
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Broken(RuntimeError):
@@ -22,7 +24,7 @@ class Process:
     """One worker process; `close` ends it."""
 
     def __init__(self, core: int | None = None, log: Path | None = None, **environment: str):
-        command = [sys.executable, "-m", "normlab.bench.loops.worker"]
+        command = [sys.executable, "-m", "benchmarks.loops.worker"]
         command += [f"--core={core}"] if core is not None else []
         with open(log or os.devnull, "ab") as errors:
             self.process = subprocess.Popen(
@@ -33,6 +35,7 @@ class Process:
                 text=True,
                 bufsize=1,
                 env=os.environ | environment,
+                cwd=ROOT,  # where `benchmarks` is found
             )
 
     def send(self, do: str, **facts: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normlab.bench.loops.network import Job
+from benchmarks.loops.network import Job
 from normlab.data import Split
 
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from normlab.bench.loops.network import CLASSES, EPSILON, GROUPS, MOMENTUM, RATE, Job, Network
-from normlab.bench.loops.stepwise import Run, Stepwise
+from benchmarks.loops.network import CLASSES, EPSILON, GROUPS, MOMENTUM, RATE, Job, Network
+from benchmarks.loops.stepwise import Run, Stepwise
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 CUDA = torch.cuda.is_available()

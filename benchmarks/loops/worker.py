@@ -15,8 +15,8 @@ import sys
 import traceback
 from typing import Any
 
-from normlab.bench.loops.network import load_job
-from normlab.bench.loops.stepwise import Run
+from benchmarks.loops.network import load_job
+from benchmarks.loops.stepwise import Run
 from normlab.data import DATASETS
 from normlab.data.split import split_rows
 
@@ -32,7 +32,7 @@ def peak_megabytes() -> float:
 
 def make(request: dict[str, Any]) -> Any:
     """Return the loop that a request asks for."""
-    module = importlib.import_module(f"normlab.bench.loops.{request['loop']}_loop")
+    module = importlib.import_module(f"benchmarks.loops.{request['loop']}_loop")
     return module.Loop(load_job(request["network"], request["job"]), **request["options"])
 
 

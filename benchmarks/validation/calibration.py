@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from normlab.bench.page import Table, machine
+from benchmarks.page import Table, machine
 
 N, SIZE = 12, 3.1
 """Seeds of a row; delta in SD / sqrt(n)."""
@@ -311,9 +311,10 @@ def run(metrics: Sequence[Metric], positives: Sequence[Positive], judge: Judge, 
 
 HEAD = """# Controls of the verdicts
 
-Written by `python scripts/bench.py --suite=controls --write` from `normlab/bench/controls.py`: the
-rule of `normlab/lab/verdicts.py` on effects whose truth is known. Levels and deltas are those of
-the rule; nothing here is tuned to pass. Intervals are Clopper-Pearson, 95 %."""
+Written by `python scripts/bench.py --suite=controls --write` from
+`benchmarks/validation/calibration.py`: the rule of `normlab/studies/decisions.py` on effects whose
+truth is known. Levels and deltas are those of the rule; nothing here is tuned to pass. Intervals
+are Clopper-Pearson, 95 %."""
 NULL = f"""Batch norm in the sigmoid MLP on digits at rate 0.1, {RUNS} real runs. Each of {DRAWS}
 draws takes two disjoint sets of {N} and pairs them: any "supported" is false, "refuted" is right
 where the effect, which is 0, lies below delta. The draws share the runs, so the intervals, which

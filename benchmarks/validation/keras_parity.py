@@ -11,7 +11,6 @@ import datetime
 import importlib
 import importlib.metadata
 import importlib.util
-import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,11 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from normlab.bench import BadSelection
-from normlab.bench.page import Table, machine
+from benchmarks import BadSelection
+from benchmarks.page import Table, machine
 from normlab.data import Dataset
-from normlab.engine.population import Population
 from normlab.settings import Config
+from normlab.training.population import Population
 
 SEEDS = (0, 1, 2)
 STEPS, LIMIT = 100, 1e-4

@@ -19,9 +19,9 @@ import optax
 from flax import linen as nn
 from scipy import stats
 
-from normlab.bench.page import Table, machine
+from benchmarks.page import Table, machine
 from normlab.models.build import build_model
-from normlab.norms.layers import named_act
+from normlab.norms.builder import named_act
 from normlab.settings import SETTINGS, defaults
 
 DEPTH, MIDDLE, CLASSES = 20, (6, 16), 10
@@ -258,9 +258,9 @@ def run(tell: Tell) -> str:
 
 HEAD = """# Anchors
 
-Written by `python scripts/bench.py --suite=anchors --write` from `normlab/bench/anchors.py`: what
-theory says exactly of deep dense networks at initialisation (arXiv:1902.08129), beside what
-normlab's own network and layers give."""
+Written by `python scripts/bench.py --suite=anchors --write` from
+`benchmarks/validation/theory.py`: what theory says exactly of deep dense networks at
+initialisation (arXiv:1902.08129), beside what normlab's own network and layers give."""
 READING = """By what the squared norm of the gradient with respect to a dense layer's output grows
 from one layer to the one below it: the geometric mean over the layers in the middle, mean and 95 %
 t interval over seeds. Inputs are normal, labels uniform, the loss is the mean cross-entropy, scale

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.sizes import by_unit, means_and_stds
-from normlab.probes.taps import activation_inputs, name_of, run
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.sizes import by_unit, means_and_stds
+from normlab.diagnostics.taps import activation_inputs, name_of, run
 
 PERCENTILES = (15, 50, 85)
 
 
-def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return, in training mode on the probe batch, for what enters the activation of each norm:
 
     activations.mean.<norm>, activations.std.<norm>: mean over units of |mean| and of the standard

@@ -8,8 +8,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from matfree import decomp, stochtrace
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.taps import live_loss
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.taps import live_loss
 
 KRYLOV = 20
 """Steps of Lanczos' method."""
@@ -19,7 +19,7 @@ START, SIGNS = 1, 2
 """Folded into the key."""
 
 
-def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return of the Hessian of the probe batch's loss in training mode, whose batch statistics are
     live, that is, move with the parameters:
 

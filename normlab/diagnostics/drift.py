@@ -5,16 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.sizes import by_unit, means_and_stds
-from normlab.probes.taps import activation_inputs, run
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.sizes import by_unit, means_and_stds
+from normlab.diagnostics.taps import activation_inputs, run
 
 MOST = 512
 """Values of a unit that are kept. Positions of images are thinned out by an odd stride, which does
 not fall on the same columns of every row."""
 
 
-def sample(scene: Scene) -> jax.Array:
+def sample(scene: DiagnosticInputs) -> jax.Array:
     """Return what enters the last activation in training mode, [values, C], each unit sorted."""
     x = by_unit(activation_inputs(scene, run(scene, scene.params))[-1])
     stride = -(-len(x) // MOST)
@@ -22,13 +22,13 @@ def sample(scene: Scene) -> jax.Array:
     return jnp.sort(x[::stride], axis=0)
 
 
-def remember(scene: Scene) -> Memory:
+def remember(scene: DiagnosticInputs) -> Memory:
     """Return the memory before the first probing."""
     shape = jax.eval_shape(lambda params: sample(scene._replace(params=params)), scene.params)
     return {"sorted": jnp.zeros(shape.shape), "is_set": jnp.zeros((), bool)}
 
 
-def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return how far the units' distributions on the probe batch moved since the last probing:
 
     drift.step: mean over units of the W1 distance over the unit's standard deviation at the last

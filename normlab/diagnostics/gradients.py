@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.sizes import TINY, length
-from normlab.probes.taps import cross_entropy, inside, name_of, outline, run
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.sizes import TINY, length
+from normlab.diagnostics.taps import cross_entropy, inside, name_of, outline, run
 
 
 def slope(sizes: list[jax.Array]) -> jax.Array:
@@ -26,7 +26,7 @@ def middle(sizes: list[jax.Array]) -> list[jax.Array]:
     return inner if len(inner) > 1 else sizes[1:]
 
 
-def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return the L2 norms of the gradients of the probe batch's loss in training mode.
 
     gradients.input.<layer>: with respect to what the layer receives; gradients.kernel.<layer>: to

@@ -14,7 +14,7 @@ Memory = dict[str, jax.Array]
 """What a probe keeps from one probing to the next; empty for most."""
 
 
-class Scene(NamedTuple):
+class DiagnosticInputs(NamedTuple):
     """A network between two steps, and images to probe it with."""
 
     net: nn.Module

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.sizes import TINY, length
-from normlab.probes.taps import cross_entropy, live_loss, run, statistics_of
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.sizes import TINY, length
+from normlab.diagnostics.taps import cross_entropy, live_loss, run, statistics_of
 
 STEPS = (0.5, 1.0, 2.0, 4.0)
 """In units of the learning rate, as in arXiv:1805.11604, figure 4."""
@@ -48,7 +48,7 @@ def relative_change(rows: jax.Array) -> jax.Array:
     return rows[-1, 1] / jnp.maximum(rows[-1, 3], TINY)
 
 
-def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return, for the loss of the probe batch in training mode at w - s g, s = 1/2, 1, 2 and 4
     learning rates, g its gradient at w:
 

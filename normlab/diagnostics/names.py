@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from normlab.lookup import find_row
 
 NAMES: dict[str, str] = {
     "gradients": "size of the gradients of layers' inputs and kernels, and its slope over depth",
@@ -31,10 +31,7 @@ def probe_names(text: str) -> tuple[str, ...]:
     """
     names = tuple(text.split("+")) if text else ()
     for name in names:
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown probe {name!r}{hint} (probes: {', '.join(NAMES)})")
+        find_row("probe", NAMES, name)
         if names.count(name) > 1:
             raise ValueError(f"the probe {name!r} stands {names.count(name)} times; name it once")
     return names

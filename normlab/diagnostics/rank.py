@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.sizes import TINY, by_example
-from normlab.probes.taps import name_of, run
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.sizes import TINY, by_example
+from normlab.diagnostics.taps import name_of, run
 
 
 def stable_rank(h: jax.Array) -> jax.Array:
@@ -25,7 +25,7 @@ def mean_cosine(h: jax.Array) -> jax.Array:
     return (all_pairs - same) / (len(h) * (len(h) - 1))
 
 
-def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return for H [B, C], what each layer receives (images: its mean over space), in training
     mode on the probe batch:
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.sizes import TINY, length, unit
-from normlab.probes.taps import inside, live_loss, name_of, outline
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.sizes import TINY, length, unit
+from normlab.diagnostics.taps import inside, live_loss, name_of, outline
 
 
 def angle(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -17,7 +17,7 @@ def angle(a: jax.Array, b: jax.Array) -> jax.Array:
     return 2 * jnp.arctan2(length(a - b), length(a + b))
 
 
-def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return rotation.angle.<layer>, the angle in radians between the layer's kernel before and
     after the optimiser's next step, by the gradient of the probe batch, and
     rotation.effective_rate.<layer> = learning rate / |kernel|^2."""

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.sizes import TINY, cosine, length
-from normlab.probes.taps import Taps, inside, live_loss, name_of, outline
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.sizes import TINY, cosine, length
+from normlab.diagnostics.taps import Taps, inside, live_loss, name_of, outline
 
 
 def numbers(params: Any, taps: Taps) -> Any:
@@ -25,7 +25,7 @@ def numbers(params: Any, taps: Taps) -> Any:
     return jax.tree_util.tree_map_with_path(number, params)
 
 
-def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return how G, the gradient of a layer's kernel, differs from G', the same after all earlier
     layers took the optimiser's step, on the same batch in training mode:
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 import jax
 import jax.numpy as jnp
 
-from normlab.moments import moments, std
+from normlab.statistics.moments import moments, std
 
 TINY = float(jnp.finfo(jnp.float32).tiny)
 """The smallest normal float32, 1.2e-38: the floor of divisors and of arguments of logarithms."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.taps import inside, name_of, outline, statistics_of
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.taps import inside, name_of, outline, statistics_of
 
 FLOOR = 1e-5
 """Added to variances, the default epsilon of our norms: constant channels have no gap."""
 
 
-def observe(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return, for the norms that keep running statistics, their distance from re-estimated ones:
 
     statistics.mean.<norm>: mean over channels of |running mean - mean| / sqrt(variance);

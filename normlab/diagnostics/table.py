@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from normlab.probes import (
+from normlab.diagnostics import (
     activations,
     curvature,
     drift,
@@ -16,9 +16,9 @@ from normlab.probes import (
     statistics,
     units,
 )
-from normlab.probes.scene import Memory, Scene, Values
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
 
-Observe = Callable[[Scene, Memory], tuple[Values, Memory]]
+Observe = Callable[[DiagnosticInputs, Memory], tuple[Values, Memory]]
 
 PROBES: dict[str, Observe] = {
     "gradients": gradients.observe,
@@ -37,5 +37,5 @@ PROBES: dict[str, Observe] = {
 """Name -> observe(scene, memory) -> (values, memory), pure and traceable; all values are float32
 scalars, and their names start with that of the probe."""
 
-MEMORIES: dict[str, Callable[[Scene], Memory]] = {"drift": drift.remember}
+MEMORIES: dict[str, Callable[[DiagnosticInputs], Memory]] = {"drift": drift.remember}
 """Name -> what the probe remembers before its first probing; the others remember nothing."""

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from normlab.norms.kernels import Conv, Dense
+from normlab.diagnostics.inputs import DiagnosticInputs
+from normlab.layers.linear import Conv, Dense
 from normlab.norms.noise import Noise
-from normlab.probes.scene import Scene
 
 MUTABLE = ("batch_stats", "norm_state")
 SMALLEST_SCALE = 1e-4
@@ -79,7 +79,7 @@ def _norm_of(module: nn.Module, x: jax.Array, y: jax.Array) -> Norm:
 
 
 def run(
-    scene: Scene,
+    scene: DiagnosticInputs,
     params: Any,
     *,
     x: jax.Array | None = None,
@@ -124,7 +124,7 @@ def run(
     return taps._replace(logits=logits)
 
 
-def outline(scene: Scene) -> Taps:
+def outline(scene: DiagnosticInputs) -> Taps:
     """Return a training run of shapes alone, which costs the program nothing."""
     found: list[Taps] = []
 
@@ -142,7 +142,7 @@ def outline(scene: Scene) -> Taps:
     )
 
 
-def activation_inputs(scene: Scene, taps: Taps) -> list[jax.Array]:
+def activation_inputs(scene: DiagnosticInputs, taps: Taps) -> list[jax.Array]:
     """Return for each norm what enters the activation beside it: what the norm puts out, with
     noise; where the norm follows the activation (placement post), what the layer before puts out.
 
@@ -154,17 +154,17 @@ def activation_inputs(scene: Scene, taps: Taps) -> list[jax.Array]:
     return [n.noisy for n in taps.norms]
 
 
-def cross_entropy(scene: Scene, logits: jax.Array) -> jax.Array:
+def cross_entropy(scene: DiagnosticInputs, logits: jax.Array) -> jax.Array:
     """Return the mean cross-entropy of the probe batch, in nats."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, scene.y).mean()
 
 
-def live_loss(scene: Scene, params: Any) -> jax.Array:
+def live_loss(scene: DiagnosticInputs, params: Any) -> jax.Array:
     """Return the loss of the probe batch in training mode, with the batch's own statistics."""
     return cross_entropy(scene, run(scene, params).logits)
 
 
-def statistics_of(scene: Scene, x: jax.Array) -> Any:
+def statistics_of(scene: DiagnosticInputs, x: jax.Array) -> Any:
     """Return as running statistics exactly those of the images `x`; the scene's own where the
     scheme has none."""
     if scene.whole is None:

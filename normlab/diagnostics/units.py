@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.probes.scene import Memory, Scene, Values
-from normlab.probes.sizes import TINY, by_unit, means_and_stds
-from normlab.probes.taps import name_of, run, statistics_of
+from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.sizes import TINY, by_unit, means_and_stds
+from normlab.diagnostics.taps import name_of, run, statistics_of
 
 NEAR = 0.1
 """How far a mean may be from 0 and a standard deviation from 1."""
@@ -15,7 +15,7 @@ RESOLVED = 2.0**24
 """The largest mean over standard deviation that float32 can tell from a constant."""
 
 
-def observe_dead(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe_dead(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return dead.share.<layer>, the share of the units that the layer receives (all but the first
     layer, which receives the image) that are 0 for all examples and at all positions."""
     values = {}
@@ -25,7 +25,7 @@ def observe_dead(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
     return values, memory
 
 
-def observe_health(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe_health(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return health.ratio.<norm>, the largest |mean| / standard deviation of a channel that enters
     the norm, 2^24 at most, in training mode over batch and space."""
     values = {}
@@ -53,7 +53,7 @@ def share(near: list[jax.Array], counts: list[jax.Array] | None = None) -> jax.A
     return jnp.sum(is_near & count) / jnp.sum(count)
 
 
-def observe_moments(scene: Scene, memory: Memory) -> tuple[Values, Memory]:
+def observe_moments(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     """Return the share of channels, of all norms or layers together, whose |mean| <= 0.1 and
     |standard deviation - 1| <= 0.1 over batch and space:
 

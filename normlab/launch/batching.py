@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from normlab.lab.checkpoints import unfinished
-from normlab.lab.config import cohort_id, run_id
-from normlab.lab.errors import Drift
-from normlab.lab.store import Store
+from normlab.runs.checkpoints import unfinished
+from normlab.runs.config import cohort_id, run_id
+from normlab.runs.errors import Drift
+from normlab.runs.store import Store
 from normlab.settings import Config, defaults
 
 WORTH_SHARING = 20_000

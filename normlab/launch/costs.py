@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from normlab.engine.flops import matmul_rate
+from normlab.training.flops import matmul_rate
 
 COMPILING = "/jax/core/compile/"
 """How jax names what it tells of tracing, lowering, and compiling or reading its cache."""

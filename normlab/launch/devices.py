@@ -11,7 +11,7 @@ DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
-class Place:
+class Device:
     """A worker's place: a core of its own, or an accelerator of its own and any core."""
 
     core: int | None = None
@@ -39,7 +39,7 @@ def has_tpu() -> bool:
     return is_wanted and importlib.util.find_spec("libtpu") is not None
 
 
-def places(processes: int = 0) -> list[Place]:
+def find_devices(processes: int = 0) -> list[Device]:
     """Return the places of the workers: `processes` of them, or (0) as many as suit the machine.
 
     Two workers on one GPU would each try to take all of its memory, so there is one for each; a
@@ -48,9 +48,9 @@ def places(processes: int = 0) -> list[Place]:
     """
     gpus = visible_gpus()
     if gpus:
-        found = [Place(environment={"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
+        found = [Device(environment={"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus]
     elif has_tpu():
-        found = [Place()]
+        found = [Device()]
     else:
-        found = [Place(core=core) for core in available_cores()]
+        found = [Device(core=core) for core in available_cores()]
     return [found[i % len(found)] for i in range(processes or len(found))]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from normlab.lab.supervisor import Hand
+from normlab.launch.supervisor import WorkerProcess
 
 
 def clock(seconds: float) -> str:
@@ -23,7 +23,7 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-class Board:
+class ProgressState:
     """Counts runs and steps, and knows what every worker is doing."""
 
     def __init__(self, left: Callable[[], tuple[int, int, int]]):
@@ -34,7 +34,7 @@ class Board:
         self.lines: dict[int, str] = {}
         self.seen: dict[int, tuple[int, float]] = {}
 
-    def note(self, hand: Hand, event: str, facts: dict[str, Any]) -> bool:
+    def note(self, hand: WorkerProcess, event: str, facts: dict[str, Any]) -> bool:
         """Take an event; return whether there is something new to show."""
         if event == "given" and hand.group:
             self.seen[hand.number] = (0, 0.0)
@@ -45,7 +45,7 @@ class Board:
             return True
         return False
 
-    def _note_chunk(self, hand: Hand, facts: dict[str, Any]) -> None:
+    def _note_chunk(self, hand: WorkerProcess, facts: dict[str, Any]) -> None:
         assert hand.group is not None
         before, at = self.seen.get(hand.number, (0, 0.0))
         members = len(hand.group.configs)
@@ -67,7 +67,7 @@ class Board:
         return f"{done:,} of {known:,} known runs, {clock(seconds)} so far, {clock(left)} left"
 
 
-def news(hand: Hand, event: str, facts: dict[str, Any]) -> str | None:
+def news(hand: WorkerProcess, event: str, facts: dict[str, Any]) -> str | None:
     """Return a line for an event that is worth one beside the display, None for the others."""
     label = hand.group.label if hand.group else "worker"
     if event == "resumed":
@@ -84,7 +84,7 @@ def news(hand: Hand, event: str, facts: dict[str, Any]) -> str | None:
 class PlainDisplay:
     """One line per chunk, for logs."""
 
-    def __init__(self, board: Board, out: TextIO = sys.stdout):
+    def __init__(self, board: ProgressState, out: TextIO = sys.stdout):
         self.board, self.out = board, out
 
     def __enter__(self) -> PlainDisplay:
@@ -93,7 +93,7 @@ class PlainDisplay:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
+    def show(self, hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
         told = news(hand, event, facts)
         if told:
             print(told, file=self.out, flush=True)
@@ -105,7 +105,7 @@ class PlainDisplay:
 class LiveDisplay:
     """A panel that is redrawn in place: the whole above, one line per worker below."""
 
-    def __init__(self, board: Board):
+    def __init__(self, board: ProgressState):
         from rich.live import Live
 
         self.board = board
@@ -118,7 +118,7 @@ class LiveDisplay:
     def __exit__(self, *facts: Any) -> None:
         self.live.__exit__(*facts)
 
-    def show(self, hand: Hand, event: str, facts: dict[str, Any]) -> None:
+    def show(self, hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
         told = news(hand, event, facts)
         if told:
             self.live.console.print(told, markup=False, highlight=False)
@@ -138,5 +138,5 @@ class LiveDisplay:
         return grid
 
 
-def choose_display(board: Board) -> PlainDisplay | LiveDisplay:
+def choose_display(board: ProgressState) -> PlainDisplay | LiveDisplay:
     return LiveDisplay(board) if sys.stdout.isatty() else PlainDisplay(board)

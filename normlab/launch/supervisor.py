@@ -14,24 +14,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.lab.checkpoints import PopulationFolder, population_id
-from normlab.lab.errors import Preempted, StorageError
-from normlab.lab.groups import Group, group_runs, spread, stopped_groups
-from normlab.lab.places import places
-from normlab.lab.provenance import now
-from normlab.lab.store import Store
+from normlab.launch.batching import Group, group_runs, spread, stopped_groups
+from normlab.launch.devices import find_devices
+from normlab.runs.checkpoints import PopulationFolder, population_id
+from normlab.runs.errors import Preempted, StorageError
+from normlab.runs.provenance import now
+from normlab.runs.store import Store
 from normlab.settings import Config, program_key
 
-PATIENCE = 1.0
+POLL_S = 1.0
 """Seconds between two looks at runs that another process holds."""
-LOOK = 60.0
+HEARTBEAT_S = 60.0
 """Seconds between two looks at workers that say nothing."""
-GRACE = 8.0
+SHUTDOWN_S = 8.0
 """Seconds that workers have to finish their chunk and save when all is to stop."""
 
 
 @dataclass
-class Hand:
+class WorkerProcess:
     """One worker process and what it is doing."""
 
     number: int
@@ -74,14 +74,14 @@ class Supervisor:
         data_dir: str | None = None,
         profile_trace: str | None = None,
         retries: int = 1,
-        on_event: Callable[[Hand, str, dict[str, Any]], None] = lambda *_: None,
+        on_event: Callable[[WorkerProcess, str, dict[str, Any]], None] = lambda *_: None,
     ):
         self.store, self.data_dir, self.retries = store, data_dir, retries
         self.profile_trace = profile_trace
         self.on_event = on_event
-        self.places = places(processes)
-        self.events: queue.Queue[tuple[Hand, dict[str, Any]]] = queue.Queue()
-        self.hands: list[Hand] = []
+        self.find_devices = find_devices(processes)
+        self.events: queue.Queue[tuple[WorkerProcess, dict[str, Any]]] = queue.Queue()
+        self.hands: list[WorkerProcess] = []
         self.failures: list[Failure] = []
         self.attempts: dict[str, list[dict[str, Any]]] = {}
         """Run -> what ended its attempts in this command."""
@@ -110,7 +110,7 @@ class Supervisor:
         busy = [hand for hand in self.hands if hand.group]
         for hand in busy:
             hand.process.terminate()
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + SHUTDOWN_S
         while busy:
             try:
                 hand, facts = self.events.get(timeout=max(0, deadline - time.monotonic()))
@@ -121,9 +121,9 @@ class Supervisor:
             if event in ("done", "error", "gone"):
                 busy = [other for other in busy if other is not hand]
 
-    def _start(self, number: int) -> Hand:
-        command = [sys.executable, "-m", "normlab.lab.worker", f"--results={self.store.root}"]
-        place = self.places[number]
+    def _start(self, number: int) -> WorkerProcess:
+        command = [sys.executable, "-m", "normlab.launch.worker", f"--results={self.store.root}"]
+        place = self.find_devices[number]
         command += [f"--core={place.core}"] if place.core is not None else []
         command += [f"--data_dir={self.data_dir}"] if self.data_dir else []
         command += [f"--profile_trace={self.profile_trace}"] if self.profile_trace else []
@@ -136,17 +136,17 @@ class Supervisor:
             bufsize=1,
             env=os.environ | place.environment,
         )
-        hand = Hand(number, process)
+        hand = WorkerProcess(number, process)
         threading.Thread(target=self._listen, args=(hand,), daemon=True).start()
         return hand
 
-    def _listen(self, hand: Hand) -> None:
+    def _listen(self, hand: WorkerProcess) -> None:
         assert hand.process.stdout is not None
         for line in hand.process.stdout:
             self.events.put((hand, json.loads(line)))
         self.events.put((hand, {"event": "gone"}))
 
-    def _send(self, hand: Hand, request: dict[str, Any]) -> None:
+    def _send(self, hand: WorkerProcess, request: dict[str, Any]) -> None:
         assert hand.process.stdin is not None
         try:
             hand.process.stdin.write(json.dumps(request) + "\n")
@@ -154,7 +154,7 @@ class Supervisor:
         except BrokenPipeError:
             pass  # its end is noticed by the listener
 
-    def _give(self, hand: Hand, group: Group) -> None:
+    def _give(self, hand: WorkerProcess, group: Group) -> None:
         hand.group, hand.heard = group, time.monotonic()
         hand.programs.add(program_key(group.config))
         attempts = self.attempts.get(next(iter(group.configs)), [])
@@ -162,7 +162,7 @@ class Supervisor:
         self._send(hand, {"do": "train"} | request)
         self.on_event(hand, "given", {})
 
-    def _choose(self, hand: Hand, groups: list[Group]) -> Group:
+    def _choose(self, hand: WorkerProcess, groups: list[Group]) -> Group:
         """Return the group for an idle worker: one that was begun, else one whose program it has
         already compiled, else one that nobody has, else any; the largest of them."""
         others = set().union(*(h.programs for h in self.hands if h is not hand))
@@ -186,7 +186,7 @@ class Supervisor:
             if any(h.group for h in self.hands):
                 self._wait()
             elif left:
-                time.sleep(PATIENCE)
+                time.sleep(POLL_S)
                 self.taken.clear()
             else:
                 return
@@ -206,8 +206,8 @@ class Supervisor:
 
     def _employ(self, groups: list[Group]) -> None:
         idle = [h for h in self.hands if h.group is None]
-        groups = spread(groups, len(idle) + len(self.places) - len(self.hands))
-        while groups and len(self.hands) < len(self.places) and len(idle) < len(groups):
+        groups = spread(groups, len(idle) + len(self.find_devices) - len(self.hands))
+        while groups and len(self.hands) < len(self.find_devices) and len(idle) < len(groups):
             hand = self._start(len(self.hands))
             self.hands.append(hand)
             idle.append(hand)
@@ -221,7 +221,7 @@ class Supervisor:
         """Take events until a worker becomes free."""
         while True:
             try:
-                hand, facts = self.events.get(timeout=min(self._seconds_left(), LOOK))
+                hand, facts = self.events.get(timeout=min(self._seconds_left(), HEARTBEAT_S))
             except queue.Empty:
                 self._end_silent()
                 return
@@ -256,13 +256,13 @@ class Supervisor:
                 self._fail(hand, Failure(hand.group, "timeout", message))
                 self._replace(hand)
 
-    def _replace(self, hand: Hand) -> None:
+    def _replace(self, hand: WorkerProcess) -> None:
         """Start another worker in the place of one that is dead or of no more use."""
         hand.process.kill()
         hand.process.wait()
         self.hands[self.hands.index(hand)] = self._start(hand.number)
 
-    def _note_end(self, hand: Hand) -> None:
+    def _note_end(self, hand: WorkerProcess) -> None:
         """Take note of a worker's end."""
         code = hand.process.wait()
         if hand.group and code != Preempted.code:
@@ -272,7 +272,7 @@ class Supervisor:
         hand.group = None
         self._replace(hand)
 
-    def _note_error(self, hand: Hand, facts: dict[str, Any]) -> None:
+    def _note_error(self, hand: WorkerProcess, facts: dict[str, Any]) -> None:
         if facts["status"] == StorageError.kind:
             raise StorageError(facts["message"])
         if hand.group is None:
@@ -284,7 +284,7 @@ class Supervisor:
         else:
             self._fail(hand, failure, facts["again"])
 
-    def _halve(self, hand: Hand, failure: Failure) -> None:
+    def _halve(self, hand: WorkerProcess, failure: Failure) -> None:
         """Let the runs of a population that was too large be tried at half its width."""
         group, half = failure.group, failure.group.config["host.width"] // 2
         self._tell(hand, failure, f"tried again at width {half}")
@@ -295,7 +295,7 @@ class Supervisor:
             self.widths[name] = half
             self.attempts.setdefault(name, []).append(failure.facts())
 
-    def _fail(self, hand: Hand, failure: Failure, again: bool = True) -> None:
+    def _fail(self, hand: WorkerProcess, failure: Failure, again: bool = True) -> None:
         """Take note of a failure: the runs are tried again while retries are left and it may help,
         else given up."""
         self.failures.append(failure)
@@ -312,7 +312,7 @@ class Supervisor:
             if not self.store.is_done(name):
                 self.store.fail(name, {"attempts": self.attempts[name]})
 
-    def _tell(self, hand: Hand, failure: Failure, then: str) -> None:
+    def _tell(self, hand: WorkerProcess, failure: Failure, then: str) -> None:
         """Take the population away from its worker and say what becomes of it."""
         facts = {"status": failure.status, "message": failure.message, "then": then}
         self.on_event(hand, "failed", facts)

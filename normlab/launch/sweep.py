@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.lab.checkpoints import tidy, unfinished
-from normlab.lab.config import program_id
-from normlab.lab.disk import make_folder, read_json, write_json
-from normlab.lab.errors import ConfigError, Damaged
-from normlab.lab.evidence import Memory, SetupEvidence, Wanted
-from normlab.lab.origin import is_stale
-from normlab.lab.progress import Board, choose_display
-from normlab.lab.provenance import host_facts, now, timing_place
-from normlab.lab.store import Records, Store
-from normlab.lab.study import Study, load_study, study_names
-from normlab.lab.supervisor import Failure, Hand, Supervisor
+from normlab.launch.progress import ProgressState, choose_display
+from normlab.launch.supervisor import Failure, Supervisor, WorkerProcess
+from normlab.runs.checkpoints import tidy, unfinished
+from normlab.runs.config import program_id
+from normlab.runs.errors import ConfigError, Damaged
+from normlab.runs.files import make_folder, read_json, write_json
+from normlab.runs.provenance import host_facts, now, timing_place
+from normlab.runs.record import is_stale
+from normlab.runs.store import Records, Store
 from normlab.settings import Config
+from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
+from normlab.studies.study import Study, load_study, study_names
 
 
 @dataclass
@@ -38,29 +38,29 @@ class Job:
     restart: bool = False
     """Whether populations that stopped begin again instead of going on."""
     warn: Callable[[str], None] = lambda message: None
-    memory: Memory = field(init=False)
+    cache: ConfigCache = field(init=False)
     records: Records = field(init=False)
     trained: int = 0
 
     def __post_init__(self) -> None:
-        self.memory = Memory(self.data_dir)
+        self.cache = ConfigCache(self.data_dir)
         self.records = Records(self.store)
         self._missing: dict[str, Config] = {}
         self._known = 0
 
-    def wanted(self) -> dict[str, Wanted]:
+    def wanted(self) -> dict[str, RequiredRun]:
         """Return all runs that the studies ask for as far as they can be planned by now."""
-        wanted: dict[str, Wanted] = {}
+        wanted: dict[str, RequiredRun] = {}
         for study in self.studies:
             for setup in study.setups[self.profile]:
                 if not self.setups or setup.name in self.setups:
-                    wanted |= SetupEvidence(setup, self.records, self.memory).wanted
+                    wanted |= SetupRuns(setup, self.records, self.cache).wanted
         chosen = {n: w for n, w in wanted.items() if self._is_chosen(w.config)}
         if wanted and not chosen:
             raise ConfigError(self._no_match(wanted))
         return chosen
 
-    def _no_match(self, wanted: dict[str, Wanted]) -> str:
+    def _no_match(self, wanted: dict[str, RequiredRun]) -> str:
         told = ", ".join(f"{name}={value}" for name, value in self.only.items())
         values = {
             name: sorted({w.config[name] for w in wanted.values()}, key=str) for name in self.only
@@ -132,9 +132,9 @@ class Job:
         self.prepare()
         if not self.missing():
             return []
-        display = choose_display(Board(self.left))
+        display = choose_display(ProgressState(self.left))
 
-        def on_event(hand: Hand, event: str, facts: dict[str, Any]) -> None:
+        def on_event(hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
             if event == "done":
                 self.trained += len(facts["ids"])
                 self.records.ids |= set(facts["ids"])
@@ -172,7 +172,7 @@ class Job:
     def _timed_setups(self) -> list[dict[str, Config]]:
         """Return arm -> one of its runs, for each finished setup that is tuned for speed."""
         setups = [s for study in self.studies for s in study.setups[self.profile]]
-        evidences = [SetupEvidence(s, self.records, self.memory) for s in setups]
+        evidences = [SetupRuns(s, self.records, self.cache) for s in setups]
         return [
             {arm: next(iter(runs.values())).config for arm, runs in e.reports.items()}
             for e in evidences

@@ -9,16 +9,16 @@ from typing import Any
 import jax
 
 from normlab.data import Dataset
-from normlab.engine.flops import matmul_rate
-from normlab.engine.population import Population, Progress
-from normlab.engine.snapshot import Snapshot
-from normlab.lab.checkpoints import Checkpoint, PopulationFolder, check_drift, population_id
-from normlab.lab.config import config_sha256, outside_file
-from normlab.lab.costs import CompileClock, device_facts, memory_facts, speed_facts
-from normlab.lab.errors import Drift, Preempted, StorageError
-from normlab.lab.provenance import DECIDES_BITS, changed_facts, host_facts, now
-from normlab.lab.store import Store
+from normlab.launch.costs import CompileClock, device_facts, memory_facts, speed_facts
+from normlab.runs.checkpoints import Checkpoint, PopulationFolder, check_drift, population_id
+from normlab.runs.config import config_sha256, outside_file
+from normlab.runs.errors import Drift, Preempted, StorageError
+from normlab.runs.provenance import DECIDES_BITS, changed_facts, host_facts, now
+from normlab.runs.store import Store
 from normlab.settings import Config
+from normlab.training.flops import matmul_rate
+from normlab.training.population import Population, Progress
+from normlab.training.snapshot import Snapshot
 
 SHARE = 0.03
 """Of the training time that checkpoints may take."""

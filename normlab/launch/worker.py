@@ -2,8 +2,8 @@
 
 Requests come as JSON lines on standard input, events leave as JSON lines on standard output. It
 takes the lock of every run itself, so that no other process can train it. On SIGTERM, and when its
-supervisor is gone, it finishes the chunk, saves and leaves. `python -m normlab.lab.worker --core=1`
-binds it to one core: two such workers train small networks twice as fast as one that owns two.
+supervisor is gone, it finishes the chunk, saves and leaves. `--core=1` binds it to one core: two
+such workers train small networks twice as fast as one that owns two.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any, TextIO
 import jax
 
 from normlab.data import load
-from normlab.engine.steptime import step_seconds
-from normlab.lab.checkpoints import population_id, unfinished
-from normlab.lab.costs import CompileClock
-from normlab.lab.errors import LabError, Preempted, StorageError
-from normlab.lab.provenance import processor_name
-from normlab.lab.store import Store
-from normlab.lab.trainer import Trainer
+from normlab.launch.costs import CompileClock
+from normlab.launch.trainer import Trainer
 from normlab.norms.outside import add_norms
+from normlab.runs.checkpoints import population_id, unfinished
+from normlab.runs.errors import LabError, Preempted, StorageError
+from normlab.runs.provenance import processor_name
+from normlab.runs.store import Store
 from normlab.settings import Config, from_json
+from normlab.training.step_time import step_seconds
 
 CACHE_BYTES = 2 * 1024**3
 TRACED_STEPS = 20

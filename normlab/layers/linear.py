@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.norms.convolutions import FORMS
-from normlab.norms.reparam import act_gain, starting_at
-from normlab.norms.table import find_kernel
+from normlab.layers.convolutions import FORMS
+from normlab.layers.reparam import act_gain, starting_at
+from normlab.layers.table import find_kernel
 
 Initializer = Callable[..., Any]
 
@@ -45,9 +45,9 @@ class Conv(nn.Module):
 
     Shapes: x [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features]; parameters
     `kernel` [k, k, C, features], `bias` [features]. State: none.
-    `form`, see normlab.norms.convolutions, changes the speed and the order of the sums.
+    `form`, see normlab.layers.convolutions, changes the speed and the order of the sums.
     `reparam` makes the module that puts another kernel in place of the parameter, with parameters
-    and state under the name `reparam` (see normlab.norms.reparam).
+    and state under the name `reparam` (see normlab.layers.reparam).
     """
 
     features: int

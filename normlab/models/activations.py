@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
-from normlab.norms.kernels import Initializer
+from normlab.layers.linear import Initializer
 
 he = nn.initializers.he_normal()
 glorot = nn.initializers.glorot_normal()

@@ -11,7 +11,7 @@ from normlab.models.cnn import CNN
 from normlab.models.mlp import MLP
 from normlab.models.resnet import ResNet
 from normlab.models.table import conv_layers, layer_widths, resnet_blocks
-from normlab.norms.layers import build
+from normlab.norms.builder import build
 from normlab.norms.table import COMMON, find_norm
 from normlab.settings import Config
 

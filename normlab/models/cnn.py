@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
-from normlab.norms.kernels import Initializer
-from normlab.norms.layers import Layers
+from normlab.norms.builder import Layers
 
 
 def corners(x: jax.Array) -> list[jax.Array]:
@@ -37,10 +37,10 @@ def _backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     largest = _max_pool(x)
     share = 1 / sum((corner == largest).astype(dy.dtype) for corner in corners(x))
 
-    def widen(y: jax.Array) -> jax.Array:
+    def to_float32(y: jax.Array) -> jax.Array:
         return y[:, :, None, :, None, :]
 
-    return (jnp.where(pairs(x) == widen(largest), widen(dy * share), 0).reshape(x.shape),)
+    return (jnp.where(pairs(x) == to_float32(largest), to_float32(dy * share), 0).reshape(x.shape),)
 
 
 _max_pool.defvjp(_forward, _backward)

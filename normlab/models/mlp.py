@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
-from normlab.norms.kernels import Initializer
-from normlab.norms.layers import Layers
+from normlab.norms.builder import Layers
 
 SCALED = ("skipinit",)
 SHORTCUTS = ("identity", *SCALED)

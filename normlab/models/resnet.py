@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
-from normlab.norms.kernels import Initializer
-from normlab.norms.layers import Layers
+from normlab.norms.builder import Layers
 
 BRANCH_SCALES = {"skipinit": 0.0, "fixup": 1.0}
 """Residual -> where the learned scalar starts that multiplies each branch."""

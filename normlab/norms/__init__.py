@@ -12,47 +12,48 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from normlab.norms.table import KERNELS, NORMS, Kernel, Norm, find_kernel, find_norm
+from normlab.layers.table import KERNELS, Kernel, find_kernel
+from normlab.norms.table import NORMS, Norm, find_norm
 
 if TYPE_CHECKING:
+    from normlab.layers.linear import Conv, Dense
+    from normlab.layers.reparam import ScaledStandardize, Spectral, Standardize, WeightNorm
     from normlab.norms.batch import BatchNorm
     from normlab.norms.batch_instance import BatchInstanceNorm
+    from normlab.norms.builder import Layers, adopt, build, release
     from normlab.norms.convert import from_torch, to_torch
     from normlab.norms.dynamic import DynamicErf, DynamicTanh
     from normlab.norms.evonorm import EvoNormB0, EvoNormS0
     from normlab.norms.frn import TLU, FilterResponseNorm
     from normlab.norms.group import GroupNorm
-    from normlab.norms.kernels import Conv, Dense
     from normlab.norms.l1 import L1BatchNorm
-    from normlab.norms.layers import Layers, adopt, build, release
     from normlab.norms.mean_only import MeanOnlyBatchNorm
     from normlab.norms.plain import Affine, Identity
     from normlab.norms.presets import PRESETS, preset_options
     from normlab.norms.renorm import BatchRenorm
-    from normlab.norms.reparam import ScaledStandardize, Spectral, Standardize, WeightNorm
     from normlab.norms.response import GlobalResponseNorm, LocalResponseNorm, UnitNorm
     from normlab.norms.sample import SampleNorm
     from normlab.norms.switchable import SwitchNorm
 
 _NAMES = {
-    "batch": ("BatchNorm",),
-    "batch_instance": ("BatchInstanceNorm",),
-    "convert": ("from_torch", "to_torch"),
-    "dynamic": ("DynamicErf", "DynamicTanh"),
-    "evonorm": ("EvoNormB0", "EvoNormS0"),
-    "frn": ("FilterResponseNorm", "TLU"),
-    "group": ("GroupNorm",),
-    "kernels": ("Conv", "Dense"),
-    "l1": ("L1BatchNorm",),
-    "layers": ("Layers", "adopt", "build", "release"),
-    "mean_only": ("MeanOnlyBatchNorm",),
-    "plain": ("Affine", "Identity"),
-    "presets": ("PRESETS", "preset_options"),
-    "renorm": ("BatchRenorm",),
-    "reparam": ("ScaledStandardize", "Spectral", "Standardize", "WeightNorm"),
-    "response": ("GlobalResponseNorm", "LocalResponseNorm", "UnitNorm"),
-    "sample": ("SampleNorm",),
-    "switchable": ("SwitchNorm",),
+    "layers.linear": ("Conv", "Dense"),
+    "layers.reparam": ("ScaledStandardize", "Spectral", "Standardize", "WeightNorm"),
+    "norms.batch": ("BatchNorm",),
+    "norms.batch_instance": ("BatchInstanceNorm",),
+    "norms.convert": ("from_torch", "to_torch"),
+    "norms.dynamic": ("DynamicErf", "DynamicTanh"),
+    "norms.evonorm": ("EvoNormB0", "EvoNormS0"),
+    "norms.frn": ("FilterResponseNorm", "TLU"),
+    "norms.group": ("GroupNorm",),
+    "norms.l1": ("L1BatchNorm",),
+    "norms.builder": ("Layers", "adopt", "build", "release"),
+    "norms.mean_only": ("MeanOnlyBatchNorm",),
+    "norms.plain": ("Affine", "Identity"),
+    "norms.presets": ("PRESETS", "preset_options"),
+    "norms.renorm": ("BatchRenorm",),
+    "norms.response": ("GlobalResponseNorm", "LocalResponseNorm", "UnitNorm"),
+    "norms.sample": ("SampleNorm",),
+    "norms.switchable": ("SwitchNorm",),
 }
 _LAZY = {name: file for file, names in _NAMES.items() for name in names}
 
@@ -102,4 +103,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'normlab.norms' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"normlab.norms.{_LAZY[name]}"), name)
+    return getattr(importlib.import_module(f"normlab.{_LAZY[name]}"), name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
-from normlab.averages import normalize_by
-from normlab.moments import fit_mask, normalize
 from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
+from normlab.statistics.averages import normalize_by
+from normlab.statistics.moments import fit_mask, normalize
 
 
 class BatchNorm(RunningNorm):

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.averages import normalize_by
-from normlab.axes import axes_of, refuse_degenerate
-from normlab.moments import fit_mask, normalize
 from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
+from normlab.statistics.averages import normalize_by
+from normlab.statistics.axes import axes_of, refuse_degenerate
+from normlab.statistics.moments import fit_mask, normalize
 
 
 class BatchInstanceNorm(RunningNorm):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.moments import blank, fit_mask, widen
 from normlab.norms.plain import finish
+from normlab.statistics.moments import fit_mask, to_float32, zero_masked
 
 
 class DynamicTanh(nn.Module):
@@ -31,7 +31,7 @@ class DynamicTanh(nn.Module):
         del train
         mask = fit_mask(mask, x.shape)
         alpha = self.param("alpha", nn.initializers.constant(self.alpha), ())
-        y = jnp.tanh(alpha * widen(blank(x, mask)))
+        y = jnp.tanh(alpha * to_float32(zero_masked(x, mask)))
         return finish(self, y, x.dtype, mask)
 
 
@@ -57,5 +57,5 @@ class DynamicErf(nn.Module):
         mask = fit_mask(mask, x.shape)
         alpha = self.param("alpha", nn.initializers.constant(self.alpha), ())
         shift = self.param("shift", nn.initializers.zeros, ())
-        y = jax.lax.erf(alpha * widen(blank(x, mask)) + shift)
+        y = jax.lax.erf(alpha * to_float32(zero_masked(x, mask)) + shift)
         return finish(self, y, x.dtype, mask)

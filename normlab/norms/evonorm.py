@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.axes import axes_of, refuse_degenerate
-from normlab.moments import blank, fit_mask, moments, std, widen
 from normlab.norms.group import count_groups
-from normlab.norms.plain import ROOM, finish, quotient
+from normlab.norms.plain import ROOM, finish, safe_divide
 from normlab.norms.running import RunningNorm
+from normlab.statistics.axes import axes_of, refuse_degenerate
+from normlab.statistics.moments import fit_mask, moments, std, to_float32, zero_masked
 
 
 class EvoNormB0(RunningNorm):
@@ -34,7 +34,7 @@ class EvoNormB0(RunningNorm):
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         mask, dtype = fit_mask(mask, x.shape), x.dtype
-        x = blank(widen(x), mask)
+        x = zero_masked(to_float32(x), mask)
         space = axes_of(("H", "W"), x.ndim)
         if not self.allow_degenerate:
             refuse_degenerate(self.name or "EvoNormB0", x.shape, space)
@@ -43,7 +43,7 @@ class EvoNormB0(RunningNorm):
         over_space = std(moments(x, space, mask=mask), self.epsilon)
         small = x * ROOM
         below = jnp.maximum(over_batch * ROOM, v * small + over_space * ROOM)
-        return finish(self, quotient(small, below), dtype, mask)
+        return finish(self, safe_divide(small, below), dtype, mask)
 
     def batch_std(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
         """Return the std over N, H, W of the batch, or the running one; moves the running one."""
@@ -91,7 +91,7 @@ class EvoNormS0(nn.Module):
         if not self.allow_degenerate:
             refuse_degenerate(name, x.shape, space, groups)
         mask = fit_mask(mask, x.shape)
-        x = blank(widen(x), mask)
+        x = zero_masked(to_float32(x), mask)
         v = self.param("v", nn.initializers.ones, (x.shape[-1],))
         over_group = std(moments(x, space, groups=groups, mask=mask), self.epsilon)
-        return finish(self, quotient(x, over_group) * jax.nn.sigmoid(v * x), dtype, mask)
+        return finish(self, safe_divide(x, over_group) * jax.nn.sigmoid(v * x), dtype, mask)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
-from normlab.axes import axes_of, refuse_degenerate
-from normlab.moments import fit_mask, normalize
 from normlab.norms.plain import affine
+from normlab.statistics.axes import axes_of, refuse_degenerate
+from normlab.statistics.moments import fit_mask, normalize
 
 
 def count_groups(name: str, channels: int, groups: int, group_size: int = 0) -> int:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.averages import normalize_by
-from normlab.moments import Moments, blank, centre, fit_mask, moments
 from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
+from normlab.statistics.averages import normalize_by
+from normlab.statistics.moments import Moments, centre, fit_mask, moments, zero_masked
 
 TO_STD = math.sqrt(math.pi / 2)
 """std / mean absolute deviation of a normal distribution."""
@@ -34,7 +34,7 @@ def normalize_l1(
     """
     m = moments(x, axes, mask=mask, axis_name=axis_name)
     centred = centre(x, m)
-    total = jnp.sum(blank(jnp.abs(centred), mask), axes, keepdims=True)
+    total = jnp.sum(zero_masked(jnp.abs(centred), mask), axes, keepdims=True)
     if axis_name is not None:
         total = lax.psum(total, axis_name)
     s = TO_STD * total / jnp.maximum(m.n, 1)

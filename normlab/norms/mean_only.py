@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.moments import centre, fit_mask, moments, widen
 from normlab.norms.plain import bias_of
 from normlab.norms.running import RunningNorm
+from normlab.statistics.moments import centre, fit_mask, moments, to_float32
 
 LEAVES = ("mean", "mean_lo")
 
@@ -47,7 +47,7 @@ class MeanOnlyBatchNorm(RunningNorm):
             return jnp.clip(centre(x, batch), -limit, limit) / shrink + bias, batch
 
         def by_running(x):
-            centred = (widen(x) - running.mean) - running.mean_lo
+            centred = (to_float32(x) - running.mean) - running.mean_lo
             return jnp.clip(centred, -largest, largest) + bias
 
         mask = fit_mask(mask, x.shape)

@@ -133,7 +133,7 @@ def _run(file: str, content: bytes, name: str) -> dict[str, Any]:
 
 def _check(name: str, row: OutsideNorm) -> None:
     """Raise ValueError where a row could not be resolved or built."""
-    from normlab.norms.layers import build
+    from normlab.norms.builder import build
 
     where = f"norm file {row.file!r}: {name!r}"
     for letter in row.over:

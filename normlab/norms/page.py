@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from normlab.norms.table import COMMON, KERNELS, NORMS, Kernel, Norm
+from normlab.layers.table import KERNELS, Kernel
+from normlab.norms.table import COMMON, NORMS, Norm
 from normlab.settings import SETTINGS
 
 INTRODUCTION = """\

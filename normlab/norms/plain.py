@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.moments import blank, fit_mask
+from normlab.statistics.moments import fit_mask, zero_masked
 
 
 def scale_of(module: nn.Module, channels: int) -> jax.Array:
@@ -27,7 +27,7 @@ def affine(module: nn.Module, channels: int) -> tuple[jax.Array, jax.Array]:
 def finish(module: nn.Module, y: jax.Array, dtype, mask: jax.Array | None) -> jax.Array:
     """Return scale * y + bias in `dtype`, masked positions 0, with the layer's own parameters."""
     scale, bias = affine(module, y.shape[-1])
-    return blank((y * scale + bias).astype(dtype), mask)
+    return zero_masked((y * scale + bias).astype(dtype), mask)
 
 
 ROOM = 2.0**-8
@@ -35,7 +35,7 @@ ROOM = 2.0**-8
 
 
 @jax.custom_jvp
-def quotient(a: jax.Array, b: jax.Array) -> jax.Array:
+def safe_divide(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return a / b for b > 0, right and with finite derivatives for b near the largest float.
 
     XLA multiplies with 1 / b, which is 0 for b above 8.5e37, and moves a constant factor of a and
@@ -45,9 +45,9 @@ def quotient(a: jax.Array, b: jax.Array) -> jax.Array:
     return (a * room) / (b * room)
 
 
-@quotient.defjvp
+@safe_divide.defjvp
 def _quotient_jvp(primals, tangents):
-    y, b = quotient(*primals), primals[1]
+    y, b = safe_divide(*primals), primals[1]
     return y, tangents[0] / b - y * (tangents[1] / b)
 
 
@@ -61,7 +61,7 @@ class Identity(nn.Module):
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         del train
-        return blank(x, fit_mask(mask, x.shape))
+        return zero_masked(x, fit_mask(mask, x.shape))
 
 
 class Affine(nn.Module):
@@ -76,4 +76,4 @@ class Affine(nn.Module):
     ) -> jax.Array:
         del train
         mask = fit_mask(mask, x.shape)
-        return finish(self, blank(x, mask), x.dtype, mask)
+        return finish(self, zero_masked(x, mask), x.dtype, mask)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.averages import Average, normalize_by
-from normlab.moments import Moments, fit_mask, normalize, std
 from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
+from normlab.statistics.averages import Average, normalize_by
+from normlab.statistics.moments import Moments, fit_mask, normalize, std
 
 START, D_REACHED = 1 / 8, 5 / 8
 """Where in `renorm_steps` the limits begin to open, and where d_max is reached (5000 and 25000 of

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.axes import axes_of, count_values, refuse_degenerate
-from normlab.moments import blank, fit_mask, moments, normalize, std, widen
-from normlab.norms.plain import ROOM, quotient, scale_of
+from normlab.norms.plain import ROOM, safe_divide, scale_of
+from normlab.statistics.axes import axes_of, count_values, refuse_degenerate
+from normlab.statistics.moments import fit_mask, moments, normalize, std, to_float32, zero_masked
 
 _FLOOR = 1e-24
 """Added to a mean square before its root, whose derivatives are not finite at 0."""
@@ -46,14 +46,14 @@ class GlobalResponseNorm(nn.Module):
         zeros, channels = nn.initializers.zeros, x.shape[-1]
         weight, bias = (self.param(name, zeros, (channels,)) for name in ("response", "bias"))
         mask, dtype = fit_mask(mask, x.shape), x.dtype
-        x = blank(widen(x), mask)
+        x = zero_masked(to_float32(x), mask)
         space = axes_of(("H", "W"), x.ndim)
         # g over the root of the number of positions, which is no larger than the values
         g = std(moments(x, space, centered=False), _FLOOR)
         m = moments(g, (), groups=1, mask=None if mask is None else mask.any(space, keepdims=True))
         mean = (m.shift + m.delta) / m.shrink
-        relative = quotient(g, mean + self.epsilon / count_values(x.shape, space) ** 0.5)
-        return blank((relative * (weight * x) + bias + x).astype(dtype), mask)
+        relative = safe_divide(g, mean + self.epsilon / count_values(x.shape, space) ** 0.5)
+        return zero_masked((relative * (weight * x) + bias + x).astype(dtype), mask)
 
 
 class UnitNorm(nn.Module):
@@ -82,7 +82,7 @@ class UnitNorm(nn.Module):
             refuse_degenerate(self.name or "UnitNorm", x.shape, (), 1)
         channels = x.shape[-1]
         y, _ = normalize(
-            blank(x, fit_mask(mask, x.shape)),  # zeros add nothing to the sum and stay 0
+            zero_masked(x, fit_mask(mask, x.shape)),  # zeros add nothing to the sum and stay 0
             (),
             groups=1,
             epsilon=self.epsilon / channels,
@@ -119,7 +119,7 @@ class LocalResponseNorm(nn.Module):
             name = self.name or "LocalResponseNorm"
             raise ValueError(f"{name}: size {self.size} and k {self.k} must be above 0")
         mask, dtype = fit_mask(mask, x.shape), x.dtype
-        x = blank(widen(x), mask)
+        x = zero_masked(to_float32(x), mask)
         n, channels = self.size, x.shape[-1]
         padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(n // 2, (n - 1) // 2)])
         near = [padded[..., i : i + channels] for i in range(n)]
@@ -130,4 +130,4 @@ class LocalResponseNorm(nn.Module):
         squares = sum(jnp.square(value / size) for value in near)
         base = self.k / size / size + self.alpha / n * squares
         y = x / size * base**-self.beta * size ** (1 - 2 * self.beta)
-        return blank(y.astype(dtype), mask)
+        return zero_masked(y.astype(dtype), mask)

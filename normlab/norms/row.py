@@ -60,22 +60,3 @@ class Norm:
     def needs_space(self) -> bool:
         """Whether the scheme has nothing to average over in a dense input [N, C]."""
         return self.spatial or (bool(self.over) and set(self.over) <= {"H", "W"})
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One scheme that acts on the kernels of the hidden layers instead of their outputs."""
-
-    title: str
-    module: str
-    """Where the Linen module is found, "package.file:Class"; "" where the kernel stays as it is."""
-    parameters: tuple[str, ...] = ()
-    """Its own parameters, which stand beside `kernel` under the name `reparam`."""
-    moved: tuple[str, ...] = ()
-    """Parameters shared with other arms that it starts elsewhere, from the first batch."""
-    invariant: tuple[str, ...] = ()
-    """What the layer does not feel of the kernel (but for epsilon): a constant added to the weights
-    of a unit ("shift"), a positive factor on them ("scale") or on the whole kernel ("size")."""
-    has_state: bool = False
-    """Whether it keeps state in the collection `norm_state`."""
-    source: str = ""

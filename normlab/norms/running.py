@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.averages import Average, start_average, update_average
-from normlab.axes import axes_of, refuse_degenerate
-from normlab.moments import Moments, blank
+from normlab.statistics.averages import Average, start_average, update_average
+from normlab.statistics.axes import axes_of, refuse_degenerate
+from normlab.statistics.moments import Moments, zero_masked
 
 AVERAGES = ("moving", "debiased", "cumulative")
 VARIANCES = ("biased", "unbiased")
@@ -158,7 +158,7 @@ class RunningNorm(nn.Module):
         by_batch(x [N / b, b, ..., C], axes, mask=..., axis_name=...) -> y and the Moments to move
         towards, over `axes`; by_running(x [N, ..., C]) -> y. `mask` has the shape of x, or is None.
         """
-        x = blank(x, mask)
+        x = zero_masked(x, mask)
         y, (uses_running, moves) = x, self.switches(train)
         if uses_running:
             y = by_running(x)
@@ -169,4 +169,4 @@ class RunningNorm(nn.Module):
             y = y if uses_running else by.reshape(x.shape)
             if moves:
                 self.move(running, batch, leaves)
-        return blank(y.astype(x.dtype), mask)
+        return zero_masked(y.astype(x.dtype), mask)

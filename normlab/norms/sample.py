@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
-from normlab.axes import axes_of, refuse_degenerate
-from normlab.moments import fit_mask, normalize
 from normlab.norms.plain import bias_of, scale_of
+from normlab.statistics.axes import axes_of, refuse_degenerate
+from normlab.statistics.moments import fit_mask, normalize
 
 
 class SampleNorm(nn.Module):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.axes import axes_of, refuse_degenerate
-from normlab.moments import Moments, centre, fit_mask, moments
 from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
+from normlab.statistics.axes import axes_of, refuse_degenerate
+from normlab.statistics.moments import Moments, centre, fit_mask, moments
 
 FAR, SMALL = 2.0**120, 2.0**-80
 """Mean squares from FAR on are taken of the values times SMALL."""

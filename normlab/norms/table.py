@@ -1,17 +1,16 @@
 """`NORMS`: every normalization scheme as one row of metadata, readable without importing jax.
 
 A scheme is its file plus its row. Models, tests, help texts, table labels and studies ask the row,
-so no other place knows a scheme's name. `KERNELS` are the schemes that act on kernels; each can be
-combined with any row of `NORMS`.
+so no other place knows a scheme's name. The schemes that act on kernels stand in
+`normlab/layers/table.py`; each can be combined with any row of `NORMS`.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from normlab.norms.row import Kernel, Norm
+from normlab.lookup import find_row
+from normlab.norms.row import Norm
 
 COMMON = ("kernel", "noise")
 """Settings `norm.*` that go with every scheme."""
@@ -273,54 +272,7 @@ NORMS: dict[str, Norm] = {
     ),
 }
 
-KERNELS: dict[str, Kernel] = {
-    "none": Kernel(title="kernels as they are", module=""),
-    "weight_norm": Kernel(
-        title="weight norm, started from the first batch",
-        module="normlab.norms.reparam:WeightNorm",
-        parameters=("gain",),
-        moved=("bias",),  # the paper's initialization is one of gain and bias together
-        invariant=("scale", "size"),
-        source="arXiv:1602.07868",
-    ),
-    "standardize": Kernel(
-        title="weight standardization",
-        module="normlab.norms.reparam:Standardize",
-        invariant=("shift", "scale", "size"),
-        source="arXiv:1903.10520",
-    ),
-    "scaled_standardize": Kernel(
-        title="scaled weight standardization",
-        module="normlab.norms.reparam:ScaledStandardize",
-        parameters=("gain",),
-        invariant=("shift", "scale", "size"),
-        source="arXiv:2101.08692 with the gain of arXiv:2102.06171",
-    ),
-    "spectral": Kernel(
-        title="spectral norm",
-        module="normlab.norms.reparam:Spectral",
-        invariant=("size",),
-        has_state=True,
-        source="arXiv:1802.05957",
-    ),
-}
-
-Row = TypeVar("Row")
-
-
-def _find(kind: str, table: Mapping[str, Row], name: str) -> Row:
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {kind} {name!r}{hint} ({kind}s: {', '.join(table)})")
-    return table[name]
-
 
 def find_norm(name: str) -> Norm:
     """Return the row of `name`; raises ValueError with the list and the nearest name."""
-    return _find("norm", NORMS, name)
-
-
-def find_kernel(name: str) -> Kernel:
-    """Return the kernel scheme `name`; raises ValueError with the list and the nearest name."""
-    return _find("norm.kernel", KERNELS, name)
+    return find_row("norm", NORMS, name)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normlab.lab.measures import accuracy, error_points, is_failed, log_octaves, steps_to_target
-from normlab.lab.record import Record
-from normlab.lab.verdicts import median, median_interval, t_interval
-from normlab.lab.wording import NOTHING, decimal, magnitude, rate_text, with_interval
+from normlab.report.formatting import NOTHING, decimal, magnitude, rate_text, with_interval
+from normlab.runs.record import Record
+from normlab.studies.decisions import median, median_interval, t_interval
+from normlab.studies.metrics import accuracy, error_points, is_failed, log_octaves, steps_to_target
 
 Runs = Mapping[int, Record]
 RUNNING = "running_"

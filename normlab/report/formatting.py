@@ -6,10 +6,10 @@ import math
 import re
 import shlex
 
-from normlab.lab.study import Study
-from normlab.lab.verdicts import Verdict
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
+from normlab.studies.decisions import Verdict
+from normlab.studies.study import Study
 
 BASES = {"octaves": 2.0, "decades": 10.0}
 """Logarithmic units: effects in them are printed as a factor."""

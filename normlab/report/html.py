@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normlab.lab.claims import claim_views, count_words
-from normlab.lab.effects import EFFECTS
-from normlab.lab.ledger import ledger
-from normlab.lab.origin import Origin, origin_of, shared_settings, varied_settings
-from normlab.lab.protocol import protocol_facts
-from normlab.lab.study import Figure, Setup
-from normlab.lab.tables import Table
-from normlab.lab.wording import SYMBOLS, command
+from normlab.report.figures.forest import EFFECTS
+from normlab.report.formatting import SYMBOLS, command
+from normlab.report.markdown import ledger
+from normlab.report.protocol import protocol_facts
+from normlab.report.reproducibility import (
+    ProvenanceSummary,
+    shared_settings,
+    summarize_provenance,
+    varied_settings,
+)
+from normlab.report.summary import claim_views, count_words
+from normlab.report.tables import Table
+from normlab.studies.study import Figure, Setup
 
 if TYPE_CHECKING:
-    from normlab.lab.report import StudyReport
+    from normlab.report.report import StudyReport
 
 HOW_TO_READ = {
     "curves": "Lines: mean over n seeds; bands: 95 % percentile bootstrap of that mean.",
@@ -57,7 +62,7 @@ class StudyView:
     anchor: str
     command: str
     setups: list[SetupView]
-    origin: Origin
+    origin: ProvenanceSummary
     rule: KeptRule | None
     effects: dict[str, str]
     """The figure of the paired effects, {} without any."""
@@ -119,7 +124,7 @@ def study_view(
         anchor=report.stem,
         command=command(report.study, report.profile),
         setups=setups,
-        origin=origin_of(report.evidences),
+        origin=summarize_provenance(report.evidences),
         rule=rules.get(report.stem),
         effects=effects_view(figures.get((report.stem, EFFECTS))),
     )

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from normlab.lab.claims import RowView, joint_word, row_view
-from normlab.lab.disk import write_atomic
-from normlab.lab.effects import EFFECTS
-from normlab.lab.errors import StorageError
-from normlab.lab.literature import Entry, claims, entries, entry_of
-from normlab.lab.origin import origin_of, runs_of
-from normlab.lab.study import ROOT, Study
-from normlab.lab.wording import INFINITE, SYMBOLS
+from normlab.report.figures.forest import EFFECTS
+from normlab.report.formatting import INFINITE, SYMBOLS
+from normlab.report.reproducibility import runs_of, summarize_provenance
+from normlab.report.summary import RowView, joint_word, row_view
+from normlab.runs.errors import StorageError
+from normlab.runs.files import write_atomic
+from normlab.studies.literature import Entry, claims, entries, entry_of
+from normlab.studies.study import ROOT, Study
 
 if TYPE_CHECKING:
-    from normlab.lab.report import StudyReport
+    from normlab.report.report import StudyReport
 
 Drawn = Mapping[tuple[str, int], Path]
 """(stem of a report, place in its study's figures) -> SVG."""
@@ -143,7 +143,7 @@ def cited(text: str) -> str:
 def provenance(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
     """Return where the runs of all reports come from, as (what, which)."""
     evidences = {f"{r.stem}/{name}": e for r in reports for name, e in r.evidences.items()}
-    origin, runs = origin_of(evidences), runs_of(evidences)
+    origin, runs = summarize_provenance(evidences), runs_of(evidences)
     newest = max((str(run.provenance.get("ended", "")) for run in runs), default="")
     count = f"{origin.runs} finished of at least {origin.wanted} planned; {origin.failed} failed"
     facts = [

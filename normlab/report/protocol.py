@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from normlab.evaluations import eval_steps
-from normlab.lab.evidence import SetupEvidence, rate_of
-from normlab.lab.study import Follow, Sweep, Tuning
-from normlab.lab.wording import rate_text
+from normlab.report.formatting import rate_text
+from normlab.studies.planning import SetupRuns, rate_of
+from normlab.studies.study import FollowUp, Sweep, Tuning
+from normlab.training.evaluation_steps import eval_steps
 
 GOALS = {
     "steps": "fewest steps to the target on validation",
@@ -14,7 +14,7 @@ GOALS = {
 }
 
 
-def protocol_facts(e: SetupEvidence) -> list[tuple[str, str]]:
+def protocol_facts(e: SetupRuns) -> list[tuple[str, str]]:
     """Return (name, sentence) of everything that decides what the table means."""
     facts = [("Rates", _rates(e.setup.protocol)), ("Seeds", _seeds(e)), ("Target", _target(e))]
     facts += [("Evaluation", _evaluation(e)), ("Arms", _arms(e))]
@@ -44,7 +44,7 @@ def _rates(protocol: Tuning | Sweep) -> str:
     )
 
 
-def _seeds(e: SetupEvidence) -> str:
+def _seeds(e: SetupRuns) -> str:
     setup = e.setup
     text = f"reported: 0 to {setup.seeds - 1}"
     if any(not arm.is_primary for arm in setup.arms):
@@ -55,14 +55,14 @@ def _seeds(e: SetupEvidence) -> str:
     return f"{text[0].upper()}{text[1:]}. Arms share split, initial kernels and data order by seed."
 
 
-def _target(e: SetupEvidence) -> str:
+def _target(e: SetupRuns) -> str:
     protocol = e.setup.protocol
     if isinstance(protocol, Tuning) and protocol.metric != "steps":
         return ""
     return f"{100 * e.setup.target:g} % of the validation examples."
 
 
-def _evaluation(e: SetupEvidence) -> str:
+def _evaluation(e: SetupRuns) -> str:
     config = next(iter(e.wanted.values())).config
     points = eval_steps(
         config["train.steps"], config["train.eval_every"], config["train.eval_growth"]
@@ -89,17 +89,17 @@ def _has_running(wanted) -> bool:
     return row is not None and row.running_statistics
 
 
-def _arms(e: SetupEvidence) -> str:
+def _arms(e: SetupRuns) -> str:
     primary = [arm.name for arm in e.setup.arms if arm.is_primary]
     others = [arm.name for arm in e.setup.arms if not arm.is_primary]
     text = f"Primary: {', '.join(primary)}."
     return text + (f" Screening, no verdict: {', '.join(others)}." if others else "")
 
 
-def _follow(e: SetupEvidence, follow: Follow) -> str:
-    arm = e.setup.arm(follow.arm)
-    seeds = follow.seeds or (len(e.seeds(arm)) if arm else 0)
-    times = "" if follow.factor == 1 else f"{follow.factor:g} x "
-    told = ", ".join(f"{name}={value}" for name, value in follow.settings.items())
-    text = f"{follow.arm} at {times}the rate of {follow.rate_of}, {seeds} seeds"
+def _follow(e: SetupRuns, follow_up: FollowUp) -> str:
+    arm = e.setup.arm(follow_up.arm)
+    seeds = follow_up.seeds or (len(e.seeds(arm)) if arm else 0)
+    times = "" if follow_up.factor == 1 else f"{follow_up.factor:g} x "
+    told = ", ".join(f"{name}={value}" for name, value in follow_up.settings.items())
+    text = f"{follow_up.arm} at {times}the rate of {follow_up.rate_of}, {seeds} seeds"
     return f"{text}, {told}." if told else f"{text}."

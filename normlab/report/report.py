@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from normlab.lab.arms import StepTimes, arm_table
-from normlab.lab.claims import RowView, by_claim, claim_views
-from normlab.lab.config import program_id
-from normlab.lab.disk import make_folder, read_json, write_atomic
-from normlab.lab.effects import EFFECTS, draw_effects
-from normlab.lab.errors import Damaged
-from normlab.lab.evidence import Evidences, Memory, SetupEvidence
-from normlab.lab.figures import draw, save
-from normlab.lab.ledger import write_ledger
-from normlab.lab.origin import is_stale, runs_of
-from normlab.lab.page import KeptRule, render
-from normlab.lab.provenance import timing_place
-from normlab.lab.record import Record
-from normlab.lab.store import Records, Store
-from normlab.lab.study import Study
-from normlab.lab.tables import Cell, Table, csv_text, verdict_table
-from normlab.lab.verdicts import WITHOUT_P, Verdict, decide, holm, p_values, word_of
+from normlab.report.figures.draw import draw, save
+from normlab.report.figures.forest import EFFECTS, draw_effects
+from normlab.report.html import KeptRule, render
+from normlab.report.markdown import write_ledger
+from normlab.report.reproducibility import runs_of
+from normlab.report.setup_table import StepTimes, arm_table
+from normlab.report.summary import RowView, by_claim, claim_views
+from normlab.report.tables import Cell, Table, csv_text, verdict_table
+from normlab.runs.config import program_id
+from normlab.runs.errors import Damaged
+from normlab.runs.files import make_folder, read_json, write_atomic
+from normlab.runs.provenance import timing_place
+from normlab.runs.record import Record, is_stale
+from normlab.runs.store import Records, Store
 from normlab.settings import SETTINGS
+from normlab.studies.decisions import WITHOUT_P, Verdict, decide, holm, p_values, word_of
+from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
+from normlab.studies.study import Study
 
 WIDTH = 100
 """Columns of the terminal that the headline fits."""
@@ -39,7 +39,7 @@ class StudyReport:
 
     study: Study
     profile: str
-    evidences: Mapping[str, SetupEvidence]
+    evidences: Mapping[str, SetupRuns]
     verdicts: Sequence[Verdict]
 
     @property
@@ -57,34 +57,34 @@ def collect(
     store: Store,
     studies: Sequence[Study],
     profile: str,
-    memory: Memory | None = None,
+    cache: ConfigCache | None = None,
     records: Mapping[str, Record] | None = None,
 ) -> list[StudyReport]:
     """Return the reports of those studies that have the profile; raises StorageError."""
     store.recall_norms()
-    memory = memory or Memory()
+    cache = cache or ConfigCache()
     found = Records(store) if records is None else records
     reports = []
     for study in studies:
         setups = study.setups.get(profile, ())
         if setups:
-            found_setups = {s.name: SetupEvidence(s, found, memory) for s in setups}
+            found_setups = {s.name: SetupRuns(s, found, cache) for s in setups}
             evidences = evidences_of(store, study, found_setups)
             verdicts = [explained(v, evidences) for v in decide(study.claims(evidences, profile))]
             reports.append(StudyReport(study, profile, evidences, verdicts))
     return judge_overall(reports)
 
 
-def evidences_of(store: Store, study: Study, setups: Mapping[str, SetupEvidence]) -> Evidences:
+def evidences_of(store: Store, study: Study, setups: Mapping[str, SetupRuns]) -> StudyRuns:
     """Return the setups with what was measured beside their runs: step times, benchmarks."""
     for e in setups.values():
         times = step_times(store, e)
         e.step_seconds = times.seconds if times else {}
     paths = {name: store.root / "bench" / f"{name}.json" for name in study.measured}
-    return Evidences(setups, {n: read_json(p) for n, p in paths.items() if p.exists()})
+    return StudyRuns(setups, {n: read_json(p) for n, p in paths.items() if p.exists()})
 
 
-def explained(verdict: Verdict, evidences: Mapping[str, SetupEvidence]) -> Verdict:
+def explained(verdict: Verdict, evidences: Mapping[str, SetupRuns]) -> Verdict:
     """Return the verdict, or why a row has no effects although all runs of its setup are done: the
     runs that it asks for follow from a rate that does not exist."""
     e = evidences.get(verdict.row.setup)
@@ -114,7 +114,7 @@ def _with_overall(verdict: Verdict, words: Mapping[int, str]) -> Verdict:
     return replace(verdict, stands_overall=words[id(verdict.row)] == verdict.word)
 
 
-def step_times(store: Store, e: SetupEvidence) -> StepTimes | None:
+def step_times(store: Store, e: SetupRuns) -> StepTimes | None:
     """Return the step times of a setup's arms on the machine that made its runs, if measured."""
     programs = {arm: next(iter(runs.values())) for arm, runs in e.reports.items() if runs}
     if not e.times_steps or not programs:

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from normlab.lab.evidence import SetupEvidence, Wanted
-from normlab.lab.measures import is_failed
-from normlab.lab.provenance import code_hash
-from normlab.lab.record import Record
+from normlab.runs.provenance import code_hash
+from normlab.runs.record import Record, is_stale
 from normlab.settings import SETTINGS, Config
+from normlab.studies.metrics import is_failed
+from normlab.studies.planning import RequiredRun, SetupRuns
 
 
 @dataclass(frozen=True)
-class Origin:
+class ProvenanceSummary:
     """Facts about the runs of one study."""
 
     wanted: int
@@ -29,26 +29,19 @@ class Origin:
     """(what, which values and in how many runs)"""
 
 
-def wanted_of(evidences: Mapping[str, SetupEvidence]) -> dict[str, Wanted]:
+def wanted_of(evidences: Mapping[str, SetupRuns]) -> dict[str, RequiredRun]:
     return {n: w for e in evidences.values() for n, w in e.wanted.items()}
 
 
-def runs_of(evidences: Mapping[str, SetupEvidence]) -> list[Record]:
+def runs_of(evidences: Mapping[str, SetupRuns]) -> list[Record]:
     """Return the finished runs that a study asks for, each once."""
     found = {n: e.records[n] for e in evidences.values() for n in e.wanted if n in e.records}
     return list(found.values())
 
 
-def is_stale(run: Record) -> bool:
-    """Tell whether other training code than today's made a run, or a part of it."""
-    restarts = run.provenance.get("restarts", [])
-    is_mixed = any("code" in restart["changed"] for restart in restarts)
-    return is_mixed or run.provenance.get("code") != code_hash()
-
-
-def origin_of(evidences: Mapping[str, SetupEvidence]) -> Origin:
+def summarize_provenance(evidences: Mapping[str, SetupRuns]) -> ProvenanceSummary:
     runs = runs_of(evidences)
-    return Origin(
+    return ProvenanceSummary(
         wanted=len(wanted_of(evidences)),
         runs=len(runs),
         failed=sum(map(is_failed, runs)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from normlab.lab.cells import (
+from normlab.report.cells import (
     BATCH,
     RUNNING,
     Line,
@@ -22,17 +22,17 @@ from normlab.lab.cells import (
     speed_cell,
     steps_cell,
 )
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.measures import is_failed
-from normlab.lab.record import Record
-from normlab.lab.study import Arm, Sweep, Tuning
-from normlab.lab.tables import Cell, Table
-from normlab.lab.verdicts import median_interval
+from normlab.report.tables import Cell, Table
+from normlab.runs.record import Record
+from normlab.studies.decisions import median_interval
+from normlab.studies.metrics import is_failed
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import Arm, Sweep, Tuning
 
 Column = tuple[str, Callable[[Line], Cell]]
 
 
-def reference_of(e: SetupEvidence, arm: Arm) -> str:
+def reference_of(e: SetupRuns, arm: Arm) -> str:
     """Return the arm that an arm is compared with, or an empty string for the reference itself.
 
     `batch` where error is measured, `none` where steps or rates are; in a setup with levels the
@@ -48,17 +48,17 @@ def reference_of(e: SetupEvidence, arm: Arm) -> str:
     return name if name != arm.name and e.setup.arm(name) else ""
 
 
-def _reference_title(e: SetupEvidence) -> str:
+def _reference_title(e: SetupRuns) -> str:
     references = {reference_of(e, a) for a in e.setup.arms} - {""}
     return references.pop() if len(references) == 1 else "the line's largest level"
 
 
-def _swept(e: SetupEvidence, arm: str) -> Mapping[int, float]:
+def _swept(e: SetupRuns, arm: str) -> Mapping[int, float]:
     is_known = isinstance(e.setup.protocol, Sweep) and arm in e.best
     return e.largest_rates(arm) if is_known else {}
 
 
-def lines_of(e: SetupEvidence) -> list[Line]:
+def lines_of(e: SetupRuns) -> list[Line]:
     """Return the table's lines: every arm in the study's order, then the runs that follow."""
     lines = []
     for arm in e.setup.arms:
@@ -79,7 +79,7 @@ def lines_of(e: SetupEvidence) -> list[Line]:
     return lines
 
 
-def _tried(e: SetupEvidence, arm: str) -> list[Record]:
+def _tried(e: SetupRuns, arm: str) -> list[Record]:
     if isinstance(e.setup.protocol, Sweep):
         return [run for runs in e.grids.get(arm, {}).values() for run in runs.values()]
     return list(e.runs_of(arm).values())
@@ -93,7 +93,7 @@ class StepTimes:
     machine: str
 
 
-def arm_table(e: SetupEvidence, times: StepTimes | None = None) -> Table:
+def arm_table(e: SetupRuns, times: StepTimes | None = None) -> Table:
     """Return the table of a setup, with seconds to the target where a step was timed."""
     lines = lines_of(e)
     columns = _columns(e, times.seconds if times else {})
@@ -107,7 +107,7 @@ def arm_table(e: SetupEvidence, times: StepTimes | None = None) -> Table:
     )
 
 
-def _columns(e: SetupEvidence, step_seconds: Mapping[str, float]) -> list[Column]:
+def _columns(e: SetupRuns, step_seconds: Mapping[str, float]) -> list[Column]:
     protocol = e.setup.protocol
     first: list[Column] = [("arm", lambda a: a.name), ("role", lambda a: a.role)]
     failed = "failed, all rates" if isinstance(protocol, Sweep) else "failed"
@@ -124,7 +124,7 @@ def _columns(e: SetupEvidence, step_seconds: Mapping[str, float]) -> list[Column
     return [*first, (rate, rate_cell), ("n", n_of), *middle, *last, *timed]
 
 
-def _step_columns(e: SetupEvidence) -> list[Column]:
+def _step_columns(e: SetupRuns) -> list[Column]:
     goal, other = f"{100 * e.setup.target:g} %", _reference_title(e)
     return [
         (f"steps to {goal}", lambda a: steps_cell(a, e.setup.target)),
@@ -133,7 +133,7 @@ def _step_columns(e: SetupEvidence) -> list[Column]:
     ]
 
 
-def _error_columns(e: SetupEvidence) -> list[Column]:
+def _error_columns(e: SetupRuns) -> list[Column]:
     return [
         ("test error, points", error_cell),
         (f"difference to {_reference_title(e)}", difference_cell),
@@ -142,14 +142,14 @@ def _error_columns(e: SetupEvidence) -> list[Column]:
     ]
 
 
-def _sweep_columns(e: SetupEvidence) -> list[Column]:
+def _sweep_columns(e: SetupRuns) -> list[Column]:
     return [
         ("largest rate that trains", largest_rate_cell),
         (f"times the rate of {_reference_title(e)}", rate_ratio_cell),
     ]
 
 
-def _note(e: SetupEvidence, lines: list[Line], times: StepTimes | None) -> str:
+def _note(e: SetupRuns, lines: list[Line], times: StepTimes | None) -> str:
     sizes = sorted({n_of(line) for line in lines if n_of(line) >= 2}, reverse=True)
     covered = [f"{100 * median_interval(range(n))[2]:.0f} % at n = {n}" for n in sizes]
     parts = ["Means: 95 % t intervals."]

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from normlab.lab.literature import Entry, entry_of
-from normlab.lab.verdicts import WITHOUT_P, Verdict
-from normlab.lab.wording import (
+from normlab.report.formatting import (
     INFINITE,
     SYMBOLS,
     command,
@@ -21,9 +19,11 @@ from normlab.lab.wording import (
     raw_effect_text,
     word_text,
 )
+from normlab.studies.decisions import WITHOUT_P, Verdict
+from normlab.studies.literature import Entry, entry_of
 
 if TYPE_CHECKING:
-    from normlab.lab.report import StudyReport
+    from normlab.report.report import StudyReport
 
 TESTS = {
     "t": "one-sided paired t",

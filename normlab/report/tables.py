@@ -8,13 +8,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from normlab.lab.verdicts import WITHOUT_P, Verdict
-from normlab.lab.wording import (
+from normlab.report.formatting import (
     delta_text,
     effect_text,
     p_text,
     raw_effect_text,
 )
+from normlab.studies.decisions import WITHOUT_P, Verdict
 
 Cell = str | int | float | None
 

@@ -1,1 +1,1 @@
-"""Questions, records, evidence and reports. Only `lab/worker.py` imports jax."""
+"""A run on disk: settings to id, store, record, checkpoints, provenance. Works without jax."""

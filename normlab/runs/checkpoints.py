@@ -23,9 +23,9 @@ from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from normlab.lab import disk
-from normlab.lab.errors import Damaged, Drift, NoCheckpoint, StorageError
-from normlab.lab.store import Store
+from normlab.runs import files
+from normlab.runs.errors import Damaged, Drift, NoCheckpoint, StorageError
+from normlab.runs.store import Store
 from normlab.settings import Config, from_json
 
 KEPT = 2
@@ -53,13 +53,13 @@ class PopulationFolder:
 
     def __init__(self, store: Store, name: str):
         self.root, self.name = store.root, name
-        self.path = disk.inside(self.root, "populations", name)
+        self.path = files.inside(self.root, "populations", name)
 
     def form(self, configs: Mapping[str, Config], facts: dict[str, Any]) -> None:
         """Record that these runs train together, in this order."""
-        disk.make_folder(self.root, "populations", self.name)
-        disk.remove_leftovers(self.path)
-        disk.write_json(self.path / "manifest.json", {"runs": dict(configs), "facts": facts})
+        files.make_folder(self.root, "populations", self.name)
+        files.remove_leftovers(self.path)
+        files.write_json(self.path / "manifest.json", {"runs": dict(configs), "facts": facts})
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, newest first, read or not."""
@@ -83,7 +83,7 @@ class PopulationFolder:
         paths = [self.path / "manifest.json", *(self._facts_file(step) for step in self.steps())]
         for path in paths:
             try:
-                facts = disk.read_json(path)
+                facts = files.read_json(path)
                 if self._owns(facts):
                     return {name: from_json(c) for name, c in facts["runs"].items()}
             except (FileNotFoundError, Damaged, AttributeError):
@@ -117,8 +117,8 @@ class PopulationFolder:
         data = save(arrays)
         seal = {"step": step, "arrays_sha256": hashlib.sha256(data).hexdigest()}
         try:
-            disk.write_atomic(self._arrays_file(step), data)
-            disk.write_json(self._facts_file(step), facts | seal)
+            files.write_atomic(self._arrays_file(step), data)
+            files.write_json(self._facts_file(step), facts | seal)
         except StorageError:
             self._keep(KEPT)  # arrays without their facts would only fill the disk
             raise
@@ -129,7 +129,7 @@ class PopulationFolder:
     def _mark(self) -> None:
         """Let the population count as stopped, also when no checkpoint of it is left."""
         if not (self.path / UNFINISHED).exists():
-            disk.write_atomic(self.path / UNFINISHED, "")
+            files.write_atomic(self.path / UNFINISHED, "")
 
     def _keep(self, count: int) -> None:
         """Remove all but the newest checkpoints, and arrays that belong to none."""
@@ -141,7 +141,7 @@ class PopulationFolder:
 
     def _read_facts(self, step: int) -> dict[str, Any]:
         path = self._facts_file(step)
-        facts = disk.read_json(path)
+        facts = files.read_json(path)
         if facts.get("step") != step:
             raise Damaged(repr(str(path)), "it is of another step")
         if not self._owns(facts):
@@ -151,7 +151,7 @@ class PopulationFolder:
     def _read_arrays(self, step: int, facts: dict[str, Any]) -> bytes:
         path = self._arrays_file(step)
         try:
-            data = disk.read_bytes(path, LARGEST_ARRAYS)
+            data = files.read_bytes(path, LARGEST_ARRAYS)
         except FileNotFoundError as error:
             raise Damaged(repr(str(path)), "it is missing") from error
         if hashlib.sha256(data).hexdigest() != facts.get("arrays_sha256"):
@@ -189,7 +189,7 @@ class PopulationFolder:
     def _put_away(self, step: int) -> None:
         for path in (self._arrays_file(step), self._facts_file(step)):
             if path.exists():
-                disk.move_aside(path, path.with_name(path.name + ".corrupt"))
+                files.move_aside(path, path.with_name(path.name + ".corrupt"))
 
     def finish(self) -> None:
         """Remove the checkpoints: all runs have their results."""
@@ -198,7 +198,7 @@ class PopulationFolder:
 
     def set_aside(self) -> None:
         """Let the runs begin again; nothing is deleted."""
-        disk.move_aside(self.path, self.path.with_name(f"{self.name}.aside"))
+        files.move_aside(self.path, self.path.with_name(f"{self.name}.aside"))
 
 
 def unfinished(store: Store) -> Iterator[PopulationFolder]:

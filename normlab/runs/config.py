@@ -8,11 +8,12 @@ import math
 from typing import Any, NamedTuple
 
 from normlab.data import DATASETS, check
-from normlab.lab.checks import check_training, training_examples
-from normlab.lab.errors import ConfigError
+from normlab.layers.table import find_kernel
 from normlab.models.table import MODELS, conv_layers, layer_widths, resnet_blocks
 from normlab.norms.outside import OutsideNorm
-from normlab.norms.table import COMMON, NORMS, Norm, find_kernel, find_norm
+from normlab.norms.table import COMMON, NORMS, Norm, find_norm
+from normlab.runs.constraints import check_training, training_examples
+from normlab.runs.errors import ConfigError
 from normlab.settings import SETTINGS, Config, defaults, nearest_setting, program_key
 
 LAYERS, WIDEST, LARGEST = 1000, 65_536, 10**300

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from normlab.data.table import DATASETS
-from normlab.lab.errors import ConfigError
+from normlab.diagnostics.names import probe_names
 from normlab.models.table import MODELS
-from normlab.probes.names import probe_names
+from normlab.runs.errors import ConfigError
 from normlab.settings import Config
 
 

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from normlab.lab.errors import Damaged, StorageError
+from normlab.runs.errors import Damaged, StorageError
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._=-]{0,99}")
 LARGEST_JSON = 256 * 1024**2

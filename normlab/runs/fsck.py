@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normlab.lab import disk
-from normlab.lab.checkpoints import NAME as CHECKPOINT
-from normlab.lab.checkpoints import POPULATION, PopulationFolder, population_id
-from normlab.lab.config import config_sha256, run_id
-from normlab.lab.errors import BadResultsDirectory, Damaged, LabError
-from normlab.lab.provenance import missing_facts
-from normlab.lab.store import Store
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS, find_norm
+from normlab.runs import files as disk
+from normlab.runs.checkpoints import NAME as CHECKPOINT
+from normlab.runs.checkpoints import POPULATION, PopulationFolder, population_id
+from normlab.runs.config import config_sha256, run_id
+from normlab.runs.errors import BadResultsDirectory, Damaged, LabError
+from normlab.runs.provenance import missing_facts
+from normlab.runs.store import Store
 from normlab.settings import Config, defaults, from_json
 
 DAMAGE = ("damaged", "provenance", "misnamed", "duplicate", "lost", "link", "name")

@@ -14,16 +14,13 @@ from typing import Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
 TRAINING_CODE = (
-    "averages.py",
-    "axes.py",
-    "evaluations.py",
-    "moments.py",
-    "optim.py",
+    "statistics",
+    "layers",
     "norms",
     "models",
     "data",
-    "engine",
-    "probes",
+    "diagnostics",
+    "training",
 )
 NUMBER = (int, float)
 SCHEMA: dict[str, tuple[type, ...]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.lab.provenance import missing_facts
+from normlab.runs.provenance import code_hash, missing_facts
 from normlab.settings import Config, defaults, from_json
 
 LARGEST = 2**53
@@ -24,6 +24,13 @@ class Record:
     diverged_at: int | None = None
     seconds: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def is_stale(run: Record) -> bool:
+    """Tell whether other training code than today's made a run, or a part of it."""
+    restarts = run.provenance.get("restarts", [])
+    is_mixed = any("code" in restart["changed"] for restart in restarts)
+    return is_mixed or run.provenance.get("code") != code_hash()
 
 
 def record_of(run_id: str, result: dict[str, Any], curve: list[Any]) -> Record:

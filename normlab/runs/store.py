@@ -1,7 +1,7 @@
 """The results directory: one folder for each run, finished by an atomic rename.
 
 results/runs/<run id>/   result.json (the only done marker), curve.jsonl, failure.json, .lock
-results/populations/<id>/   which runs train together, and their checkpoints: lab/checkpoints.py
+results/populations/<id>/   which runs train together, and their checkpoints: runs/checkpoints.py
 results/norms/<name>.json, <sha256>.py   norms from outside: the row as last used, and its file
 
 All JSON but the lines of curve.jsonl ends with its own checksum; a result holds that of its curve.
@@ -18,12 +18,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normlab.lab import disk
-from normlab.lab.errors import BadResultsDirectory, Damaged, StorageError
-from normlab.lab.provenance import missing_facts
-from normlab.lab.record import Record, record_of
 from normlab.norms.outside import OutsideNorm, outside_norms
 from normlab.norms.table import NORMS
+from normlab.runs import files
+from normlab.runs.errors import BadResultsDirectory, Damaged, StorageError
+from normlab.runs.provenance import missing_facts
+from normlab.runs.record import Record, record_of
 
 
 class Store:
@@ -50,9 +50,9 @@ class Store:
         """Keep the norms from outside: their files, which workers load, so that editing one while
         a study runs changes nothing; and their rows, so that reports need neither file nor jax."""
         for name, row in outside_norms().items():
-            disk.make_folder(self.root, "norms")
-            disk.write_atomic(self._norm_file(row), row.code)
-            disk.write_json(self.root / "norms" / f"{name}.json", row.facts() | {"name": name})
+            files.make_folder(self.root, "norms")
+            files.write_atomic(self._norm_file(row), row.code)
+            files.write_json(self.root / "norms" / f"{name}.json", row.facts() | {"name": name})
 
     def _norm_file(self, row: OutsideNorm) -> Path:
         return self.root / "norms" / f"{row.sha256}.py"
@@ -67,7 +67,7 @@ class Store:
         for path in sorted((self.root / "norms").glob("*.json")):
             if path.stem not in NORMS:
                 try:
-                    facts = disk.read_json(path)
+                    facts = files.read_json(path)
                     if facts["name"] != path.stem:
                         raise ValueError(f"it is of the norm {facts['name']!r}")
                     NORMS[path.stem] = OutsideNorm.from_facts(facts)
@@ -87,7 +87,7 @@ class Store:
 
     def doubts(self) -> list[str]:
         """Return what the user should know before runs are trained here."""
-        kind = disk.network_file_system(self.root)
+        kind = files.network_file_system(self.root)
         if kind is None:
             return []
         return [
@@ -96,7 +96,7 @@ class Store:
         ]
 
     def run_dir(self, run_id: str) -> Path:
-        return disk.inside(self.root, "runs", run_id)
+        return files.inside(self.root, "runs", run_id)
 
     def is_done(self, run_id: str) -> bool:
         return os.path.exists(f"{self.root}/runs/{run_id}/result.json")
@@ -108,14 +108,14 @@ class Store:
             names = os.listdir(self.root / "runs")
         except FileNotFoundError:
             return set()
-        return {name for name in names if disk.NAME.fullmatch(name) and self.is_done(name)}
+        return {name for name in names if files.NAME.fullmatch(name) and self.is_done(name)}
 
     def read(self, run_id: str) -> Record:
         """Return a finished run; raises Damaged where a bit of it is not as it was written."""
         folder = self.run_dir(run_id)
         try:
-            result = disk.read_json(folder / "result.json")
-            curve = disk.read_bytes(folder / "curve.jsonl", disk.LARGEST_JSON)
+            result = files.read_json(folder / "result.json")
+            curve = files.read_bytes(folder / "curve.jsonl", files.LARGEST_JSON)
             if hashlib.sha256(curve).hexdigest() != result["curve_sha256"]:
                 raise ValueError("sha256 mismatch of its curve.jsonl")
             return record_of(run_id, result, [json.loads(line) for line in curve.splitlines()])
@@ -143,8 +143,8 @@ class Store:
         except Timeout:
             return None
         except OSError as error:
-            raise disk.unwritable(folder / ".lock", error) from error
-        disk.remove_leftovers(folder)
+            raise files.unwritable(folder / ".lock", error) from error
+        files.remove_leftovers(folder)
         return lock
 
     def start_curve(self, run_id: str, rows: list[dict[str, float]] | None = None) -> None:
@@ -162,7 +162,7 @@ class Store:
             with open(os.open(path, flags, 0o666), mode, encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise disk.unwritable(path, error, len(text)) from error
+            raise files.unwritable(path, error, len(text)) from error
 
     def finish(self, run_id: str, result: dict[str, Any], curve: list[dict[str, float]]) -> None:
         """Write the curve, then result.json: from now on the run is done. Raises StorageError, and
@@ -171,21 +171,21 @@ class Store:
         if missing:
             raise ValueError(f"the provenance of run {run_id} lacks {', '.join(missing)}")
         folder, text = self.run_dir(run_id), curve_text(curve)
-        disk.write_atomic(folder / "curve.jsonl", text)
+        files.write_atomic(folder / "curve.jsonl", text)
         seal = {"run": run_id, "curve_sha256": hashlib.sha256(text.encode()).hexdigest()}
-        disk.write_json(folder / "result.json", result | seal)
+        files.write_json(folder / "result.json", result | seal)
         (folder / "failure.json").unlink(missing_ok=True)
 
     def fail(self, run_id: str, facts: dict[str, Any]) -> None:
         """Keep why a run could not be finished; the next command tries it again."""
         folder = self.run_dir(run_id)
         folder.mkdir(parents=True, exist_ok=True)
-        disk.write_json(folder / "failure.json", facts)
+        files.write_json(folder / "failure.json", facts)
 
     def set_aside(self, run_id: str, why: str) -> None:
         """Let a finished run be repeated: result.json becomes result.<why>.json, never deleted."""
         folder = self.run_dir(run_id)
-        disk.move_aside(folder / "result.json", folder / f"result.{why}.json")
+        files.move_aside(folder / "result.json", folder / f"result.{why}.json")
 
 
 def curve_text(rows: list[dict[str, float]]) -> str:

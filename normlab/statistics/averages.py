@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from normlab.moments import Moments, widen
+from normlab.statistics.moments import Moments, to_float32
 
 
 class Average(NamedTuple):
@@ -27,7 +27,7 @@ def start_average(channels: int) -> Average:
 
 def normalize_by(x: jax.Array, average: Average, epsilon: float) -> jax.Array:
     """Return (x - mean - mean_lo) / sqrt(var + epsilon) with the running statistics [C]."""
-    centred = (widen(x) - average.mean) - average.mean_lo
+    centred = (to_float32(x) - average.mean) - average.mean_lo
     return centred * lax.rsqrt(average.var + epsilon)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from normlab.axes import count_values
+from normlab.statistics.axes import count_values
 
 
 class Moments(NamedTuple):
@@ -48,7 +48,7 @@ obeys (p - mean)^2 <= (N - K) / K * var, so that var = E[(x - p)^2] - E[x - p]^2
 of N / K = 16 at most, 1e-6 in float32."""
 
 
-def widen(x: jax.Array) -> jax.Array:
+def to_float32(x: jax.Array) -> jax.Array:
     """Return x in float32, or in its own type where that is wider."""
     return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
@@ -69,7 +69,7 @@ def fit_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
         ) from None
 
 
-def blank(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+def zero_masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Return x with 0 where the mask, in the shape of x, is False: NaN there reaches nothing."""
     return x if mask is None else jnp.where(mask, x, 0)
 
@@ -157,8 +157,8 @@ def _statistics(x: jax.Array, mask, over: Over, n: jax.Array):
     shift = lax.optimization_barrier(_round_off(shift))
     # Without the barrier XLA:CPU writes x - shift to memory for its two readers: 2148 against
     # 1464 us for a training step of a small CNN (one core, 2026-11-20).
-    square = _mean(jnp.square(blank(x - lax.optimization_barrier(shift), mask)), over, n)
-    delta = _mean(blank(x - shift, mask), over, n)
+    square = _mean(jnp.square(zero_masked(x - lax.optimization_barrier(shift), mask)), over, n)
+    delta = _mean(zero_masked(x - shift, mask), over, n)
     return shift, delta, jnp.maximum(square - jnp.square(delta), 0)
 
 
@@ -202,7 +202,7 @@ def _batched_rescue(over: Over):
 
 
 def _moments(x: jax.Array, mask: jax.Array | None, over: Over) -> Moments:
-    x = widen(x)
+    x = to_float32(x)
     n = _count(x, mask, over)
     shift, delta, var = _statistics(x, mask, over, n)
     # Along an axis name the predicate is the same for all, and cond stays a branch by itself.
@@ -223,10 +223,10 @@ _moments_of = jax.custom_jvp(_moments, nondiff_argnums=(2,))
 def _moments_jvp(over: Over, primals, tangents):
     x, mask = primals
     m = _moments_of(x, mask, over)
-    t = blank(tangents[0], mask)
+    t = zero_masked(tangents[0], mask)
     zeros = _zeros(m)
     mean_t = _mean(t, over, m.n) if over.centered else zeros.delta
-    mean_ct = _mean(blank(centre(x, m), mask) * t, over, m.n)
+    mean_ct = _mean(zero_masked(centre(x, m), mask) * t, over, m.n)
     return m, zeros._replace(delta=mean_t * m.shrink, var=2 * mean_ct * m.shrink)
 
 
@@ -253,12 +253,13 @@ def moments(
     ([[2.0, 4.0]], [[1.0, 4.0]])
     """
     mask = fit_mask(mask, x.shape)
-    return _moments_of(blank(widen(x), mask), mask, Over(axes, groups, centered, axis_name))
+    x, over = zero_masked(to_float32(x), mask), Over(axes, groups, centered, axis_name)
+    return _moments_of(x, mask, over)
 
 
 def centre(x: jax.Array, m: Moments) -> jax.Array:
     """Return (x - mean) * shrink, exact at any mean."""
-    return (widen(x) * m.shrink - m.shift) - m.delta
+    return (to_float32(x) * m.shrink - m.shift) - m.delta
 
 
 def inverse_std(m: Moments, epsilon: float) -> jax.Array:
@@ -278,7 +279,7 @@ def _affine(y: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> ja
 
 def _normalize(x, mask, scale, bias, over: Over, epsilon: float) -> tuple[jax.Array, Moments]:
     m = _moments(x, mask, over)
-    return blank(_affine(centre(x, m) * inverse_std(m, epsilon), scale, bias), mask), m
+    return zero_masked(_affine(centre(x, m) * inverse_std(m, epsilon), scale, bias), mask), m
 
 
 def _turn(x: jax.Array, over: Over) -> jax.Array:
@@ -301,7 +302,7 @@ def _normalize_jvp(over: Over, epsilon: float, primals, tangents):
     transposed, all sums of the backward pass come out of sum(g) and sum(g h).
     """
     x, mask, scale, bias = primals
-    t = blank(widen(tangents[0]), mask)
+    t = zero_masked(to_float32(tangents[0]), mask)
     h, m = _normalize_of(x, mask, None, None, over, epsilon)
     inv = inverse_std(m, epsilon)
     mean_ht = _mean(_turn(t, over) * _turn(h, over), over, m.n)
@@ -312,9 +313,9 @@ def _normalize_jvp(over: Over, epsilon: float, primals, tangents):
         slope = slope + tangents[2]
     if bias is not None:
         offset = offset + tangents[3]
-    dy = blank(_turn(a * _turn(t, over), over) + slope * h + offset, mask)
+    dy = zero_masked(_turn(a * _turn(t, over), over) + slope * h + offset, mask)
     dm = _zeros(m)._replace(delta=mean_t * m.shrink, var=2 * mean_ht / inv * m.shrink)
-    return (blank(_affine(h, scale, bias), mask), m), (dy, dm)
+    return (zero_masked(_affine(h, scale, bias), mask), m), (dy, dm)
 
 
 def normalize(
@@ -343,7 +344,7 @@ def normalize(
     if x.ndim > 2 and len(x) == 1 and 0 not in axes:  # as it is, XLA:CPU is up to 8 times slower
         over = Over(tuple(a - 1 for a in axes), groups, centered, axis_name)
         mask = None if mask is None else mask[0]
-        found = _normalize_of(blank(x[0], mask), mask, scale, bias, over, float(epsilon))
+        found = _normalize_of(zero_masked(x[0], mask), mask, scale, bias, over, float(epsilon))
         return jax.tree.map(lambda leaf: leaf[None], found)
     over = Over(axes, groups, centered, axis_name)
-    return _normalize_of(blank(x, mask), mask, scale, bias, over, float(epsilon))
+    return _normalize_of(zero_masked(x, mask), mask, scale, bias, over, float(epsilon))

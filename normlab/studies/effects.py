@@ -6,18 +6,18 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.measures import (
+from normlab.studies.decisions import Row, accuracy_row
+from normlab.studies.metrics import (
     at_train_loss,
     error_points,
     is_failed,
     log_octaves,
     steps_to_target,
 )
-from normlab.lab.verdicts import Row, accuracy_row
+from normlab.studies.planning import SetupRuns
 
 
-def error_row(e: SetupEvidence, worse: str, better: str, *, n: int, **facts) -> Row:
+def error_row(e: SetupRuns, worse: str, better: str, *, n: int, **facts) -> Row:
     """Return the row with e = test error of `worse` - test error of `better`, in points; `n` is the
     planned one, whatever number of seeds the setup was given on the command line."""
     runs = {arm: e.runs_of(arm) for arm in (worse, better)}
@@ -38,7 +38,7 @@ def error_row(e: SetupEvidence, worse: str, better: str, *, n: int, **facts) -> 
     )
 
 
-def octaves(e: SetupEvidence, slow: str, fast: str) -> dict[int, float]:
+def octaves(e: SetupRuns, slow: str, fast: str) -> dict[int, float]:
     """Return seed -> log2 of the steps to the target, `slow` over `fast`."""
     runs, others, target = e.runs_of(slow), e.runs_of(fast), e.setup.target
     return {
@@ -48,7 +48,7 @@ def octaves(e: SetupEvidence, slow: str, fast: str) -> dict[int, float]:
 
 
 def at_matched_losses(
-    e: SetupEvidence,
+    e: SetupRuns,
     first: str,
     second: str,
     key: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from normlab.lab.record import Record
+from normlab.runs.record import Record
 
 FAILED_BELOW = 0.5
 """Validation accuracy under which a run has failed, finite or not."""

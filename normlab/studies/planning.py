@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.lab.config import resolve, run_id
-from normlab.lab.measures import (
+from normlab.runs.config import resolve, run_id
+from normlab.runs.record import Record
+from normlab.settings import Config
+from normlab.studies.metrics import (
     FAILED_ERROR,
     MISSED_STEPS,
     error_points,
@@ -22,13 +24,11 @@ from normlab.lab.measures import (
     steps_to_target,
     train_accuracy,
 )
-from normlab.lab.record import Record
-from normlab.lab.study import Arm, Setup, Sweep, Tuning, load_config
-from normlab.settings import Config
+from normlab.studies.study import Arm, Setup, Sweep, Tuning, load_config
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequiredRun:
     """A run that a study needs: who asked, and what it is."""
 
     run_id: str
@@ -39,7 +39,7 @@ class Wanted:
 
 
 @dataclass
-class Memory:
+class ConfigCache:
     """Resolved configurations, kept because every look at a study asks for all of them again."""
 
     data_dir: str | None = None
@@ -64,21 +64,23 @@ def rate_of(exponent: float) -> float:
     return float(f"{10**exponent:.4g}")
 
 
-class Evidences(dict[str, "SetupEvidence"]):
+class StudyRuns(dict[str, "SetupRuns"]):
     """The setups of one study by name, with the records of the benchmarks that it reads."""
 
-    def __init__(self, setups: Mapping[str, SetupEvidence], measured: Mapping[str, Any]):
+    def __init__(self, setups: Mapping[str, SetupRuns], measured: Mapping[str, Any]):
         super().__init__(setups)
         self.measured = measured
 
 
-class SetupEvidence:
+class SetupRuns:
     """All runs of one setup, as far as they are known."""
 
-    def __init__(self, setup: Setup, records: Mapping[str, Record], memory: Memory | None = None):
+    def __init__(
+        self, setup: Setup, records: Mapping[str, Record], cache: ConfigCache | None = None
+    ):
         self.setup, self.records = setup, records
-        self.memory = memory or Memory()
-        self.wanted: dict[str, Wanted] = {}
+        self.cache = cache or ConfigCache()
+        self.wanted: dict[str, RequiredRun] = {}
         self.grids: dict[str, dict[float, dict[int, Record]]] = {}
         """arm -> exponent -> seed -> run, of the tuning or sweeping stage."""
         self.reports: dict[str, dict[int, Record]] = {}
@@ -94,8 +96,8 @@ class SetupEvidence:
                 groups.setdefault(arm.group, []).append(arm)
         for group in [*groups.values(), *([a] for a in setup.arms if not a.is_primary)]:
             self._plan_group(group)
-        for follow in setup.follows:
-            self._plan_follow(follow)
+        for follow_up in setup.follows:
+            self._plan_follow(follow_up)
 
     def seeds(self, arm: Arm) -> range:
         return range(self.setup.seeds if arm.is_primary else self.setup.screening_seeds)
@@ -114,9 +116,9 @@ class SetupEvidence:
         found: dict[int, Record] = {}
         for seed in seeds:
             settings = arm.settings | (extra or {}) | {"optim.lr": rate_of(exponent)}
-            settings |= {"seed": 0, self.setup.drawn_by: seed}
-            name, config = self.memory.look_up(self.setup, settings)
-            self.wanted[name] = Wanted(name, config, self.setup.name, arm.name, stage)
+            settings |= {"seed": 0, self.setup.seed_setting: seed}
+            name, config = self.cache.look_up(self.setup, settings)
+            self.wanted[name] = RequiredRun(name, config, self.setup.name, arm.name, stage)
             if name in self.records:
                 found[seed] = self.records[name]
         return found
@@ -224,14 +226,14 @@ class SetupEvidence:
         """Return the rate that came out for an arm, or None while it is not known."""
         return rate_of(self.best[arm]) if math.isfinite(self.best.get(arm, math.inf)) else None
 
-    def _plan_follow(self, follow) -> None:
-        arm, best = self.setup.arm(follow.arm), self.best.get(follow.rate_of, math.inf)
+    def _plan_follow(self, follow_up) -> None:
+        arm, best = self.setup.arm(follow_up.arm), self.best.get(follow_up.rate_of, math.inf)
         if arm is None or not math.isfinite(best):
             return
-        exponent = round(best + math.log10(follow.factor), 4)
-        seeds = range(follow.seeds) if follow.seeds else self.seeds(arm)
-        self.follows[follow.name] = self._ask(
-            arm, f"follow: {follow.name}", exponent, seeds, follow.settings
+        exponent = round(best + math.log10(follow_up.factor), 4)
+        seeds = range(follow_up.seeds) if follow_up.seeds else self.seeds(arm)
+        self.follows[follow_up.name] = self._ask(
+            arm, f"follow: {follow_up.name}", exponent, seeds, follow_up.settings
         )
 
     def runs_of(self, arm: str) -> dict[int, Record]:

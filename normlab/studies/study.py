@@ -10,14 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from normlab.lab.config import resolve
-from normlab.lab.disk import NAME
-from normlab.lab.errors import ConfigError
+from normlab.runs.config import resolve
+from normlab.runs.errors import ConfigError
+from normlab.runs.files import NAME
 from normlab.settings import SETTINGS, Config, flatten, nearest_setting
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("quick", "standard", "full")
-RULES = ("verdicts.py", "measures.py", "evidence.py", "contrasts.py", "study.py")
+RULES = ("decisions.py", "metrics.py", "planning.py", "effects.py", "study.py")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Follow:
+class FollowUp:
     """Further runs of an arm at a rate that comes out of another's: factor x the best (tuning) or
     x the median of the largest that trains (sweep)."""
 
@@ -105,9 +105,9 @@ class Setup:
     """Accuracy to reach."""
     report_settings: Config = field(default_factory=dict)
     """Settings of the reporting runs alone: probes, say."""
-    drawn_by: Literal["seed", "init.seed"] = "seed"
+    seed_setting: Literal["seed", "init.seed"] = "seed"
     """What the seeds of this setup draw: all of a run, or its initial weights alone."""
-    follows: tuple[Follow, ...] = ()
+    follows: tuple[FollowUp, ...] = ()
 
     def arm(self, name: str) -> Arm | None:
         return next((a for a in self.arms if a.name == name), None)
@@ -144,7 +144,7 @@ class Study:
     setups: Mapping[str, tuple[Setup, ...]]
     """Profile -> setups."""
     claims: Callable[[Any, str], list[Any]]
-    """(Evidences, profile) -> rows of the rule book, see lab/verdicts.py."""
+    """(Evidences, profile) -> rows of the rule book, see studies/decisions.py."""
     figures: tuple[Figure, ...] = ()
     measured: tuple[str, ...] = ()
     """Benchmarks whose record in results/bench its claims read."""
@@ -223,7 +223,7 @@ def varied_settings(study: Study) -> set[str]:
     names = {"seed", "optim.lr"}
     for setups in study.setups.values():
         for setup in setups:
-            names |= {setup.drawn_by, *setup.report_settings}
+            names |= {setup.seed_setting, *setup.report_settings}
             for arm in setup.arms:
                 names |= set(arm.settings)
     return names
@@ -323,6 +323,6 @@ def check_study(study: Study, profile: str, data_dir: str | None = None) -> None
         base = load_config(setup.base) | setup.settings
         for arm in setup.arms:
             resolve(base | arm.settings | setup.report_settings, data_dir)
-        for follow in setup.follows:
-            told = setup.arm(follow.arm)
-            resolve(base | (told.settings if told else {}) | follow.settings, data_dir)
+        for follow_up in setup.follows:
+            told = setup.arm(follow_up.arm)
+            resolve(base | (told.settings if told else {}) | follow_up.settings, data_dir)

@@ -1,6 +1,6 @@
 """The battery: what a normalization layer must show before it is compared with others.
 
-    from normlab.battery import check_norm
+    from normlab.testing import check_norm
     results = check_norm("batch")
 
 Every scheme of the table passes; `scripts/check_norm.py` does the same for a file of somebody's
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from normlab.battery import claims, contract, devices, gradients, masks, numerics
-from normlab.battery.cost import check_cost
-from normlab.battery.result import Result
-from normlab.battery.subject import GROUPS, Oracle, Subject
+from normlab.testing import claims, contract, devices, gradients, masks, numerics
+from normlab.testing.cost import check_cost
+from normlab.testing.layer import GROUPS, LayerUnderTest, Oracle
+from normlab.testing.result import Result
 
-__all__ = ["CHECKS", "GROUPS", "Result", "Subject", "check_norm"]
+__all__ = ["CHECKS", "GROUPS", "Result", "LayerUnderTest", "check_norm"]
 
-CHECKS: dict[str, tuple[Callable[[Subject], list[Result]], ...]] = {
+CHECKS: dict[str, tuple[Callable[[LayerUnderTest], list[Result]], ...]] = {
     "contract": (
         contract.check_signature,
         contract.check_dtypes,
@@ -63,7 +63,7 @@ def check_norm(
     `oracle`: float64 NumPy function (x, epsilon) -> y in training mode at the initial parameters,
     with GROUPS groups; the row's own `reference` if left out. A check that raises has failed.
     """
-    subject = Subject(name, oracle)
+    subject = LayerUnderTest(name, oracle)
     results = []
     for group in checks:
         for check in CHECKS[group]:
@@ -71,7 +71,9 @@ def check_norm(
     return results
 
 
-def attempt(check: Callable[[Subject], list[Result]], subject: Subject) -> list[Result]:
+def attempt(
+    check: Callable[[LayerUnderTest], list[Result]], subject: LayerUnderTest
+) -> list[Result]:
     """Return the results of one check; an exception is a failure with its first line as the note.
 
     It is somebody's code: anything can go wrong in it.

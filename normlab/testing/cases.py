@@ -14,8 +14,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from normlab.axes import axes_of
 from normlab.norms.table import Norm
+from normlab.statistics.axes import axes_of
 
 Shape = tuple[int, ...]
 Fill = Callable[[np.random.Generator, Shape], np.ndarray]

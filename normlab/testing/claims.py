@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from normlab.battery.contract import same
-from normlab.battery.result import Result, held, measured, off, skipped
-from normlab.battery.subject import GROUPS, ORDINARY, SHAPE, Subject, draw
+from normlab.testing.contract import same
+from normlab.testing.layer import GROUPS, ORDINARY, SHAPE, LayerUnderTest, draw
+from normlab.testing.result import Result, held, measured, off, skipped
 
 
 def whole_numbers() -> np.ndarray:
     return np.round(1000 * draw(seed=11)).astype(np.float32)
 
 
-def per_statistic(subject: Subject, values: np.ndarray) -> np.ndarray:
+def per_statistic(subject: LayerUnderTest, values: np.ndarray) -> np.ndarray:
     """Return x-shaped numbers out of `values`, one for each statistic."""
     small = [1 if axis in subject.axes else size for axis, size in enumerate(SHAPE)]
     if subject.row.grouped:
@@ -26,11 +26,11 @@ def per_statistic(subject: Subject, values: np.ndarray) -> np.ndarray:
     return np.broadcast_to(picked, SHAPE).astype(np.float32)
 
 
-def output(subject: Subject, x: np.ndarray) -> np.ndarray:
+def output(subject: LayerUnderTest, x: np.ndarray) -> np.ndarray:
     return np.asarray(subject.step(subject.variables, x, np.ones_like(x)).y, np.float64)
 
 
-def check_invariances(subject: Subject) -> list[Result]:
+def check_invariances(subject: LayerUnderTest) -> list[Result]:
     """The output does not feel a constant added, or a factor, where the row says so."""
     x, random = whole_numbers(), np.random.default_rng(12)
     shifts = np.round(5000 * random.standard_normal(np.prod(SHAPE)))
@@ -50,7 +50,7 @@ def check_invariances(subject: Subject) -> list[Result]:
     return results
 
 
-def check_standard(subject: Subject) -> list[Result]:
+def check_standard(subject: LayerUnderTest) -> list[Result]:
     """Mean 0 and mean square 1 of the outputs that share a statistic."""
     names = "the mean of each statistic's outputs is 0", "their mean square is 1"
     if not subject.row.standard:
@@ -67,7 +67,7 @@ def check_standard(subject: Subject) -> list[Result]:
     return [first, measured(names[1], square, ORDINARY)]
 
 
-def check_reach(subject: Subject) -> list[Result]:
+def check_reach(subject: LayerUnderTest) -> list[Result]:
     """A changed value is felt by those it shares a statistic with, and by no others; at its own
     position by all channels, where there is no statistic."""
     x = draw(seed=13)
@@ -94,7 +94,7 @@ def check_reach(subject: Subject) -> list[Result]:
     return [*results, measured(name, share, 0.1, note)]
 
 
-def check_examples(subject: Subject) -> list[Result]:
+def check_examples(subject: LayerUnderTest) -> list[Result]:
     """One example reaches no other, not in outputs or slopes and not with NaN; where the statistics
     run over the batch, only in evaluation."""
     others, x, cotangent = np.arange(SHAPE[0]) != 2, draw(), draw(seed=1)

@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from normlab.battery.result import Result, held, measured, off, skipped
-from normlab.battery.subject import (
+from normlab.testing.layer import (
     GROUPS,
     LAYER,
     MOMENTUM,
     ORDINARY,
     SHAPE,
     STATE,
-    Subject,
+    LayerUnderTest,
     compiled,
     draw,
 )
+from normlab.testing.result import Result, held, measured, off, skipped
 
 SMALL = 1e-3
 """What moves less holds the rounding of another leaf."""
@@ -40,7 +40,7 @@ def state_of(variables: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in variables.items() if k in STATE}
 
 
-def check_signature(subject: Subject) -> list[Result]:
+def check_signature(subject: LayerUnderTest) -> list[Result]:
     """norm(name=...)(x, train=..., mask=None): shape, parameters and collections."""
     variables, x = subject.variables, draw(mean=0.5)
     params = dict(variables.get("params", {}).get(LAYER, {}))
@@ -61,7 +61,7 @@ def check_signature(subject: Subject) -> list[Result]:
     ]
 
 
-def check_dtypes(subject: Subject) -> list[Result]:
+def check_dtypes(subject: LayerUnderTest) -> list[Result]:
     """The output has the dtype of the input, the running statistics are float32 or wider."""
     results = []
     for dtype in DTYPES:
@@ -76,7 +76,7 @@ def check_dtypes(subject: Subject) -> list[Result]:
     return results
 
 
-def check_initialising(subject: Subject) -> list[Result]:
+def check_initialising(subject: LayerUnderTest) -> list[Result]:
     """The state after `init` does not depend on the data."""
     name, far = "initialising moves no statistics", subject.init(draw(seed=4, mean=1e3))
     is_same = same(state_of(subject.variables), state_of(far))
@@ -84,7 +84,7 @@ def check_initialising(subject: Subject) -> list[Result]:
     return [held(name, is_same, note)]
 
 
-def check_state(subject: Subject) -> list[Result]:
+def check_state(subject: LayerUnderTest) -> list[Result]:
     """Running statistics move in training, by the share that the momentum leaves, and only then."""
     x, variables = draw(mean=3.0), subject.moved
     first = state_of(variables)
@@ -114,7 +114,7 @@ def check_state(subject: Subject) -> list[Result]:
     return [*results, measured(name, abs(worst - MOMENTUM), 1e-3, note)]
 
 
-def check_modes(subject: Subject) -> list[Result]:
+def check_modes(subject: LayerUnderTest) -> list[Result]:
     """Training and evaluation agree: at once, or once the running statistics are the batch's."""
     x, variables = draw(mean=0.5), subject.moved
     if not subject.row.running_statistics:
@@ -130,7 +130,7 @@ def check_modes(subject: Subject) -> list[Result]:
     return [measured("evaluation uses the running statistics", off(y, trained), limit, note)]
 
 
-def check_jit(subject: Subject) -> list[Result]:
+def check_jit(subject: LayerUnderTest) -> list[Result]:
     """The same numbers without compilation."""
     x = draw(mean=0.5)
     y = subject.step(subject.moved, x, x).y
@@ -138,7 +138,7 @@ def check_jit(subject: Subject) -> list[Result]:
     return [measured("the same under jit and without", off(plain, y), ORDINARY)]
 
 
-def check_vmap(subject: Subject) -> list[Result]:
+def check_vmap(subject: LayerUnderTest) -> list[Result]:
     """vmap over whole batches is a loop over them, outputs, slopes and state."""
     xs, cotangents = draw((2, *SHAPE), mean=0.5), draw((2, *SHAPE), seed=1)
     mapped = compiled(jax.vmap(subject.make_step(), (None, 0, 0)))
@@ -151,7 +151,7 @@ def check_vmap(subject: Subject) -> list[Result]:
     return [measured("vmap is a loop", worst, ORDINARY)]
 
 
-def check_degenerate(subject: Subject) -> list[Result]:
+def check_degenerate(subject: LayerUnderTest) -> list[Result]:
     """A statistic over one value raises ValueError, unless asked for."""
     row, name = subject.row, "a statistic of one value is refused"
     if not row.over:

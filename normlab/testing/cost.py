@@ -8,21 +8,21 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from normlab.battery.result import Result
-from normlab.battery.subject import Subject, draw
+from normlab.testing.layer import LayerUnderTest, draw
+from normlab.testing.result import Result
 
 SIZE = (64, 16, 16, 32)
 ROUNDS = 15
 KNOWN = ("batch", "layer")
 
 
-def check_cost(subject: Subject) -> list[Result]:
+def check_cost(subject: LayerUnderTest) -> list[Result]:
     """Forward and backward time, medians; the layers take turns, so a drift meets them alike."""
     x, cotangent = jax.device_put((draw(SIZE), draw(SIZE, seed=1)))
     names = [subject.name, *(name for name in KNOWN if name != subject.name)]
 
     def work(name: str) -> Callable[[], None]:
-        layer = Subject(name)
+        layer = LayerUnderTest(name)
         variables = layer.init(x)
         return lambda: jax.block_until_ready(layer.step(variables, x, cotangent))
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from normlab.battery.result import Result, measured, off, skipped
-from normlab.battery.subject import ORDINARY, SHAPE, Step, Subject, compiled, draw
+from normlab.testing.layer import ORDINARY, SHAPE, LayerUnderTest, Step, compiled, draw
+from normlab.testing.result import Result, measured, off, skipped
 
 
 def worst(one: Step, two: Step) -> float:
@@ -18,7 +18,7 @@ def worst(one: Step, two: Step) -> float:
     return float(np.max(errors))  # NaN if any is
 
 
-def check_sharded(subject: Subject) -> list[Result]:
+def check_sharded(subject: LayerUnderTest) -> list[Result]:
     """Plain jit over a batch that lies on several devices gives what one device gives."""
     name, devices = "a batch on several devices", jax.devices()
     count = max(n for n in (1, 2, 4, 8) if n <= len(devices))
@@ -34,7 +34,7 @@ def check_sharded(subject: Subject) -> list[Result]:
     return [measured(f"a batch on {count} devices", figure, ORDINARY)]
 
 
-def check_axis_name(subject: Subject) -> list[Result]:
+def check_axis_name(subject: LayerUnderTest) -> list[Result]:
     """With axis_name, a batch in parts under vmap gives what the whole batch gives."""
     name = "axis_name under vmap"
     if "axis_name" not in subject.row.arguments:

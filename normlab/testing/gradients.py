@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from normlab.battery.result import Result, measured, off, skipped
-from normlab.battery.subject import Subject, as_double, compiled, draw
+from normlab.testing.layer import LayerUnderTest, as_double, compiled, draw
+from normlab.testing.result import Result, measured, off, skipped
 
 STEP = 1e-5
 """Central differences are off by about STEP^2 + 1e-16 / STEP = 1e-10 here."""
@@ -31,7 +31,7 @@ def differences(value: Callable[[np.ndarray], float], x: np.ndarray, every: int 
     return np.array(slopes).reshape(x.shape if every == 1 else -1)
 
 
-def check_first(subject: Subject) -> list[Result]:
+def check_first(subject: LayerUnderTest) -> list[Result]:
     """The slopes of the input and of every parameter."""
     names = [f"slope of {name}" for name in ("the input", *subject.row.parameters)]
     if not subject.is_wide:
@@ -60,7 +60,7 @@ def check_first(subject: Subject) -> list[Result]:
     return results
 
 
-def check_second(subject: Subject) -> list[Result]:
+def check_second(subject: LayerUnderTest) -> list[Result]:
     """Forward mode agrees with reverse mode, and Hessian-vector products with differences."""
     names = "jvp agrees with vjp", "Hessian-vector product"
     x, t, c = (as_double(draw(seed=seed)) for seed in (0, 1, 2))

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from normlab.axes import axes_of
-from normlab.engine.program import CPU_OPTIONS
-from normlab.norms.layers import build
+from normlab.norms.builder import build
 from normlab.norms.table import Norm, find_norm
+from normlab.statistics.axes import axes_of
+from normlab.training.program import CPU_OPTIONS
 
 Oracle = Callable[[np.ndarray, float], np.ndarray]
 """(x float64, epsilon) -> y float64, in training mode at the initial parameters."""
@@ -73,7 +73,7 @@ def as_double(tree: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Subject:
+class LayerUnderTest:
     """A row of the table, and what is right for it if somebody knows."""
 
     name: str

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from normlab.battery.contract import same
-from normlab.battery.result import Result, held, measured, off, skipped
-from normlab.battery.subject import ORDINARY, SHAPE, Step, Subject, compiled, draw
+from normlab.testing.contract import same
+from normlab.testing.layer import ORDINARY, SHAPE, LayerUnderTest, Step, compiled, draw
+from normlab.testing.result import Result, held, measured, off, skipped
 
 
 def some_mask() -> np.ndarray:
@@ -20,7 +20,7 @@ def some_mask() -> np.ndarray:
     return mask
 
 
-def check_poison(subject: Subject) -> list[Result]:
+def check_poison(subject: LayerUnderTest) -> list[Result]:
     """Whatever stands in masked positions, nothing feels it, bit for bit; they come out as 0."""
     mask, x, cotangent = some_mask(), draw(mean=0.5), draw(seed=1)
 
@@ -47,7 +47,7 @@ def check_poison(subject: Subject) -> list[Result]:
     ]
 
 
-def check_padding(subject: Subject) -> list[Result]:
+def check_padding(subject: LayerUnderTest) -> list[Result]:
     """Padding that is masked is as if it were not there: it is not counted either."""
     inner = [5, 3, SHAPE[2], 4 if "C" in subject.row.over else SHAPE[3]]
     box = tuple(slice(size) for size in inner)
@@ -71,7 +71,7 @@ def check_padding(subject: Subject) -> list[Result]:
     return [measured("masked padding is not counted", errors[worst], ORDINARY, note)]
 
 
-def check_shapes(subject: Subject) -> list[Result]:
+def check_shapes(subject: LayerUnderTest) -> list[Result]:
     """Masks of examples and of positions, broadcast by NumPy's rules."""
     x, cotangent = draw(mean=0.5), draw(seed=1)
     examples = (np.arange(SHAPE[0]) < 6).reshape(-1, 1, 1, 1)
@@ -85,7 +85,7 @@ def check_shapes(subject: Subject) -> list[Result]:
     return results
 
 
-def check_extremes(subject: Subject) -> list[Result]:
+def check_extremes(subject: LayerUnderTest) -> list[Result]:
     """A mask without any valid value, and one without any masked."""
     x, cotangent = draw(mean=0.5), draw(seed=1)
     none = subject.step(subject.moved, x, cotangent, np.zeros(SHAPE, bool))

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from normlab.battery.gradients import differences
-from normlab.battery.result import Result, held, measured, off, skipped
-from normlab.battery.subject import EPSILON, EXACT, GROUPS, SHAPE, Subject, compiled, draw
-from normlab.bench.cases import LIMITS, Case, few, gauss, reference
+from normlab.testing.cases import LIMITS, Case, few, gauss, reference
+from normlab.testing.gradients import differences
+from normlab.testing.layer import EPSILON, EXACT, GROUPS, SHAPE, LayerUnderTest, compiled, draw
+from normlab.testing.result import Result, held, measured, off, skipped
 
 NARROW = (
     "the layer computes in float32 when it is given float64, so nothing exact is at hand: widen to "
@@ -23,7 +23,9 @@ class Right(NamedTuple):
     dx: np.ndarray | None
 
 
-def right_values(subject: Subject, x: Any, cotangent: Any, epsilon: float = EPSILON) -> Right:
+def right_values(
+    subject: LayerUnderTest, x: Any, cotangent: Any, epsilon: float = EPSILON
+) -> Right:
     """Return y and dx in float64 for the input as it is stored; None where nobody knows.
 
     From the oracle and in closed form where there are such, else from the layer in float64, whose
@@ -44,7 +46,9 @@ def right_values(subject: Subject, x: Any, cotangent: Any, epsilon: float = EPSI
     return Right(y, dx)
 
 
-def compare(name: str, subject: Subject, x: Any, cotangent: Any, limit: float) -> list[Result]:
+def compare(
+    name: str, subject: LayerUnderTest, x: Any, cotangent: Any, limit: float
+) -> list[Result]:
     """Return the errors of output and gradient on ordinary input."""
     found = subject.step(subject.variables, x, cotangent)
     y, dx = right_values(subject, x, cotangent)
@@ -56,12 +60,12 @@ def compare(name: str, subject: Subject, x: Any, cotangent: Any, limit: float) -
     ]
 
 
-def check_ordinary(subject: Subject) -> list[Result]:
+def check_ordinary(subject: LayerUnderTest) -> list[Result]:
     """Output and gradient on values N(0.5, 1)."""
     return compare("N(0.5,1)", subject, draw(mean=0.5), draw(seed=1), subject.limit)
 
 
-def check_half(subject: Subject) -> list[Result]:
+def check_half(subject: LayerUnderTest) -> list[Result]:
     """The same in half precision at mean 10: statistics in half precision are far off there."""
     results = []
     for dtype in ("bfloat16", "float16"):
@@ -70,7 +74,7 @@ def check_half(subject: Subject) -> list[Result]:
     return results
 
 
-def check_shapes(subject: Subject) -> list[Result]:
+def check_shapes(subject: LayerUnderTest) -> list[Result]:
     """Dense input [N, C] and sequences [N, T, C], each with its own initial variables."""
     layer, results = subject.layer(), []
 
@@ -99,12 +103,12 @@ def check_shapes(subject: Subject) -> list[Result]:
     return results
 
 
-def check_hard_cases(subject: Subject) -> list[Result]:
+def check_hard_cases(subject: LayerUnderTest) -> list[Result]:
     """Rows that claim to be exact are right on input that breaks layers, the others finite."""
     return [hard_case(subject, case) for case in few(SHAPE, SHAPE, GROUPS)]
 
 
-def hard_case(subject: Subject, case: Case) -> Result:
+def hard_case(subject: LayerUnderTest, case: Case) -> Result:
     row = subject.row
     name = case.name if row.exact else f"{case.name}: finite"
     if case.epsilon != EPSILON and "epsilon" not in row.options:
@@ -129,7 +133,7 @@ def hard_case(subject: Subject, case: Case) -> Result:
     return measured(name, errors[worst], LIMITS[case.dtype], f"that is the {worst} error")
 
 
-def check_large_mean(subject: Subject) -> list[Result]:
+def check_large_mean(subject: LayerUnderTest) -> list[Result]:
     """Evaluation is right at mean 1e6 and std 1, where one float32 cannot hold the mean."""
     name = "evaluation at mean 1e6"
     if not (subject.row.exact and subject.row.running_statistics):

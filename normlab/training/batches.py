@@ -7,11 +7,11 @@ import functools
 import numpy as np
 
 from normlab.data import Dataset, Split
-from normlab.engine.evaluate import CURVE_PARTS, plan_scoring
-from normlab.engine.program import Feed, Timetable
-from normlab.evaluations import eval_steps
-from normlab.optim import rate_shape
 from normlab.settings import Config
+from normlab.training.evaluate import CURVE_PARTS, plan_scoring
+from normlab.training.evaluation_steps import eval_steps
+from normlab.training.optim import rate_shape
+from normlab.training.program import ChunkBatches, ScheduleChunk
 
 
 @functools.lru_cache(maxsize=256)
@@ -71,7 +71,7 @@ def pad_rows(rows: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([rows, np.zeros((length - len(rows), *rows.shape[1:]), rows.dtype)])
 
 
-class MemberFeed:
+class MemberBatches:
     """The rows of one member: its split, its scoring plan, its batches."""
 
     def __init__(self, config: Config, dataset: Dataset):
@@ -97,13 +97,13 @@ class MemberFeed:
     def curve_batches(self) -> int:
         return int(np.sum(np.isin(self.scoring.parts, CURVE_PARTS)))
 
-    def chunk(self, first: int, length: int) -> Feed:
+    def chunk(self, first: int, length: int) -> ChunkBatches:
         """Return the feed of steps first .. first + length - 1, padded behind the last step."""
         last = min(first + length, self.config["train.steps"])
         seed, batch = self.config["seed"], self.config["data.batch"]
         rows = batch_rows(self.split, seed, batch, first, last, late_of(self.config))
         rows = pad_rows(rows, length)
-        return Feed(
+        return ChunkBatches(
             rows,
             self.labels[rows],
             self.stats,
@@ -122,7 +122,7 @@ def late_of(config: Config) -> tuple[int, int] | None:
     )
 
 
-class Calendar:
+class Schedule:
     """The timetable of a run, cut into chunks."""
 
     def __init__(self, config: Config, curve_batches: int, all_batches: int):
@@ -137,10 +137,10 @@ class Calendar:
         self.batches[np.array(self.points) - 1] = curve_batches
         self.batches[-1] = all_batches
 
-    def chunk(self, first: int, length: int) -> Timetable:
+    def chunk(self, first: int, length: int) -> ScheduleChunk:
         """Return the timetable of steps first .. first + length - 1, padded behind the last."""
         part = slice(first, first + length)
-        return Timetable(
+        return ScheduleChunk(
             rate=pad_rows(self.rate[part], length),
             is_step=np.arange(first, first + length) < len(self.rate),
             batches=pad_rows(self.batches[part], length),

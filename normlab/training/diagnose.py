@@ -8,39 +8,39 @@ from typing import Any, NamedTuple
 import jax
 from flax import linen as nn
 
-from normlab.engine.state import Hyper, TrainState
-from normlab.optim import direction
-from normlab.probes.names import probe_names
+from normlab.diagnostics.names import probe_names
 from normlab.settings import Config
+from normlab.training.optim import direction
+from normlab.training.state import Hyper, TrainState
 
 PROBE_STREAM = 2
 """Folded into a run's key before the step: the noise that probes see changes with every step, and
 is that of no step."""
 
 
-class Look(NamedTuple):
+class Diagnostics(NamedTuple):
     start: Callable[[TrainState, Hyper, Any], dict[str, Any]]
     """(state at step 0, hyper, x) -> what the probes remember at first."""
     observe: Callable[..., tuple[TrainState, dict[str, Any]]]
     """(state, hyper, relative rate, data, feed) -> state with its memory moved, values by name."""
 
 
-def make_look(config: Config, net: nn.Module, whole: nn.Module | None) -> Look:
+def make_diagnostics(config: Config, net: nn.Module, whole: nn.Module | None) -> Diagnostics:
     """Return the probes of a configuration; those of none do nothing."""
     names = probe_names(config["eval.probes"])
     if not names:
-        return Look(lambda state, hyper, x: {}, lambda state, *_: (state, {}))
-    from normlab.probes.scene import Scene
-    from normlab.probes.table import MEMORIES, PROBES
+        return Diagnostics(lambda state, hyper, x: {}, lambda state, *_: (state, {}))
+    from normlab.diagnostics.inputs import DiagnosticInputs
+    from normlab.diagnostics.table import MEMORIES, PROBES
 
-    def scene(state: TrainState, hyper: Hyper, rate, x, y, held_out, stats_x) -> Scene:
+    def scene(state: TrainState, hyper: Hyper, rate, x, y, held_out, stats_x) -> DiagnosticInputs:
         transform = direction(config["optim.name"], hyper.momentum, hyper.weight_decay)
 
         def descend(grads: Any) -> Any:
             updates, _ = transform.update(grads, state.opt_state, state.params)
             return jax.tree.map(lambda p, u: p - hyper.lr * rate * u, state.params, updates)
 
-        return Scene(
+        return DiagnosticInputs(
             net=net,
             whole=whole,
             params=state.params,
@@ -69,4 +69,4 @@ def make_look(config: Config, net: nn.Module, whole: nn.Module | None) -> Look:
             memory |= {name: moved} if name in memory else {}
         return state._replace(memory=memory), values
 
-    return Look(start, observe)
+    return Diagnostics(start, observe)

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from normlab.engine.state import TrainState
-from normlab.engine.step import MUTABLE
+from normlab.training.state import TrainState
+from normlab.training.step import MUTABLE
 
 PARTS = ("curve", "rest", "test", "train", "replaced")
 """The curve's subset of the validation split, the rest of that split, the test split; training

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from normlab.engine.program import input_shape
 from normlab.models.build import build_model
 from normlab.settings import Config, defaults, program_key
+from normlab.training.program import input_shape
 
 REPEATS = 5
 

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from normlab.data import Dataset
-from normlab.engine.evaluate import CURVE_PARTS
-from normlab.engine.feed import Calendar, MemberFeed
-from normlab.engine.flops import step_flops
-from normlab.engine.program import Feed, Trace, compile_program
-from normlab.engine.snapshot import Snapshot, arrays_of, states_of
-from normlab.engine.state import Hyper, TrainState, hyper_of
 from normlab.settings import Config
+from normlab.training.batches import MemberBatches, Schedule
+from normlab.training.evaluate import CURVE_PARTS
+from normlab.training.flops import step_flops
+from normlab.training.program import ChunkBatches, Trace, compile_program
+from normlab.training.snapshot import Snapshot, arrays_of, states_of
+from normlab.training.state import Hyper, TrainState, hyper_of
 
 MODES = ("", "running_", "batch_")
 """Prefix of the metrics of each mode: re-estimated statistics (or none), running ones, and those of
@@ -133,8 +133,8 @@ class Population:
         self.mode = choose_mode(first["host.mode"])
         self.conv_form = choose_conv(first["host.conv"], self.mode)
         self.outcomes = [Outcome() for _ in configs]
-        self.feeds = [MemberFeed(c, dataset) for c in configs]
-        self.calendar = Calendar(
+        self.feeds = [MemberBatches(c, dataset) for c in configs]
+        self.calendar = Schedule(
             first, self.feeds[0].curve_batches, len(self.feeds[0].scoring.parts)
         )
         self.flops = step_flops(first, dataset.shape, dataset.classes)
@@ -173,7 +173,7 @@ class Population:
         arrays, kind = arrays_of(states, self.size)
         return Snapshot(step, arrays, kind, [asdict(outcome) for outcome in self.outcomes])
 
-    def feed(self, first: int, length: int) -> Feed:
+    def feed(self, first: int, length: int) -> ChunkBatches:
         return stack([f.chunk(first, length) for f in self.feeds], self.width)
 
     def train(

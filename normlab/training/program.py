@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.engine.augment import augment_key, crop_and_flip
-from normlab.engine.evaluate import Scores, Scoring, make_evaluate, train_loss
-from normlab.engine.look import Look, make_look
-from normlab.engine.state import Hyper, TrainState, init_state
-from normlab.engine.step import Batch, Info, make_train_step
 from normlab.models.build import build_model
 from normlab.models.table import MODELS
 from normlab.norms.table import find_norm
 from normlab.settings import Config, program_key
+from normlab.training.augment import augment_key, crop_and_flip
+from normlab.training.diagnose import Diagnostics, make_diagnostics
+from normlab.training.evaluate import Scores, Scoring, make_evaluate, train_loss
+from normlab.training.state import Hyper, TrainState, init_state
+from normlab.training.step import Batch, Info, make_train_step
 
 CPU_OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 """Half the compilation at the same speed: 7.2 -> 3.1 s for a small CNN, 3.2 -> 0.7 s for drawing
@@ -47,7 +47,7 @@ class Resident(NamedTuple):
         return x.reshape(-1, *self.shape)
 
 
-class Timetable(NamedTuple):
+class ScheduleChunk(NamedTuple):
     """What happens at each step of a chunk, [T]; the same for all members."""
 
     rate: Any
@@ -62,7 +62,7 @@ class Timetable(NamedTuple):
     """Scalar: how many batches the scoring plan has."""
 
 
-class Feed(NamedTuple):
+class ChunkBatches(NamedTuple):
     """Which rows a member sees."""
 
     train: Any
@@ -138,11 +138,13 @@ def make_train(config: Config, train_step: Callable[..., tuple[TrainState, Info]
     return train_any
 
 
-def make_measure(config: Config, evaluate: Callable[..., Scores], look: Look):
+def make_measure(config: Config, evaluate: Callable[..., Scores], look: Diagnostics):
     """Return measure(state, hyper, rate, batches, all batches, data, feed): scores and probes. A
     run that reaches train.stop_at_loss is scored in full there, and over."""
 
-    def measure(state: TrainState, hyper: Hyper, rate, batches, every, data: Resident, feed: Feed):
+    def measure(
+        state: TrainState, hyper: Hyper, rate, batches, every, data: Resident, feed: ChunkBatches
+    ):
         def score(batches) -> Scores:
             return evaluate(state, data, feed.stats, feed.scoring, batches)
 
@@ -164,7 +166,7 @@ def member_functions(
     """Return start and advance of one member, to be mapped over a population."""
     net = build_model(config, classes, conv_form)
     whole, own = evaluation_networks(config, classes, conv_form)
-    look = make_look(config, net, whole)
+    look = make_diagnostics(config, net, whole)
     measure = make_measure(config, make_evaluate(net, whole, own), look)
     inputs = input_shape(config, shape)
 
@@ -173,7 +175,7 @@ def member_functions(
         state = init_state(net, config["optim.name"], hyper, x)
         return state._replace(memory=look.start(state, hyper, x))
 
-    def advance(state: TrainState, hyper: Hyper, feed: Feed, table: Timetable, images):
+    def advance(state: TrainState, hyper: Hyper, feed: ChunkBatches, table: ScheduleChunk, images):
         data = Resident(images, inputs)
         step = make_train_step(net, config["optim.name"], hyper, config["train.on_nonfinite"])
         train = make_train(config, step, data)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from normlab.engine.state import TrainState
+from normlab.training.state import TrainState
 
 
 class Snapshot(NamedTuple):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.optim import direction
 from normlab.settings import Config
+from normlab.training.optim import direction
 
 
 class Hyper(NamedTuple):

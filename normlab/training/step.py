@@ -11,8 +11,8 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from normlab.engine.state import Hyper, TrainState
-from normlab.optim import direction
+from normlab.training.optim import direction
+from normlab.training.state import Hyper, TrainState
 
 MUTABLE = ("batch_stats", "norm_state")
 

@@ -6,8 +6,8 @@ import statistics
 import time
 
 from normlab.data import Dataset
-from normlab.engine.population import Population
 from normlab.settings import Config
+from normlab.training.population import Population
 
 REPEATS = 7
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Desk:
+class Workspace:
     """Where a campaign works, by which dice, and how long."""
 
     folder: Path
@@ -59,7 +59,7 @@ CAMPAIGNS = {
 """Campaign -> the module of this package that has it as a function."""
 
 
-def find_campaign(name: str) -> Callable[[Desk], Report]:
+def find_campaign(name: str) -> Callable[[Workspace], Report]:
     """Return a campaign of CAMPAIGNS; some of them import jax."""
-    module = importlib.import_module(f"normlab.torture.{CAMPAIGNS[name]}")
+    module = importlib.import_module(f"stress.{CAMPAIGNS[name]}")
     return vars(module)[name]

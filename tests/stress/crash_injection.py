@@ -20,12 +20,15 @@ from unittest.mock import patch
 DIED = 9
 """The exit code of a process that was ended at a file operation."""
 NOBODY = 65534
+TESTS = Path(__file__).resolve().parents[1]
+"""Where `stress` is found."""
 
 
 def ask(module: str, *words: object) -> Any:
     """Return what `python -m module words...` answers; raises RuntimeError."""
     command = [sys.executable, "-m", module, *map(str, words)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
     if run.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}: {run.stderr[-2000:]}")
     return json.loads(run.stdout.splitlines()[-1])

@@ -3,7 +3,7 @@
 It ends in one of three ways: before the operation; in the middle of a write; before the operation
 and with the power gone, so that what was written but not synced is empty, and what was renamed in a
 folder that was not synced has its old name again. The crashes happen in children of a process
-without jax: `python -m normlab.torture.crashes FOLDER WAY ...`.
+without jax: `python -m stress.crashes FOLDER WAY ...`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from normlab.lab.checkpoints import Checkpoint
-from normlab.lab.store import Store, curve_text
-from normlab.torture.broken import WRITERS, planted
-from normlab.torture.campaign import Desk, Report
-from normlab.torture.doomed import DIED, Doomed, ask, in_child
-from normlab.torture.real import Broken, Real, leftovers, same, train_real
+from normlab.runs.checkpoints import Checkpoint
+from normlab.runs.store import Store, curve_text
+from stress.campaign import Report, Workspace
+from stress.crash_injection import DIED, Doomed, ask, in_child
+from stress.mutants import WRITERS, planted
+from stress.real_runs import Broken, Real, leftovers, same, train_real
 
 WAYS = {
     "before": "before an operation",
@@ -239,14 +239,14 @@ def main() -> None:
     print(json.dumps({"points": points, "bad": bad, "missed": missed}))
 
 
-def every_file_operation(desk: Desk) -> Report:
+def every_file_operation(desk: Workspace) -> Report:
     """End a process at each file operation of all that is written of a population and of a run.
 
     Nothing is thrown here: long and short differ in the ways alone.
     """
     real = train_real(desk.folder)
     ways = list(WAYS) if desk.is_long else ["half", "power"]
-    told = ask("normlab.torture.crashes", real.folder, *ways)
+    told = ask("stress.crashes", real.folder, *ways)
     points, bad, missed = told["points"], told["bad"], told["missed"]
     return Report(
         "Crash at every file operation",

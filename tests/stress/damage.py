@@ -11,16 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from normlab.lab import disk
-from normlab.lab.checkpoints import Checkpoint, PopulationFolder
-from normlab.lab.errors import NoCheckpoint, StorageError
-from normlab.lab.store import Store
 from normlab.norms.outside import OutsideNorm, add_norms
 from normlab.norms.table import NORMS
-from normlab.torture.broken import CHECKPOINT_READERS, RESULT_READERS, Fault, planted
-from normlab.torture.campaign import Desk, Report
-from normlab.torture.injuries import Injury, both, cut, delete, exchange, injuries_of
-from normlab.torture.real import SAVED, Broken, Real, same, train, train_real
+from normlab.runs import files as disk
+from normlab.runs.checkpoints import Checkpoint, PopulationFolder
+from normlab.runs.errors import NoCheckpoint, StorageError
+from normlab.runs.store import Store
+from stress.campaign import Report, Workspace
+from stress.corruptions import Injury, both, cut, delete, exchange, injuries_of
+from stress.mutants import CHECKPOINT_READERS, RESULT_READERS, Fault, planted
+from stress.real_runs import SAVED, Broken, Real, same, train, train_real
 
 
 class Stopped:
@@ -140,7 +140,7 @@ def harmed(base: Path, place: Path, injury: Injury) -> Store:
     return Store(place)
 
 
-def checkpoints(desk: Desk) -> Report:
+def checkpoints(desk: Workspace) -> Report:
     """Damage the checkpoints of a population that stopped, one injury after another."""
     real = train_real(desk.folder / "real")
     stopped = Stopped(real, desk.folder / "harmed")
@@ -179,7 +179,7 @@ def wrong_after(injuries: Sequence[Injury], check: Callable[[Injury], None]) -> 
 
 
 def missed_faults(
-    desk: Desk,
+    desk: Workspace,
     faults: dict[str, Fault],
     make: Callable[[Path], Patient],
     known: Collection[str],
@@ -198,7 +198,7 @@ def missed_faults(
 
 
 def report(
-    desk: Desk,
+    desk: Workspace,
     title: str,
     goal: str,
     counts: dict[str, int],
@@ -323,7 +323,7 @@ def forget_norms() -> None:
         NORMS.pop(name, None)
 
 
-def results(desk: Desk) -> Report:
+def results(desk: Workspace) -> Report:
     """Damage what is kept of finished runs, one injury after another."""
     real = train_real(desk.folder / "real")
     finished = Finished(real, desk.folder / "harmed")

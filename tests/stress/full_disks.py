@@ -1,7 +1,7 @@
 """Disks that are full, read-only or gone, and folders without rights.
 
 Each must be told at once, in one line, and change nothing that is there; when it is mended, the
-same call works. `python -m normlab.torture.disks CAMPAIGN FOLDER SEED COUNT` does it in a process
+same call works. `python -m stress.full_disks CAMPAIGN FOLDER SEED COUNT` does it in a process
 without jax, which can fork children that limit themselves.
 """
 
@@ -20,14 +20,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from normlab.lab.checkpoints import unfinished
-from normlab.lab.store import Store
-from normlab.lab.study import ROOT
-from normlab.torture.broken import CARELESS_WRITERS, DISK_WRITERS, planted
-from normlab.torture.campaign import Desk, Report
-from normlab.torture.doomed import ask, become_nobody, fill, limit_files, small_disk
-from normlab.torture.real import Broken, Real, leftovers, train_real
-from normlab.torture.tasks import DONE, REFUSED, Task, Trial, tasks_of
+from normlab.runs.checkpoints import unfinished
+from normlab.runs.store import Store
+from normlab.studies.study import ROOT
+from stress.campaign import Report, Workspace
+from stress.crash_injection import ask, become_nobody, fill, limit_files, small_disk
+from stress.mutants import CARELESS_WRITERS, DISK_WRITERS, planted
+from stress.real_runs import Broken, Real, leftovers, train_real
+from stress.tasks import DONE, REFUSED, Task, Trial, tasks_of
 
 PAGE = 4096
 REFUSAL = 7
@@ -108,19 +108,19 @@ def main() -> None:
     print(json.dumps(facts))
 
 
-def full(desk: Desk) -> Report:
+def full(desk: Workspace) -> Report:
     """Let the disk be full at many places of all that is written."""
     return _report(desk, "full", "Full disks", 20 if desk.is_long else 4)
 
 
-def permission(desk: Desk) -> Report:
+def permission(desk: Workspace) -> Report:
     """Take the rights, the folder and the disk away from all that is written."""
     return _report(desk, "permission", "Lost rights, read-only disks and lost folders", 1)
 
 
-def _report(desk: Desk, campaign: str, title: str, count: int) -> Report:
+def _report(desk: Workspace, campaign: str, title: str, count: int) -> Report:
     real = train_real(desk.folder)
-    told = ask("normlab.torture.disks", campaign, real.folder, desk.seed, count)
+    told = ask("stress.full_disks", campaign, real.folder, desk.seed, count)
     missed, faults = told["missed"], len(FAULTS[campaign])
     failures = [f"seed {desk.seed}: {text}" for text in told["bad"]]
     failures += [f"a planted fault was not noticed: {name}" for name in missed]
@@ -219,7 +219,7 @@ def start(root: Path, *before: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
 
 
-def training(desk: Desk) -> Report:
+def training(desk: Workspace) -> Report:
     """Let the disk fill while scripts/train.py trains, then give the same command again."""
     process = start(desk.folder / "whole")
     error = process.communicate()[1]

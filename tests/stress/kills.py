@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from normlab.lab import disk
-from normlab.lab.checkpoints import Checkpoint, PopulationFolder
-from normlab.lab.errors import Damaged
-from normlab.lab.store import Store
+from normlab.runs import files
+from normlab.runs.checkpoints import Checkpoint, PopulationFolder
+from normlab.runs.errors import Damaged
+from normlab.runs.store import Store
 from normlab.settings import Config
-from normlab.torture.campaign import Desk, Report
-from normlab.torture.studies import CHUNK, Child, Stage, need_linux, table_of, until
+from stress.campaign import Report, Workspace
+from stress.studies import CHUNK, Child, Stage, need_linux, table_of, until
 
 COMPARED = ("status", "diverged_at", "skipped_steps", "final", "curve_sha256")
 """What of a result must not depend on kills."""
@@ -53,7 +53,7 @@ Facts = dict[str, dict[str, Any]]
 def facts_of(store: Store, name: str) -> dict[str, Any]:
     """Return the result of a run; raises Damaged where it or its curve is not as it was written."""
     store.read(name)
-    return disk.read_json(store.run_dir(name) / "result.json")
+    return files.read_json(store.run_dir(name) / "result.json")
 
 
 def differences(store: Store, name: str, expected: dict[str, Any]) -> list[str]:
@@ -117,7 +117,7 @@ class Blow:
 class Tally:
     """What is counted while processes are killed."""
 
-    desk: Desk
+    desk: Workspace
     began: float = field(default_factory=time.monotonic)
     parts: Counter[str] = field(default_factory=Counter)
     phases: Counter[str] = field(default_factory=Counter)
@@ -221,7 +221,7 @@ def besiege(stage: Stage, settings: Config, dice: random.Random, limit: int, tal
             return
 
 
-def undisturbed(desk: Desk, name: str, start: Callable[[Stage], Child]) -> tuple[Facts, str]:
+def undisturbed(desk: Workspace, name: str, start: Callable[[Stage], Child]) -> tuple[Facts, str]:
     """Return the results and the table of a command that nobody kills; raises RuntimeError."""
     with Stage(desk, name) as stage:
         child = start(stage)
@@ -231,7 +231,7 @@ def undisturbed(desk: Desk, name: str, start: Callable[[Stage], Child]) -> tuple
         return {run: facts_of(stage.store, run) for run in done}, table_of(child)
 
 
-def single_runs(desk: Desk) -> Report:
+def single_runs(desk: Workspace) -> Report:
     """Kill scripts/train.py, each run until it is done."""
     need_linux()
     limit, variants = RUN_KILLS[desk.is_long], VARIANTS if desk.is_long else VARIANTS[:1]
@@ -279,7 +279,7 @@ def besiege_study(
     tally.fail(stage, f"not done after {LIMIT_SECONDS:g} s")
 
 
-def study(desk: Desk) -> Report:
+def study(desk: Workspace) -> Report:
     """Kill three scripts/study.py on one directory, or two and for a moment."""
     need_linux()
     limit, crew = STUDY_KILLS[desk.is_long], 3 if desk.is_long else 2
@@ -298,7 +298,7 @@ def study(desk: Desk) -> Report:
 
 def save_in_place() -> None:
     """Break checkpoints: their facts are written under their own name, and slowly."""
-    whole = disk.write_atomic
+    whole = files.write_atomic
 
     def write(path: Path, content: str | bytes) -> None:
         if not path.match("checkpoint-*.json"):
@@ -309,7 +309,7 @@ def save_in_place() -> None:
                 file.write(data[first : first + len(data) // 20 + 1])
                 time.sleep(0.003)
 
-    disk.write_atomic = write
+    files.write_atomic = write
 
 
 def begin_again_in_silence() -> None:
@@ -330,7 +330,7 @@ FAULTS = {save_in_place: "a damaged checkpoint", begin_again_in_silence: "went o
 """Broken writer -> what the campaign must say of it."""
 
 
-def broken_writers(desk: Desk) -> Report:
+def broken_writers(desk: Workspace) -> Report:
     """Try writers of checkpoints that are broken: a dozen kills must show it."""
     need_linux()
     tally, missed = Tally(desk), set(FAULTS)

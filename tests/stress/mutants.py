@@ -14,17 +14,17 @@ from unittest.mock import patch
 
 import numpy as np
 
-from normlab.lab import checkpoints, disk
-from normlab.lab.checkpoints import Checkpoint, PopulationFolder
-from normlab.lab.errors import Damaged, NoCheckpoint, StorageError
-from normlab.lab.store import Record, Store, curve_text
 from normlab.norms import outside
+from normlab.runs import checkpoints, files
+from normlab.runs.checkpoints import Checkpoint, PopulationFolder
+from normlab.runs.errors import Damaged, NoCheckpoint, StorageError
+from normlab.runs.store import Record, Store, curve_text
 from normlab.settings import from_json
 
 Fault = list[tuple[Any, str, Any]]
 """Where, which name, and what stands there instead."""
 SAVE, NEWEST, FINISH = PopulationFolder.save, PopulationFolder.newest, Store.finish
-READ_NORMS, READ_JSON, WRITE = outside.read_norms, disk.read_json, disk.write_atomic
+READ_NORMS, READ_JSON, WRITE = outside.read_norms, files.read_json, files.write_atomic
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def _write_unsynced(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.0.tmp")
     _write_over(temporary, content)
     os.replace(temporary, path)
-    disk.sync_folder(path.parent)
+    files.sync_folder(path.parent)
 
 
 def _remove_first(folder: PopulationFolder, step: int, arrays: Any, facts: Any) -> None:
@@ -54,24 +54,24 @@ def _remove_first(folder: PopulationFolder, step: int, arrays: Any, facts: Any) 
 
 
 def _facts_first(folder: PopulationFolder, step: int, arrays: Any, facts: Any) -> None:
-    disk.write_json(folder._facts_file(step), facts)  # read back, so with the seal of the arrays
+    files.write_json(folder._facts_file(step), facts)  # read back, so with the seal of the arrays
     SAVE(folder, step, arrays, facts)
 
 
 def _result_first(store: Store, run: str, result: Any, curve: Any) -> None:
     seal = {"run": run, "curve_sha256": hashlib.sha256(curve_text(curve).encode()).hexdigest()}
-    disk.write_json(store.run_dir(run) / "result.json", result | seal)
+    files.write_json(store.run_dir(run) / "result.json", result | seal)
     FINISH(store, run, result, curve)
 
 
 WRITERS: dict[str, Fault] = {
-    "a file is written over": [(disk, "write_atomic", _write_over)],
-    "a file is not synced": [(disk, "write_atomic", _write_unsynced)],
-    "a folder is not synced": [(disk, "sync_folder", lambda folder: None)],
+    "a file is written over": [(files, "write_atomic", _write_over)],
+    "a file is not synced": [(files, "write_atomic", _write_unsynced)],
+    "a folder is not synced": [(files, "sync_folder", lambda folder: None)],
     "old checkpoints are removed first": [(PopulationFolder, "save", _remove_first)],
     "facts before arrays": [(PopulationFolder, "save", _facts_first)],
     "a result before its curve": [(Store, "finish", _result_first)],
-    "temporary files stay": [(disk, "remove_leftovers", lambda folder: None)],
+    "temporary files stay": [(files, "remove_leftovers", lambda folder: None)],
 }
 
 
@@ -95,16 +95,16 @@ def _leave_half(path: Path, content: str | bytes) -> None:
         _write_over(temporary, content)
         os.replace(temporary, path)
     except OSError as error:
-        raise disk.unwritable(path, error, len(content)) from error
+        raise files.unwritable(path, error, len(content)) from error
 
 
 CARELESS_WRITERS: dict[str, Fault] = {
-    "errors are swallowed": [(disk, "write_atomic", _write_or_not)],
-    "errors are not explained": [(disk, "write_atomic", _unexplained)],
+    "errors are swallowed": [(files, "write_atomic", _write_or_not)],
+    "errors are not explained": [(files, "write_atomic", _unexplained)],
 }
 DISK_WRITERS: dict[str, Fault] = CARELESS_WRITERS | {
-    "a file is written over": [(disk, "write_atomic", _write_over)],
-    "half-written files stay": [(disk, "write_atomic", _leave_half)],
+    "a file is written over": [(files, "write_atomic", _write_over)],
+    "half-written files stay": [(files, "write_atomic", _leave_half)],
 }
 
 
@@ -158,7 +158,7 @@ def _throw_away(folder: PopulationFolder, step: int) -> None:
 
 
 def _any_step(folder: PopulationFolder, step: int) -> dict[str, Any]:
-    return disk.read_json(folder._facts_file(step))
+    return files.read_json(folder._facts_file(step))
 
 
 ARRAYS_UNSEALED = (PopulationFolder, "_read_arrays", _read_arrays_unsealed)
@@ -169,7 +169,7 @@ CHECKPOINT_READERS: dict[str, Fault] = {
         (checkpoints, "load", _load_raw),
         ARRAYS_UNSEALED,
     ],
-    "JSON without a checksum": [(disk, "read_json", _read_unsealed)],
+    "JSON without a checksum": [(files, "read_json", _read_unsealed)],
     "a fresh start where nothing can be read": [(PopulationFolder, "newest", _begin_again)],
     "no warning": [(PopulationFolder, "newest", _in_silence)],
     "damaged checkpoints are deleted": [(PopulationFolder, "_put_away", _throw_away)],
@@ -179,7 +179,7 @@ CHECKPOINT_READERS: dict[str, Fault] = {
 
 def _read_any_curve(store: Store, run: str) -> Record:
     """Read as the store does, but for the checksum of the curve."""
-    facts = disk.read_json(store.run_dir(run) / "result.json")
+    facts = files.read_json(store.run_dir(run) / "result.json")
     known = {n: facts[n] for n in ("status", "final", "diverged_at", "seconds", "provenance")}
     lines = (store.run_dir(run) / "curve.jsonl").read_bytes().splitlines()
     curve = [json.loads(line) for line in lines]
@@ -191,8 +191,8 @@ def _read_any_norms(file: str, sha256: str = "") -> dict[str, Any]:
 
 
 RESULT_READERS: dict[str, Fault] = {
-    "JSON without a checksum": [(disk, "read_json", _read_unsealed)],
-    "nothing where something is damaged": [(disk, "read_json", _nothing_where_damaged)],
+    "JSON without a checksum": [(files, "read_json", _read_unsealed)],
+    "nothing where something is damaged": [(files, "read_json", _nothing_where_damaged)],
     "a curve without a checksum": [(Store, "read", _read_any_curve)],
     "code without a checksum": [(outside, "read_norms", _read_any_norms)],
 }

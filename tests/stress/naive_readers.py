@@ -8,10 +8,12 @@ from typing import Any
 
 import jinja2
 
-from normlab.lab import disk, launch, tables
-from normlab.lab.store import Record, Store
-from normlab.lab.study import load_study
+from normlab.launch import sweep
 from normlab.norms import outside
+from normlab.report import tables
+from normlab.runs import files
+from normlab.runs.store import Record, Store
+from normlab.studies.study import load_study
 
 READERS = {
     "pickle": "import pickle; pickle.loads(data)",
@@ -50,7 +52,7 @@ def read_unchecked(store: Store, name: str) -> Record:
 def start_named_files(store: Store) -> list[Any]:
     """Load each started study from the file that its note names."""
     notes = sorted((store.root / "studies").glob("*.json"))
-    return [load_study(disk.read_json(path)["file"]) for path in notes]
+    return [load_study(files.read_json(path)["file"]) for path in notes]
 
 
 def read_norms_unhashed(file: str, sha256: str = "") -> dict[str, outside.OutsideNorm]:
@@ -63,10 +65,10 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "CSV as it comes": (tables, "csv_cell", tables.cell_text),
     "LaTeX as it comes": (tables, "_latex", str),
     "Markdown as it comes": (tables, "_markdown", str),
-    "names without a check": (disk, "inside", follow_names),
-    "links that are followed": (disk, "inside", follow_names),
+    "names without a check": (files, "inside", follow_names),
+    "links that are followed": (files, "inside", follow_names),
     "records as they come": (Store, "read", read_unchecked),
-    "a study by the file it names": (launch, "started_studies", start_named_files),
+    "a study by the file it names": (sweep, "started_studies", start_named_files),
     "norms without their hash": (outside, "read_norms", read_norms_unhashed),
 }
 """What is broken -> the object, the name in it and what stands there instead."""

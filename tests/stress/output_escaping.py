@@ -13,13 +13,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from normlab.lab import disk
-from normlab.lab.evidence import Memory
-from normlab.lab.report import collect, write_report
-from normlab.lab.store import Record, Store
-from normlab.torture.planted import FORMULAS, NASTY, Ground, planted_study
+from normlab.report.report import collect, write_report
+from normlab.runs import files as disk
+from normlab.runs.store import Record, Store
+from normlab.studies.planning import ConfigCache
+from normlab.studies.study import ROOT
+from stress.workspace_files import FORMULAS, NASTY, Ground, planted_study
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "normlab"
 ACTIVE = ("script", "iframe", "object", "embed", "link", "base", "form", "foreignobject", "animate")
 ADDRESSES = ("href", "src", "xlink:href", "srcset", "action", "formaction", "data", "poster")
 HARMLESS = re.compile(r"#|data:image/svg\+xml;base64,|(tables|figures)/[\w.=-]+$|runs\.csv$")
@@ -100,7 +101,7 @@ def printed(ground: Ground, has_figures: bool = False) -> list[str]:
         records = hostile_records(store, text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # letters that no font has
-            memory = Memory(needs_data=False)
+            memory = ConfigCache(needs_data=False)
             page = write_report(store, collect(store, [study], "quick", memory, records))
         pages.append(Parsed(page.read_text(encoding="utf-8")))
     for file in sorted(p for p in (store.root / "report").rglob("*") if p.is_file()):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from normlab.bench.page import machine
-from normlab.torture.campaign import Report
+from benchmarks.page import machine
+from stress.campaign import Report
 
 
 def section(name: str, report: Report, seed: int, scale: str) -> str:

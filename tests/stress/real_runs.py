@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from normlab.lab import disk
-from normlab.lab.checkpoints import Checkpoint, PopulationFolder
-from normlab.lab.config import resolve, run_id
-from normlab.lab.store import Store
+from normlab.runs import files
+from normlab.runs.checkpoints import Checkpoint, PopulationFolder
+from normlab.runs.config import resolve, run_id
+from normlab.runs.store import Store
 from normlab.settings import Config
 
 STEPS, CHUNK = 25, 5
@@ -50,18 +50,18 @@ class Real:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.name, self.other = disk.read_json(folder / "real.json")["populations"]
+        self.name, self.other = files.read_json(folder / "real.json")["populations"]
         stopped, done = self.population(Store(folder / "stopped")), Store(folder / "done")
         early = self.population(Store(folder / "before-15"))
         self.saves = [early.read(5), early.read(10), stopped.read(15)]
         other = PopulationFolder(Store(folder / "stopped"), self.other)
         self.other_saves = [other.read(10), other.read(15)]
         self.configs: dict[str, Config] = stopped.runs()
-        self.facts = disk.read_json(stopped.path / "manifest.json")["facts"]
+        self.facts = files.read_json(stopped.path / "manifest.json")["facts"]
         self.results: dict[str, dict[str, Any]] = {}
         self.curves: dict[str, list[dict[str, float]]] = {}
         for run in self.configs:
-            result = disk.read_json(done.run_dir(run) / "result.json")
+            result = files.read_json(done.run_dir(run) / "result.json")
             self.results[run] = {n: v for n, v in result.items() if n != "curve_sha256"}
             self.curves[run] = done.read(run).curve
 
@@ -78,7 +78,7 @@ class Real:
 @functools.cache
 def _parts() -> tuple[Any, Any]:
     from normlab.data import load
-    from normlab.lab.costs import CompileClock
+    from normlab.launch.costs import CompileClock
 
     return load("synthetic"), CompileClock()
 
@@ -91,7 +91,7 @@ def train(
     on_chunk: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Train a population with the real trainer, to its end or until it has saved at `stop_at`."""
-    from normlab.lab.trainer import Trainer
+    from normlab.launch.trainer import Trainer
 
     dataset, clock = _parts()
     reached = [0]
@@ -141,7 +141,7 @@ def train_real(folder: Path) -> Real:
     shutil.copytree(store.root, folder / "done")
     names = {path.name for path in (store.root / "populations").iterdir()}
     (name,) = names - {other}
-    disk.write_json(folder / "real.json", {"populations": [name, other]})
+    files.write_json(folder / "real.json", {"populations": [name, other]})
     shutil.rmtree(store.root)
     return Real(folder)
 

@@ -19,14 +19,15 @@ from typing import Any
 from unittest.mock import patch
 
 from normlab.data import DATASETS
-from normlab.lab import config as config_module
-from normlab.lab.config import resolve, run_id
-from normlab.lab.errors import ConfigError
-from normlab.lab.study import ROOT
+from normlab.layers.table import KERNELS
 from normlab.models.table import MODELS
-from normlab.norms.table import KERNELS, NORMS
+from normlab.norms.table import NORMS
+from normlab.runs import config as config_module
+from normlab.runs.config import resolve, run_id
+from normlab.runs.errors import ConfigError
 from normlab.settings import SETTINGS, Config, Setting, from_json, program_key
-from normlab.torture.campaign import Desk, Report
+from normlab.studies.study import ROOT
+from stress.campaign import Report, Workspace
 
 try:
     import hypothesis
@@ -61,7 +62,7 @@ SLOW = {
     "channels": ["--config.model.widths=(1000000000000,)", *GROUPS_OF_SEVEN],
 }
 """Numbers without a limit that would have to be refused before something is counted up to them."""
-MEMORY, PATIENCE = 4 * 1024**2, 20
+MEMORY, POLL_S = 4 * 1024**2, 20
 """KiB and seconds of a command that only has to refuse."""
 TINY: dict[str, tuple[Any, ...]] = {
     "data.name": ("synthetic", "digits"),
@@ -212,7 +213,7 @@ class Examiner:
 def fault_of_training(config: Config) -> str:
     """Train a run and return what went wrong, "" for an outcome."""
     from normlab.data import load
-    from normlab.engine.population import Population
+    from normlab.training.population import Population
 
     try:
         population = Population([config], load(config["data.name"]))
@@ -223,7 +224,7 @@ def fault_of_training(config: Config) -> str:
     return "" if outcome.is_over or outcome.final else "it ended without an outcome"
 
 
-def sample(accepted: list[Config], count: int, desk: Desk) -> list[Config]:
+def sample(accepted: list[Config], count: int, desk: Workspace) -> list[Config]:
     """Return configurations with programs of their own, for the short campaign small ones."""
     programs = {program_key(config): config for config in accepted}
     chosen = list(programs.values())
@@ -259,17 +260,17 @@ def fault_of_command(flags: list[str], folder: Path) -> str:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=POLL_S,
         )
     except subprocess.TimeoutExpired:
-        return f"nothing said within {PATIENCE} s"
+        return f"nothing said within {POLL_S} s"
     if run.returncode != 2 or run.stdout or not run.stderr.startswith("normlab: error["):
         return f"exit code {run.returncode}, {run.stderr[-200:]!r}"
     written = [path.name for path in folder.iterdir()]
     return f"wrote {written}" if written else fault_of_line(run.stderr.rstrip("\n"))
 
 
-def faults(desk: Desk) -> dict[str, bool]:
+def faults(desk: Workspace) -> dict[str, bool]:
     """Return for each planted fault of the code whether the checks see it."""
 
     def crash(*_: object) -> None:
@@ -306,7 +307,7 @@ def faults(desk: Desk) -> dict[str, bool]:
     }
 
 
-def bad_settings(desk: Desk) -> Report:
+def bad_settings(desk: Workspace) -> Report:
     """Draw configurations, resolve all and train some; a failure has what to look at again."""
     examiner, tiny = Examiner(desk.folder), Examiner(desk.folder)
     count, trained, commands = (5000, 100, 10) if desk.is_long else (200, 1, 3)

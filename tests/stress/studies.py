@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normlab.lab.checkpoints import PopulationFolder
-from normlab.lab.store import Store
+from normlab.runs.checkpoints import PopulationFolder
+from normlab.runs.store import Store
 from normlab.settings import Config
-from normlab.torture.campaign import Desk
+from stress.campaign import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 CHUNK = 5
@@ -39,9 +39,9 @@ HOST: Config = {"host.chunk": CHUNK, "train.checkpoint_seconds": 0, "host.proces
 STUDY = '''
 """A study of seconds: three norms, two rates, two seeds on generated images."""
 
-from normlab.lab.measures import error_points
-from normlab.lab.study import Arm, Setup, Study, Tuning
-from normlab.lab.verdicts import Row
+from normlab.studies.metrics import error_points
+from normlab.studies.study import Arm, Setup, Study, Tuning
+from normlab.studies.decisions import Row
 
 SETUP = Setup(
     name="tiny", title="tiny MLP", base="digits_mlp", settings=SETTINGS, seeds=2,
@@ -248,7 +248,7 @@ class Child:
     def worker(self) -> int | None:
         """Return the pid of its worker process, None while there is none."""
         pids = [pid for pid, parent in members(self.group).items() if parent == self.group]
-        return next((pid for pid in pids if b"normlab.lab.worker" in told(pid, "cmdline")), None)
+        return next((pid for pid in pids if b"normlab.launch.worker" in told(pid, "cmdline")), None)
 
     def kill(self, part: str) -> bool:
         """Kill all of it, or its supervisor or worker alone; return whether there was one."""
@@ -292,7 +292,7 @@ class Stage:
     `fault()`, a function of a module, breaks something in every child when it starts.
     """
 
-    def __init__(self, desk: Desk, name: str, fault: Callable[[], None] | None = None):
+    def __init__(self, desk: Workspace, name: str, fault: Callable[[], None] | None = None):
         self.folder, self.desk = desk.folder / name, desk
         (self.folder / "site").mkdir(parents=True)
         self.log = Log(self.folder / "log")

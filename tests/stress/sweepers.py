@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from normlab.lab.errors import StorageError
-from normlab.lab.provenance import SCHEMA
-from normlab.lab.store import Store
+from normlab.runs.errors import StorageError
+from normlab.runs.provenance import SCHEMA
+from normlab.runs.store import Store
 from normlab.settings import defaults
-from normlab.torture.campaign import Desk, Report
-from normlab.torture.kills import (
+from stress.campaign import Report, Workspace
+from stress.kills import (
     LIMIT_SECONDS,
     Blow,
     Facts,
@@ -22,7 +22,7 @@ from normlab.torture.kills import (
     leftovers,
     strike,
 )
-from normlab.torture.studies import RUNS, Child, Stage, need_linux, table_of, until
+from stress.studies import RUNS, Child, Stage, need_linux, table_of, until
 
 ROUNDS, SIZES, KILLS = 4, (2, 3, 4), 6
 """Of the long version: rounds of every size, and the workers killed in a round with kills."""
@@ -75,7 +75,7 @@ def gather(stage: Stage, size: int, kills: int, dice: random.Random, tally: Tall
     return tables[0]
 
 
-def crowd(desk: Desk) -> Report:
+def crowd(desk: Workspace) -> Report:
     """Start two, three and four scripts/study.py on one directory, then again with workers killed;
     the short version: two, once, without kills."""
     need_linux()
@@ -174,7 +174,7 @@ def run_race(
     tally.fail(stage, f"not done after {LIMIT_SECONDS:g} s")
 
 
-def claims(desk: Desk) -> Report:
+def claims(desk: Workspace) -> Report:
     """Let processes race for runs that take milliseconds, and kill them; then the same with
     claimers that are broken, whose duplicates must be seen."""
     need_linux()

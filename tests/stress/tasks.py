@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from normlab.lab import disk
-from normlab.lab.report import write_report
-from normlab.lab.store import Store
-from normlab.torture.doomed import in_child
-from normlab.torture.real import Broken, Real, same
+from normlab.report.report import write_report
+from normlab.runs import files as disk
+from normlab.runs.store import Store
+from stress.crash_injection import in_child
+from stress.real_runs import Broken, Real, same
 
 DONE, REFUSED = "done", "refused"
 TIMES = {"A processor": {f"p{i}": i / 8 for i in range(300)}}

@@ -20,22 +20,23 @@ from unittest.mock import patch
 
 import numpy as np
 
-from normlab.lab import disk, launch
-from normlab.lab import study as study_module
-from normlab.lab.checkpoints import PopulationFolder, unfinished
-from normlab.lab.errors import LabError
-from normlab.lab.evidence import Memory
-from normlab.lab.fsck import Examination
-from normlab.lab.groups import stopped_groups
-from normlab.lab.report import collect, write_report
-from normlab.lab.store import Store
-from normlab.lab.study import ROOT, Study, load_study
+from normlab.launch import sweep
+from normlab.launch.batching import stopped_groups
 from normlab.norms.outside import add_norms, outside_norms
 from normlab.norms.table import NORMS
-from normlab.torture.campaign import Desk, Report
-from normlab.torture.gullible import FAULTS, READERS, SOURCES
-from normlab.torture.inert import PACKAGE, banned, banned_in, printed
-from normlab.torture.planted import BAD_NAMES, Ground, made_up
+from normlab.report.report import collect, write_report
+from normlab.runs import files as disk
+from normlab.runs.checkpoints import PopulationFolder, unfinished
+from normlab.runs.errors import LabError
+from normlab.runs.fsck import Examination
+from normlab.runs.store import Store
+from normlab.studies import study as study_module
+from normlab.studies.planning import ConfigCache
+from normlab.studies.study import ROOT, Study, load_study
+from stress.campaign import Report, Workspace
+from stress.naive_readers import FAULTS, READERS, SOURCES
+from stress.output_escaping import PACKAGE, banned, banned_in, printed
+from stress.workspace_files import BAD_NAMES, Ground, made_up
 
 Found = list[str]
 
@@ -67,7 +68,7 @@ def end_of(deed: Callable[[], object]) -> Found:
 
 
 def report(store: Store, study: Study) -> Path:
-    return write_report(store, collect(store, [study], "quick", Memory(needs_data=False)))
+    return write_report(store, collect(store, [study], "quick", ConfigCache(needs_data=False)))
 
 
 def names_of_all(store: Store) -> set[str]:
@@ -81,7 +82,7 @@ def look_at_populations(store: Store) -> None:
 
 
 def plan(store: Store, study: Study) -> None:
-    job = launch.Job([study], "quick", store)
+    job = sweep.Job([study], "quick", store)
     job.prepare()
     job.missing()
 
@@ -93,7 +94,7 @@ def readers(ground: Ground, place: str, content: bytes) -> Found:
     deeds: dict[str, Callable[[], object]] = {
         "Store.read": lambda: store.read(ground.run),
         "recall_norms": store.recall_norms,
-        "started_studies": lambda: launch.started_studies(store),
+        "started_studies": lambda: sweep.started_studies(store),
         "fsck": lambda: Examination(store.root),
         "stopped_groups": lambda: stopped_groups(store, names_of_all(store)),
         "report": lambda: report(store, ground.study),
@@ -141,7 +142,7 @@ def writers(ground: Ground, store: Store) -> Iterator[Callable[[], object]]:
     result, curve = made_up(ground.config)
     arrays = {"x": np.zeros(3)}
     yield store.open
-    yield lambda: launch.Job([ground.study], "quick", store).write_rules()
+    yield lambda: sweep.Job([ground.study], "quick", store).write_rules()
     yield lambda: store.lock(ground.run)
     yield lambda: store.start_curve(ground.run, rows)
     yield lambda: store.append_curve(ground.run, rows)
@@ -185,7 +186,7 @@ def dead_code(ground: Ground) -> Found:
     for stem in ("evil.py-quick", "evil-quick"):
         disk.write_json(store.root / "studies" / f"{stem}.json", facts)
     with contextlib.chdir(store.root):
-        wrong += end_of(lambda: launch.started_studies(store))
+        wrong += end_of(lambda: sweep.started_studies(store))
     wrong += [f"a started study: {told}" for told in ground.escaped()]
     changed = store.root / ground.norm
     changed.write_text(f"{ground.code}  # changed")
@@ -209,7 +210,7 @@ def changed_norm_in_worker(ground: Ground) -> Found:
     changed.write_text(f"{ground.code}  # changed")
     flags = [f"--results={store.root}", f"--norms={changed}"]
     run = subprocess.run(
-        [sys.executable, "-m", "normlab.lab.worker", *flags], input=b"", capture_output=True
+        [sys.executable, "-m", "normlab.launch.worker", *flags], input=b"", capture_output=True
     )
     return [*([] if run.returncode else ["a worker takes a changed norm"]), *ground.escaped()]
 
@@ -219,9 +220,7 @@ def scripts(ground: Ground, place: str, content: bytes) -> Found:
     store, wrong = ground.renew(), []
     ground.plant(place, content)
     study = ground.folder.parent / "planted.py"
-    study.write_text(
-        "from normlab.torture.planted import planted_study\nSTUDY = planted_study('x')"
-    )
+    study.write_text("from stress.workspace_files import planted_study\nSTUDY = planted_study('x')")
     lines = {"report": [f"--study={study}"], "study": [f"--study={study}", "--dry_run"], "fsck": []}
     for name, flags in lines.items():
         command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *flags]
@@ -265,7 +264,7 @@ def faults(ground: Ground) -> dict[str, bool]:
     return seen
 
 
-def chosen_plants(ground: Ground, desk: Desk) -> dict[str, tuple[str, bytes]]:
+def chosen_plants(ground: Ground, desk: Workspace) -> dict[str, tuple[str, bytes]]:
     """Return what is planted this time: all files of other kinds and some of the forged ones."""
     plants, dice = ground.plants(), desk.dice("plants")
     labels = [label for label in plants if " = " not in label]
@@ -276,7 +275,7 @@ def chosen_plants(ground: Ground, desk: Desk) -> dict[str, tuple[str, bytes]]:
     return {label: plants[label] for label in labels}
 
 
-def malice(desk: Desk) -> Report:
+def malice(desk: Workspace) -> Report:
     """Plant all of it; a failure names what was planted and what came of it."""
     failures: Found = []
     with kept_norms():

@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from normlab.lab import disk, launch
-from normlab.lab.checkpoints import PopulationFolder, population_id
-from normlab.lab.config import config_sha256, run_id
-from normlab.lab.measures import error_points
-from normlab.lab.provenance import SCHEMA, host_facts, timing_place
-from normlab.lab.store import Store
-from normlab.lab.study import Arm, Figure, Setup, Study, Tuning
-from normlab.lab.verdicts import Row
+from normlab.launch import sweep
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
+from normlab.runs import files
+from normlab.runs.checkpoints import PopulationFolder, population_id
+from normlab.runs.config import config_sha256, run_id
+from normlab.runs.provenance import SCHEMA, host_facts, timing_place
+from normlab.runs.store import Store
 from normlab.settings import Config
+from normlab.studies.decisions import Row
+from normlab.studies.metrics import error_points
+from normlab.studies.study import Arm, Figure, Setup, Study, Tuning
 
 NASTY = (
     "<script>alert(1)</script> \"'><img src=x onerror=alert(1)> [x](javascript:alert(1)) |x| `x` "
@@ -103,7 +104,7 @@ class Ground:
         self.norm = f"norms/{self.sha256}.py"
         NORMS["planted"] = self.row
         store = Store(self.good).open()
-        job = launch.Job([self.study], "quick", store)
+        job = sweep.Job([self.study], "quick", store)
         job.write_rules()
         while missing := job.missing():
             for name, config in missing.items():
@@ -116,7 +117,7 @@ class Ground:
         place.form(self.left, {})
         for step in (10, 20):
             place.save(step, {"x": np.zeros(3)}, {"runs": self.left})
-        disk.write_json(store.root / "steptimes.json", {timing_place(host_facts()): {"x": 1.0}})
+        files.write_json(store.root / "steptimes.json", {timing_place(host_facts()): {"x": 1.0}})
         newest = f"populations/{place.name}/checkpoint-0000000020"
         self.places = [f"runs/{self.run}/{name}" for name in ("result.json", "curve.jsonl")]
         self.places += [f"populations/{place.name}/manifest.json", f"{newest}.json"]
@@ -167,7 +168,7 @@ class Ground:
         somebody who knows how checksums are made."""
         found = {f"{p}: {k}": (p, v) for p in self.places for k, v in self.payloads().items()}
         for place in [p for p in self.places if p.endswith(".json")]:
-            value = disk.read_json(self.good / place)
+            value = files.read_json(self.good / place)
             for path, odd in itertools.product(list(leaves(value)), ODD):
                 forged = json.dumps(put(value, path, odd), indent=1)
                 found[f"{place}: {'.'.join(path)} = {str(odd)[:20]}"] = place, sealed(forged)
@@ -190,7 +191,7 @@ class Ground:
             owner, key = path.with_name("result.json"), "curve_sha256"
         if path.suffix != ".json":
             digest = hashlib.sha256(content).hexdigest()
-            disk.write_json(owner, disk.read_json(owner) | {key: digest})
+            files.write_json(owner, files.read_json(owner) | {key: digest})
 
 
 def safetensors(header: dict[str, Any]) -> bytes:
@@ -199,7 +200,7 @@ def safetensors(header: dict[str, Any]) -> bytes:
 
 
 def sealed(body: str) -> bytes:
-    """Return a JSON object with the checksum of lab/disk.py."""
+    """Return a JSON object with the checksum of runs/files.py."""
     digest = hashlib.sha256(body.encode()).hexdigest()
     return f'{body[:-2]},\n "sha256": "{digest}"\n}}\n'.encode()
 

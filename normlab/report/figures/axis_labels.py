@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from normlab.lab.looks import wrapped
+from normlab.report.figures.style import wrapped
 
 QUANTITIES = {
     "train_loss": "loss of the training batches, nats",

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.looks import label_log_axis, legend, scale_values, wrapped
-from normlab.lab.quantities import quantity_text, scale_of
-from normlab.lab.study import Figure
-from normlab.lab.traces import (
+from normlab.report.figures.axis_labels import quantity_text, scale_of
+from normlab.report.figures.series import (
     Group,
     Quartiles,
     by_layer,
@@ -20,6 +17,9 @@ from normlab.lab.traces import (
     quartiles,
     trace,
 )
+from normlab.report.figures.style import label_log_axis, legend, scale_values, wrapped
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ ACROSS = 3
 """Most panels side by side."""
 
 
-def draw_probe(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
+def draw_probe(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     ax, shown = drawing.subplots(), []
     for group in groups_of(figure, e):
         steps, values = trace(group.runs, figure.key)
@@ -61,7 +61,7 @@ def _scale(ax: Axes, shown: Sequence[Quartiles]) -> None:
     scale_values(ax, np.concatenate([values for q in shown for values in (q.low, q.high)]))
 
 
-def draw_layers(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
+def draw_layers(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     from matplotlib.ticker import MaxNLocator
 
     panels, groups = drawing.subplots(1, 2, sharey=True), groups_of(figure, e)
@@ -95,7 +95,7 @@ def _order_text(groups: Sequence[Group], prefix: str) -> str:
     return f"{'norm' if are_norms else 'layer'}, counted from the input"
 
 
-def draw_percentiles(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
+def draw_percentiles(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     prefix = figure.key or "activations"
     found = [(group, percentiles_of(group, prefix)) for group in groups_of(figure, e)]
     found = [(group, lines) for group, lines in found if all(q.at.size for q in lines)]

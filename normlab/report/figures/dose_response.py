@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.looks import DASHES, Look, legend, looks_of, plain_numbers, scheme_of
-from normlab.lab.measures import FAILED_ERROR, error_points
-from normlab.lab.quantities import quantity_text, scale_of
-from normlab.lab.record import Record
-from normlab.lab.study import Arm, Figure, Setup
-from normlab.lab.verdicts import t_interval
+from normlab.report.figures.axis_labels import quantity_text, scale_of
+from normlab.report.figures.style import (
+    DASHES,
+    LineStyle,
+    legend,
+    plain_numbers,
+    scheme_of,
+    styles_of,
+)
+from normlab.runs.record import Record
 from normlab.settings import SETTINGS
+from normlab.studies.decisions import t_interval
+from normlab.studies.metrics import FAILED_ERROR, error_points
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import Arm, Figure, Setup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +57,7 @@ class Point:
         return t_interval(self.values)
 
 
-def draw_levels(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
+def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     """Draw test error against levels, or the final accuracy that the figure's key names."""
     named = [arm for arm in e.setup.arms if arm.name in figure.arms or not figure.arms]
     found = [Point(arm, values_of(e, arm, figure.key)) for arm in named]
@@ -61,7 +68,7 @@ def draw_levels(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
     across = [point for point in points if point.arm.level is None]
     schemes = {f"line {name}": scheme_of(e.setup, line[0].arm) for name, line in lines.items()}
     schemes |= {f"across {p.arm.name}": scheme_of(e.setup, p.arm) for p in across}
-    styles, ax = looks_of(schemes), drawing.subplots()
+    styles, ax = styles_of(schemes), drawing.subplots()
     for i, (name, line) in enumerate(lines.items()):
         shift = 2.0 ** (0.06 * (i - (len(lines) - 1) / 2))
         _draw_line(ax, line, styles[f"line {name}"], name or e.setup.title, shift)
@@ -82,7 +89,7 @@ def draw_levels(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
     return True
 
 
-def values_of(e: SetupEvidence, arm: Arm, key: str) -> list[float]:
+def values_of(e: SetupRuns, arm: Arm, key: str) -> list[float]:
     """Return the test errors of an arm's runs, or what their finals hold under `key`: chance for a
     run that diverged, nothing for one that was not measured."""
     runs = e.runs_of(arm.name).values()
@@ -103,7 +110,7 @@ def _lines_of(points: Sequence[Point]) -> dict[str, list[Point]]:
     return {name: sorted(line, key=lambda p: p.level) for name, line in lines.items()}
 
 
-def _draw_line(ax: Axes, line: Sequence[Point], look: Look, name: str, shift: float) -> None:
+def _draw_line(ax: Axes, line: Sequence[Point], look: LineStyle, name: str, shift: float) -> None:
     low, high = np.array([point.interval for point in line]).T
     mean = np.array([point.mean for point in line])
     sizes = sorted({len(point.values) for point in line})
@@ -121,7 +128,7 @@ def _draw_line(ax: Axes, line: Sequence[Point], look: Look, name: str, shift: fl
     )
 
 
-def _draw_across(ax: Axes, point: Point, look: Look) -> None:
+def _draw_across(ax: Axes, point: Point, look: LineStyle) -> None:
     """Draw an arm that no level changes as a dashed line across the figure."""
     dash = DASHES[(DASHES.index(look.dash) + 1) % len(DASHES)]
     label = f"{point.arm.name}, n = {len(point.values)}"

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normlab.lab.disk import write_atomic
-from normlab.lab.evidence import SetupEvidence, rate_of
-from normlab.lab.levels import draw_levels
-from normlab.lab.looks import STYLE, Look, label_log_axis, legend, looks
-from normlab.lab.measures import FAILED_ERROR, accuracy, is_failed
-from normlab.lab.probe_figures import draw_layers, draw_percentiles, draw_probe
-from normlab.lab.record import Record
-from normlab.lab.study import Arm, Figure
-from normlab.lab.wording import rate_text
+from normlab.report.figures.diagnostics import draw_layers, draw_percentiles, draw_probe
+from normlab.report.figures.dose_response import draw_levels
+from normlab.report.figures.style import STYLE, LineStyle, label_log_axis, legend, line_styles
+from normlab.report.formatting import rate_text
+from normlab.runs.files import write_atomic
+from normlab.runs.record import Record
+from normlab.studies.metrics import FAILED_ERROR, accuracy, is_failed
+from normlab.studies.planning import SetupRuns, rate_of
+from normlab.studies.study import Arm, Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ HEIGHTS = {"rates": 4.4, "layers": 3.3}
 """Inches; the other kinds: 3.7."""
 
 
-def draw(figure: Figure, e: SetupEvidence) -> Drawing | None:
+def draw(figure: Figure, e: SetupRuns) -> Drawing | None:
     """Return the figure of a setup, or None while there is no run to draw; the kind `effects` is a
     study's and drawn by `draw_effects`."""
     import matplotlib
@@ -83,8 +83,8 @@ def accuracy_curves(runs: Mapping[int, Record]) -> tuple[np.ndarray, np.ndarray]
     return steps, np.nan_to_num(values, nan=chance)
 
 
-def draw_curves(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
-    ax, styles = drawing.subplots(), looks(e.setup)
+def draw_curves(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
+    ax, styles = drawing.subplots(), line_styles(e.setup)
     for arm in _arms_of(figure, e):
         runs = e.runs_of(arm.name)
         if not any(run.curve for run in runs.values()):
@@ -105,7 +105,7 @@ def draw_curves(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
     return True
 
 
-def _arms_of(figure: Figure, e: SetupEvidence) -> list[Arm]:
+def _arms_of(figure: Figure, e: SetupRuns) -> list[Arm]:
     return [arm for arm in e.setup.arms if arm.name in figure.arms or not figure.arms]
 
 
@@ -116,7 +116,7 @@ def _draw_target(ax: Axes, target: float) -> None:
     ax.set_ylim(top=max(101.5, goal + 1.5))
 
 
-def _line_style(look: Look, arm: Arm) -> dict[str, Any]:
+def _line_style(look: LineStyle, arm: Arm) -> dict[str, Any]:
     """Draw primary arms wider and on top of the others."""
     width, order = (2.0, 3) if arm.is_primary else (1.3, 2)
     style = {"color": look.color, "linestyle": look.dash, "linewidth": width}
@@ -133,9 +133,9 @@ def _failures(runs: Mapping[int, Record]) -> str:
     return f", {failed} failed" if failed else ""
 
 
-def draw_rates(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
+def draw_rates(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    styles = looks(e.setup)
+    styles = line_styles(e.setup)
     for arm in _arms_of(figure, e):
         grid = {x: list(r.values()) for x, r in sorted(e.grids.get(arm.name, {}).items()) if r}
         if not grid:
@@ -163,7 +163,7 @@ def draw_rates(drawing: Drawing, figure: Figure, e: SetupEvidence) -> bool:
     return True
 
 
-KINDS: dict[str, Callable[[Drawing, Figure, SetupEvidence], bool]] = {
+KINDS: dict[str, Callable[[Drawing, Figure, SetupRuns], bool]] = {
     "curves": draw_curves,
     "rates": draw_rates,
     "levels": draw_levels,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normlab.lab.looks import STYLE, wrapped
-from normlab.lab.verdicts import BAND, TAIL, Verdict
-from normlab.lab.wording import SYMBOLS, n_text
+from normlab.report.figures.style import STYLE, wrapped
+from normlab.report.formatting import SYMBOLS, n_text
+from normlab.studies.decisions import BAND, TAIL, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normlab.lab.evidence import SetupEvidence
-from normlab.lab.looks import Look, follow_looks, looks
-from normlab.lab.record import Record
-from normlab.lab.study import Figure
+from normlab.report.figures.style import LineStyle, follow_up_styles, line_styles
+from normlab.runs.record import Record
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import Figure
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -21,7 +21,7 @@ class Group:
     """Runs that a figure draws as one: those of an arm, or those of a follow."""
 
     name: str
-    look: Look
+    look: LineStyle
     runs: Mapping[int, Record]
 
     @property
@@ -42,12 +42,15 @@ class Quartiles:
     high: np.ndarray
 
 
-def groups_of(figure: Figure, e: SetupEvidence) -> list[Group]:
+def groups_of(figure: Figure, e: SetupRuns) -> list[Group]:
     """Return what a figure draws: the setup's arms or follows, or those of them that it names."""
     if figure.follows:
-        styles, found = follow_looks(e.setup), dict(e.follows)
+        styles, found = follow_up_styles(e.setup), dict(e.follows)
     else:
-        styles, found = looks(e.setup), {arm.name: e.runs_of(arm.name) for arm in e.setup.arms}
+        styles, found = (
+            line_styles(e.setup),
+            {arm.name: e.runs_of(arm.name) for arm in e.setup.arms},
+        )
     chosen = [name for name in found if name in figure.arms or not figure.arms]
     return [Group(name, styles[name], found[name]) for name in chosen if found[name]]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normlab.lab.study import Arm, Setup
-from normlab.norms.table import KERNELS, NORMS
+from normlab.layers.table import KERNELS
+from normlab.norms.table import NORMS
 from normlab.settings import SETTINGS
+from normlab.studies.study import Arm, Setup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     color: str
     dash: Any
     marker: str
@@ -99,33 +100,35 @@ def place_of(scheme: str) -> tuple[int, int]:
     return color, (color + 1 + at // norms) % len(MARKERS)
 
 
-def looks_of(schemes: Mapping[str, str]) -> dict[str, Look]:
+def styles_of(schemes: Mapping[str, str]) -> dict[str, LineStyle]:
     """Return how each line is drawn, given its scheme: the scheme's colour; a dash and a marker
     that no other line of that colour has."""
     seen: dict[int, list[str]] = {}
-    out: dict[str, Look] = {}
+    out: dict[str, LineStyle] = {}
     for name, scheme in schemes.items():
         color, first = place_of(scheme)
         taken = seen.setdefault(color, [])
         turned = MARKERS[first:] + MARKERS[:first]
         marker = next((m for m in turned if m not in taken), turned[len(taken) % len(turned)])
-        out[name] = Look(PALETTE[color], DASHES[len(taken) % len(DASHES)], marker)
+        out[name] = LineStyle(PALETTE[color], DASHES[len(taken) % len(DASHES)], marker)
         taken.append(marker)
     return out
 
 
-def looks(setup: Setup) -> dict[str, Look]:
+def line_styles(setup: Setup) -> dict[str, LineStyle]:
     """Return how each arm is drawn."""
-    return looks_of({arm.name: scheme_of(setup, arm) for arm in setup.arms})
+    return styles_of({arm.name: scheme_of(setup, arm) for arm in setup.arms})
 
 
-def follow_looks(setup: Setup) -> dict[str, Look]:
+def follow_up_styles(setup: Setup) -> dict[str, LineStyle]:
     """Return how the runs that follow are drawn, each as its arm's scheme."""
     schemes = {}
-    for follow in setup.follows:
-        arm = setup.arm(follow.arm)
-        schemes[follow.name] = scheme_of(setup, arm, follow.settings) if arm else follow.arm
-    return looks_of(schemes)
+    for follow_up in setup.follows:
+        arm = setup.arm(follow_up.arm)
+        schemes[follow_up.name] = (
+            scheme_of(setup, arm, follow_up.settings) if arm else follow_up.arm
+        )
+    return styles_of(schemes)
 
 
 def wrapped(text: str, width: int = LABEL_WIDTH) -> str:

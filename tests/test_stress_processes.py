@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from normlab.torture import kills, studies, sweepers
-from normlab.torture.campaign import Desk, Report
+from stress import kills, studies, sweepers
+from stress.campaign import Report, Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".pytest_cache" / "normlab"
@@ -18,9 +17,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch) -> Desk:
+def desk(tmp_path, monkeypatch) -> Workspace:
     monkeypatch.setenv("NORMLAB_CACHE", str(CACHE))
-    return Desk(tmp_path, seed=0, is_long=False)
+    return Workspace(tmp_path, seed=0, is_long=False)
 
 
 def kept(report: Report) -> dict[str, Any]:
@@ -66,8 +65,8 @@ def test_a_stage_leaves_no_process_behind(desk):
 KILLED_CAMPAIGN = """
 import os, sys
 from pathlib import Path
-from normlab.torture.campaign import Desk
-from normlab.torture.studies import Stage, until
+from stress.campaign import Desk
+from stress.studies import Stage, until
 stage = Stage(Desk(Path(sys.argv[1]), 0, False), "stage")
 child = stage.start("-c", "import time; print('here', flush=True); time.sleep(60)")
 until(child.text, 20)

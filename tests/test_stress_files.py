@@ -10,20 +10,20 @@ import sys
 import numpy as np
 import pytest
 from desk import CACHE
+from stress import crashes, damage, full_disks
+from stress.campaign import Report, Workspace
+from stress.real_runs import same
 
-from normlab.lab.checkpoints import Checkpoint
-from normlab.torture import crashes, damage, disks
-from normlab.torture.campaign import Desk, Report
-from normlab.torture.real import same
+from normlab.runs.checkpoints import Checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch) -> Desk:
+def desk(tmp_path, monkeypatch) -> Workspace:
     for name, value in CACHE.items():
         monkeypatch.setenv(name, value)
-    return Desk(tmp_path, seed=0, is_long=False, tell=lambda line: None)
+    return Workspace(tmp_path, seed=0, is_long=False, tell=lambda line: None)
 
 
 def count(report: Report, name: str) -> int:
@@ -64,17 +64,17 @@ def test_damaged_results_are_never_used(desk):
 
 
 def test_a_full_disk_is_told_and_changes_nothing(desk):
-    report = disks.full(desk)
+    report = full_disks.full(desk)
     assert count(report, "refused") >= 15 and count(report, "done, there was room") >= 5
     assert report.figures["planted faults caught"] == "4 of 4"
 
 
 def test_lost_rights_are_told_and_change_nothing(desk):
-    report = disks.permission(desk)
+    report = full_disks.permission(desk)
     assert count(report, "refused") >= 9 and count(report, "done, there was room") == 0
     assert report.figures["planted faults caught"] == "2 of 2"
 
 
 def test_a_training_outlives_a_disk_that_fills(desk):
-    report = disks.training(desk)
+    report = full_disks.training(desk)
     assert count(report, "refused, and went on from a checkpoint") == 1

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from normlab.norms.convolutions import FORMS
-from normlab.norms.kernels import Conv, Dense, kernel_scheme
+from normlab.layers.convolutions import FORMS
+from normlab.layers.linear import Conv, Dense, kernel_scheme
 from normlab.norms.noise import disturbed
 from normlab.norms.presets import preset_options
 from normlab.norms.table import find_norm

@@ -13,25 +13,25 @@ from pathlib import Path
 
 import pytest
 from desk import CACHE
+from stress.campaign import Workspace
+from stress.naive_readers import SOURCES
+from stress.output_escaping import PACKAGE, active_parts, banned, banned_in
+from stress.untrusted_input import end_of, malice
+from stress.workspace_files import leaves, made_up, put, sealed
 
-from normlab.lab import disk
-from normlab.lab.config import resolve
-from normlab.lab.errors import ConfigError, StorageError
-from normlab.lab.provenance import missing_facts
-from normlab.torture.campaign import Desk
-from normlab.torture.gullible import SOURCES
-from normlab.torture.inert import PACKAGE, active_parts, banned, banned_in
-from normlab.torture.malice import end_of, malice
-from normlab.torture.planted import leaves, made_up, put, sealed
+from normlab.runs import files
+from normlab.runs.config import resolve
+from normlab.runs.errors import ConfigError, StorageError
+from normlab.runs.provenance import missing_facts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs links")
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch) -> Desk:
+def desk(tmp_path, monkeypatch) -> Workspace:
     for name, value in CACHE.items():
         monkeypatch.setenv(name, value)
-    return Desk(tmp_path, seed=0, is_long=False, tell=lambda line: None)
+    return Workspace(tmp_path, seed=0, is_long=False, tell=lambda line: None)
 
 
 def test_what_is_planted_neither_runs_nor_escapes_nor_breaks_a_reader(desk):
@@ -44,7 +44,7 @@ def test_what_is_planted_neither_runs_nor_escapes_nor_breaks_a_reader(desk):
 
 
 def test_bad_settings_are_refused_in_a_line_and_the_others_train(desk):
-    from normlab.torture.settings_fuzz import bad_settings
+    from stress.settings_fuzz import bad_settings
 
     report = bad_settings(desk)
     assert report.failures == []
@@ -57,7 +57,7 @@ def test_bad_settings_are_refused_in_a_line_and_the_others_train(desk):
 
 
 def test_equal_seeds_draw_equal_settings():
-    from normlab.torture.settings_fuzz import configurations, drawn
+    from stress.settings_fuzz import configurations, drawn
 
     def draws(seed: int) -> list[str]:
         seen: list[str] = []
@@ -69,9 +69,9 @@ def test_equal_seeds_draw_equal_settings():
 
 def test_without_hypothesis_the_way_out_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "hypothesis", None)
-    monkeypatch.delitem(sys.modules, "normlab.torture.settings_fuzz", raising=False)
+    monkeypatch.delitem(sys.modules, "stress.settings_fuzz", raising=False)
     with pytest.raises(ConfigError, match="^hypothesis, .* not installed; bash scripts/test.sh"):
-        importlib.import_module("normlab.torture.settings_fuzz")
+        importlib.import_module("stress.settings_fuzz")
 
 
 # what the campaigns look with
@@ -157,7 +157,7 @@ def test_a_refusal_is_one_line_of_the_labs_own():
 
 def test_what_is_planted_is_sealed_as_by_the_lab(tmp_path):
     value = {"a": {"b": 1, "c": [1, 2]}, "d": float("nan")}
-    disk.write_json(tmp_path / "x.json", value)
+    files.write_json(tmp_path / "x.json", value)
     assert (tmp_path / "x.json").read_bytes() == sealed(json.dumps(value, indent=1))
     assert list(leaves(value)) == [("a",), ("a", "b"), ("a", "c"), ("d",)]
     assert put(value, ("a", "b"), 2)["a"] == {"b": 2, "c": [1, 2]} and value["a"]["b"] == 1

@@ -1,10 +1,10 @@
 """Try to lose or corrupt results: kills, crashes, damage, full disks, crowds, malice.
 
 Examples:
-  python scripts/torture.py                                   # all campaigns, short: some minutes
-  python scripts/torture.py --campaigns=single_runs,study --scale=long
-  python scripts/torture.py --scale=long --write              # and docs/reliability.md, an hour
-  python scripts/torture.py --campaigns=checkpoints --seed=7  # the same dice as a failure told
+  python scripts/stress.py                                   # all campaigns, short: some minutes
+  python scripts/stress.py --campaigns=single_runs,study --scale=long
+  python scripts/stress.py --scale=long --write              # and docs/reliability.md, an hour
+  python scripts/stress.py --campaigns=checkpoints --seed=7  # the same dice as a failure told
 
 Works in a temporary directory (--work=DIR: in that one, and keeps it). Exit code 1: a promise was
 broken; the lines below the campaign say which and how to see it again.
@@ -12,17 +12,20 @@ broken; the lines below the campaign say which and how to see it again.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from absl import flags
 
-from normlab.lab import cli
-from normlab.lab.errors import ConfigError
-from normlab.lab.progress import clock
-from normlab.lab.study import ROOT
-from normlab.torture.campaign import CAMPAIGNS, Desk, Report, find_campaign
+from normlab import cli
+from normlab.launch.progress import clock
+from normlab.runs.errors import ConfigError
+from normlab.studies.study import ROOT
+
+sys.path.insert(0, str(ROOT / "tests"))  # where `stress` is found
+from stress.campaign import CAMPAIGNS, Report, Workspace, find_campaign
 
 flags.DEFINE_list("campaigns", list(CAMPAIGNS), f"Which, of {', '.join(CAMPAIGNS)}.")
 flags.DEFINE_enum("scale", "short", ("short", "long"), "How many times.")
@@ -36,7 +39,9 @@ def run(name: str, folder: Path) -> Report:
     """Carry out one campaign and print what came of it."""
     began = time.monotonic()
     print(f"{name} ...", flush=True)
-    desk = Desk(folder / name, FLAGS.seed, FLAGS.scale == "long", lambda line: print(f"  {line}"))
+    desk = Workspace(
+        folder / name, FLAGS.seed, FLAGS.scale == "long", lambda line: print(f"  {line}")
+    )
     desk.folder.mkdir(parents=True)
     report = find_campaign(name)(desk)
     word = "kept" if report.has_passed else "BROKEN"
@@ -51,11 +56,13 @@ def run(name: str, folder: Path) -> Report:
 
 def keep(name: str, report: Report) -> None:
     """Write a campaign's section of docs/reliability.md."""
-    from normlab.bench.page import write_section
-    from normlab.torture.page import section
+    from stress.page import section
+
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.page import write_section
 
     text = section(name, report, FLAGS.seed, FLAGS.scale)
-    write_section(ROOT / "docs" / "reliability.md", name, text, "torture")
+    write_section(ROOT / "docs" / "reliability.md", name, text, "stress")
 
 
 def main() -> int:

@@ -1,0 +1,1 @@
+"""From missing runs to trained ones: populations, worker processes, progress."""

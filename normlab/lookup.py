@@ -1,0 +1,27 @@
+"""Rows found by name, and the nearest name where there is none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Row = TypeVar("Row")
+
+
+def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return "; did you mean 'x'?" for the one of `names` nearest to `name`, or an empty string.
+
+    >>> did_you_mean("bach", ["batch", "layer"])
+    "; did you mean 'batch'?"
+    """
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def find_row(kind: str, table: Mapping[str, Row], name: str) -> Row:
+    """Return table[name]; raises ValueError with the nearest name and the whole list."""
+    if name not in table:
+        hint = did_you_mean(name, table)
+        raise ValueError(f"unknown {kind} {name!r}{hint} ({kind}s: {', '.join(table)})")
+    return table[name]

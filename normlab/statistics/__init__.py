@@ -1,0 +1,1 @@
+"""One place for means and variances: moments, running averages, axis letters."""
