@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import select
+from benchmarks.loops.contender import Broken, Contender
 from benchmarks.loops.network import Job, Network, save_job
-from benchmarks.loops.process import Broken, Contender, Process
 from benchmarks.loops.stepwise import Run
 from benchmarks.page import Table, cores, machine
 from benchmarks.training import LIBRARIES, find_libraries, form_text, forms_of, number
@@ -149,7 +149,7 @@ class Workshop:
         if cache:
             own = {**FULL_CACHE, "JAX_COMPILATION_CACHE_DIR": str(cache)}
             own["JAX_ENABLE_COMPILATION_CACHE"] = "true"
-        return Contender([Process(None, self.log, **self.environment, **own)])
+        return Contender(self.log, self.environment | own)
 
     def prepare(self, contender: Contender, library: str, form: str, group: Group) -> None:
         loop, job = library.partition("-")[0], self.job(group)

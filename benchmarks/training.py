@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks import BadSelection, select
+from benchmarks.loops.contender import Broken, Contender
 from benchmarks.loops.matmul_loop import FLOPS
 from benchmarks.loops.network import (
     BATCHES,
@@ -32,7 +33,6 @@ from benchmarks.loops.network import (
     step_flops,
 )
 from benchmarks.loops.normlab_loop import first_rows, first_weights
-from benchmarks.loops.process import Broken, Contender, Process
 from benchmarks.page import Table, core_numbers, cores, machine
 
 OWN, FLOOR = "normlab", "matmul"
@@ -169,8 +169,7 @@ class Field:
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "TORCHINDUCTOR_CACHE_DIR": str(self.path.with_name("inductor")),
         }
-        processes = [Process(core, self.log, **environment) for core in bound]
-        contender = Contender(processes, unit)
+        contender = Contender(self.log, environment, bound, unit)
         self.stack.callback(contender.close)
         contender.make(key[0].partition("-")[0], self.network, self.path, options)
         self.contenders[key] = contender

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.loops.network import CLASSES, Job, Network
 from normlab.data import Dataset, Split
+from normlab.launch.costs import peak_memory
 from normlab.models.build import build_model
 from normlab.settings import Config, defaults
 from normlab.training.batches import batch_rows
@@ -85,6 +86,10 @@ class Loop:
         p, feed = self.population, self.feeds[chunk % CHUNKS]
         self.states, trace = p.program.advance(self.states, p.hyper, feed, table, p.images)
         return jax.block_until_ready(trace.loss)
+
+    def facts(self) -> dict[str, float]:
+        """Return the seconds of compilation, and the most memory so far in MB of 2^20 bytes."""
+        return {"compile": self.compile_seconds, "memory": peak_memory() / 2**20}
 
     def losses(self, steps: int) -> list[float]:
         """Return the first losses of the first member."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +13,7 @@ from typing import Any
 
 from normlab.launch.batching import Group, group_runs, spread, stopped_groups
 from normlab.launch.devices import find_devices
+from normlab.launch.json_lines import receive, send, start_worker
 from normlab.runs.checkpoints import PopulationFolder, population_id
 from normlab.runs.errors import Preempted, StorageError
 from normlab.runs.provenance import now
@@ -122,44 +120,28 @@ class Supervisor:
                 busy = [other for other in busy if other is not hand]
 
     def _start(self, number: int) -> WorkerProcess:
-        command = [sys.executable, "-m", "normlab.launch.worker", f"--results={self.store.root}"]
         place = self.find_devices[number]
-        command += [f"--core={place.core}"] if place.core is not None else []
-        command += [f"--data_dir={self.data_dir}"] if self.data_dir else []
-        command += [f"--profile_trace={self.profile_trace}"] if self.profile_trace else []
-        command += [f"--norms={file}" for file in self.store.norm_files()]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env=os.environ | place.environment,
-        )
+        options = [f"--results={self.store.root}"]
+        options += [f"--core={place.core}"] if place.core is not None else []
+        options += [f"--data_dir={self.data_dir}"] if self.data_dir else []
+        options += [f"--profile_trace={self.profile_trace}"] if self.profile_trace else []
+        options += [f"--norms={file}" for file in self.store.norm_files()]
+        process = start_worker("normlab.launch.worker", options, environment=place.environment)
         hand = WorkerProcess(number, process)
         threading.Thread(target=self._listen, args=(hand,), daemon=True).start()
         return hand
 
     def _listen(self, hand: WorkerProcess) -> None:
-        assert hand.process.stdout is not None
-        for line in hand.process.stdout:
-            self.events.put((hand, json.loads(line)))
+        for facts in receive(hand.process):
+            self.events.put((hand, facts))
         self.events.put((hand, {"event": "gone"}))
-
-    def _send(self, hand: WorkerProcess, request: dict[str, Any]) -> None:
-        assert hand.process.stdin is not None
-        try:
-            hand.process.stdin.write(json.dumps(request) + "\n")
-            hand.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # its end is noticed by the listener
 
     def _give(self, hand: WorkerProcess, group: Group) -> None:
         hand.group, hand.heard = group, time.monotonic()
         hand.programs.add(program_key(group.config))
         attempts = self.attempts.get(next(iter(group.configs)), [])
         request = {"configs": group.configs, "resumes": group.resumes, "attempts": attempts}
-        self._send(hand, {"do": "train"} | request)
+        send(hand.process, {"do": "train"} | request)
         self.on_event(hand, "given", {})
 
     def _choose(self, hand: WorkerProcess, groups: list[Group]) -> Group:
@@ -323,7 +305,7 @@ class Supervisor:
         worker while the others rest."""
         if not self.hands:
             self.hands.append(self._start(0))
-        self._send(self.hands[0], {"do": "time", "configs": configs})
+        send(self.hands[0].process, {"do": "time", "configs": configs})
         while True:
             hand, facts = self.events.get()
             if facts["event"] == "timed":

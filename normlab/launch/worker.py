@@ -23,6 +23,7 @@ import jax
 
 from normlab.data import load
 from normlab.launch.costs import CompileClock
+from normlab.launch.json_lines import answer, bind_to_core, open_answers
 from normlab.launch.trainer import Trainer
 from normlab.norms.outside import add_norms
 from normlab.runs.checkpoints import population_id, unfinished
@@ -66,8 +67,7 @@ class Worker:
 
     def tell(self, event: str, **facts: Any) -> None:
         try:
-            self.events.write(json.dumps({"event": event, **facts}) + "\n")
-            self.events.flush()
+            answer(self.events, {"event": event, **facts})
         except BrokenPipeError:
             self.is_told_to_stop = True
 
@@ -199,11 +199,9 @@ def main() -> None:
     parser.add_argument("--profile_trace", help="directory for a profile of a few steps")
     parser.add_argument("--core", type=int, help="bind to this core")
     arguments = parser.parse_args()
-    if arguments.core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {arguments.core})
+    bind_to_core(arguments.core)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what Ctrl-C means
-    events = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not mix with the events
+    events = open_answers()
     use_cache()
     add_norms(arguments.norms, [Path(file).stem for file in arguments.norms])
     worker = Worker(Store(arguments.results), arguments.data_dir, events, arguments.profile_trace)
