@@ -62,17 +62,21 @@ class Store:
         its sha256, which the worker checks before it runs one."""
         return sorted({self._norm_file(row) for row in outside_norms().values()})
 
+    def read_norm(self, path: Path) -> OutsideNorm:
+        """Return the kept row of a norm from outside; raises Damaged."""
+        facts = files.read_json(path)
+        try:
+            if facts["name"] != path.stem:
+                raise ValueError(f"it is of the norm {facts['name']!r}")
+            return OutsideNorm.from_facts(facts)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(repr(str(path)), str(error)) from error
+
     def recall_norms(self) -> None:
         """Add the kept rows to the table where their names are free; raises StorageError."""
         for path in sorted((self.root / "norms").glob("*.json")):
             if path.stem not in NORMS:
-                try:
-                    facts = files.read_json(path)
-                    if facts["name"] != path.stem:
-                        raise ValueError(f"it is of the norm {facts['name']!r}")
-                    NORMS[path.stem] = OutsideNorm.from_facts(facts)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise Damaged(repr(str(path)), str(error)) from error
+                NORMS[path.stem] = self.read_norm(path)
 
     def check(self) -> None:
         """Raise BadResultsDirectory, writing nothing, where the directory cannot be used."""

@@ -28,7 +28,7 @@ from normlab.report.report import collect, write_report
 from normlab.runs import files as disk
 from normlab.runs.checkpoints import PopulationFolder, unfinished
 from normlab.runs.errors import LabError
-from normlab.runs.fsck import Examination
+from normlab.runs.fsck import examine
 from normlab.runs.store import Store
 from normlab.studies import study as study_module
 from normlab.studies.planning import ConfigCache
@@ -95,7 +95,7 @@ def readers(ground: Ground, place: str, content: bytes) -> Found:
         "Store.read": lambda: store.read(ground.run),
         "recall_norms": store.recall_norms,
         "started_studies": lambda: sweep.started_studies(store),
-        "fsck": lambda: Examination(store.root),
+        "fsck": lambda: list(examine(store.root)),
         "stopped_groups": lambda: stopped_groups(store, names_of_all(store)),
         "report": lambda: report(store, ground.study),
         "newest": lambda: look_at_populations(store),
