@@ -42,18 +42,21 @@ class Block(NamedTuple):
 
 def plain(text: str) -> str:
     """Without links, images, HTML and emphasis; every piece of code is one word."""
-    text = re.sub(r"<!--.*?-->|</?[a-z][^>]*>", " ", text, flags=re.S)
+    text = re.sub(r"</?[a-z][^>]*>", " ", text)
     text = re.sub(r"!?\[((?:[^\[\]]|\\.)*)\]\([^)]*\)", r"\1", text)
     return CODE.sub("code", text).replace("**", "")
 
 
 def paragraphs(first: int, lines: list[str], begins: re.Pattern[str]) -> Iterator[Block]:
-    """Join lines up to a blank one or one that begins a block; a list of sources is no prose."""
+    """Join lines up to a blank one or one that begins a block; lists of sources and figures are
+    no prose."""
     held: list[str] = []
     for number, line in enumerate([*lines, ""], first):
         if held and (not line.strip() or begins.match(line)):
             text = " ".join(held)
-            yield Block(number - len(held), text, is_prose=not text.startswith("Source"))
+            yield Block(
+                number - len(held), text, is_prose=not text.startswith(("Source", "Measured: "))
+            )
             held = []
         if line.strip().startswith("|"):
             yield from (Block(number, cell) for cell in re.split(r"(?<!\\)\|", line))
@@ -62,7 +65,8 @@ def paragraphs(first: int, lines: list[str], begins: re.Pattern[str]) -> Iterato
 
 
 def markdown(text: str) -> Iterator[Block]:
-    without = re.sub(r"^```.*?^```", lambda m: "\n" * m[0].count("\n"), text, flags=re.S | re.M)
+    hidden = r"^```.*?^```|<!--.*?-->"
+    without = re.sub(hidden, lambda m: "\n" * m[0].count("\n"), text, flags=re.S | re.M)
     return paragraphs(1, without.splitlines(), ITEM)
 
 
