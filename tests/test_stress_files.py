@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from desk import CACHE
 from stress import crashes, damage, full_disks
 from stress.campaign import Report, Workspace
 from stress.real_runs import same
+from workspace import CACHE
 
 from normlab.runs.checkpoints import Checkpoint
 

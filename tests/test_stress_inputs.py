@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from desk import CACHE
 from stress.campaign import Workspace
 from stress.naive_readers import SOURCES
 from stress.output_escaping import PACKAGE, active_parts, banned, banned_in
 from stress.untrusted_input import end_of, malice
 from stress.workspace_files import leaves, made_up, put, sealed
+from workspace import CACHE
 
 from normlab.runs import files
 from normlab.runs.config import resolve

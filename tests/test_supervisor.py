@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from desk import LONG, RUNS, SHORT, Workspace, finish, needs_proc, workers_of
+from workspace import LONG, RUNS, SHORT, Workspace, finish, needs_proc, workers_of
 
 from normlab.launch.batching import Group, group_runs, spread
 from normlab.launch.supervisor import Failure, lost_runs
@@ -29,16 +29,16 @@ atexit.register(tell)
 
 
 def test_a_study_runs_end_to_end_and_only_once(tmp_path):
-    desk = Workspace(tmp_path, SHORT)
+    workspace = Workspace(tmp_path, SHORT)
     (tmp_path / "sitecustomize.py").write_text(PROBE)
     (tmp_path / "probe").mkdir()
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    out = finish(desk.start(PYTHONPATH=path, PROBE=str(tmp_path / "probe")))
+    out = finish(workspace.start(PYTHONPATH=path, PROBE=str(tmp_path / "probe")))
     assert f"{RUNS} runs trained" in out
-    assert len(desk.done()) == RUNS and Path(out.split("page: ")[1].strip()).is_file()
-    assert json.loads((desk.results / "studies" / "tiny-quick.json").read_text())["rule_hash"]
-    for name in desk.done():
-        record = desk.store.read(name)
+    assert len(workspace.done()) == RUNS and Path(out.split("page: ")[1].strip()).is_file()
+    assert json.loads((workspace.results / "studies" / "tiny-quick.json").read_text())["rule_hash"]
+    for name in workspace.done():
+        record = workspace.store.read(name)
         assert record.status == "trained" and record.provenance["members"] in (2, 4)
         assert [row["step"] for row in record.curve] == [20, 40]
         assert {"code", "git_commit", "data_sha256", "width", "mode"} <= set(record.provenance)
@@ -47,9 +47,9 @@ def test_a_study_runs_end_to_end_and_only_once(tmp_path):
     supervisors = [t for t in told if "study.py" in t]
     assert len(supervisors) == 1 and supervisors[0].startswith("False")  # it never imports jax
 
-    files = {p: p.stat().st_mtime_ns for p in desk.results.glob("runs/*/*")}
-    assert "\n0 runs trained" in f"\n{finish(desk.start())}"
-    assert {p: p.stat().st_mtime_ns for p in desk.results.glob("runs/*/*")} == files
+    files = {p: p.stat().st_mtime_ns for p in workspace.results.glob("runs/*/*")}
+    assert "\n0 runs trained" in f"\n{finish(workspace.start())}"
+    assert {p: p.stat().st_mtime_ns for p in workspace.results.glob("runs/*/*")} == files
 
 
 def assert_costs(told: dict) -> None:
@@ -64,17 +64,17 @@ def assert_costs(told: dict) -> None:
 
 @needs_proc
 def test_a_worker_that_dies_again_and_again_is_an_error(tmp_path):
-    desk = Workspace(tmp_path, LONG)
-    process = desk.start("--retries=0")
-    desk.wait_for_training(process)
+    workspace = Workspace(tmp_path, LONG)
+    process = workspace.start("--retries=0")
+    workspace.wait_for_training(process)
     (worker,) = workers_of(process)
     os.kill(worker, signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 70 and "Traceback" not in err
     assert "worker process ended with code -9" in err and "runs could not be finished" in err
-    assert 0 < len(desk.done()) < RUNS  # the other arm went on
-    finish(desk.start())
-    assert len(desk.done()) == RUNS
+    assert 0 < len(workspace.done()) < RUNS  # the other arm went on
+    finish(workspace.start())
+    assert len(workspace.done()) == RUNS
 
 
 def test_nothing_but_the_worker_imports_jax():

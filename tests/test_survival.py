@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk import CACHE, LONG, ROOT, RUNS, SHORT, Workspace, finish, needs_proc, workers_of
+from workspace import CACHE, LONG, ROOT, RUNS, SHORT, Workspace, finish, needs_proc, workers_of
 
 from normlab.runs import files
 from normlab.runs.checkpoints import unfinished
@@ -75,8 +75,8 @@ def environment(folder: Path, fault: str) -> dict[str, str]:
     return {"PYTHONPATH": path, "ONCE": str(folder / "once")}
 
 
-def results(desk: Workspace) -> dict[str, dict[str, Any]]:
-    found = desk.results.glob("runs/*/result.json")
+def results(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    found = workspace.results.glob("runs/*/result.json")
     return {path.parent.name: files.read_json(path) for path in found}
 
 
@@ -112,11 +112,14 @@ def fails(process: subprocess.Popen[str], code: int) -> str:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, dict[str, Any]]:
     """The results of a study that nothing interrupts."""
-    desk = Workspace(tmp_path_factory.mktemp("whole"), LONG)
-    finish(desk.start(OFTEN))
-    assert not list(desk.results.glob("populations/*/checkpoint*")) and len(desk.done()) == RUNS
-    assert all(r["provenance"]["checkpoint_seconds"] > 0 for r in results(desk).values())
-    return results(desk)
+    workspace = Workspace(tmp_path_factory.mktemp("whole"), LONG)
+    finish(workspace.start(OFTEN))
+    assert (
+        not list(workspace.results.glob("populations/*/checkpoint*"))
+        and len(workspace.done()) == RUNS
+    )
+    assert all(r["provenance"]["checkpoint_seconds"] > 0 for r in results(workspace).values())
+    return results(workspace)
 
 
 def assert_equal_bits(found: dict[str, dict[str, Any]], whole: dict[str, dict[str, Any]]) -> None:
@@ -130,9 +133,9 @@ def assert_equal_bits(found: dict[str, dict[str, Any]], whole: dict[str, dict[st
 @needs_proc
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 75), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_continues(tmp_path, whole, number, code):
-    desk = Workspace(tmp_path, LONG)
-    process = desk.start()  # no checkpoint but the one upon the signal
-    desk.wait_for_training(process)
+    workspace = Workspace(tmp_path, LONG)
+    process = workspace.start()  # no checkpoint but the one upon the signal
+    workspace.wait_for_training(process)
     workers = workers_of(process)
     process.send_signal(number)
     began = time.monotonic()
@@ -142,44 +145,44 @@ def test_a_signal_saves_and_the_same_command_continues(tmp_path, whole, number, 
     assert "saved at step" in out
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     step = out.split("saved at step ")[1].split()[0]
-    assert f"continued from step {step}" in finish(desk.start())
-    assert_equal_bits(results(desk), whole)
-    assert any(r["provenance"]["restarts"] for r in results(desk).values())
+    assert f"continued from step {step}" in finish(workspace.start())
+    assert_equal_bits(results(workspace), whole)
+    assert any(r["provenance"]["restarts"] for r in results(workspace).values())
 
 
 @needs_proc
 def test_what_was_killed_goes_on_from_its_last_checkpoint(tmp_path, whole):
-    desk = Workspace(tmp_path, LONG)
-    process = desk.start(OFTEN)
-    wait_for_checkpoint(desk.results, process)
+    workspace = Workspace(tmp_path, LONG)
+    process = workspace.start(OFTEN)
+    wait_for_checkpoint(workspace.results, process)
     (worker,) = workers_of(process)
     os.kill(worker, signal.SIGKILL)
     out = finish(process)
     assert "continued from step" in out
-    assert_equal_bits(results(desk), whole)
-    attempts = [r["provenance"]["attempts"] for r in results(desk).values()]
+    assert_equal_bits(results(workspace), whole)
+    attempts = [r["provenance"]["attempts"] for r in results(workspace).values()]
     (told,) = {json.dumps(a[0]["status"]) for a in attempts if a}
     assert told == '"killed"'
 
 
 @needs_proc
 def test_workers_whose_supervisor_is_killed_save(tmp_path, whole):
-    desk = Workspace(tmp_path, LONG)
-    process = desk.start()
-    desk.wait_for_training(process)
+    workspace = Workspace(tmp_path, LONG)
+    process = workspace.start()
+    workspace.wait_for_training(process)
     workers = workers_of(process)
     process.kill()
     process.communicate()
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         time.sleep(0.05)
-    assert list(unfinished(desk.store))
-    assert "continued from step" in finish(desk.start())
-    assert_equal_bits(results(desk), whole)
+    assert list(unfinished(workspace.store))
+    assert "continued from step" in finish(workspace.start())
+    assert_equal_bits(results(workspace), whole)
 
 
 def test_a_second_signal_leaves_at_once(tmp_path):
-    desk = Workspace(tmp_path, SHORT)
-    process = desk.start(**environment(tmp_path, "hang always"))
+    workspace = Workspace(tmp_path, SHORT)
+    process = workspace.start(**environment(tmp_path, "hang always"))
     while not (tmp_path / "once").exists():
         time.sleep(0.05)
     for _ in range(3):  # as launchers do
@@ -194,10 +197,12 @@ def test_a_second_signal_leaves_at_once(tmp_path):
 
 
 def test_too_little_memory_halves_the_width_and_the_record_says_so(tmp_path):
-    desk = Workspace(tmp_path, SHORT)
-    finish(desk.start("--config.host.width=4", "--retries=0", **environment(tmp_path, "memory")))
-    assert len(desk.done()) == RUNS
-    for result in results(desk).values():
+    workspace = Workspace(tmp_path, SHORT)
+    finish(
+        workspace.start("--config.host.width=4", "--retries=0", **environment(tmp_path, "memory"))
+    )
+    assert len(workspace.done()) == RUNS
+    for result in results(workspace).values():
         told = result["provenance"]
         widths = [(a["status"], a["width"]) for a in told["attempts"]]
         assert told["width"] == 2 and told["members"] <= 2
@@ -205,27 +210,27 @@ def test_too_little_memory_halves_the_width_and_the_record_says_so(tmp_path):
 
 
 def test_an_error_ends_its_population_alone_and_is_not_tried_again(tmp_path):
-    desk = Workspace(tmp_path, SHORT)
-    told = fails(desk.start("--retries=3", **environment(tmp_path, "error")), 70)
+    workspace = Workspace(tmp_path, SHORT)
+    told = fails(workspace.start("--retries=3", **environment(tmp_path, "error")), 70)
     assert "could not be finished" in told and "failure.json" in told
-    assert 0 < len(desk.done()) < RUNS
-    failures = [files.read_json(p) for p in desk.results.glob("runs/*/failure.json")]
-    assert len(failures) == len(desk.done()) == 4  # reporting waits for what tuning chooses
+    assert 0 < len(workspace.done()) < RUNS
+    failures = [files.read_json(p) for p in workspace.results.glob("runs/*/failure.json")]
+    assert len(failures) == len(workspace.done()) == 4  # reporting waits for what tuning chooses
     for failure in failures:
         (attempt,) = failure["attempts"]
         assert attempt["status"] == "error" and "planted" in attempt["message"]
         assert any("in broken" in line for line in attempt["tail"])
     (tmp_path / "sitecustomize.py").unlink()
-    finish(desk.start())
-    assert len(desk.done()) == RUNS and not list(desk.results.glob("runs/*/failure.json"))
+    finish(workspace.start())
+    assert len(workspace.done()) == RUNS and not list(workspace.results.glob("runs/*/failure.json"))
 
 
 def test_a_worker_that_says_nothing_is_replaced(tmp_path):
-    desk = Workspace(tmp_path, SHORT)
+    workspace = Workspace(tmp_path, SHORT)
     faults = environment(tmp_path, "hang")
-    finish(desk.start("--config.host.time_limit=12", **faults))
-    assert len(desk.done()) == RUNS
-    attempts = [r["provenance"]["attempts"] for r in results(desk).values()]
+    finish(workspace.start("--config.host.time_limit=12", **faults))
+    assert len(workspace.done()) == RUNS
+    attempts = [r["provenance"]["attempts"] for r in results(workspace).values()]
     assert {a["status"] for told in attempts for a in told} == {"timeout"}
 
 
@@ -282,17 +287,17 @@ def test_settings_that_are_not_those_of_the_name_are_refused(tmp_path):
 
 
 def test_a_damaged_record_is_told_set_aside_and_trained_again(tmp_path):
-    desk = Workspace(tmp_path, SHORT)
-    finish(desk.start())
-    before = results(desk)
+    workspace = Workspace(tmp_path, SHORT)
+    finish(workspace.start())
+    before = results(workspace)
     victim = sorted(before)[0]
-    path = desk.store.run_dir(victim) / "result.json"
+    path = workspace.store.run_dir(victim) / "result.json"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    process = desk.start()
+    process = workspace.start()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and "1 runs trained" in out
     assert victim in err and "damaged" in err and "Traceback" not in err
     assert (path.parent / "result.corrupt.json").read_bytes() == content
-    assert_equal_bits(results(desk), before)
+    assert_equal_bits(results(workspace), before)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,19 +17,18 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
 
 TINY = '''
-"""A study of seconds: two norms, two rates, two seeds on generated images."""
+"""A study of seconds: some norms, two rates, two seeds on generated images."""
 
 from normlab.studies.metrics import error_points
 from normlab.studies.study import Arm, Setup, Study, Tuning
 from normlab.studies.decisions import Row
 
-ARMS = tuple(Arm(n, {"norm.name": n}, is_primary=True) for n in ("none", "batch"))
-SETTINGS = {"data.name": "synthetic", "model.widths": (16,), "train.eval_every": 20}
+ARMS = tuple(Arm(n, {"norm.name": n}, is_primary=True) for n in NORMS)
 SETUP = Setup(
     name="tiny",
     title="tiny MLP",
     base="digits_mlp",
-    settings=SETTINGS | {"train.steps": STEPS},
+    settings=SETTINGS,
     arms=ARMS,
     protocol=Tuning((-1.0, -0.5), 0.5, "error", seeds=(1000, 1001), extensions=0),
     seeds=2,
@@ -52,7 +52,21 @@ STUDY = Study(
     refuted_if="r", cost="c", setups={"quick": (SETUP,), "standard": (SETUP,)}, claims=claims,
 )
 '''
-RUNS = 2 * 2 * 2 + 2 * 2  # arms x rates x tuning seeds, then arms x seeds
+
+
+def study_text(norms: tuple[str, ...], steps: int, **settings: Any) -> str:
+    """Return the file of that study, whose settings have _ for a point."""
+    more = {name.replace("_", ".", 1): value for name, value in settings.items()}
+    tiny = {"data.name": "synthetic", "model.widths": (16,), "train.steps": steps}
+    return TINY.replace("SETTINGS", repr(tiny | more)).replace("NORMS", repr(norms))
+
+
+def runs_of(arms: int) -> int:
+    """Return the number of its runs: arms x rates x tuning seeds, then arms x seeds."""
+    return arms * 2 * 2 + arms * 2
+
+
+RUNS = runs_of(2)
 SHORT, LONG = 40, 5_000
 """Steps of a run: none to speak of, and a second for a population."""
 
@@ -62,7 +76,7 @@ class Workspace:
 
     def __init__(self, folder: Path, steps: int):
         self.study, self.results = folder / "tiny.py", folder / "results"
-        self.study.write_text(TINY.replace("STEPS", str(steps)))
+        self.study.write_text(study_text(("none", "batch"), steps, train_eval_every=20))
         self.store = Store(self.results)
 
     def start(self, *flags: str, **environment: str) -> subprocess.Popen[str]:
