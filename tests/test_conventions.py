@@ -1,4 +1,4 @@
-"""docs/conventions.md: every cell of its tables is measured here on the library it speaks of.
+"""docs/conventions.md: every cell of its tables is measured here on its library.
 
 `python tests/test_conventions.py` writes the tables anew from the same measurements. The row
 "layer", the code that is measured, is written by hand.
@@ -247,11 +247,11 @@ TABLES: dict[str, dict[str, Callable[[str], str]]] = {
         "running variance": running_variance,
         "running mean and variance after one batch of mean 1, variance 4": after_one_batch,
         "state": lambda call: listed(make_layer(call, draw()).state()),
-        "training is told by": lambda call: f"`{make_layer(call, draw()).switch}`",
+        "training is switched by": lambda call: f"`{make_layer(call, draw()).switch}`",
         "called without it": without_switch,
         "training normalizes with": trains_with,
         "mask": has_mask,
-        "masked positions come out": masked_come_out,
+        "output at masked positions": masked_come_out,
         "NaN in masked positions": masked_nan,
         "everything masked": all_masked,
     },

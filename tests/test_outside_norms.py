@@ -279,8 +279,7 @@ def test_the_page_shows_the_example_and_commands_that_work(tmp_path):
     commands = [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
     for script in ("train", "study", "list"):
         (line,) = [c for c in commands if c.startswith(f"python scripts/{script}.py")][:1]
-        flags = [f.replace("configs/", f"{ROOT}/configs/") for f in shlex.split(line)[2:]]
-        flags = [f.replace("docs/", f"{ROOT}/docs/") for f in flags]
+        flags = [re.sub("=(?=configs/|docs/)", f"={ROOT}/", f) for f in shlex.split(line)[2:]]
         flags += ["--dry_run"] if script != "list" else []
         run = run_script(script, *flags, cwd=tmp_path)
         assert run.returncode == 0 and "my_norm" in run.stdout, run.stderr

@@ -23,12 +23,15 @@ BANS = [
     (re.compile(rf"(?<![\w-])(?:{ban['pattern']})(?!\w)", re.I), ban["use"], ban.get("allow"))
     for ban in RULES["ban"]
 ]
-CODE = re.compile(r"``.+?``|`[^`]*`|\$[^$]+\$|\S*\w[_=/(]\S*|--\w[\w-]*|\b\w+(?:\.\w+)+\b|[\w.]+\(")
+QUOTED = re.compile(r"``.+?``|`[^`]*`|\$[^$]+\$|\[[^\]]*\]")
+"""Code spans, formulas and shapes such as [N, H, W, C]: one word each."""
+CODE = re.compile(r"\S*\w[_=/(]\S*|--\w[\w-]*|\b\w+(?:\.\w+)+\b|[\w.]+\(")
+"""Code without quotes: names with _ . ( = or / inside, options."""
 ABBREVIATION = re.compile(r"\b(e\.g|i\.e|vs|cf|al|Fig|Sec|approx)\.", re.I)
 DIRECTIVE = re.compile(r"#\s*(?:!|noqa|type:|pyright:|ruff:|fmt:)")
-ITEM = re.compile(r"\s*(?:[-*+] |\d+\. |#+ |\||> )")
+ITEM = re.compile(r"^\s*(?:[-*+] |\d+\. |#+ |\||> )")
 """A Markdown line that begins a block: list, heading, table, quotation."""
-LABEL = re.compile(r"\s*[-*+] |(?=[A-Z][\w ]{0,20}: |Raises )")
+LABEL = re.compile(r"^(?:\s*[-*+] |(?=[A-Z][\w ]{0,20}: |Raises ))")
 """A line of a docstring that begins a block: a list, or a label such as "Shapes:"."""
 
 
@@ -44,7 +47,8 @@ def plain(text: str) -> str:
     """Without links, images, HTML and emphasis; every piece of code is one word."""
     text = re.sub(r"</?[a-z][^>]*>", " ", text)
     text = re.sub(r"!?\[((?:[^\[\]]|\\.)*)\]\([^)]*\)", r"\1", text)
-    return CODE.sub("code", text).replace("**", "")
+    text = QUOTED.sub("code", text).replace("**", "")
+    return CODE.sub(lambda m: "code" + m[0][len(m[0].rstrip(".,;:!?")) :], text)
 
 
 def paragraphs(first: int, lines: list[str], begins: re.Pattern[str]) -> Iterator[Block]:
@@ -160,6 +164,8 @@ def test_every_name_of_the_list_is_a_file(glob: str):
         ("a.md", "one " * 26, 1),
         ("a.md", "one " * 24 + "end. " + "one " * 24, 0),
         ("a.md", "- " + "one " * 20 + "\n- " + "one " * 20, 0),
+        ("a.md", "one " * 20 + "in 2026. " + "one " * 20, 0),
+        ("a.md", "one " * 20 + "(`a=1`). " + "one " * 20 + "[N, H, W, C].", 0),
         ("a.md", "![" + "one " * 26 + "](a.svg)", 1),
         ("a.py", '"""Told.\n\n    >>> told\n    1\n"""\nx = "what was told here"  # told', 3),
         ("a.py", "# " + "one " * 13 + "\n# " + "one " * 13 + "\n#\n# one", 1),

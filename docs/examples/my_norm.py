@@ -1,4 +1,4 @@
-"""A norm of one's own: layer norm with the largest deviation in place of the standard deviation."""
+"""An external norm: layer norm with the largest deviation in place of the standard deviation."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from normlab.norms import Norm
 class PeakNorm(nn.Module):
     """y = scale * (x - mean) / sqrt(peak^2 / (2 ln n) + epsilon) + bias, over each example.
 
-    peak = max |x - mean| and n values: for large n and normal x, peak / sqrt(2 ln n) is near the
-    standard deviation, and no square is summed.
+    peak = max |x - mean| over n values. For large n and normal x, peak / sqrt(2 ln n) is near the
+    standard deviation. No square is summed.
     Shapes: x [N, ..., C] -> the same; parameters [C]. State: none.
     Raises ValueError where an example has one value.
     Source: arXiv:1803.01814. Deviation: theirs is over N, H, W, this one over H, W, C.
@@ -41,7 +41,7 @@ class PeakNorm(nn.Module):
 
 
 def in_float64(x: np.ndarray, epsilon: float) -> np.ndarray:
-    """The same in NumPy, as plain as can be: what the module is checked against."""
+    """The same in plain NumPy; the module is compared with it."""
     axes = tuple(range(1, x.ndim))
     y = x - x.mean(axes, keepdims=True)
     peak = np.abs(y).max(axes, keepdims=True)
