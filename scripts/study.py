@@ -45,7 +45,9 @@ flags.DEFINE_multi_string("only", [], "SETTING=VALUE: train only runs that have 
 flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 flags.DEFINE_integer("retries", 1, "How often a population that broke is tried again.", 0)
-flags.DEFINE_enum("rerun", "none", ("none", "stale"), "stale: repeat runs made by older code.")
+flags.DEFINE_enum(
+    "rerun", "none", ("none", "stale"), "stale: repeat runs of an older training version."
+)
 flags.DEFINE_bool("restart", False, "Begin populations that were stopped again from step 0.")
 flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
 cli.define_norms()
@@ -148,7 +150,7 @@ def main() -> int:
         print_plan(job)
         return cli.OK
     if FLAGS.rerun == "stale":
-        print(f"{job.set_stale_aside()} runs of older code are repeated")
+        print(f"{job.set_stale_aside()} runs of an older training version are repeated")
     failures = job.run()
     print(f"{job.trained:,} runs trained in {clock(time.monotonic() - began)}", flush=True)
     report_with_times(job)

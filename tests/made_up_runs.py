@@ -7,7 +7,6 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from normlab.runs.provenance import code_hash
 from normlab.runs.record import Record
 from normlab.settings import Config
 from normlab.studies.decisions import Row
@@ -15,11 +14,12 @@ from normlab.studies.metrics import log_octaves, steps_to_target
 from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.study import Arm, Figure, FollowUp, Setup, Study, Sweep, Tuning
 from normlab.training.evaluation_steps import eval_steps
+from normlab.training.version import TRAINING_VERSION
 
 PROVENANCE = {
     "git_commit": "0123456789ab",
     "git_dirty": False,
-    "code": "abc",
+    "training_version": 0,
     "python": "3.11.9",
     "platform": "Linux",
     "processor": "A processor",
@@ -85,7 +85,7 @@ def _row(step: int, error: float, speed: float, modes: list[str]) -> dict[str, f
 
 
 def _provenance() -> dict:
-    return PROVENANCE | {"code": code_hash()}
+    return PROVENANCE | {"training_version": TRAINING_VERSION}
 
 
 def runs_for(studies: list[Study], profile: str) -> dict[str, Record]:
@@ -180,5 +180,4 @@ STUDY = Study(
     setups={"quick": (STEPS, LEVELS, RATES)},
     claims=claims,
     figures=FIGURES,
-    rule_hash="0123",
 )

@@ -277,7 +277,7 @@ def test_the_head_says_where_the_runs_come_from():
     text = told(quick, replace(standard, profile="standard"))
     for line in (
         "- profile: quick, standard",
-        "- runs: 2 finished of at least 4 planned; 2 failed; 2 by other training code",
+        "- runs: 2 finished of at least 4 planned; 2 failed; 2 by another training version",
         "- newest run: 2026-11-19",
         "- machine: A processor, 1 cores of it, Linux",
         "- versions: jax 0.10.2",

@@ -22,6 +22,8 @@ from normlab.runs.files import write_json
 from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.studies.decisions import decide
+from normlab.studies.planning import ConfigCache
+from normlab.studies.rules import rule_of, write_rule
 from normlab.studies.study import Study
 
 
@@ -107,28 +109,26 @@ def test_the_page_says_what_was_decided_and_how_to_repeat_it(written, records):
         PROVENANCE["processor"],
     ):
         assert piece in text
-    assert "stale: other training code" not in text
-
-
-def write_rule(root: Path, rule_hash: str) -> None:
-    (root / "studies").mkdir()
-    facts = {"rule_hash": rule_hash, "written": "2001-02-03"}
-    write_json(root / "studies" / "made_up-quick.json", facts)
+    assert "stale: another training version" not in text
 
 
 def test_stale_runs_and_a_changed_rule_are_flagged(records, tmp_path):
-    old = {n: replace(r, provenance=PROVENANCE | {"code": "old"}) for n, r in records.items()}
-    write_rule(tmp_path, "another")
+    old = {n: replace(r, provenance=PROVENANCE) for n, r in records.items()}
+    rule = rule_of(STUDY, "quick")
+    rule["claims"]["M1"]["delta"] = 77
+    (tmp_path / "studies").mkdir()
+    kept = {"rule": rule, "written": "2001-02-03"}
+    write_json(tmp_path / "studies" / "made_up-quick.json", kept)
     page = write_report(Store(tmp_path), gather(tmp_path, old)).read_text(encoding="utf-8")
     assert f"{len(records)} of {len(records)} runs are stale" in page
-    assert "rule written 2001-02-03" in page
+    assert "changed since 2001-02-03" in page and "M1, delta: 77 → " in page
 
 
 def test_a_rule_that_stayed_as_it_was_is_said_to_have(records, tmp_path):
-    write_rule(tmp_path, STUDY.rule_hash)
-    page = write_report(Store(tmp_path), gather(tmp_path, records)).read_text(encoding="utf-8")
-    assert "as written before the first run, 2001-02-03" in page
-    assert "rule written 2001-02-03" not in page
+    store = Store(tmp_path).open()
+    write_rule(store, STUDY, "quick", ConfigCache())
+    page = write_report(store, gather(tmp_path, records)).read_text(encoding="utf-8")
+    assert "as written before the first run, 20" in page and "changed since" not in page
 
 
 def test_a_variant_stands_under_its_own_heading_with_its_command(records, tmp_path):

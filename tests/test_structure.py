@@ -43,6 +43,8 @@ CODE = PACKAGE + [p for f in FOLDERS for p in sorted((ROOT / f).rglob("*.py"))]
 TEXTS = {".py", ".md", ".sh", ".toml", ".txt", ".html", ".css", ".lock", ".yml"}
 NO_JAX = ("runs", "studies", "launch", "report", "cli")
 """Rooms that work without jax, so that bad input is refused in a second."""
+JAX_FREE = ("normlab.training.evaluation_steps.", "normlab.training.version.")
+"""What these rooms may import of `training`."""
 WORKER = ("worker", "trainer", "costs")
 """The files of `launch` that run in the worker process."""
 FILE_LINES, FUNCTION_LINES = 350, 60
@@ -118,8 +120,7 @@ def test_only_the_worker_knows_jax_or_training(path):
         return
     names = list(imports_of(path))
     assert not {n.split(".")[0] for n in names} & HEAVY
-    allowed = "normlab.training.evaluation_steps."
-    assert "training" not in own(n for n in names if not n.startswith(allowed))
+    assert "training" not in own(n for n in names if not n.startswith(JAX_FREE))
 
 
 def run_fresh(code: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from normlab.data import DATASETS
 from normlab.runs.config import ConfigError, resolve
 from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
+from normlab.studies.rules import rule_of
 from normlab.studies.study import (
     PROFILES,
     Setup,
@@ -101,7 +102,7 @@ def test_study_says_all_it_must(name):
         assert text.strip()
     assert study.fair_test and study.cost
     assert name == "tutorial" or re.search(r"arXiv:\d{4}\.\d{5}", study.source)
-    assert re.fullmatch(r"[0-9a-f]{16}", study.rule_hash) and study.variant == ""
+    assert study.variant == "" and study.planned is None
 
 
 @pytest.mark.parametrize("name, profile", CASES)
@@ -261,7 +262,7 @@ def test_an_override_is_a_variant_with_runs_of_its_own():
     assert variant.variant == "optim.momentum=0.8"  # the host's settings change no result
     plain, changed = (set(SetupRuns(s.setups["quick"][0], {}).wanted) for s in (STUDY, variant))
     assert plain and not plain & changed
-    assert variant.rule_hash == STUDY.rule_hash
+    assert rule_of(variant, "quick") == rule_of(STUDY, "quick")
 
 
 def test_a_bad_override_is_refused_for_every_arm():
@@ -286,20 +287,3 @@ def test_claims_stand_when_arms_are_left_out():
         primary = [a.name for s in study.setups["quick"] for a in s.arms if a.is_primary]
         few = adapt(study, arms=(primary[-1],))
         assert name == "moments" or all(row.effects == {} for row in rows_of(few, "quick"))
-
-
-def test_rule_hash_changes_with_the_study_file(tmp_path):
-    source = (load_study.__globals__["ROOT"] / "experiments" / "batch_size.py").read_text()
-    path = tmp_path / "mine.py"
-    path.write_text(source)
-    with pytest.raises(ConfigError, match="named 'batch_size' like one of experiments/"):
-        load_study(str(path))
-    source = source.replace('name="batch_size"', 'name="mine"')
-    path.write_text(source)
-    before = load_study(str(path))
-    assert before.question == STUDY.question and before.rule_hash != STUDY.rule_hash
-    assert load_study(str(path)).rule_hash == before.rule_hash
-    path.write_text(
-        source.replace("DELTA, CONV_DELTA = 12, 8, 1.0", "DELTA, CONV_DELTA = 12, 8, 0.9")
-    )
-    assert load_study(str(path)).rule_hash != before.rule_hash

@@ -36,12 +36,15 @@ def test_a_study_runs_end_to_end_and_only_once(tmp_path):
     out = finish(workspace.start(PYTHONPATH=path, PROBE=str(tmp_path / "probe")))
     assert f"{RUNS} runs trained" in out
     assert len(workspace.done()) == RUNS and Path(out.split("page: ")[1].strip()).is_file()
-    assert json.loads((workspace.results / "studies" / "tiny-quick.json").read_text())["rule_hash"]
+    kept = json.loads((workspace.results / "studies" / "tiny-quick.json").read_text())
+    assert kept["rule"]["claims"]
     for name in workspace.done():
         record = workspace.store.read(name)
         assert record.status == "trained" and record.provenance["members"] in (2, 4)
         assert [row["step"] for row in record.curve] == [20, 40]
-        assert {"code", "git_commit", "data_sha256", "width", "mode"} <= set(record.provenance)
+        assert {"training_version", "git_commit", "data_sha256", "width", "mode"} <= set(
+            record.provenance
+        )
         assert_costs(record.provenance)
     told = [p.read_text() for p in (tmp_path / "probe").iterdir()]
     supervisors = [t for t in told if "study.py" in t]

@@ -11,12 +11,13 @@ from normlab.launch.supervisor import Failure, Supervisor, WorkerProcess
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import program_id
 from normlab.runs.errors import ConfigError, Damaged
-from normlab.runs.files import make_folder, read_json, write_json
-from normlab.runs.provenance import host_facts, now, timing_place
+from normlab.runs.files import read_json, write_json
+from normlab.runs.provenance import host_facts, timing_place
 from normlab.runs.record import is_stale
 from normlab.runs.store import Records, Store
 from normlab.settings import Config
 from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
+from normlab.studies.rules import write_rule
 from normlab.studies.study import Study, load_study, study_names
 
 
@@ -116,13 +117,9 @@ class Job:
                 folder.set_aside()
 
     def write_rules(self) -> None:
-        """Keep the hash of each study's rule as it was before its first run."""
-        folder = make_folder(self.store.root, "studies")
+        """Keep the rule of each study as it is before its first run."""
         for study in self.studies:
-            path = folder / f"{study.name}-{self.profile}.json"
-            if not path.exists():
-                facts = {"rule_hash": study.rule_hash, "file": study.file, "written": now()}
-                write_json(path, facts)
+            write_rule(self.store, study, self.profile, self.cache)
 
     def run(self) -> list[Failure]:
         """Train everything that is missing; return the populations that failed."""

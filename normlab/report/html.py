@@ -20,6 +20,7 @@ from normlab.report.reproducibility import (
 )
 from normlab.report.summary import claim_views, count_words
 from normlab.report.tables import Table
+from normlab.studies.rules import KeptRule
 from normlab.studies.study import Figure, Setup
 
 if TYPE_CHECKING:
@@ -45,15 +46,6 @@ class SetupView:
     protocol: list[tuple[str, str]]
     shared: list[tuple[str, str, str]]
     varied: list[tuple[str, str, str]]
-
-
-@dataclass(frozen=True)
-class KeptRule:
-    """The rule of a study as it was before its first run."""
-
-    written: str
-    is_same: bool
-    """As today's."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Drawn = Mapping[tuple[str, int], Path]
 """(stem of a report, place in its study's figures) -> SVG."""
-TOLD = ("machine", "device", "versions", "Python", "git commit", "training code")
+TOLD = ("machine", "device", "versions", "Python", "git commit", "training version")
 """What the head says of where the runs come from, of the facts of an Origin."""
 HOW_TO_READ = (
     "An effect above 0, or a factor above 1×, speaks for the sentence, a share of failed runs "
@@ -148,7 +148,7 @@ def provenance(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
     count = f"{origin.runs} finished of at least {origin.wanted} planned; {origin.failed} failed"
     facts = [
         ("profile", ", ".join(dict.fromkeys(r.profile for r in reports)) or "none"),
-        ("runs", count + (f"; {origin.stale} by other training code" if origin.stale else "")),
+        ("runs", count + (f"; {origin.stale} by another training version" if origin.stale else "")),
         ("newest run", newest[:10] or "none"),
     ]
     return facts + [(name, text) for name, text in origin.facts if name in TOLD]
@@ -158,12 +158,12 @@ def markdown(
     reports: Sequence[StudyReport], figures: Drawn, folder: Path, changed: Sequence[str] = ()
 ) -> str:
     """Return the ledger as a page in Markdown that lies in `folder`; `figures` lie there too.
-    `changed`: studies whose rule or file is another one than before their first run."""
+    `changed`: studies whose rule is another one than before their first run."""
     reports, told = planned(reports), ledger(reports)
     lines = ["# Claims and verdicts", "", HOW_TO_READ, ""]
     lines += [f"- {name}: {escaped(text)}" for name, text in provenance(reports)]
     if changed:
-        lines.append(f"- rule or file changed after the first run: {escaped(', '.join(changed))}")
+        lines.append(f"- rule changed after the first run: {escaped(', '.join(changed))}")
     lines += ["", "| claim | | verdict |", "| --- | --- | --- |"]
     lines += [f"| {c.claim} | {escaped(c.sentence)} | {c.word} |" for c in told]
     pictures = Pictures(reports, figures, folder)

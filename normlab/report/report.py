@@ -9,7 +9,7 @@ from pathlib import Path
 
 from normlab.report.figures.draw import draw, save
 from normlab.report.figures.forest import EFFECTS, draw_effects
-from normlab.report.html import KeptRule, render
+from normlab.report.html import render
 from normlab.report.markdown import write_ledger
 from normlab.report.reproducibility import runs_of
 from normlab.report.setup_table import StepTimes, arm_table
@@ -24,6 +24,7 @@ from normlab.runs.store import Records, Store
 from normlab.settings import SETTINGS
 from normlab.studies.decisions import WITHOUT_P, Verdict, decide, holm, p_values, word_of
 from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
+from normlab.studies.rules import KeptRule, read_rule
 from normlab.studies.study import Study
 
 WIDTH = 100
@@ -131,14 +132,9 @@ def step_times(store: Store, e: SetupRuns) -> StepTimes | None:
 
 def kept_rules(store: Store, reports: Sequence[StudyReport]) -> dict[str, KeptRule]:
     """Return stem -> the rule as it was written before the study's first run, where it was."""
-    out = {}
-    for report in reports:
-        path = store.root / "studies" / f"{report.study.name}-{report.profile}.json"
-        if path.exists():
-            kept = read_json(path)
-            is_same = kept.get("rule_hash") == report.study.rule_hash
-            out[report.stem] = KeptRule(str(kept.get("written")), is_same)
-    return out
+    cache = ConfigCache(needs_data=False)
+    rules = {r.stem: read_rule(store, r.study, r.profile, cache) for r in reports}
+    return {stem: rule for stem, rule in rules.items() if rule}
 
 
 def write_report(
@@ -163,7 +159,7 @@ def write_report(
     html = render(reports, tables, figures, rules)
     write_atomic(folder / "index.html", html)
     if ledger:
-        changed = sorted(stem for stem, rule in rules.items() if not rule.is_same)
+        changed = sorted(stem for stem, rule in rules.items() if rule.changes)
         write_ledger(ledger, reports, figures, changed)
     return folder / "index.html"
 
@@ -206,7 +202,7 @@ def runs_csv(reports: Sequence[StudyReport]) -> str:
     """Return one line for each run: who uses it, every setting, finals, seconds, provenance."""
     runs = {run.run_id: run for r in reports for run in runs_of(r.evidences)}
     finals = sorted({name for run in runs.values() for name in run.final})
-    origin = ("git_commit", "code", "processor", "cores", "device", "mode", "width")
+    origin = ("git_commit", "training_version", "processor", "cores", "device", "mode", "width")
     head = ["run", "used_by", *SETTINGS, "status", "diverged_at", *finals, "seconds", "stale"]
     users = _users(reports)
     rows: list[list[Cell]] = []

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from normlab.runs.provenance import code_hash
 from normlab.runs.record import Record, is_stale
 from normlab.settings import SETTINGS, Config
 from normlab.studies.metrics import is_failed
 from normlab.studies.planning import RequiredRun, SetupRuns
+from normlab.training.version import TRAINING_VERSION, training_version_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ProvenanceSummary:
     failed: int
     diverged: int
     stale: int
-    """Runs that other training code than today's made."""
+    """Runs that another training version than today's made."""
     seconds: float
     facts: tuple[tuple[str, str], ...]
     """(what, which values and in how many runs)"""
@@ -61,7 +61,7 @@ def _facts(provenances: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
         "versions": lambda p: ", ".join(f"{n} {v}" for n, v in p.get("versions", {}).items()),
         "Python": lambda p: p.get("python"),
         "git commit": _commit,
-        "training code": lambda p: f"{p.get('code')}{_age(p)}",
+        "training version": _version,
         "XLA flags": lambda p: p.get("xla_flags") or "none",
         "mode": lambda p: f"{p.get('mode')}, populations of {p.get('width')}",
         "data sha256": lambda p: str(p.get("data_sha256"))[:16],
@@ -84,8 +84,10 @@ def _changes(restarts: list[dict[str, Any]]) -> str | None:
     return f"{', '.join(names)} (not bit-exact)" if names else None
 
 
-def _age(provenance: dict[str, Any]) -> str:
-    return "" if provenance.get("code") == code_hash() else f" (stale: today's is {code_hash()})"
+def _version(provenance: dict[str, Any]) -> str:
+    version = training_version_of(provenance)
+    is_old = version != TRAINING_VERSION
+    return f"{version or 'unknown'}{f' (stale: today is {TRAINING_VERSION})' if is_old else ''}"
 
 
 def _counted(counts: Counter[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import platform
 import subprocess
@@ -12,21 +11,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from normlab.training.version import TRAINING_VERSION, training_version_of
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
-TRAINING_CODE = (
-    "statistics",
-    "layers",
-    "norms",
-    "models",
-    "data",
-    "diagnostics",
-    "training",
-)
 NUMBER = (int, float)
 SCHEMA: dict[str, tuple[type, ...]] = {
     "git_commit": (str,),
     "git_dirty": (bool, type(None)),
-    "code": (str,),
+    "training_version": (int,),
     "python": (str,),
     "versions": (dict,),
     "platform": (str,),
@@ -63,7 +55,7 @@ and which of DECIDES_BITS had changed. attempts: what ended the earlier attempts
 bit_exact: whether an uninterrupted run would have given the same bits.
 """
 DECIDES_BITS = (
-    "code",
+    "training_version",
     "versions",
     "processor",
     "cores",
@@ -91,6 +83,7 @@ def missing_facts(provenance: dict[str, Any]) -> list[str]:
 
 def changed_facts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[Any]]:
     """Return name -> [before, after] of what decides bits and differs."""
+    before, after = ({"training_version": training_version_of(f)} | f for f in (before, after))
     return {
         name: [before.get(name), after.get(name)]
         for name in DECIDES_BITS
@@ -100,19 +93,9 @@ def changed_facts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, li
 
 def timing_place(facts: dict[str, Any]) -> str:
     """Return under which key the step times of a machine and of this code are kept."""
-    return f"{facts.get('processor')}, code {facts.get('code')}"
-
-
-@functools.cache
-def code_hash() -> str:
-    """Return the hash of the code that decides what a run computes."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for name in TRAINING_CODE:
-        place = package / name
-        for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
-            digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+    if "training_version" in facts:
+        return f"{facts.get('processor')}, training version {facts['training_version']}"
+    return f"{facts.get('processor')}, code {facts.get('code')}"  # results before versions
 
 
 @functools.cache
@@ -135,7 +118,7 @@ def git_facts() -> dict[str, Any]:
 def host_facts() -> dict[str, Any]:
     """Return what every result says of the host that made it."""
     return git_facts() | {
-        "code": code_hash(),
+        "training_version": TRAINING_VERSION,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor_name(),

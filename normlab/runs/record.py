@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.runs.provenance import code_hash, missing_facts
+from normlab.runs.provenance import missing_facts
 from normlab.settings import Config, defaults, from_json
+from normlab.training.version import TRAINING_VERSION, training_version_of
 
 LARGEST = 2**53
 STATUSES = ("trained", "diverged")
@@ -27,10 +28,10 @@ class Record:
 
 
 def is_stale(run: Record) -> bool:
-    """Tell whether other training code than today's made a run, or a part of it."""
+    """Tell whether another training version than today's made a run, or a part of it."""
     restarts = run.provenance.get("restarts", [])
-    is_mixed = any("code" in restart["changed"] for restart in restarts)
-    return is_mixed or run.provenance.get("code") != code_hash()
+    is_mixed = any({"code", "training_version"} & set(r["changed"]) for r in restarts)
+    return is_mixed or training_version_of(run.provenance) != TRAINING_VERSION
 
 
 def record_of(run_id: str, result: dict[str, Any], curve: list[Any]) -> Record:

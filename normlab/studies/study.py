@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,6 @@ from normlab.settings import SETTINGS, Config, flatten, nearest_setting
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("quick", "standard", "full")
-RULES = ("decisions.py", "metrics.py", "planning.py", "effects.py", "study.py")
 
 
 @dataclass(frozen=True)
@@ -148,13 +146,14 @@ class Study:
     figures: tuple[Figure, ...] = ()
     measured: tuple[str, ...] = ()
     """Benchmarks whose record in results/bench its claims read."""
-    rule_hash: str = ""
     file: str = ""
     """What --study=... takes for it: its name in experiments/, else its path."""
     variant: str = ""
     """The overrides that make this a study of its own, under its own heading."""
     norms: tuple[str, ...] = ()
     """Norms from outside that joined its arms: they are screened, and its page is its own."""
+    planned: Study | None = None
+    """The study as its file has it, where a command line changed it: its rule is that one's."""
 
 
 def load_module(path: Path) -> ModuleType:
@@ -204,18 +203,7 @@ def load_study(name: str) -> Study:
             "give it another name"
         )
     own = str(path.resolve()) if path.parent != ROOT / "experiments" else study.name
-    return replace(study, rule_hash=hash_rule(path, study), file=own)
-
-
-def hash_rule(path: Path, study: Study) -> str:
-    """Return the hash of all that decides a verdict: the study, its configurations, the lab's
-    rules and the defaults of the settings."""
-    bases = sorted({s.base for setups in study.setups.values() for s in setups})
-    files = [path, *(ROOT / "configs" / f"{base}.py" for base in bases)]
-    files += [Path(__file__).with_name(name) for name in RULES]
-    defaults = repr(sorted((n, s.default) for n, s in SETTINGS.items() if s.kind != "host"))
-    content = b"".join(p.read_bytes() for p in files) + defaults.encode()
-    return hashlib.sha256(content).hexdigest()[:16]
+    return replace(study, file=own)
 
 
 def varied_settings(study: Study) -> set[str]:
@@ -239,7 +227,7 @@ def adapt(
 ) -> Study:
     """Return the study with settings overridden, fewer arms, other seeds, and `norms` as further
     arms; raises ConfigError."""
-    overrides = overrides or {}
+    overrides, planned = overrides or {}, study.planned or study
     _check_overrides(study, overrides)
     if "norm.name" not in overrides:
         study = join_norms(study, [n for n in norms if not arms or n in arms], overrides)
@@ -261,7 +249,7 @@ def adapt(
         return replace(setup, seeds=seeds, screening_seeds=seeds, follows=follows)
 
     setups = {p: tuple(map(change, s)) for p, s in study.setups.items()}
-    return replace(study, setups=setups, variant=variant)
+    return replace(study, setups=setups, variant=variant, planned=planned)
 
 
 def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:

@@ -1,0 +1,172 @@
+"""The rule of a study as canonical content: all that decides its verdicts, and what changed in it.
+
+The rule is written before the first run. It holds what the study asks for, never the text of a
+file, so that a comment, a rename or a move changes no rule. A later change is shown as a
+difference: which value became which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from normlab.runs.config import identity
+from normlab.runs.files import make_folder, read_json, write_json
+from normlab.runs.provenance import now
+from normlab.runs.store import Store
+from normlab.settings import Config
+from normlab.studies import decisions, metrics
+from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
+from normlab.studies.study import FollowUp, Setup, Study, Sweep, Tuning
+
+HASHES_BEFORE_CONTENT = json.loads(
+    Path(__file__).with_name("rules_before_content.json").read_text()
+)
+"""Study -> the hash that older results keep of its file, and profile -> digest of the same rule."""
+DRAWN = ("seed", "init.seed", "optim.lr")
+"""What the protocol chooses for every run."""
+LONGEST = 60
+"""Characters of a value that a difference shows."""
+UNKNOWN = "the rule is another one than today's; the older one was kept as a hash only"
+
+
+@dataclass(frozen=True)
+class KeptRule:
+    """The rule of a study as it was before its first run."""
+
+    written: str
+    changes: tuple[str, ...]
+    """What differs in today's rule, a line for each value; empty: nothing."""
+
+
+def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dict[str, Any]:
+    """Return all that decides the verdicts of a study in one profile, as JSON has it."""
+    study, cache = study.planned or study, cache or ConfigCache(needs_data=False)
+    setups = study.setups[profile]
+    evidence = StudyRuns({s.name: SetupRuns(s, {}, cache) for s in setups}, {})
+    content = {
+        "decision": {
+            "level": decisions.LEVEL,
+            "percentile": decisions.TAIL,
+            "resamples": decisions.RESAMPLES,
+            "band": decisions.BAND,
+            "failed below": metrics.FAILED_BELOW,
+            "error of a failed run": metrics.FAILED_ERROR,
+            "missed steps": metrics.MISSED_STEPS,
+        },
+        "claims": {row.id: claim_content(row) for row in study.claims(evidence, profile)},
+        "setups": {setup.name: setup_content(setup, cache) for setup in setups},
+    }
+    return json.loads(json.dumps(content, sort_keys=True))
+
+
+def claim_content(row: decisions.Row) -> dict[str, Any]:
+    names = ("claim", "sentence", "contrast", "setup", "unit", "test", "delta", "n", "gate")
+    return {name: getattr(row, name) for name in names}
+
+
+def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
+    """Return the arms with their resolved settings, those of all arms once, and the protocol."""
+
+    def settings(more: Config) -> Config:
+        config = identity(cache.look_up(setup, more)[1])
+        return {name: value for name, value in config.items() if name not in DRAWN}
+
+    arms = {a.name: settings(a.settings) for a in setup.arms}
+    shared = {
+        name: value
+        for name, value in next(iter(arms.values())).items()
+        if all(name in config and config[name] == value for config in arms.values())
+    }
+    return {
+        "settings": shared,
+        "arms": {
+            arm.name: {n: v for n, v in arms[arm.name].items() if n not in shared}
+            | {"is primary": arm.is_primary, "tuned with": arm.group}
+            for arm in setup.arms
+        },
+        "protocol": protocol_content(setup.protocol),
+        "seeds": setup.seeds,
+        "screening seeds": setup.screening_seeds,
+        "seed setting": setup.seed_setting,
+        "target": setup.target,
+        "settings of reports": dict(setup.report_settings),
+        "follow-ups": {f.name: follow_up_content(f) for f in setup.follows},
+    }
+
+
+def protocol_content(protocol: Tuning | Sweep) -> dict[str, Any]:
+    grid = {
+        "exponents": protocol.exponents,
+        "spacing": protocol.spacing,
+        "extensions": protocol.extensions,
+    }
+    if isinstance(protocol, Tuning):
+        return grid | {"kind": "tuning", "tuned": protocol.metric, "seeds": protocol.seeds}
+    return grid | {"kind": "sweep", "screening stride": protocol.screening_stride}
+
+
+def follow_up_content(f: FollowUp) -> dict[str, Any]:
+    facts = {"arm": f.arm, "rate of": f.rate_of, "factor": f.factor, "seeds": f.seeds}
+    return facts | {"settings": dict(f.settings)}
+
+
+def digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
+    """Yield a line for each value that differs between two rules.
+
+    >>> list(differences({"C1a": {"delta": 0.32}}, {"C1a": {"delta": 0.5}, "C1b": {}}))
+    ['C1a, delta: 0.32 → 0.5', 'C1b: none → {}']
+    """
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in sorted({**before, **after}):
+            place = f"{where}, {name}" if where else name
+            if name in before and name in after:
+                yield from differences(before[name], after[name], place)
+            else:
+                yield f"{place}: {_shown(before, name)} → {_shown(after, name)}"
+    elif before != after:
+        yield f"{where}: {_cut(before)} → {_cut(after)}"
+
+
+def _shown(content: Mapping[str, Any], name: str) -> str:
+    return _cut(content[name]) if name in content else "none"
+
+
+def _cut(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def write_rule(store: Store, study: Study, profile: str, cache: ConfigCache) -> None:
+    """Keep the rule of a study as it is before its first run; a kept one is never replaced."""
+    path = make_folder(store.root, "studies") / f"{study.name}-{profile}.json"
+    if not path.exists():
+        rule = rule_of(study, profile, cache)
+        write_json(path, {"rule": rule, "file": study.file, "written": now()})
+
+
+def read_rule(
+    store: Store, study: Study, profile: str, cache: ConfigCache | None = None
+) -> KeptRule | None:
+    """Return the rule that was kept before the first run and what has changed since; None where
+    none was kept. Results that keep a hash of the file are compared by digest."""
+    path = store.root / "studies" / f"{study.name}-{profile}.json"
+    if not path.exists():
+        return None
+    kept, today = read_json(path), rule_of(study, profile, cache)
+    if "rule" in kept:
+        changes = tuple(differences(kept["rule"], today))
+    else:
+        known = HASHES_BEFORE_CONTENT.get(study.name, {})
+        is_known = known.get("hash") == kept.get("rule_hash")
+        is_same = is_known and known["digests"].get(profile) == digest(today)
+        changes = () if is_same else (UNKNOWN,)
+    return KeptRule(str(kept.get("written")), changes)

@@ -1,0 +1,135 @@
+"""What makes a result stale and a rule another one: content and versions, never bytes of files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from normlab.runs.files import write_json
+from normlab.runs.provenance import changed_facts, timing_place
+from normlab.runs.record import Record, is_stale
+from normlab.runs.store import Store
+from normlab.settings import SETTINGS
+from normlab.studies import rules
+from normlab.studies.planning import ConfigCache
+from normlab.studies.rules import UNKNOWN, differences, read_rule, rule_of, write_rule
+from normlab.studies.study import ROOT, adapt, load_study
+from normlab.training.version import HASHES_BEFORE_VERSIONS, TRAINING_VERSION
+
+SOURCE = (ROOT / "experiments" / "batch_size.py").read_text()
+STUDY = load_study("batch_size")
+OLD = next(iter(HASHES_BEFORE_VERSIONS))
+
+
+def run(**provenance) -> Record:
+    return Record("a", {}, "trained", {}, [], provenance=provenance)
+
+
+@pytest.mark.parametrize(
+    "provenance, stale",
+    [
+        ({"training_version": TRAINING_VERSION}, False),
+        ({"training_version": TRAINING_VERSION - 1}, True),
+        (
+            {"training_version": TRAINING_VERSION, "restarts": [{"changed": {"cores": [1, 2]}}]},
+            False,
+        ),
+        (
+            {
+                "training_version": TRAINING_VERSION,
+                "restarts": [{"changed": {"training_version": [0, 1]}}],
+            },
+            True,
+        ),
+        ({"code": "another"}, True),
+        ({}, True),
+    ],
+)
+def test_a_run_is_stale_when_its_training_version_is_another(provenance, stale):
+    assert is_stale(run(**provenance)) == stale
+
+
+def test_results_that_keep_a_hash_have_the_version_of_that_hash(monkeypatch):
+    assert is_stale(run(code=OLD)) == (HASHES_BEFORE_VERSIONS[OLD] != TRAINING_VERSION)
+    monkeypatch.setitem(HASHES_BEFORE_VERSIONS, OLD, TRAINING_VERSION)
+    assert not is_stale(run(code=OLD))
+    assert changed_facts({"code": OLD}, {"training_version": TRAINING_VERSION}) == {}
+    changed = changed_facts({"code": "x"}, {"training_version": TRAINING_VERSION})
+    assert changed == {"training_version": [0, TRAINING_VERSION]}
+
+
+def test_step_times_are_found_where_older_results_keep_them():
+    assert timing_place({"processor": "A", "code": "x"}) == "A, code x"
+    assert timing_place({"processor": "A", "training_version": 3}) == "A, training version 3"
+
+
+def edited(tmp_path: Path, *changes: tuple[str, str], file: str = "mine.py"):
+    """Return the study of small batches from a file of one's own, with changes in its text."""
+    text = SOURCE.replace('name="batch_size"', 'name="mine"')
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / file
+    path.write_text(text)
+    return load_study(str(path))
+
+
+def test_a_comment_or_another_file_changes_no_rule(tmp_path):
+    plain = edited(tmp_path)
+    moved = edited(tmp_path, ("from __future__", "# a comment\nfrom __future__"), file="another.py")
+    for profile in STUDY.setups:
+        told = rule_of(STUDY, profile)
+        assert told == rule_of(plain, profile) == rule_of(moved, profile)
+        assert told["claims"] and told["setups"]
+
+
+def test_the_rule_kept_before_the_first_run_is_compared_with_todays(tmp_path, monkeypatch):
+    store = Store(tmp_path / "results").open()
+    assert read_rule(store, STUDY, "quick") is None
+    write_rule(store, STUDY, "quick", ConfigCache())
+    kept = read_rule(store, STUDY, "quick")
+    assert kept and kept.changes == () and kept.written.startswith("20")
+    for variant in (
+        adapt(STUDY, overrides={"optim.momentum": 0.8}),
+        adapt(STUDY, arms=("batch/4", "batch/64"), seeds=3),
+    ):
+        kept = read_rule(store, variant, "quick")
+        assert kept and kept.changes == ()  # it explores; the rule is that of the file
+    mlp, *others = STUDY.setups["quick"]
+    grid = replace(mlp.protocol, exponents=mlp.protocol.exponents[1:])
+    changed = replace(
+        STUDY,
+        setups={"quick": (replace(mlp, protocol=grid, settings={"train.steps": 301}), *others)},
+    )
+    kept = read_rule(store, changed, "quick")
+    assert kept
+    lines = "\n".join(kept.changes)
+    assert f"{mlp.name}, protocol, exponents: [-3.0, -2.5" in lines
+    assert f"{mlp.name}, settings, train.steps: " in lines and "→ 301" in lines
+    epsilon = replace(SETTINGS["norm.epsilon"], default=0.01, frozen=1e-5)
+    monkeypatch.setitem(SETTINGS, "norm.epsilon", epsilon)
+    kept = read_rule(store, STUDY, "quick", ConfigCache())
+    assert kept and any("norm.epsilon: none → 0.01" in change for change in kept.changes)
+
+
+@pytest.mark.parametrize("what", ["sentence", "contrast", "unit", "test", "delta", "n", "gate"])
+def test_whatever_decides_a_claim_is_part_of_its_rule(what):
+    rule = rule_of(STUDY, "quick")
+    other = rule_of(STUDY, "quick")
+    other["claims"]["C8a"][what] = "another"
+    (line,) = differences(rule, other)
+    assert line.startswith(f"claims, C8a, {what}: ") and line.endswith(" → another")
+
+
+def test_results_that_keep_a_hash_of_the_study_file_are_read(tmp_path, monkeypatch):
+    store = Store(tmp_path).open()
+    (tmp_path / "studies").mkdir()
+    known = {"hash": "0123", "digests": {"quick": rules.digest(rule_of(STUDY, "quick"))}}
+    monkeypatch.setitem(rules.HASHES_BEFORE_CONTENT, "batch_size", known)
+    for rule_hash, changes in (("0123", ()), ("another", (UNKNOWN,))):
+        facts = {"rule_hash": rule_hash, "file": "batch_size", "written": "2026-11-20"}
+        write_json(tmp_path / "studies" / "batch_size-quick.json", facts)
+        kept = read_rule(store, STUDY, "quick")
+        assert kept and kept.changes == changes and kept.written == "2026-11-20"
