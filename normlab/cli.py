@@ -30,8 +30,11 @@ FLAGS = flags.FLAGS
 
 
 def refuse_unknown_settings(argv: list[str]) -> None:
-    """Leave with one line where `--config.x` names no setting. ml-collections reads the command
-    line while it defines its flag, and answers a typing error with a traceback."""
+    """Exit with one line if `--config.x` names no setting.
+
+    ml-collections reads the command line while it defines its flag. Without this check a typing
+    error would give a traceback.
+    """
     for argument in argv[1:]:
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-") and name.startswith("config."):
@@ -60,10 +63,9 @@ def define_norms() -> None:
 def load_norms() -> list[str]:
     """Add the norms of --norms to the table and return their names; raises ConfigError.
 
-    This is the one place where the lab runs a file that may import jax (a second, only with the
-    flag): a helper process would take as long, and its answer would have to be checked again. On
-    the CPU, because an array made while the file loads would otherwise take an accelerator's
-    memory from the workers.
+    Only here does a command line run a file that may import jax, which takes a second. A helper
+    process would take as long, and its answer would have to be checked again. The file is loaded
+    on the CPU: an array that it makes must not take memory of an accelerator from the workers.
     """
     platforms = os.environ.get("JAX_PLATFORMS")
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -89,14 +91,16 @@ def config_from_flags() -> Config:
         raise ConfigError("no configuration; give one with --config=configs/digits_mlp.py")
     try:
         return flatten(FLAGS.config.to_dict())
-    except Exception as error:  # it is somebody's Python: anything can be wrong with it
-        told = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"the configuration file cannot be loaded ({told})") from error
+    except Exception as error:  # the file is Python: it can raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"the configuration file cannot be loaded ({reason})") from error
 
 
 def find_config(argv: list[str]) -> list[str]:
-    """Return argv with `--config=NAME` as a path that is there: as it stands, below the repository
-    or by its name in configs/; leaves with one line where there is none."""
+    """Return argv with `--config=NAME` as the path of a file; exit with one line if none exists.
+
+    NAME is a path, a path below the repository, or the name of a file in configs/.
+    """
 
     def find(argument: str) -> str:
         flag, _, name = argument.partition("=")
@@ -128,20 +132,20 @@ def parse_settings(pairs: list[str]) -> Config:
 
 
 def leave(code: int, kind: str, message: str) -> NoReturn:
-    """Print one line and leave with `code`."""
+    """Print one line and exit with `code`."""
     line = " ".join(str(message).split())
     print(f"normlab: error[{kind}]: {line}", file=sys.stderr)
     sys.exit(code)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parse the flags: bad usage is one line and exit code 2, --help exit code 0."""
+    """Parse the flags. Bad usage gives one line and exit code 2; --help gives exit code 0."""
     try:
         rest = FLAGS(find_config(argv))
     except flags.Error as error:
         leave(USAGE, "usage", f"{error}; see --help")
     except SystemExit as done:
-        sys.exit(OK if done.code == 1 else done.code)  # absl leaves --help with 1
+        sys.exit(OK if done.code == 1 else done.code)  # absl exits --help with 1
     except Exception as error:  # ml-collections reads the configuration file while it parses
         leave(USAGE, "config", f"{error}; see --help")
     if len(rest) > 1:
@@ -150,7 +154,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def start(main: Callable[[], int]) -> None:
-    """Run a command: `main()` returns its exit code, errors become one line (--debug: all)."""
+    """Run `main`, which returns its exit code. An error becomes one line (--debug: a traceback)."""
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
 
     def guarded(argv: list[str]) -> None:
@@ -175,9 +179,12 @@ def start(main: Callable[[], int]) -> None:
 
 
 def heed_signals() -> None:
-    """Let SIGTERM and a closed terminal leave as Ctrl-C does, but with the code of a preemption,
-    upon which schedulers start the same command again. Launchers often send a signal to a process
-    and to its group, so what comes within ECHO of the first is no second one."""
+    """Let SIGTERM and a closed terminal end the command as Ctrl-C does, with another exit code.
+
+    The code is that of a preemption, after which schedulers start the same command again. Launchers
+    often send a signal to a process and to its group. A signal within ECHO seconds of the first is
+    therefore the same signal.
+    """
     heard = -math.inf
 
     def leave_soon(number: int, _: object) -> None:
@@ -198,12 +205,12 @@ def warn(message: str) -> None:
 
 
 def explain(error: Exception) -> NoReturn:
-    """Leave with the line and the code that suit an error."""
+    """Exit with the line and the code of an error."""
     if isinstance(error, LabError):
         leave(error.code, error.kind, str(error))
     if isinstance(error, DataError):
         leave(USAGE, "data", str(error))
     if isinstance(error, OSError):
-        told = f"{error}; choose another --results or free some space"
-        leave(StorageError.code, StorageError.kind, told)
+        message = f"{error}; choose another --results or free some space"
+        leave(StorageError.code, StorageError.kind, message)
     leave(INTERNAL, "internal", f"{type(error).__name__}: {error}; --debug shows where")

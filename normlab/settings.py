@@ -1,9 +1,12 @@
 """Every setting of a run: default, class, unit, reason and legal range, in one table.
 
-Four classes. `static` settings decide which runs may train together; `traced` ones are inputs of
-the compiled program, one value for each member of a population; `observe` says when and on what a
-run is measured; `host` says how it is carried out: that changes at most the rounding, is recorded
-with every result, and is no part of a run's identity.
+Every setting has one of four classes:
+
+- `static` settings decide which runs may train together.
+- `traced` settings are inputs of the compiled program, one value for each member of a population.
+- `observe` settings say when and on what a run is measured.
+- `host` settings say how a run is executed. They change at most the rounding. They are recorded
+  with every result, and are no part of a run's identity.
 """
 
 from __future__ import annotations
@@ -83,14 +86,14 @@ SETTINGS: dict[str, Setting] = {
     "data.validation_examples": Setting(
         0,
         "static",
-        "validation examples; 0: as the data set has it; what is left of digits joins the test",
+        "validation examples; 0: the data set's number; the rest of digits becomes test examples",
         "examples",
         low=0,
     ),
     "data.label_noise": Setting(
         0.0,
         "traced",
-        "share of the training labels that are replaced by another class, by the seed",
+        "share of the training labels that are replaced by another class; the seed chooses them",
         low=0,
         high=1,
     ),
@@ -210,37 +213,39 @@ SETTINGS: dict[str, Setting] = {
     "train.on_nonfinite": Setting(
         "diverge",
         "static",
-        "a step whose loss or gradient is not finite ends the run (diverge), or changes neither "
-        "parameters nor optimiser nor statistics, and the run goes on (skip)",
+        "if a loss or gradient is not finite: end the run (diverge), or leave parameters, "
+        "optimiser and statistics unchanged and continue (skip)",
         choices=("diverge", "skip"),
     ),
-    "train.eval_every": Setting(50, "observe", "least distance of two evaluations", "steps", low=1),
+    "train.eval_every": Setting(
+        50, "observe", "least number of steps between two evaluations", "steps", low=1
+    ),
     "train.eval_growth": Setting(
         1.0,
         "observe",
-        "each evaluation at least this factor later than the one before",
+        "least ratio of the steps of two successive evaluations",
         low=1,
         high=2,
     ),
     "train.stop_at": Setting(
         0.0,
         "observe",
-        "validation accuracy that ends a run early (tuning for speed needs no more); 0: never",
+        "validation accuracy that ends a run early, for tuning of speed; 0: never",
         low=0,
         high=1,
     ),
     "train.stop_at_loss": Setting(
         0.0,
         "observe",
-        "loss on eval.train_examples, in evaluation mode, that ends a run, scored in full; 0: off",
+        "loss on eval.train_examples, in evaluation mode, that ends a run; 0: never",
         "nats",
         low=0,
     ),
     "train.late_batch": Setting(
         0,
         "static",
-        "examples of a gradient step from train.late_from on, the rate times late_batch / batch; "
-        "0: data.batch",
+        "examples of a gradient step from train.late_from on; the rate is multiplied by "
+        "late_batch / batch; 0: data.batch",
         "examples",
         low=0,
     ),
@@ -248,7 +253,7 @@ SETTINGS: dict[str, Setting] = {
     "train.checkpoint_seconds": Setting(
         60.0,
         "host",
-        "least time between two checkpoints, which are made after a chunk; 0: after every chunk",
+        "least time between two checkpoints; 0: a checkpoint after every chunk",
         "seconds",
         low=0,
     ),
@@ -256,20 +261,20 @@ SETTINGS: dict[str, Setting] = {
         1000, "observe", "validation images of each point of a curve", "examples", low=1
     ),
     "eval.stats_examples": Setting(
-        512, "observe", "training images that running statistics are re-estimated on", low=2
+        512, "observe", "training images for the re-estimation of running statistics", low=2
     ),
     "eval.train_examples": Setting(
         0,
         "observe",
-        "training images of each point of a curve, in evaluation mode (train_set_... metrics, "
-        "replaced_... for those with replaced labels)",
+        "training images of each point of a curve, in evaluation mode: metrics train_set_..., "
+        "and replaced_... for images with replaced labels",
         "examples",
         low=0,
     ),
     "eval.probes": Setting(
         "",
         "observe",
-        "what else is measured at each point of a curve: names of normlab/diagnostics, joined by +",
+        "diagnostics at each point of a curve: names of normlab/diagnostics, joined by +",
     ),
     "eval.batch": Setting(100, "observe", "examples scored at once", "examples", low=1),
     "eval.batch_statistics": Setting(
@@ -280,17 +285,17 @@ SETTINGS: dict[str, Setting] = {
     "host.mode": Setting(
         "auto",
         "host",
-        "members one after another (map: bit-equal whatever the population) or at once (vmap)",
+        "members one after another (map: bit-equal in every population) or at once (vmap)",
         choices=("auto", "map", "vmap"),
     ),
     "host.width": Setting(32, "host", "members of one population", "runs", low=1, high=4096),
     "host.chunk": Setting(
-        100, "host", "steps between two looks of the host at a population", "steps", low=1
+        100, "host", "steps of a population between two returns to the host", "steps", low=1
     ),
     "host.time_limit": Setting(
         1800.0,
         "host",
-        "time without a sign of a population after which its worker is killed",
+        "time without progress of a population after which its worker is killed",
         "seconds",
         low=0,
         is_open=True,
@@ -304,7 +309,7 @@ SETTINGS: dict[str, Setting] = {
     "host.processes": Setting(
         0,
         "host",
-        "worker processes; 0: one for each accelerator, else for each core",
+        "worker processes; 0: one for each accelerator, or for each core if there is none",
         low=0,
         high=256,
     ),

@@ -178,4 +178,5 @@ def test_the_check_sees_text_and_no_code(name: str, text: str, count: int):
 
 if __name__ == "__main__":
     for path in sys.argv[1:]:
-        print("\n".join(complaints(path, Path(path).read_text(encoding="utf-8"))))
+        for complaint in complaints(path, Path(path).read_text(encoding="utf-8")):
+            print(complaint)
