@@ -217,15 +217,9 @@ SETTINGS: dict[str, Setting] = {
         "optimiser and statistics unchanged and continue (skip)",
         choices=("diverge", "skip"),
     ),
-    "train.eval_every": Setting(
-        50, "observe", "least number of steps between two evaluations", "steps", low=1
-    ),
+    "train.eval_every": Setting(50, "observe", "least distance of two evaluations", "steps", low=1),
     "train.eval_growth": Setting(
-        1.0,
-        "observe",
-        "least ratio of the steps of two successive evaluations",
-        low=1,
-        high=2,
+        1.0, "observe", "least ratio of the steps of two evaluations", low=1, high=2
     ),
     "train.stop_at": Setting(
         0.0,
@@ -244,8 +238,7 @@ SETTINGS: dict[str, Setting] = {
     "train.late_batch": Setting(
         0,
         "static",
-        "examples of a gradient step from train.late_from on; the rate is multiplied by "
-        "late_batch / batch; 0: data.batch",
+        "examples of a step from train.late_from on, at rate x late_batch / batch; 0: data.batch",
         "examples",
         low=0,
     ),
