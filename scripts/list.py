@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from absl import app, flags
 
@@ -19,9 +19,9 @@ from normlab.data import DATASETS, DataUnavailable, check
 from normlab.diagnostics.names import NAMES
 from normlab.layers.table import KERNELS
 from normlab.models.table import MODELS
-from normlab.norms.page import norms_page
-from normlab.norms.table import NORMS
+from normlab.norms.table import COMMON, NORMS
 from normlab.runs.errors import ConfigError
+from normlab.settings import SETTINGS
 from normlab.studies.study import ROOT, config_names, load_study, study_names
 
 FLAGS = flags.FLAGS
@@ -103,6 +103,84 @@ LISTS: dict[str, Callable[[], Rows]] = {
     "configs": config_rows,
     "data": data_rows,
 }
+
+
+def code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def computed() -> Rows:
+    head = ("name", "scheme", "over", "coupled", "parameters", "state", "not felt", "exact")
+    rows: Rows = [head]
+    for name, row in NORMS.items():
+        title = f"{row.title}; on [N, C] the same as {row.equals}" if row.equals else row.title
+        coupled = "no" if row.is_per_sample else "yes"
+        state = "running" if row.running_statistics else ""
+        felt, exact = ", ".join(row.invariant), "yes" if row.exact else ""
+        cells = (title, ", ".join(row.over), coupled, code(row.parameters), state, felt, exact)
+        rows.append((f"`{name}`", *cells))
+    return rows
+
+
+def taken() -> Rows:
+    rows: Rows = [("name", "options", "arguments", "activation", "passes over x", "source")]
+    for name, row in NORMS.items():
+        act = f"`{row.act.rpartition(':')[2]}`" if row.act else ""
+        cells = (code(row.options), code(row.arguments), act, row.cost, row.source)
+        rows.append((f"`{name}`", *cells))
+    return rows
+
+
+def options() -> Rows:
+    """The options that any scheme takes, in the order of the settings."""
+    rows: Rows = [("option", "default", "values", "meaning")]
+    legal = {*COMMON, *(option for row in NORMS.values() for option in row.options)}
+    for name, setting in SETTINGS.items():
+        room, _, option = name.partition(".")
+        if room != "norm" or option not in legal:
+            continue
+        values = code(setting.choices) or code(KERNELS) * (option == "kernel")
+        if setting.low is not None:
+            values = f"{'above' if setting.is_open else 'from'} {setting.low:g}"
+            values += "" if setting.high is None else f" to {setting.high:g}"
+        unit = f" [{setting.unit}]" if setting.unit else ""
+        rows.append((f"`{option}`", f"`{setting.default!r}`", values, setting.why + unit))
+    return rows
+
+
+def kernels() -> Rows:
+    rows: Rows = [("name", "scheme", "parameters", "state", "not felt", "source")]
+    for name, row in KERNELS.items():
+        state, felt = "`norm_state`" if row.has_state else "", ", ".join(row.invariant)
+        rows.append((f"`{name}`", row.title, code(row.parameters), state, felt, row.source))
+    return rows
+
+
+PAGE = {
+    "What they compute": computed,
+    "What they take": taken,
+    "Options": options,
+    "Kernel schemes": kernels,
+}
+"""Heading in docs/norms.md -> the table below it."""
+
+
+def norms_page() -> str:
+    """Return docs/norms.md with its tables written anew; the text is that of the file."""
+    introduction, *sections = (ROOT / "docs" / "norms.md").read_text("utf-8").split("\n## ")
+    for section in sections:
+        heading, _, text = section.partition("\n")
+        table = markdown(PAGE[heading]())
+        introduction += f"\n## {heading}\n{text.partition('| ')[0]}{table}\n"
+    return introduction
+
+
+def markdown(rows: Rows) -> str:
+    """Return rows as a Markdown table; an empty cell is a dash."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head)]
+    lines += [[cell.replace("|", "\\|") or "-" for cell in row] for row in body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def aligned(rows: Rows) -> str:

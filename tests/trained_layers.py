@@ -1,22 +1,43 @@
-"""One training step of a layer, for the tests of schemes with running statistics."""
+"""One training step of a layer, and a layer with its parameters away from their start."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from normlab.norms import NORMS, build
+
 MUTABLE = ["batch_stats", "norm_state"]
+EPSILON, GROUPS = 1e-3, 2
+DENSE, SEQUENCE, CONV = (6, 4), (4, 3, 4), (4, 3, 2, 4)
 
 
-def draw(shape, loc=0.0, std=1.0, seed=0) -> np.ndarray:
+def draw(shape, loc: Any = 0.0, std: Any = 1.0, seed=0) -> np.ndarray:
     return (loc + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
+def make(name: str, **options: Any) -> Any:
+    """A layer with these options that its row takes, and `options`; momentum 0 leaves the
+    statistics of the batch as the running ones."""
+    given = {"epsilon": EPSILON, "momentum": 0.0, "groups": GROUPS}
+    taken = {k: v for k, v in given.items() if k in NORMS[name].options}
+    return build(name, **(taken | options)).norm(name="norm_1")
+
+
+def start(norm: Any, x: Any, **params: Any) -> dict[str, Any]:
+    """Initial variables with all parameters off their start, but for those given."""
+    variables = norm.clone().init(jax.random.key(0), jnp.asarray(x), train=True)
+    random, leaves = np.random.default_rng(3), variables.get("params", {})
+    drawn = {k: np.float32(random.uniform(0.1, 0.9, v.shape)) for k, v in leaves.items()}
+    return {**variables, "params": drawn | params}
+
+
 @functools.cache
-def training(norm):
+def training(norm: Any) -> Any:
     """(params, state, x, mask) -> output, gradients to params and x, new state; compiled once for
     each layer, shape and kind of mask."""
 
@@ -32,6 +53,17 @@ def training(norm):
     return jax.jit(run)
 
 
-def outputs(norm, variables, x, mask=None):
+def outputs(norm: Any, variables: Any, x: Any, mask: Any = None) -> Any:
     state = {k: v for k, v in variables.items() if k != "params"}
-    return training(norm)(variables["params"], state, x, mask)
+    return training(norm)(variables.get("params", {}), state, x, mask)
+
+
+def pair(stats: Any) -> np.ndarray:
+    """The running mean without rounding."""
+    return np.asarray(stats["mean"], np.float64) + np.asarray(stats["mean_lo"], np.float64)
+
+
+def relative_error(value: Any, right: Any) -> float:
+    """Return ||value - right|| / ||right||; NaN if not finite."""
+    size = np.linalg.norm(np.asarray(right, np.float64)) or 1.0
+    return float(np.linalg.norm(np.asarray(value, np.float64) - right) / size)

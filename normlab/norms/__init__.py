@@ -7,6 +7,8 @@
 The table `NORMS` is readable without jax; everything else is imported when first asked for.
 """
 
+# ruff: noqa: F401 (the names are exported by `__getattr__`)
+
 from __future__ import annotations
 
 import importlib
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from normlab.layers.table import KERNELS, Kernel, find_kernel
 from normlab.norms.table import NORMS, Norm, find_norm
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for editors; at run time `_NAMES` says where a name is found
     from normlab.layers.linear import Conv, Dense
     from normlab.layers.reparam import ScaledStandardize, Spectral, Standardize, WeightNorm
     from normlab.norms.batch import BatchNorm
@@ -57,47 +59,8 @@ _NAMES = {
 }
 _LAZY = {name: file for file, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "Affine",
-    "BatchInstanceNorm",
-    "BatchNorm",
-    "BatchRenorm",
-    "Conv",
-    "Dense",
-    "DynamicErf",
-    "DynamicTanh",
-    "EvoNormB0",
-    "EvoNormS0",
-    "FilterResponseNorm",
-    "GlobalResponseNorm",
-    "GroupNorm",
-    "Identity",
-    "KERNELS",
-    "Kernel",
-    "L1BatchNorm",
-    "Layers",
-    "LocalResponseNorm",
-    "MeanOnlyBatchNorm",
-    "NORMS",
-    "Norm",
-    "PRESETS",
-    "SampleNorm",
-    "ScaledStandardize",
-    "Spectral",
-    "Standardize",
-    "SwitchNorm",
-    "TLU",
-    "UnitNorm",
-    "WeightNorm",
-    "adopt",
-    "build",
-    "find_kernel",
-    "find_norm",
-    "from_torch",
-    "preset_options",
-    "release",
-    "to_torch",
-]
+__all__ = ["KERNELS", "Kernel", "NORMS", "Norm", "find_kernel", "find_norm"]
+__all__ += sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

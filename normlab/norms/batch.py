@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import jax
-from flax import linen as nn
-
-from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
-from normlab.statistics.averages import normalize_by
-from normlab.statistics.moments import fit_mask, normalize
+from normlab.statistics.moments import normalize
 
 
 class BatchNorm(RunningNorm):
@@ -28,18 +23,6 @@ class BatchNorm(RunningNorm):
     ['mean', 'mean_lo', 'var']
     """
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        scale, bias = affine(self, x.shape[-1])
-        running = self.running(x.shape[-1])
-
-        def by_batch(x, axes, **over):
-            return normalize(x, axes, epsilon=self.epsilon, scale=scale, bias=bias, **over)
-
-        def by_running(x):
-            return normalize_by(x, running, self.epsilon) * scale + bias
-
-        mask = fit_mask(mask, x.shape)
-        return self.normalize_by_either(x, mask, train, running, by_batch, by_running)
+    def from_batch(self, x, axes, running, parameters, **over):
+        scale, bias = parameters
+        return normalize(x, axes, epsilon=self.epsilon, scale=scale, bias=bias, **over)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.norms.plain import affine
+from normlab.norms.plain import affine, refuse_one_value
 from normlab.norms.running import RunningNorm
 from normlab.statistics.averages import normalize_by
-from normlab.statistics.axes import axes_of, refuse_degenerate
-from normlab.statistics.moments import fit_mask, normalize
+from normlab.statistics.axes import axes_of
+from normlab.statistics.moments import normalize
 
 
 class BatchInstanceNorm(RunningNorm):
@@ -33,33 +32,27 @@ class BatchInstanceNorm(RunningNorm):
     [1.0, 1.0, 1.0]
     """
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        mask = fit_mask(mask, x.shape)
+    def parameters(self, x):
         space, channels = axes_of(("H", "W"), x.ndim), x.shape[-1]
-        scale, bias = affine(self, channels)
-        running, rho = self.running(channels), None
-        if space:
-            if not self.allow_degenerate:
-                refuse_degenerate(self.name or type(self).__name__, x.shape, space)
-            rho = self.param("rho", nn.initializers.ones, (channels,))
-            rho = jnp.clip(lax.stop_gradient(rho), 0, 1) + (rho - lax.stop_gradient(rho))
+        if not space:
+            return *affine(self, channels), None
+        refuse_one_value(self, x.shape, space)
+        rho = self.param("rho", nn.initializers.ones, (channels,))
+        clipped = jnp.clip(lax.stop_gradient(rho), 0, 1) + (rho - lax.stop_gradient(rho))
+        return *affine(self, channels), clipped
 
-        def gate(x_batch, x, mask, lead):
-            if rho is None:
-                return x_batch * scale + bias
-            axes = tuple(range(lead, x.ndim - 1))
-            x_instance, _ = normalize(x, axes, epsilon=self.epsilon, mask=mask)
-            return (rho * x_batch + (1 - rho) * x_instance) * scale + bias
+    def gate(self, x_batch, x, mask, first, parameters):
+        """Return y; the axes of space begin at `first`."""
+        scale, bias, rho = parameters
+        if rho is None:
+            return x_batch * scale + bias
+        space = tuple(range(first, x.ndim - 1))
+        x_instance, _ = normalize(x, space, epsilon=self.epsilon, mask=mask)
+        return (rho * x_batch + (1 - rho) * x_instance) * scale + bias
 
-        def by_batch(x, axes, mask, axis_name):
-            over = {"mask": mask, "axis_name": axis_name}
-            x_batch, batch = normalize(x, axes, epsilon=self.epsilon, **over)
-            return gate(x_batch, x, mask, lead=2), batch
+    def from_batch(self, x, axes, running, parameters, **over):
+        x_batch, batch = normalize(x, axes, epsilon=self.epsilon, **over)
+        return self.gate(x_batch, x, over["mask"], 2, parameters), batch
 
-        def by_running(x):
-            return gate(normalize_by(x, running, self.epsilon), x, mask, lead=1)
-
-        return self.normalize_by_either(x, mask, train, running, by_batch, by_running)
+    def from_running(self, x, mask, running, parameters):
+        return self.gate(normalize_by(x, running, self.epsilon), x, mask, 1, parameters)

@@ -97,17 +97,17 @@ def build(
 
 
 def adopt(batch_stats: Any) -> Any:
-    """Return Flax's `batch_stats` with the leaf `mean_lo` = 0 added beside every `mean`."""
+    """Return Flax's `batch_stats` with a leaf `mean_lo` = 0 for every `mean`."""
     if not isinstance(batch_stats, Mapping):
         return batch_stats
     out = {name: adopt(leaf) for name, leaf in batch_stats.items()}
-    if "mean" in out and "mean_lo" not in out:
-        out["mean_lo"] = jnp.zeros_like(out["mean"])
+    if "mean" in out:
+        out.setdefault("mean_lo", jnp.zeros_like(out["mean"]))
     return out
 
 
 def release(batch_stats: Any) -> Any:
-    """Return `batch_stats` as Flax knows it: every leaf `mean_lo` rounded into its `mean`."""
+    """Return `batch_stats` as Flax knows it: every leaf `mean_lo` is rounded into its `mean`."""
     if not isinstance(batch_stats, Mapping):
         return batch_stats
     out = {name: release(leaf) for name, leaf in batch_stats.items()}

@@ -10,15 +10,17 @@ unbiased one: `norms.build(name, preset="torch")`.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 _PARAMS = {"weight": "scale", "bias": "bias"}
 _STATS = {"running_mean": "mean", "running_var": "var"}
 _OURS = set(_PARAMS.values())
 _COUNT = "num_batches_tracked"
+_COLLECTIONS = ("params", "batch_stats", "norm_state")
 _LEAVES = {*_PARAMS, *_STATS, _COUNT}
 
 
@@ -45,14 +47,14 @@ def from_torch(
     >>> variables["params"]["bn"]["scale"].tolist()
     [2.0, 3.0]
     """
-    found = _modules_of(state_dict)
+    known = {k: _array(v) for k, v in state_dict.items() if k.rpartition(".")[2] in _LEAVES}
+    found = _by_module(known)
     names = _chosen(found, modules)
-    out: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}, "norm_state": {}}
+    out: dict[str, dict[str, Any]] = {collection: {} for collection in _COLLECTIONS}
     for name, path in _renamed(names, paths or {}).items():
-        for collection, leaves in _to_flax(name, found[name]).items():
-            if leaves:
-                _place(out[collection], path, leaves)
-    return {collection: tree for collection, tree in out.items() if tree}
+        for collection, leaves in zip(_COLLECTIONS, _to_flax(name, found[name]), strict=True):
+            out[collection].update({_join(path, leaf): value for leaf, value in leaves.items()})
+    return {collection: unflatten_dict(flat, sep=".") for collection, flat in out.items() if flat}
 
 
 def to_torch(
@@ -71,37 +73,35 @@ def to_torch(
     >>> sorted(arrays)
     ['bn.bias', 'bn.weight']
     """
-    params, stats, state = (
-        dict(_walk(variables.get(collection, {})))
-        for collection in ("params", "batch_stats", "norm_state")
-    )
+    params, stats, state = (_by_module(variables.get(c, {})) for c in _COLLECTIONS)
     norms = [path for path, leaves in params.items() if {"scale"} <= set(leaves) <= _OURS]
-    norms += [
-        p for p, leaves in stats.items() if p not in params and {"mean", "var"} <= set(leaves)
-    ]
+    bare = (path for path, leaves in stats.items() if {"mean", "var"} <= set(leaves))
+    norms += [path for path in bare if path not in params]
     back = {path: name for name, path in (paths or {}).items()}
     out = {}
     for path, name in _renamed(norms, back).items():
         leaves = {**params.get(path, {}), **stats.get(path, {})}
-        for leaf, value in _to_torch(path, leaves).items():
-            out[_join(name, leaf)] = value
+        found = _to_torch(path, leaves)
         if "count" in state.get(path, {}):
-            out[_join(name, _COUNT)] = np.array(state[path]["count"], np.int64)
+            found[_COUNT] = np.array(state[path]["count"], np.int64)
+        out.update({_join(name, leaf): value for leaf, value in found.items()})
     return out
 
 
-def _to_flax(name: str, leaves: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Return the three collections of one module."""
+def _to_flax(name: str, leaves: dict[str, np.ndarray]) -> tuple[dict[str, Any], ...]:
+    """Return the leaves of one module in each of the three collections."""
     vectors = {k: v for k, v in leaves.items() if k != _COUNT}
     _refuse_shapes(name, vectors)
-    stats = {new: _single(vectors[old]) for old, new in _STATS.items() if old in vectors}
-    if "mean" in stats:
-        stats["mean_lo"] = _single(vectors["running_mean"] - stats["mean"])
-    return {
-        "params": {new: _single(vectors[old]) for old, new in _PARAMS.items() if old in vectors},
-        "batch_stats": stats,
-        "norm_state": {"count": np.array(leaves[_COUNT], np.int32)} if _COUNT in leaves else {},
+    stats = {
+        new: np.array(vectors[old], np.float32) for old, new in _STATS.items() if old in vectors
     }
+    if "mean" in stats:
+        stats["mean_lo"] = np.array(vectors["running_mean"] - stats["mean"], np.float32)
+    params = {
+        new: np.array(vectors[old], np.float32) for old, new in _PARAMS.items() if old in vectors
+    }
+    count = {"count": np.array(leaves[_COUNT], np.int32)} if _COUNT in leaves else {}
+    return params, stats, count
 
 
 def _to_torch(path: str, leaves: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -110,17 +110,7 @@ def _to_torch(path: str, leaves: dict[str, Any]) -> dict[str, np.ndarray]:
     if "mean_lo" in vectors:
         vectors["mean"] = vectors["mean"] + vectors.pop("mean_lo")
     names = (_PARAMS | _STATS).items()
-    return {old: _single(vectors[new]) for old, new in names if new in vectors}
-
-
-def _modules_of(state_dict: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """Module name -> those of its leaves that a norm may have."""
-    modules: dict[str, dict[str, np.ndarray]] = {}
-    for key, value in state_dict.items():
-        name, _, leaf = key.rpartition(".")
-        if leaf in _LEAVES:
-            modules.setdefault(name, {})[leaf] = _array(value)
-    return modules
+    return {old: np.array(vectors[new], np.float32) for old, new in names if new in vectors}
 
 
 def _array(value: Any) -> np.ndarray:
@@ -129,10 +119,6 @@ def _array(value: Any) -> np.ndarray:
         value = value.detach().cpu()
         value = value.double() if value.is_floating_point() else value
     return np.asarray(value)
-
-
-def _single(value: np.ndarray) -> np.ndarray:
-    return np.array(value, np.float32)
 
 
 def _chosen(found: dict[str, dict[str, np.ndarray]], wanted: Iterable[str] | None) -> list[str]:
@@ -195,18 +181,10 @@ def _join(path: str, leaf: str) -> str:
     return f"{path}.{leaf}" if path else leaf
 
 
-def _place(tree: dict[str, Any], path: str, leaves: dict[str, Any]) -> None:
-    """Put `leaves` at the dotted `path`, "" being the root."""
-    for part in path.split(".") if path else ():
-        tree = tree.setdefault(part, {})
-    tree.update(leaves)
-
-
-def _walk(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (dotted path, its own leaves) of every module that has leaves."""
-    leaves = {k: v for k, v in tree.items() if not isinstance(v, Mapping)}
-    if leaves:
-        yield path, leaves
-    for name, inner in tree.items():
-        if isinstance(inner, Mapping):
-            yield from _walk(inner, _join(path, name))
+def _by_module(tree: Any) -> dict[str, dict[str, Any]]:
+    """Dotted path -> its own leaves, of a nested or a flat mapping."""
+    modules: dict[str, dict[str, Any]] = {}
+    for key, value in flatten_dict(dict(tree), sep=".").items():
+        path, _, leaf = key.rpartition(".")
+        modules.setdefault(path, {})[leaf] = value
+    return modules

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from normlab.norms.plain import finish
-from normlab.statistics.moments import fit_mask, to_float32, zero_masked
+from normlab.statistics.moments import Mask, fit_mask, to_float32, zero_masked
 
 
 class DynamicTanh(nn.Module):
@@ -24,18 +24,20 @@ class DynamicTanh(nn.Module):
 
     alpha: float = 0.5
 
+    def squash(self, z: jax.Array) -> jax.Array:
+        """Return tanh(z); another function has its parameters here."""
+        return jnp.tanh(z)
+
     @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
         del train
         mask = fit_mask(mask, x.shape)
         alpha = self.param("alpha", nn.initializers.constant(self.alpha), ())
-        y = jnp.tanh(alpha * to_float32(zero_masked(x, mask)))
+        y = self.squash(alpha * to_float32(zero_masked(x, mask)))
         return finish(self, y, x.dtype, mask)
 
 
-class DynamicErf(nn.Module):
+class DynamicErf(DynamicTanh):
     """y = scale * erf(a x + s) + bias, with two learned numbers a and s per layer.
 
     Shapes: x [N, ..., C] -> the same; `scale`, `bias` [C], `alpha` (a), `shift` (s, 0 at first) [].
@@ -47,15 +49,5 @@ class DynamicErf(nn.Module):
     [[0.0, 1.0]]
     """
 
-    alpha: float = 0.5
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        del train
-        mask = fit_mask(mask, x.shape)
-        alpha = self.param("alpha", nn.initializers.constant(self.alpha), ())
-        shift = self.param("shift", nn.initializers.zeros, ())
-        y = jax.lax.erf(alpha * to_float32(zero_masked(x, mask)) + shift)
-        return finish(self, y, x.dtype, mask)
+    def squash(self, z: jax.Array) -> jax.Array:
+        return jax.lax.erf(z + self.param("shift", nn.initializers.zeros, ()))

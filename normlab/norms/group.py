@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
-from normlab.norms.plain import affine
-from normlab.statistics.axes import axes_of, refuse_degenerate
-from normlab.statistics.moments import fit_mask, normalize
+from normlab.norms.plain import affine, name_of, refuse_one_value
+from normlab.statistics.axes import axes_of
+from normlab.statistics.moments import Mask, fit_mask, normalize
 
 
-def count_groups(name: str, channels: int, groups: int, group_size: int = 0) -> int:
-    """Return the number of groups; raises ValueError where they do not divide the channels."""
-    option, value = ("group_size", group_size) if group_size else ("groups", groups)
+def count_groups(layer: Any, channels: int) -> int:
+    """Return the number of groups of a layer with the fields `groups` and `group_size`; raises
+    ValueError where they do not divide the channels."""
+    option = "group_size" if layer.group_size else "groups"
+    value = layer.group_size or layer.groups
     if value < 1 or channels % value:
         legal = [g for g in range(1, channels + 1) if channels % g == 0]
         raise ValueError(
-            f"{name}: {option} {value} does not divide C = {channels}; use one of {legal}"
+            f"{name_of(layer)}: {option} {value} does not divide C = {channels}; use one of {legal}"
         )
-    return channels // group_size if group_size else groups
+    return channels // value if layer.group_size else value
 
 
 class GroupNorm(nn.Module):
@@ -42,14 +46,10 @@ class GroupNorm(nn.Module):
     allow_degenerate: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
         del train
-        name, axes = self.name or "GroupNorm", axes_of(("H", "W"), x.ndim)
-        groups = count_groups(name, x.shape[-1], self.groups, self.group_size)
-        if not self.allow_degenerate:
-            refuse_degenerate(name, x.shape, axes, groups)
+        axes, groups = axes_of(("H", "W"), x.ndim), count_groups(self, x.shape[-1])
+        refuse_one_value(self, x.shape, axes, groups)
         scale, bias = affine(self, x.shape[-1])
         mask = fit_mask(mask, x.shape)
         split = x.shape

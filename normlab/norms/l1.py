@@ -6,25 +6,17 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
-from normlab.norms.plain import affine
 from normlab.norms.running import RunningNorm
-from normlab.statistics.averages import normalize_by
-from normlab.statistics.moments import Moments, centre, fit_mask, moments, zero_masked
+from normlab.statistics.moments import Mask, Moments, centre, moments, zero_masked
 
 TO_STD = math.sqrt(math.pi / 2)
 """std / mean absolute deviation of a normal distribution."""
 
 
 def normalize_l1(
-    x: jax.Array,
-    axes: tuple[int, ...],
-    *,
-    epsilon: float,
-    mask: jax.Array | None = None,
-    axis_name=None,
+    x: jax.Array, axes: tuple[int, ...], *, epsilon: float, mask: Mask = None, axis_name=None
 ) -> tuple[jax.Array, Moments]:
     """Return (x - mean) / sqrt(s^2 + epsilon), s = sqrt(pi / 2) * mean|x - mean|, and the moments
     with s^2 in place of the variance.
@@ -65,19 +57,7 @@ class L1BatchNorm(RunningNorm):
     [[-1.0], [1.0]]
     """
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        scale, bias = affine(self, x.shape[-1])
-        running = self.running(x.shape[-1])
-
-        def by_batch(x, axes, **over):
-            y, batch = normalize_l1(x, axes, epsilon=self.epsilon, **over)
-            return y * scale + bias, batch
-
-        def by_running(x):
-            return normalize_by(x, running, self.epsilon) * scale + bias
-
-        mask = fit_mask(mask, x.shape)
-        return self.normalize_by_either(x, mask, train, running, by_batch, by_running)
+    def from_batch(self, x, axes, running, parameters, **over):
+        scale, bias = parameters
+        y, batch = normalize_l1(x, axes, epsilon=self.epsilon, **over)
+        return y * scale + bias, batch

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
 from normlab.norms.plain import bias_of
 from normlab.norms.running import RunningNorm
-from normlab.statistics.moments import centre, fit_mask, moments, to_float32
-
-LEAVES = ("mean", "mean_lo")
+from normlab.statistics.moments import centre, moments, to_float32
 
 
 class MeanOnlyBatchNorm(RunningNorm):
@@ -32,23 +28,18 @@ class MeanOnlyBatchNorm(RunningNorm):
     [[-1.0], [1.0]]
     """
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        bias = bias_of(self, x.shape[-1])
-        running = self.running(x.shape[-1], LEAVES)
-        largest = float(jnp.finfo(x.dtype).max)
+    leaves = ("mean", "mean_lo")
 
-        def by_batch(x, axes, **over):
-            batch = moments(x, axes, **over)
-            shrink = lax.stop_gradient(batch.shrink)  # a constant, whose square underflows
-            limit = largest * shrink
-            return jnp.clip(centre(x, batch), -limit, limit) / shrink + bias, batch
+    def parameters(self, x):
+        return bias_of(self, x.shape[-1])
 
-        def by_running(x):
-            centred = (to_float32(x) - running.mean) - running.mean_lo
-            return jnp.clip(centred, -largest, largest) + bias
+    def from_batch(self, x, axes, running, parameters, **over):
+        batch = moments(x, axes, **over)
+        shrink = lax.stop_gradient(batch.shrink)  # a constant, whose square underflows
+        limit = float(jnp.finfo(x.dtype).max) * shrink
+        return jnp.clip(centre(x, batch), -limit, limit) / shrink + parameters, batch
 
-        mask = fit_mask(mask, x.shape)
-        return self.normalize_by_either(x, mask, train, running, by_batch, by_running, LEAVES)
+    def from_running(self, x, mask, running, parameters):
+        limit = float(jnp.finfo(x.dtype).max)
+        centred = (to_float32(x) - running.mean) - running.mean_lo
+        return jnp.clip(centred, -limit, limit) + parameters

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from normlab.statistics.moments import zero_masked
+from normlab.statistics.moments import Mask, zero_masked
 
 SHIFT, SCALE, SHIFT_SPREAD, SCALE_SPREAD = 0.5, 1.25, 0.1, 0.1
 """How far the distribution of a unit may move at one step, and how much examples differ in it."""
@@ -49,7 +49,7 @@ def disturbed(norm: Callable[..., Any], strength: float) -> Callable[..., Any]:
     """Return a factory like `norm` whose layers put out their values disturbed by `Noise`."""
 
     def make(*, name: str) -> Callable[..., jax.Array]:
-        def layer(x: jax.Array, *, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        def layer(x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
             y = norm(name=name)(x, train=train, mask=mask)
             noisy = Noise(strength, name=f"{name}_noise")(y, train=train)
             return zero_masked(noisy, mask)

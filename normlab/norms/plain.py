@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.statistics.moments import fit_mask, zero_masked
+from normlab.statistics.axes import refuse_degenerate
+from normlab.statistics.moments import Mask, fit_mask, zero_masked
+
+
+def name_of(module: nn.Module) -> str:
+    """Return the name of a layer for messages: its own, else that of its class."""
+    return module.name or type(module).__name__
+
+
+def refuse_one_value(
+    module: Any, shape: tuple[int, ...], *over: Any, axis_name: Any = None
+) -> None:
+    """Raise as `refuse_degenerate` does, but for a layer with `allow_degenerate`."""
+    if not module.allow_degenerate:
+        refuse_degenerate(name_of(module), shape, *over, axis_name=axis_name)
 
 
 def scale_of(module: nn.Module, channels: int) -> jax.Array:
@@ -24,7 +40,7 @@ def affine(module: nn.Module, channels: int) -> tuple[jax.Array, jax.Array]:
     return scale_of(module, channels), bias_of(module, channels)
 
 
-def finish(module: nn.Module, y: jax.Array, dtype, mask: jax.Array | None) -> jax.Array:
+def finish(module: nn.Module, y: jax.Array, dtype, mask: Mask) -> jax.Array:
     """Return scale * y + bias in `dtype`, masked positions 0, with the layer's own parameters."""
     scale, bias = affine(module, y.shape[-1])
     return zero_masked((y * scale + bias).astype(dtype), mask)
@@ -57,9 +73,7 @@ class Identity(nn.Module):
     Shapes: x [N, ..., C] -> the same. State: none. No parameters.
     """
 
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
         del train
         return zero_masked(x, fit_mask(mask, x.shape))
 
@@ -71,9 +85,7 @@ class Affine(nn.Module):
     """
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
         del train
         mask = fit_mask(mask, x.shape)
         return finish(self, zero_masked(x, mask), x.dtype, mask)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
-from normlab.norms.plain import affine
+from normlab.norms.plain import name_of
 from normlab.norms.running import RunningNorm
-from normlab.statistics.averages import Average, normalize_by
-from normlab.statistics.moments import Moments, fit_mask, normalize, std
+from normlab.statistics.averages import Average
+from normlab.statistics.moments import Moments, normalize, std
 
 START, D_REACHED = 1 / 8, 5 / 8
 """Where in `renorm_steps` the limits begin to open, and where d_max is reached (5000 and 25000 of
@@ -53,8 +52,8 @@ class BatchRenorm(RunningNorm):
             ("d_max", self.d_max, 0),
         ):
             if value < low:
-                name = self.name or type(self).__name__
-                raise ValueError(f"{name}: {option} {value} is below {low}, its least value")
+                message = f"{option} {value} is below {low}, its least value"
+                raise ValueError(f"{name_of(self)}: {message}")
         if not self.renorm_steps:
             return self.r_max, self.d_max
         time = self.updates() / self.renorm_steps - START
@@ -72,20 +71,8 @@ class BatchRenorm(RunningNorm):
         r, d = jnp.clip(r, 1 / r_max, r_max), jnp.clip(d, -d_max, d_max)
         return lax.stop_gradient(r), lax.stop_gradient(d)
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        scale, bias = affine(self, x.shape[-1])
-        running = self.running(x.shape[-1])
-
-        def by_batch(x, axes, **over):
-            hat, batch = normalize(x, axes, epsilon=self.epsilon, **over)
-            r, d = self.corrections(running, batch)
-            return (hat * r + d) * scale + bias, batch
-
-        def by_running(x):
-            return normalize_by(x, running, self.epsilon) * scale + bias
-
-        mask = fit_mask(mask, x.shape)
-        return self.normalize_by_either(x, mask, train, running, by_batch, by_running)
+    def from_batch(self, x, axes, running, parameters, **over):
+        scale, bias = parameters
+        hat, batch = normalize(x, axes, epsilon=self.epsilon, **over)
+        r, d = self.corrections(running, batch)
+        return (hat * r + d) * scale + bias, batch

@@ -8,9 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.norms.plain import ROOM, safe_divide, scale_of
-from normlab.statistics.axes import axes_of, count_values, refuse_degenerate
-from normlab.statistics.moments import fit_mask, moments, normalize, std, to_float32, zero_masked
+from normlab.norms.plain import ROOM, name_of, refuse_one_value, safe_divide, scale_of
+from normlab.statistics.axes import axes_of, count_values
+from normlab.statistics.moments import (
+    Mask,
+    fit_mask,
+    moments,
+    normalize,
+    std,
+    to_float32,
+    zero_masked,
+)
 
 _FLOOR = 1e-24
 """Added to a mean square before its root, whose derivatives are not finite at 0."""
@@ -37,12 +45,9 @@ class GlobalResponseNorm(nn.Module):
     allow_degenerate: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
         del train
-        if not self.allow_degenerate:
-            refuse_degenerate(self.name or "GlobalResponseNorm", x.shape, (), 1)
+        refuse_one_value(self, x.shape, (), 1)
         zeros, channels = nn.initializers.zeros, x.shape[-1]
         weight, bias = (self.param(name, zeros, (channels,)) for name in ("response", "bias"))
         mask, dtype = fit_mask(mask, x.shape), x.dtype
@@ -74,12 +79,9 @@ class UnitNorm(nn.Module):
     allow_degenerate: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
         del train
-        if not self.allow_degenerate:
-            refuse_degenerate(self.name or "UnitNorm", x.shape, (), 1)
+        refuse_one_value(self, x.shape, (), 1)
         channels = x.shape[-1]
         y, _ = normalize(
             zero_masked(x, fit_mask(mask, x.shape)),  # zeros add nothing to the sum and stay 0
@@ -111,13 +113,10 @@ class LocalResponseNorm(nn.Module):
     beta: float = 0.75
     k: float = 1.0
 
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
         del train
         if self.size < 1 or self.k <= 0:
-            name = self.name or "LocalResponseNorm"
-            raise ValueError(f"{name}: size {self.size} and k {self.k} must be above 0")
+            raise ValueError(f"{name_of(self)}: size {self.size} and k {self.k} must be above 0")
         mask, dtype = fit_mask(mask, x.shape), x.dtype
         x = zero_masked(to_float32(x), mask)
         n, channels = self.size, x.shape[-1]

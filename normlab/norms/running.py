@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.statistics.averages import Average, start_average, update_average
-from normlab.statistics.axes import axes_of, refuse_degenerate
-from normlab.statistics.moments import Moments, zero_masked
+from normlab.norms.plain import affine, name_of, refuse_one_value
+from normlab.statistics.averages import Average, normalize_by, start_average, update_average
+from normlab.statistics.axes import axes_of
+from normlab.statistics.moments import Mask, Moments, fit_mask, zero_masked
 
 AVERAGES = ("moving", "debiased", "cumulative")
 VARIANCES = ("biased", "unbiased")
@@ -59,6 +59,48 @@ class RunningNorm(nn.Module):
 
     counts = False
     """Whether the scheme needs the number of updates whatever the `average`."""
+    leaves = Average._fields
+    """The running statistics that the scheme keeps."""
+
+    def parameters(self, x: jax.Array) -> Any:
+        """Return the layer's parameters, made here and nowhere else, for the two methods below."""
+        return affine(self, x.shape[-1])
+
+    def from_batch(
+        self, x: jax.Array, axes: tuple[int, ...], running: Average, parameters: Any, **over: Any
+    ) -> tuple[jax.Array, Moments]:
+        """Return y by the statistics of x [N / b, b, ..., C] over `axes`, and those statistics.
+
+        `over` holds the mask, in the shape of x, and axis_name, as `moments` takes them.
+        """
+        raise NotImplementedError
+
+    def from_running(
+        self, x: jax.Array, mask: Mask, running: Average, parameters: Any
+    ) -> jax.Array:
+        """Return y by the running statistics; x is [N, ..., C] and the mask has its shape."""
+        scale, bias = parameters
+        return normalize_by(x, running, self.epsilon) * scale + bias
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
+        """Return y by the batch's statistics or the running ones, as `train` and the switches say,
+        and move the running ones; masked positions of y are 0, its dtype is that of x."""
+        parameters, running = self.parameters(x), self.running(x.shape[-1])
+        mask = fit_mask(mask, x.shape)
+        x = zero_masked(x, mask)
+        y, (uses_running, moves) = x, self.switches(train)
+        if uses_running:
+            y = self.from_running(x, mask, running, parameters)
+        if not uses_running or moves:
+            shape, axes = self.ghosts(x.shape)
+            over = {"mask": mask if mask is None else mask.reshape(shape)}
+            over["axis_name"] = self.shared_along
+            by, batch = self.from_batch(x.reshape(shape), axes, running, parameters, **over)
+            y = y if uses_running else by.reshape(x.shape)
+            if moves:
+                self.move(running, batch)
+        return zero_masked(y.astype(x.dtype), mask)
 
     @property
     def shared_along(self) -> Any:
@@ -73,7 +115,7 @@ class RunningNorm(nn.Module):
 
     def ghosts(self, shape: tuple[int, ...]) -> Ghosts:
         """Return how a batch of `shape` splits; raises ValueError where it does not."""
-        name, size = self.name or type(self).__name__, self.stats_batch or shape[0]
+        name, size = name_of(self), self.stats_batch or shape[0]
         if self.stats_batch and self.axis_name is not None:
             raise ValueError(
                 f"{name}: stats_batch {self.stats_batch} and axis_name {self.axis_name!r} exclude "
@@ -83,25 +125,24 @@ class RunningNorm(nn.Module):
             raise ValueError(f"{name}: stats_batch {size} does not divide the batch of {shape[0]}")
         grouped = (shape[0] // size, size, *shape[1:])
         axes = axes_of(("N", "H", "W"), len(shape))
-        if not self.allow_degenerate:
-            refuse_degenerate(name, grouped[1:], axes, axis_name=self.shared_along)
+        refuse_one_value(self, grouped[1:], axes, axis_name=self.shared_along)
         if len(shape) == 2 and size == shape[0]:
             return Ghosts(shape, axes)  # an axis of 1 makes the backward pass 8 times slower
         return Ghosts(grouped, tuple(a + 1 for a in axes))
 
-    def running(self, channels: int, leaves: tuple[str, ...] = Average._fields) -> Average:
-        """Return the running statistics, made on first use; only `leaves` are kept."""
+    def running(self, channels: int) -> Average:
+        """Return the running statistics, made on first use; those not kept are at their start."""
         for option, value, legal in (
             ("average", self.average, AVERAGES),
             ("running_var", self.running_var, VARIANCES),
         ):
             if value not in legal:
-                name = self.name or type(self).__name__
-                raise ValueError(f"{name}: {option} {value!r} is not one of {', '.join(legal)}")
+                known = ", ".join(legal)
+                raise ValueError(f"{name_of(self)}: {option} {value!r} is not one of {known}")
         if self.counts or self.average != "moving":
             self.updates()
         start = start_average(channels)
-        for leaf in leaves:
+        for leaf in self.leaves:
             value = self.variable("batch_stats", leaf, getattr, start, leaf).value
             start = start._replace(**{leaf: value})
         return start
@@ -112,9 +153,7 @@ class RunningNorm(nn.Module):
             self.variable("norm_state", "count", jnp.zeros, (), jnp.int32)
         return self.get_variable("norm_state", "count")
 
-    def move(
-        self, running: Average, batch: Moments, leaves: tuple[str, ...] = Average._fields
-    ) -> None:
+    def move(self, running: Average, batch: Moments) -> None:
         """Move the running statistics towards those of a batch, where they are mutable."""
         rate: float | jax.Array = 1 - self.momentum
         if self.average != "moving":
@@ -128,7 +167,7 @@ class RunningNorm(nn.Module):
         self.count_update()
         unbiased = self.running_var == "unbiased"
         for leaf, value in update_average(running, batch, rate, unbiased)._asdict().items():
-            if leaf in leaves:
+            if leaf in self.leaves:
                 self.put_variable("batch_stats", leaf, value)
 
     def count_update(self) -> None:
@@ -137,36 +176,7 @@ class RunningNorm(nn.Module):
             return
         if not self.is_mutable_collection("norm_state"):
             raise ValueError(
-                f"{self.name or type(self).__name__}: counts its updates in the collection "
+                f"{name_of(self)}: counts its updates in the collection "
                 "norm_state, which is not mutable; pass mutable=['batch_stats', 'norm_state']"
             )
         self.put_variable("norm_state", "count", self.updates() + 1)
-
-    def normalize_by_either(
-        self,
-        x: jax.Array,
-        mask: jax.Array | None,
-        train: bool,
-        running: Average,
-        by_batch: Callable[..., tuple[jax.Array, Moments]],
-        by_running: Callable[[jax.Array], jax.Array],
-        leaves: tuple[str, ...] = Average._fields,
-    ) -> jax.Array:
-        """Return y by the batch's statistics or the running ones, as `train` and the switches say,
-        and move the running ones; masked positions of y are 0, its dtype is that of x.
-
-        by_batch(x [N / b, b, ..., C], axes, mask=..., axis_name=...) -> y and the Moments to move
-        towards, over `axes`; by_running(x [N, ..., C]) -> y. `mask` has the shape of x, or is None.
-        """
-        x = zero_masked(x, mask)
-        y, (uses_running, moves) = x, self.switches(train)
-        if uses_running:
-            y = by_running(x)
-        if not uses_running or moves:
-            shape, axes = self.ghosts(x.shape)
-            split = None if mask is None else mask.reshape(shape)
-            by, batch = by_batch(x.reshape(shape), axes, mask=split, axis_name=self.shared_along)
-            y = y if uses_running else by.reshape(x.shape)
-            if moves:
-                self.move(running, batch, leaves)
-        return zero_masked(y.astype(x.dtype), mask)

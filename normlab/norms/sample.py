@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
-from normlab.norms.plain import bias_of, scale_of
-from normlab.statistics.axes import axes_of, refuse_degenerate
-from normlab.statistics.moments import fit_mask, normalize
+from normlab.norms.plain import bias_of, refuse_one_value, scale_of
+from normlab.statistics.axes import axes_of
+from normlab.statistics.moments import Mask, fit_mask, normalize
 
 
 class SampleNorm(nn.Module):
@@ -34,14 +34,11 @@ class SampleNorm(nn.Module):
     allow_degenerate: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
         del train
         axes = axes_of(tuple(a for a in self.over if a != "C"), x.ndim)
         groups = 1 if "C" in self.over else 0
-        if not self.allow_degenerate:
-            refuse_degenerate(self.name or "SampleNorm", x.shape, axes, groups)
+        refuse_one_value(self, x.shape, axes, groups)
         y, _ = normalize(
             x,
             axes,

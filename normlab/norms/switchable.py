@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -10,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.norms.plain import affine
+from normlab.norms.plain import affine, refuse_one_value
 from normlab.norms.running import RunningNorm
-from normlab.statistics.axes import axes_of, refuse_degenerate
-from normlab.statistics.moments import Moments, centre, fit_mask, moments
+from normlab.statistics.axes import axes_of
+from normlab.statistics.moments import Mask, Moments, centre, moments
 
 FAR, SMALL = 2.0**120, 2.0**-80
 """Mean squares from FAR on are taken of the values times SMALL."""
@@ -87,6 +86,15 @@ def mix(
     return centred * inv * lax.rsqrt(var * inv * inv + epsilon * jnp.square(shrink * inv))
 
 
+def within_examples(x: jax.Array, mask: Mask) -> list[Moments]:
+    """Return the instance and layer statistics of x [groups, b, ..., C]; of dense x the latter."""
+    space = tuple(range(2, x.ndim - 1))
+    if not space:
+        return [statistics(x, (), groups=1, mask=mask)]
+    instance = statistics(x, space, mask=mask)
+    return [instance, pool(instance, -1)]
+
+
 class SwitchNorm(RunningNorm):
     """y = scale * (x - sum_k m_k mean_k) / sqrt(sum_k v_k var_k + epsilon) + bias, k = instance
     (over H, W), layer (H, W, C), batch (N, H, W).
@@ -110,43 +118,28 @@ class SwitchNorm(RunningNorm):
     [1.0, 1.0, 1.0]
     """
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        mask = fit_mask(mask, x.shape)
-        space, channels = axes_of(("H", "W"), x.ndim), x.shape[-1]
-        if not self.allow_degenerate:
-            name = self.name or type(self).__name__
-            refuse_degenerate(name, x.shape, space, groups=0 if space else 1)
-        scale, bias = affine(self, channels)
-        running, kinds = self.running(channels), (3,) if space else (2,)
-        mixed = functools.partial(
-            mix,
-            mean_weight=jax.nn.softmax(self.param("mean_weight", nn.initializers.ones, kinds)),
-            var_weight=jax.nn.softmax(self.param("var_weight", nn.initializers.ones, kinds)),
-            epsilon=self.epsilon,
+    def parameters(self, x):
+        space = axes_of(("H", "W"), x.ndim)
+        refuse_one_value(self, x.shape, space, 0 if space else 1)
+        kinds = (3,) if space else (2,)
+        weights = (
+            jax.nn.softmax(self.param(name, nn.initializers.ones, kinds))
+            for name in ("mean_weight", "var_weight")
         )
+        return *affine(self, x.shape[-1]), *weights
 
-        def own(x, mask):
-            """Statistics within the examples of x [groups, b, ..., C]: instance and layer."""
-            if not space:
-                return [statistics(x, (), groups=1, mask=mask)]
-            instance = statistics(x, tuple(a + 1 for a in space), mask=mask)
-            return [instance, pool(instance, -1)]
+    def mixed(self, x, stats, parameters):
+        scale, bias, mean_weight, var_weight = parameters
+        return mix(x, stats, mean_weight, var_weight, self.epsilon) * scale + bias
 
-        def by_batch(x, axes, mask, axis_name):
-            stats = own(x, mask)
-            if space:
-                batch = pool(stats[0], 1, axis_name)
-            else:
-                batch = statistics(x, axes, mask=mask, axis_name=axis_name)
-            return mixed(x, [*stats, batch]) * scale + bias, batch
+    def from_batch(self, x, axes, running, parameters, **over):
+        own = within_examples(x, over["mask"])
+        is_dense = len(own) == 1
+        batch = statistics(x, axes, **over) if is_dense else pool(own[0], 1, over["axis_name"])
+        return self.mixed(x, [*own, batch], parameters), batch
 
-        def by_running(x):
-            one = jnp.ones_like(running.var)
-            batch = Moments(running.mean, running.mean_lo, running.var, one, one)
-            stats = own(x[None], None if mask is None else mask[None])
-            return mixed(x[None], [*stats, batch])[0] * scale + bias
-
-        return self.normalize_by_either(x, mask, train, running, by_batch, by_running)
+    def from_running(self, x, mask, running, parameters):
+        one = jnp.ones_like(running.var)
+        batch = Moments(running.mean, running.mean_lo, running.var, one, one)
+        own = within_examples(x[None], None if mask is None else mask[None])
+        return self.mixed(x[None], [*own, batch], parameters)[0]

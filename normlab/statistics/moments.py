@@ -17,6 +17,9 @@ from jax.custom_batching import custom_vmap
 
 from normlab.statistics.axes import count_values
 
+Mask = jax.Array | None
+"""True where a value is valid; None: everywhere."""
+
 
 class Moments(NamedTuple):
     """Mean and biased variance of each statistic, and how many values it is made of.
@@ -53,8 +56,8 @@ def to_float32(x: jax.Array) -> jax.Array:
     return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
-def fit_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
-    """Return the mask (True: valid) in the shape of x [N, ..., C], broadcast by NumPy's rules: from
+def fit_mask(mask: Any, shape: tuple[int, ...]) -> Mask:
+    """Return the mask in the shape of x [N, ..., C], broadcast by NumPy's rules: from
     the last axis on, so a mask of examples of [N, C] is [N, 1]. Raises ValueError where it does not
     fit. No mask is None."""
     if mask is None:
@@ -69,7 +72,7 @@ def fit_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
         ) from None
 
 
-def zero_masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+def zero_masked(x: jax.Array, mask: Mask) -> jax.Array:
     """Return x with 0 where the mask, in the shape of x, is False: NaN there reaches nothing."""
     return x if mask is None else jnp.where(mask, x, 0)
 
@@ -95,7 +98,7 @@ def _mean(x: jax.Array, over: Over, n: jax.Array) -> jax.Array:
     return _sum(x, over) / jnp.maximum(n, 1)
 
 
-def _count(x: jax.Array, mask: jax.Array | None, over: Over) -> jax.Array:
+def _count(x: jax.Array, mask: Mask, over: Over) -> jax.Array:
     if mask is not None:
         return _sum(mask.astype(x.dtype), over)
     n = count_values(x.shape, over.axes, over.groups)
@@ -201,7 +204,7 @@ def _batched_rescue(over: Over):
     return rescue
 
 
-def _moments(x: jax.Array, mask: jax.Array | None, over: Over) -> Moments:
+def _moments(x: jax.Array, mask: Mask, over: Over) -> Moments:
     x = to_float32(x)
     n = _count(x, mask, over)
     shift, delta, var = _statistics(x, mask, over, n)
@@ -209,11 +212,6 @@ def _moments(x: jax.Array, mask: jax.Array | None, over: Over) -> Moments:
     rescue = functools.partial(_rescue, over=over) if over.axis_name else _batched_rescue(over)
     shift, delta, var, shrink = rescue(x, mask, n, shift, delta, var)
     return Moments(shift, delta, var, jnp.broadcast_to(n, var.shape), shrink)
-
-
-def _zeros(m: Moments) -> Moments:
-    """Return zeros that vary over the devices where the leaves do, as shard_map wants tangents."""
-    return jax.tree.map(jnp.zeros_like, m)
 
 
 _moments_of = jax.custom_jvp(_moments, nondiff_argnums=(2,))
@@ -224,7 +222,8 @@ def _moments_jvp(over: Over, primals, tangents):
     x, mask = primals
     m = _moments_of(x, mask, over)
     t = zero_masked(tangents[0], mask)
-    zeros = _zeros(m)
+    # zeros that vary over the devices where the leaves do, as shard_map wants tangents
+    zeros = jax.tree.map(jnp.zeros_like, m)
     mean_t = _mean(t, over, m.n) if over.centered else zeros.delta
     mean_ct = _mean(zero_masked(centre(x, m), mask) * t, over, m.n)
     return m, zeros._replace(delta=mean_t * m.shrink, var=2 * mean_ct * m.shrink)
@@ -314,7 +313,8 @@ def _normalize_jvp(over: Over, epsilon: float, primals, tangents):
     if bias is not None:
         offset = offset + tangents[3]
     dy = zero_masked(_turn(a * _turn(t, over), over) + slope * h + offset, mask)
-    dm = _zeros(m)._replace(delta=mean_t * m.shrink, var=2 * mean_ht / inv * m.shrink)
+    zeros = jax.tree.map(jnp.zeros_like, m)
+    dm = zeros._replace(delta=mean_t * m.shrink, var=2 * mean_ht / inv * m.shrink)
     return (zero_masked(_affine(h, scale, bias), mask), m), (dy, dm)
 
 
@@ -340,11 +340,10 @@ def normalize(
     >>> y.tolist()
     [[-1.0], [1.0]]
     """
-    mask = fit_mask(mask, x.shape)
+    mask, over = fit_mask(mask, x.shape), Over(axes, groups, centered, axis_name)
     if x.ndim > 2 and len(x) == 1 and 0 not in axes:  # as it is, XLA:CPU is up to 8 times slower
-        over = Over(tuple(a - 1 for a in axes), groups, centered, axis_name)
+        over = over._replace(axes=tuple(a - 1 for a in axes))
         mask = None if mask is None else mask[0]
         found = _normalize_of(zero_masked(x[0], mask), mask, scale, bias, over, float(epsilon))
         return jax.tree.map(lambda leaf: leaf[None], found)
-    over = Over(axes, groups, centered, axis_name)
     return _normalize_of(zero_masked(x, mask), mask, scale, bias, over, float(epsilon))

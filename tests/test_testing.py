@@ -1,4 +1,4 @@
-"""The battery catches norms that are broken on purpose, each by the check that is there for it."""
+"""Every row passes the checks, and norms that are broken on purpose fail the right one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import broken_norms as broken
 import numpy as np
 import pytest
 from broken_norms import row
+from oracles import oracle
 
 from normlab.norms import NORMS, Norm
 from normlab.norms.outside import add_norms
 from normlab.testing import (
     CHECKS,
+    GROUPS,
     LayerUnderTest,
     attempt,
     check_norm,
@@ -125,6 +127,18 @@ def failed(results: list[Result]) -> dict[str, str]:
 )
 def test_a_broken_norm_fails_where_it_is_broken(add, norm, check, expected):
     assert set(failed(attempt(check, LayerUnderTest(add(norm))))) == expected
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_every_row_passes_every_check(name):
+    """With the float64 oracle that was written from its paper."""
+
+    def right(x, epsilon):
+        return oracle(name, x, epsilon=epsilon, groups=GROUPS)
+
+    results = check_norm(name, oracle=right, checks=MEASURED)
+    assert not failed(results), table([r for r in results if r.status == "fail"])
+    assert not [r for r in results if r.status == "skip" and not r.note]
 
 
 def test_a_good_norm_passes_everything(add):
