@@ -17,9 +17,10 @@ from made_up_runs import NASTY, PROVENANCE, STUDY
 
 from normlab.report.formatting import effect_text
 from normlab.report.html import render
-from normlab.report.markdown import escaped, ledger, markdown, short_form, write_ledger
+from normlab.report.markdown import ledger, markdown, short_form, write_ledger
 from normlab.report.report import StudyReport, draw_all, judge_overall
 from normlab.report.summary import row_facts
+from normlab.report.tables import markdown_text as escaped
 from normlab.runs.errors import StorageError
 from normlab.runs.record import Record
 from normlab.studies.decisions import Row, decide

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 
 import pytest
 from made_up_runs import LEVELS, RATES, STEPS, STUDY, runs_for
@@ -12,7 +13,7 @@ from normlab.report.cells import Line, failed_cell, steps_cell
 from normlab.report.figures.draw import accuracy_curves
 from normlab.report.figures.style import line_styles
 from normlab.report.setup_table import StepTimes, arm_table, reference_of
-from normlab.report.tables import Table
+from normlab.report.tables import Markdown, Measured, Table
 from normlab.runs.record import Record
 from normlab.studies.decisions import median
 from normlab.studies.metrics import error_points, steps_to_target
@@ -100,6 +101,22 @@ def test_cells_are_escaped_for_every_format():
     latex = table.to_latex()
     assert r"\caption{t\_1 \& \$}" in latex
     assert r"x|y \textless{}b\textgreater{} & =1+1 \\" in latex
+
+
+def test_numbers_have_columns_of_their_own_in_csv_and_markup_is_kept_where_it_is_trusted():
+    measured = Measured("2× [1×, ∞]", {"": 1.0, "low": 0.0, "high": math.inf})
+    rows = [("a", measured, Markdown("`x`")), ("b", "", math.nan), ("c", Measured("–", {}), None)]
+    table = Table("", ("arm", "effect", "note"), rows, "n")
+    assert table.to_csv().splitlines() == [
+        'arm,effect,"effect, low","effect, high",note',
+        "a,1.0,0.0,inf,`x`",
+        "b,,,,",
+        "c,,,,",
+    ]
+    assert table.to_markdown().startswith("| arm | effect | note |\n| --- ")
+    assert r"| a | 2× \[1×, ∞\] | `x` |" in table.to_markdown()
+    assert table.to_markdown().endswith("\n\nn\n")
+    assert table.to_text().splitlines()[:2] == ["arm  effect      note", "a    2× [1×, ∞]  `x`"]
 
 
 def test_arms_of_one_scheme_differ_in_dash_and_schemes_in_colour():

@@ -15,6 +15,7 @@ from normlab.report.figures.forest import EFFECTS
 from normlab.report.formatting import INFINITE, SYMBOLS
 from normlab.report.reproducibility import runs_of, summarize_provenance
 from normlab.report.summary import RowView, joint_word, row_view
+from normlab.report.tables import markdown_text
 from normlab.runs.errors import StorageError
 from normlab.runs.files import write_atomic
 from normlab.studies.literature import Entry, claims, entries, entry_of
@@ -120,16 +121,6 @@ def planned(reports: Sequence[StudyReport]) -> list[StudyReport]:
     return [r for r in reports if not r.study.variant and not r.study.norms]
 
 
-def escaped(text: str) -> str:
-    """Return text that Markdown shows as it stands.
-
-    >>> escaped("a_b <i> | [c](d)")
-    'a\\\\_b &lt;i&gt; \\\\| \\\\[c\\\\](d)'
-    """
-    text = re.sub(r"[\\`*_\[\]|$~]", r"\\\g<0>", " ".join(text.split()))
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def cited(text: str) -> str:
     """Return text with its papers as links.
 
@@ -137,7 +128,7 @@ def cited(text: str) -> str:
     'see [arXiv:1502.03167](https://arxiv.org/abs/1502.03167)'
     """
     link = r"[\g<0>](https://arxiv.org/abs/\1)"
-    return re.sub(r"arXiv:(\d{4}\.\d{5})", link, escaped(text))
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", link, markdown_text(text))
 
 
 def provenance(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
@@ -161,16 +152,16 @@ def markdown(
     `changed`: studies whose rule is another one than before their first run."""
     reports, told = planned(reports), ledger(reports)
     lines = ["# Claims and verdicts", "", HOW_TO_READ, ""]
-    lines += [f"- {name}: {escaped(text)}" for name, text in provenance(reports)]
+    lines += [f"- {name}: {markdown_text(text)}" for name, text in provenance(reports)]
     if changed:
-        lines.append(f"- rule changed after the first run: {escaped(', '.join(changed))}")
+        lines.append(f"- rule changed after the first run: {markdown_text(', '.join(changed))}")
     lines += ["", "| claim | | verdict |", "| --- | --- | --- |"]
-    lines += [f"| {c.claim} | {escaped(c.sentence)} | {c.word} |" for c in told]
+    lines += [f"| {c.claim} | {markdown_text(c.sentence)} | {c.word} |" for c in told]
     pictures = Pictures(reports, figures, folder)
     for claim in told:
-        lines += ["", f"## {claim.claim}. {escaped(claim.sentence)}: {claim.word}"]
+        lines += ["", f"## {claim.claim}. {markdown_text(claim.sentence)}: {claim.word}"]
         if claim.scopes:
-            lines += ["", escaped(claim.scopes)]
+            lines += ["", markdown_text(claim.scopes)]
         for row in claim.rows:
             lines += ["", *row_lines(row, pictures)]
     return "\n".join(lines) + "\n"
@@ -179,10 +170,10 @@ def markdown(
 def row_lines(row: LedgerRow, pictures: Pictures) -> list[str]:
     entry = row.entry
     apart = " (not a part of the claim's verdict)" if entry.apart else ""
-    lines = [f"### {entry.id}. {escaped(entry.sentence)}{apart}", ""]
+    lines = [f"### {entry.id}. {markdown_text(entry.sentence)}{apart}", ""]
     if not row.views:
         word, reason = row.missing
-        lines.append(f"- **{with_symbol(word)}**: {escaped(reason)}")
+        lines.append(f"- **{with_symbol(word)}**: {markdown_text(reason)}")
     for i, view in enumerate(row.views):
         own = row.sentence(i)
         lines += view_lines(view, own if own != entry.sentence else "", pictures)
@@ -196,15 +187,15 @@ def view_lines(view: RowView, sentence: str, pictures: Pictures) -> list[str]:
     verdict = view.verdict
     told = [f"{view.effect}, n = {view.n}"] if verdict.coverage else []
     told += verdict.notes if verdict.word == "not testable here" else []
-    head = f"- **{escaped(view.word)}**: {escaped('; '.join(told) or f'n = {view.n}')}"
+    head = f"- **{markdown_text(view.word)}**: {markdown_text('; '.join(told) or f'n = {view.n}')}"
     tested = f"{sentence}; {where(view)}" if sentence else where(view)
-    lines = [head, f"  - {escaped(tested)} (study {pictures.study_link(view)})"]
+    lines = [head, f"  - {markdown_text(tested)} (study {pictures.study_link(view)})"]
     if verdict.row.remark and verdict.coverage:
-        lines.append(f"  - {escaped(verdict.row.remark)}")
+        lines.append(f"  - {markdown_text(verdict.row.remark)}")
     if math.isinf(verdict.effect):
         lines.append(f"  - infinite: {INFINITE}")
     if view.disagreement:
-        lines.append(f"  - **disagrees with the literature**: {escaped(view.disagreement)}")
+        lines.append(f"  - **disagrees with the literature**: {markdown_text(view.disagreement)}")
     return lines
 
 
@@ -235,14 +226,14 @@ class Pictures:
         path, caption = figure
         place = quote(path.relative_to(self.folder).as_posix())
         if path in self.seen:
-            return [f"- figure, shown above: [{escaped(caption)}]({place})"]
+            return [f"- figure, shown above: [{markdown_text(caption)}]({place})"]
         self.seen.add(path)
-        return ["", f"![{escaped(caption)}]({place})"]
+        return ["", f"![{markdown_text(caption)}]({place})"]
 
     def study_link(self, view: RowView) -> str:
         """Return the study's name, as a link where the page lies in the same repository."""
         study = self.studies[view.anchor]
-        name, file = escaped(study.name), study_file(study)
+        name, file = markdown_text(study.name), study_file(study)
         if not file.is_file() or not self.folder.resolve().is_relative_to(ROOT):
             return name
         return f"[{name}]({quote(os.path.relpath(file, self.folder.resolve()))})"
@@ -284,13 +275,13 @@ def short_form(reports: Sequence[StudyReport]) -> str:
         if not row.views:
             word, reason = row.missing
             lines.append(
-                f"| {row.entry.id} | {escaped(row.entry.sentence)} | {with_symbol(word)} | "
-                f"{escaped(reason)} |"
+                f"| {row.entry.id} | {markdown_text(row.entry.sentence)} | {with_symbol(word)} | "
+                f"{markdown_text(reason)} |"
             )
         for i, view in enumerate(row.views):
             verdict = view.verdict
             place = f"({verdict.row.scope}{f', {view.profile}' if len(profiles) > 1 else ''})"
             sentence = f"{row.sentence(i)} {place}"
             cells = [verdict.row.id, sentence, view.word, view.effect if verdict.coverage else ""]
-            lines.append("| " + " | ".join(map(escaped, cells)) + " |")
+            lines.append("| " + " | ".join(map(markdown_text, cells)) + " |")
     return "\n".join(lines) + "\n"

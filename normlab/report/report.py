@@ -14,7 +14,8 @@ from normlab.report.markdown import write_ledger
 from normlab.report.reproducibility import runs_of
 from normlab.report.setup_table import StepTimes, arm_table
 from normlab.report.summary import RowView, by_claim, claim_views
-from normlab.report.tables import Cell, Table, csv_text, verdict_table
+from normlab.report.tables import Table, csv_text
+from normlab.report.verdict_table import verdict_table
 from normlab.runs.config import program_id
 from normlab.runs.errors import Damaged
 from normlab.runs.files import make_folder, read_json, write_atomic
@@ -205,7 +206,7 @@ def runs_csv(reports: Sequence[StudyReport]) -> str:
     origin = ("git_commit", "training_version", "processor", "cores", "device", "mode", "width")
     head = ["run", "used_by", *SETTINGS, "status", "diverged_at", *finals, "seconds", "stale"]
     users = _users(reports)
-    rows: list[list[Cell]] = []
+    rows: list[list[str | float | None]] = []
     for run_id, run in sorted(runs.items()):
         settings = [run.config.get(name) for name in SETTINGS]
         scores = [run.final.get(name) for name in finals]
@@ -215,7 +216,7 @@ def runs_csv(reports: Sequence[StudyReport]) -> str:
     return csv_text([*head, *origin], rows)
 
 
-def _plain(value: object) -> Cell:
+def _plain(value: object) -> str | float | None:
     return value if isinstance(value, (int, float, str)) or value is None else str(value)
 
 

@@ -1,24 +1,15 @@
-"""Tables: cells once, written as Markdown, CSV and LaTeX, each escaped for its format."""
+"""Tables: cells once, written as Markdown, CSV, LaTeX and text, each escaped for its format."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from normlab.report.formatting import (
-    delta_text,
-    effect_text,
-    p_text,
-    raw_effect_text,
-)
-from normlab.studies.decisions import WITHOUT_P, Verdict
-
-Cell = str | int | float | None
-
-PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf)(e[+-]?\d+)?", re.IGNORECASE)
 LATEX = {
     "\\": r"\textbackslash{}",
     **{c: "\\" + c for c in "&%$#_{}"},
@@ -30,12 +21,25 @@ LATEX = {
     "×": r"$\times$",
     "∞": r"$\infty$",
     "–": "--",
-    "✓": "",
-    "✗": "",
-    "○": "",
-    "∅": "",
     "…": r"\ldots{}",
+    **dict.fromkeys("✓✗○∅", ""),
 }
+
+
+class Markdown(str):
+    """Text that is trusted Markdown: `to_markdown` leaves it as it is."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell that people read as text, and programs as numbers."""
+
+    text: str
+    numbers: Mapping[str, float | None]
+    """Name -> number; in CSV each is a column, the one without a name that of the cell itself."""
+
+
+Cell = str | float | None | Measured
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class Table:
     """Columns and rows of text and numbers, with a title and a note on how to read them."""
 
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
     note: str = ""
 
     def texts(self) -> list[list[str]]:
@@ -52,111 +56,100 @@ class Table:
         return [[cell_text(c) for c in row] for row in self.rows]
 
     def to_markdown(self) -> str:
+        """Return the title in bold, the table and the note."""
+        title = f"**{markdown_text(self.title)}**" if self.title else ""
+        parts = (title, self.markdown_rows(), markdown_text(self.note))
+        return "\n\n".join(filter(None, parts)) + "\n"
+
+    def markdown_rows(self) -> str:
+        """Return the table alone, without its title and its note."""
         head = [[*self.columns], ["---"] * len(self.columns)]
-        lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in [*head, *self.texts()]]
-        note = ["", _markdown(self.note)] if self.note else []
-        return "\n".join([f"**{_markdown(self.title)}**", "", *lines, *note]) + "\n"
+        lines = [*head, *self.texts()]
+        return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
 
     def to_csv(self) -> str:
-        return csv_text(self.columns, self.rows)
+        """Return text columns as they are, and one column for each number of a measured one."""
+        columns, lines = [], [[] for _ in self.rows]
+        for i, column in enumerate(self.columns):
+            cells = [row[i] for row in self.rows]
+            names = dict.fromkeys(n for c in cells if isinstance(c, Measured) for n in c.numbers)
+            for name in names or [""]:
+                columns.append(f"{column}, {name}" if name else column)
+                for line, cell in zip(lines, cells, strict=True):
+                    line.append(_number(cell, name))
+        return csv_text(columns, lines)
 
     def to_latex(self) -> str:
         """Return a booktabs table, ready for \\input."""
-        rows = [" & ".join(map(_latex, row)) + r" \\" for row in self.texts()]
+        rows = [" & ".join(map(latex_text, row)) + r" \\" for row in self.texts()]
         lines = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_latex(self.title)}}}",
+            rf"\caption{{{latex_text(self.title)}}}",
             rf"\begin{{tabular}}{{{'l' * len(self.columns)}}}",
             r"\toprule",
-            " & ".join(map(_latex, self.columns)) + r" \\",
+            " & ".join(map(latex_text, self.columns)) + r" \\",
             r"\midrule",
             *rows,
             r"\bottomrule",
             r"\end{tabular}",
-            *([rf"\par\smallskip\footnotesize {_latex(self.note)}"] if self.note else []),
+            *([rf"\par\smallskip\footnotesize {latex_text(self.note)}"] if self.note else []),
             r"\end{table}",
         ]
         return "\n".join(lines) + "\n"
 
+    def to_text(self) -> str:
+        """Return the table for a terminal: columns two blanks apart, no title, no note."""
+        lines = [[*self.columns], *self.texts()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        padded = (
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            for line in lines
+        )
+        return "\n".join(line.rstrip() for line in padded)
+
 
 def cell_text(cell: Cell) -> str:
-    return "" if cell is None else str(cell)
+    if isinstance(cell, str):
+        return cell  # as it is: Markdown stays Markdown
+    return cell.text if isinstance(cell, Measured) else "" if cell is None else str(cell)
 
 
-def _markdown(text: str) -> str:
-    text = " ".join(text.split())
-    text = re.sub(r"[\\`*|$]", r"\\\g<0>", text).replace("](", r"]\(")
+def _number(cell: Cell, name: str) -> str | float | None:
+    """Return what a measured column of the CSV holds under a name; a text in the first alone."""
+    if not isinstance(cell, Measured):
+        return None if name else cell
+    return cell.numbers.get(name)
+
+
+def markdown_text(text: str) -> str:
+    """Return text that Markdown shows as it stands.
+
+    >>> markdown_text("a_b <i> | [c](d)")
+    'a\\\\_b &lt;i&gt; \\\\| \\\\[c\\\\](d)'
+    """
+    if isinstance(text, Markdown):
+        return text
+    text = re.sub(r"[\\`*_\[\]|$~]", r"\\\g<0>", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
     text = "".join(LATEX.get(c, c) for c in " ".join(text.split())).strip()
     return f"{{}}{text}" if text[:1] in ("[", "*") else text  # the \\ of the line before takes them
 
 
-def csv_cell(cell: Cell) -> str:
-    """Return a cell that no spreadsheet takes for a formula."""
-    text = cell_text(cell).replace("\r", "\n")  # which Python's writer would leave without quotes
-    is_formula = text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n")
+def csv_cell(cell: str | float | None) -> str:
+    """Return a cell that no spreadsheet takes for a formula; NaN is empty."""
+    is_empty = cell is None or (isinstance(cell, float) and math.isnan(cell))
+    # Python's writer would leave a carriage return without quotes
+    text = "" if is_empty else str(cell).replace("\r", "\n")
+    is_formula = text[:1] in ("=", "+", "-", "@", "\t", "\n")
     return f"'{text}" if is_formula and not PLAIN_NUMBER.fullmatch(text) else text
 
 
-def csv_text(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([*map(csv_cell, row)] for row in [columns, *rows])
     return out.getvalue()
-
-
-VERDICT_COLUMNS = (
-    "row",
-    "sentence",
-    "net, data",
-    "profile",
-    "contrast",
-    "effect",
-    "in the rule's unit",
-    "coverage",
-    "delta",
-    "n",
-    "planned n",
-    "verdict",
-    "p_sup",
-    "p_ref",
-    "stands over all rows",
-)
-
-
-def verdict_table(verdicts: Sequence[tuple[str, Verdict]]) -> Table:
-    """Return one line for each (profile, verdict); p values are Holm's over the study."""
-    rows = tuple(_verdict_row(profile, verdict) for profile, verdict in verdicts)
-    note = (
-        "p_sup: p if the effect were 0 or less (a share: delta or more). p_ref: p if it were delta "
-        "or more (a share: delta or less). One-sided, Holm over the study's rows, level 0.025."
-    )
-    return Table("Verdicts", VERDICT_COLUMNS, rows, note)
-
-
-def _verdict_row(profile: str, verdict: Verdict) -> tuple[Cell, ...]:
-    row = verdict.row
-    is_decided = verdict.word in ("supported", "refuted", "inconclusive")
-    is_tested = is_decided and row.test not in WITHOUT_P
-    stands = {True: "yes", False: "no", None: ""}[verdict.stands_overall]
-    return (
-        row.id,
-        row.sentence,
-        row.scope,
-        profile,
-        row.contrast,
-        effect_text(verdict),
-        raw_effect_text(verdict),
-        f"{100 * verdict.coverage:.0f} %" if verdict.coverage else "",
-        delta_text(verdict),
-        verdict.n,
-        row.n,
-        verdict.word,
-        p_text(verdict.p_sup) if is_tested else "",
-        p_text(verdict.p_ref) if is_tested else "",
-        stands,
-    )

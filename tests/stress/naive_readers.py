@@ -63,8 +63,8 @@ ENVIRONMENT, READ_NORMS = jinja2.Environment, outside.read_norms
 FAULTS: dict[str, tuple[Any, str, Any]] = {
     "a page that escapes nothing": (jinja2, "Environment", unescaped),
     "CSV as it comes": (tables, "csv_cell", tables.cell_text),
-    "LaTeX as it comes": (tables, "_latex", str),
-    "Markdown as it comes": (tables, "_markdown", str),
+    "LaTeX as it comes": (tables, "latex_text", str),
+    "Markdown as it comes": (tables, "markdown_text", str),
     "names without a check": (files, "inside", follow_names),
     "links that are followed": (files, "inside", follow_names),
     "records as they come": (Store, "read", read_unchecked),

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "normlab"
 ACTIVE = ("script", "iframe", "object", "embed", "link", "base", "form", "foreignobject", "animate")
 ADDRESSES = ("href", "src", "xlink:href", "srcset", "action", "formaction", "data", "poster")
 HARMLESS = re.compile(r"#|data:image/svg\+xml;base64,|(tables|figures)/[\w.=-]+$|runs\.csv$")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf)(e[+-]?\d+)?", re.IGNORECASE)
 LATEX = re.compile(
     r"\\(begin|end|centering|caption|toprule|midrule|bottomrule|par|smallskip|footnotesize|ldots"
     r"|text(backslash|asciitilde|asciicircum|less|greater))(?![A-Za-z])|\\[\\&%$#_{}]"
@@ -72,7 +72,7 @@ def active_parts(file: Path) -> list[str]:
     if file.suffix == ".tex":
         rest = LATEX.sub("", text.replace("tabular}{" + "l" * text.count("&"), ""))
         return re.findall(r"\\\w*|[$%#~^_]", rest) + re.findall(r"\\\\\s*[\[*]", text)
-    return re.findall(r"<[a-zA-Z/!?]|\]\(|`|\$", re.sub(r"\\[\\`*|$]", "", text))
+    return re.findall(r"<[a-zA-Z/!?]|\]\(|`|\$", re.sub(r"\\[\\`*|$\[\]_~]", "", text))
 
 
 def hostile_records(store: Store, text: str) -> dict[str, Record]:
