@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
 from normlab.studies.effects import error_row
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
@@ -56,7 +56,7 @@ CIFAR = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C11: e = test error of none - of batch, in points."""
     return [
         error_row(
@@ -66,7 +66,7 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
             id="C11",
             claim="C11",
             sentence="Batch norm ends at a better accuracy",
-            delta=DELTAS[profile],
+            sesoi=DELTAS[profile],
             n=SEEDS[profile],
         )
     ]

@@ -16,8 +16,9 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
 from normlab.studies.effects import error_row
+from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.metrics import error_points
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import (
@@ -30,6 +31,7 @@ from normlab.studies.study import (
     Tuning,
     norm_arms,
 )
+from normlab.studies.units import POINTS
 
 N, N_CONV, DELTA, CONV_DELTA = 12, 8, 1.0, 0.5
 FIXED = {"train.steps": 300, "train.eval_every": 100}
@@ -177,7 +179,7 @@ def interaction(e: SetupRuns, a: str, b: str, c: str, d: str) -> dict[int, float
     return {s: v[0] - v[1] - (v[2] - v[3]) for s, v in errors.items()}
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C8a, C8b: few examples against 64; C8c: a batch that changes; C10: batch against others."""
     if profile == "full":
         return [fails_row(evidence["stats-batch-cnn"], "C8b", 2, 0.5)]
@@ -187,16 +189,16 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
         switch_row(evidence[SWITCH.name]),
     ]
     for better in ("layer", "group"):
-        rows.append(repair_row(evidence[SMALL.name], "C10a", better, DELTA, N, gate="C8a"))
+        rows.append(repair_row(evidence[SMALL.name], "C10a", better, DELTA, N, prerequisite="C8a"))
     if SMALL_FASHION.name in evidence:
         e = evidence[SMALL_FASHION.name]
         gap = interaction(e, "batch", "batch/64", "none", "none/64")
         for better in ("layer", "group", "instance"):
-            rows.append(repair_row(e, "C10b", better, CONV_DELTA, N_CONV, closed=gate_of(gap)))
+            rows.append(repair_row(e, "C10b", better, CONV_DELTA, N_CONV, unmet=gate_of(gap)))
     return rows
 
 
-def fails_row(e: SetupRuns, row_id: str, few: int, delta: float) -> Row:
+def fails_row(e: SetupRuns, row_id: str, few: int, delta: float) -> Contrast:
     return error_row(
         e,
         f"batch/{few}",
@@ -204,29 +206,31 @@ def fails_row(e: SetupRuns, row_id: str, few: int, delta: float) -> Row:
         id=row_id,
         claim="C8",
         sentence="Batch norm fails at small batches",
-        delta=delta,
+        sesoi=delta,
         n=N,
     )
 
 
-def switch_row(e: SetupRuns) -> Row:
+def switch_row(e: SetupRuns) -> Contrast:
     """C8c: what a batch that falls from 64 to 4 halfway costs with batch norm, beyond none's."""
-    return Row(
+    return Contrast(
         id="C8c",
         claim="C8",
         sentence="Batch norm fails when the batch size changes during training",
-        contrast="(test error, batch 64 then 4 - batch 64 throughout) of batch - the same of none",
+        comparison="(test error, batch 64 then 4 - batch 64 throughout) of batch - the same of none",  # noqa: E501
         scope=e.setup.title,
         effects=interaction(e, switched("batch"), "batch", switched("none"), "none"),
-        unit="points",
-        delta=DELTA,
+        unit=POINTS,
+        sesoi=DELTA,
         n=N,
-        test="t",
+        test=PAIRED_T,
         setup=e.setup.name,
     )
 
 
-def repair_row(e: SetupRuns, row_id: str, better: str, delta: float, n: int, **gates: str) -> Row:
+def repair_row(
+    e: SetupRuns, row_id: str, better: str, delta: float, n: int, **gates: str
+) -> Contrast:
     return error_row(
         e,
         "batch",
@@ -234,7 +238,7 @@ def repair_row(e: SetupRuns, row_id: str, better: str, delta: float, n: int, **g
         id=f"{row_id}-{better}",
         claim="C10",
         sentence=f"{better.capitalize()} norm repairs batch norm at small batches",
-        delta=delta,
+        sesoi=delta,
         n=n,
         **gates,
     )

@@ -14,10 +14,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
 from normlab.studies.effects import octaves
+from normlab.studies.hypothesis_tests import SIGNED_RANK
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import HALF_DECADES, Figure, FollowUp, Setup, Study, Tuning, norm_arms
+from normlab.studies.units import OCTAVES
 
 TIMED = {"train.eval_every": 1, "train.eval_growth": 1.1}
 N, DELTA = 12, 0.32
@@ -89,7 +91,7 @@ CIFAR = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C1a, C1b: e = log2(T_none / T_batch), T the steps to the target on validation; C1t: the
     same in seconds of single runs, on the machine that timed their steps."""
     rows, timed = [], []
@@ -97,18 +99,18 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
         if name not in evidence:
             continue
         e = evidence[name]
-        row = Row(
+        row = Contrast(
             id=row_id,
             claim="C1",
             sentence="Batch norm converges in fewer steps",
-            contrast=f"log2(T none / T batch) to {100 * e.setup.target:.0f} %, each at its best "
+            comparison=f"log2(T none / T batch) to {100 * e.setup.target:.0f} %, each at its best "
             "rate",
             scope=e.setup.title,
             effects=octaves(e, "none", "batch"),
-            unit="octaves",
-            delta=DELTA,
+            unit=OCTAVES,
+            sesoi=DELTA,
             n=N,
-            test="wilcoxon",
+            test=SIGNED_RANK,
             setup=name,
         )
         rows.append(row)
@@ -116,7 +118,7 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     return rows + timed
 
 
-def in_seconds(row: Row, e: SetupRuns) -> Row:
+def in_seconds(row: Contrast, e: SetupRuns) -> Contrast:
     """Return the row in seconds: less log2 of what a step with batch norm costs over one without;
     no effects where the steps were not timed."""
     seconds = e.step_seconds
@@ -126,7 +128,7 @@ def in_seconds(row: Row, e: SetupRuns) -> Row:
         row,
         id=f"C1t-{row.setup.removeprefix('convergence-')}",
         sentence="Batch norm shortens the training time",
-        contrast=f"{row.contrast}, in seconds of single runs",
+        comparison=f"{row.comparison}, in seconds of single runs",
         effects={s: v - cost for s, v in row.effects.items()} if is_timed else {},
         remark=f"a step with batch norm takes {2**cost:.2f} times as long here" if is_timed else "",
     )

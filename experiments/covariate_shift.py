@@ -23,8 +23,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from normlab.runs.record import Record
-from normlab.studies.decisions import LEVEL, Row, p_values
+from normlab.studies.decisions import LEVEL, Contrast
 from normlab.studies.effects import at_matched_losses, octaves
+from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import (
     HALF_DECADES,
@@ -36,6 +37,7 @@ from normlab.studies.study import (
     Tuning,
     norm_arms,
 )
+from normlab.studies.units import OCTAVES, PLAIN
 
 N, PATH_DELTA, TURN_DELTA, SPEED_DELTA = 12, 0.5, 0.05, 0.32
 LOSSES = (1.0, 0.5, 0.2)
@@ -114,17 +116,17 @@ def path(run: Record) -> float:
     return moved
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C7a: paths; C7b: turning of gradients; C7c: what injected shift costs."""
     e = evidence[MLP.name]
     paths = {a: {s: path(r) for s, r in e.follows.get(drift_of(a), {}).items()} for a in ARMS}
     none, batch = paths["none"], paths["batch"]
     rows = [
-        Row(
+        Contrast(
             id="C7a",
             claim="C7",
             sentence="Batch norm keeps the distributions of activations stable",
-            contrast="log2 of the path of the last sigmoid's inputs, none / batch, from training "
+            comparison="log2 of the path of the last sigmoid's inputs, none / batch, from training "
             "loss 2.0 to 0.2",
             scope=e.setup.title,
             effects={
@@ -132,10 +134,10 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
                 for s in sorted(none.keys() & batch.keys())
                 if min(none[s], batch[s]) > 0
             },
-            unit="octaves",
-            delta=PATH_DELTA,
+            unit=OCTAVES,
+            sesoi=PATH_DELTA,
             n=N,
-            test="t",
+            test=PAIRED_T,
             setup=e.setup.name,
             remark="nearly true by construction: two moments of every unit are pinned",
         )
@@ -146,39 +148,39 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     return [*rows, noise_row(e, paths)]
 
 
-def turning_row(row_id: str, e: SetupRuns) -> Row:
-    return Row(
+def turning_row(row_id: str, e: SetupRuns) -> Contrast:
+    return Contrast(
         id=row_id,
         claim="C7",
         sentence="Batch norm reduces internal covariate shift",
-        contrast="1 - cos(gradient before, after the earlier layers' update), none - batch, at "
+        comparison="1 - cos(gradient before, after the earlier layers' update), none - batch, at "
         "those of the training losses 1.0, 0.5, 0.2 that both reach",
         scope=e.setup.title,
         effects=at_matched_losses(e, *PAIR, "shift.cosine", LOSSES, lambda v: 1 - v),
-        unit="-",
-        delta=TURN_DELTA,
+        unit=PLAIN,
+        sesoi=TURN_DELTA,
         n=N,
-        test="t",
+        test=PAIRED_T,
         setup=e.setup.name,
     )
 
 
-def noise_row(e: SetupRuns, paths: Mapping[str, Mapping[int, float]]) -> Row:
+def noise_row(e: SetupRuns, paths: Mapping[str, Mapping[int, float]]) -> Contrast:
     """C7c: log2(T_noisy / T_batch) - log2(T_none / T_batch) / 2, with its gates."""
     gain, cost = octaves(e, "none", "batch"), octaves(e, NOISY.name, "batch")
-    return Row(
+    return Contrast(
         id="C7c",
         claim="C7",
         sentence="Less shift is why batch norm trains faster",
-        contrast="log2(T noisy / T batch) - half of log2(T none / T batch): more than half lost?",
+        comparison="log2(T noisy / T batch) - half of log2(T none / T batch): more than half lost?",
         scope=e.setup.title,
         effects={s: difference(cost[s], gain[s] / 2) for s in cost.keys() & gain.keys()},
-        unit="octaves",
-        delta=0.0,
+        unit=OCTAVES,
+        sesoi=0.0,
         n=N,
-        test="wilcoxon",
+        test=SIGNED_RANK,
         setup=e.setup.name,
-        closed=gate(gain, paths),
+        unmet=gate(gain, paths),
     )
 
 
@@ -190,7 +192,7 @@ def gate(gain: Mapping[int, float], paths: Mapping[str, Mapping[int, float]]) ->
     """Return why the noise decides nothing here, empty where it does."""
     if len(gain) < 2 or not all(paths.values()):
         return ""
-    if p_values(list(gain.values()), SPEED_DELTA, "wilcoxon")[0] >= LEVEL:
+    if SIGNED_RANK.p_values(list(gain.values()), SPEED_DELTA)[0] >= LEVEL:
         return "its gate fails: batch norm is not faster here"
     noisy, none = (statistics.median(paths[a].values()) for a in (NOISY.name, "none"))
     if noisy < none:

@@ -16,10 +16,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
+from normlab.studies.hypothesis_tests import SIGNED_RANK
 from normlab.studies.metrics import train_accuracy
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning
+from normlab.studies.units import OCTAVES
 
 N, DELTA, FITS = 12, 0.5, 0.90
 DEEP = (4, 8, 16, 32)
@@ -109,7 +111,7 @@ def largest_depths(e: SetupRuns, norm: str) -> dict[int, float]:
     return out
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C6a, C6b: log2 of the largest depth with training accuracy of 90 %, batch - none."""
     rows = []
     for row_id, setup in (("C6a", RELU.name), ("C6b", SIGMOID.name), ("C6a", CIFAR.name)):
@@ -118,18 +120,18 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
         e = evidence[setup]
         none, batch = largest_depths(e, "none"), largest_depths(e, "batch")
         rows.append(
-            Row(
+            Contrast(
                 id=row_id,
                 claim="C6",
                 sentence="Batch norm makes deeper networks trainable",
-                contrast="log2 of the largest depth with training accuracy of 90 %, batch - none, "
+                comparison="log2 of the largest depth with training accuracy of 90 %, batch - none, "  # noqa: E501
                 "rate tuned at each depth",
                 scope=e.setup.title,
                 effects={s: batch[s] - none[s] for s in sorted(none.keys() & batch.keys())},
-                unit="octaves",
-                delta=DELTA,
+                unit=OCTAVES,
+                sesoi=DELTA,
                 n=N,
-                test="wilcoxon",
+                test=SIGNED_RANK,
                 setup=setup,
             )
         )

@@ -20,10 +20,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from normlab.runs.record import Record
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
 from normlab.studies.effects import at_matched_losses
+from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
+from normlab.studies.units import DECADES, Unit
 
 N, SLOPE_DELTA, STEADY_DELTA = 12, 0.05, 0.3
 LOOKS = (1, 3, 10, 30, 100)
@@ -93,28 +95,28 @@ def steepness(run: Record) -> float:
     return statistics.median(abs(row["gradients.slope"]) for row in rows)
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C3a, C3b: slopes, none - batch; C3c: log10 of the relative change of the gradient."""
     rows = []
     for row_id, name in (("C3a", SIGMOID.name), ("C3b", RELU.name)):
         e = evidence[name]
         none, batch = e.runs_of("none"), e.runs_of("batch")
         rows.append(
-            Row(
+            Contrast(
                 id=row_id,
                 claim="C3",
                 sentence="Batch norm keeps gradients from vanishing or exploding",
-                contrast="|slope of log10 |dL/dh| over layers 2 to 9|, none - batch, median over "
+                comparison="|slope of log10 |dL/dh| over layers 2 to 9|, none - batch, median over "
                 "steps 1, 3, 10, 30, 100",
                 scope=e.setup.title,
                 effects={
                     s: steepness(none[s]) - steepness(batch[s])
                     for s in sorted(none.keys() & batch.keys())
                 },
-                unit="decades per layer",
-                delta=SLOPE_DELTA,
+                unit=Unit("decades per layer"),
+                sesoi=SLOPE_DELTA,
                 n=N,
-                test="t",
+                test=PAIRED_T,
                 setup=name,
             )
         )
@@ -124,18 +126,18 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     told = f"{statistics.fmean(frozen):+.2f} decades" if frozen else "no data"
     return [
         *rows,
-        Row(
+        Contrast(
             id="C3c",
             claim="C3",
             sentence="Batch norm makes gradients smoother and more consistent",
-            contrast="log10 of |g(w) - g(w - s)| / |g(w)|, |s| = 1 % of |w|, none - batch, at "
+            comparison="log10 of |g(w) - g(w - s)| / |g(w)|, |s| = 1 % of |w|, none - batch, at "
             "those of the training losses 1.0, 0.5, 0.2 that both reach",
             scope=e.setup.title,
             effects=found["relative"],
-            unit="decades",
-            delta=STEADY_DELTA,
+            unit=DECADES,
+            sesoi=STEADY_DELTA,
             n=N,
-            test="t",
+            test=PAIRED_T,
             setup=e.setup.name,
             remark=f"with batch statistics frozen: {told} (mean, exploratory)",
         ),

@@ -19,9 +19,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from normlab.runs.record import Record
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
+from normlab.studies.hypothesis_tests import QUANTILE, SIGNED_RANK
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning
+from normlab.studies.units import DECADES, Unit
 
 N, DRAWS, DELTA, TAIL_DELTA = 12, 30, 1.0, 0.3
 GAINS = tuple(4.0**k for k in range(-3, 4))
@@ -91,23 +93,23 @@ def final_loss(run: Record) -> float:
     return math.log10(min(max(loss, 1e-12), math.log(10)))
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C5a: gains that train, batch - none; C5b: 90th percentile of log10 loss, none - batch."""
     e = evidence[SCALES.name]
     none, batch = trained_gains(e, "none"), trained_gains(e, "batch")
     rows = [
-        Row(
+        Contrast(
             id="C5a",
             claim="C5",
             sentence="Batch norm makes training less dependent on the initial weights",
-            contrast=f"number of the {len(GAINS)} initial gains at which "
+            comparison=f"number of the {len(GAINS)} initial gains at which "
             f"{100 * e.setup.target:g} % is reached, batch - none, rate tuned at each",
             scope=e.setup.title,
             effects={s: float(batch[s] - none[s]) for s in none.keys() & batch.keys()},
-            unit="factors of 4",
-            delta=DELTA,
+            unit=Unit("factors of 4"),
+            sesoi=DELTA,
             n=N,
-            test="wilcoxon",
+            test=SIGNED_RANK,
             setup=e.setup.name,
         )
     ]
@@ -115,21 +117,21 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     for gain in LUCK:
         runs = {norm: e.runs_of(name_of(norm, gain)) for norm in PAIR}
         rows.append(
-            Row(
+            Contrast(
                 id=f"C5b-{gain:g}",
                 claim="C5",
                 sentence="Batch norm makes it less likely to get stuck at an unlucky start",
-                contrast="90th percentile over initial draws of log10 final training loss, "
+                comparison="90th percentile over initial draws of log10 final training loss, "
                 f"none - batch, gain {gain:g}",
                 scope=e.setup.title,
                 effects={
                     s: (final_loss(runs["none"][s]), final_loss(runs["batch"][s]))
                     for s in sorted(runs["none"].keys() & runs["batch"].keys())
                 },
-                unit="decades",
-                delta=TAIL_DELTA,
+                unit=DECADES,
+                sesoi=TAIL_DELTA,
                 n=DRAWS,
-                test="tail",
+                test=QUANTILE,
                 setup=e.setup.name,
             )
         )

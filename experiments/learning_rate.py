@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
+from normlab.studies.hypothesis_tests import PROPORTION, SIGNED_RANK
 from normlab.studies.metrics import is_failed
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import Figure, FollowUp, Setup, Study, Sweep, norm_arms
+from normlab.studies.units import DECADES, FAILED
 
 N_MLP, N_CNN, N_RISK = 12, 8, 80
 DELTA, RISK = 0.3, 0.05
@@ -84,7 +86,7 @@ CIFAR = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C2: e = log10(lr_max batch / lr_max none); C2r: share of failed runs at 10 x lr_max none."""
     rows = []
     for net, n in (("mlp", N_MLP), ("cnn", N_CNN)):
@@ -94,30 +96,30 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
         common = {"claim": "C2", "scope": e.setup.title, "setup": e.setup.name}
         none, batch = (e.largest_rates(a) if a in e.best else {} for a in ("none", "batch"))
         rows.append(
-            Row(
+            Contrast(
                 id=f"C2-{net}",
                 sentence="Batch norm tolerates higher learning rates",
-                contrast=f"log10 of the largest rate that reaches {100 * e.setup.target:.0f} % in "
+                comparison=f"log10 of the largest rate that reaches {100 * e.setup.target:.0f} % in "  # noqa: E501
                 "300 steps, batch - none",
                 effects={s: decades(batch[s], none[s]) for s in none.keys() & batch.keys()},
-                unit="decades",
-                delta=DELTA,
+                unit=DECADES,
+                sesoi=DELTA,
                 n=n,
-                test="wilcoxon",
+                test=SIGNED_RANK,
                 **common,
             )
         )
         risky = e.follows.get(TENFOLD, {})
         rows.append(
-            Row(
+            Contrast(
                 id=f"C2r-{net}",
                 sentence="... without the risk of divergence",
-                contrast="share of failed batch norm runs at 10 x the median largest rate of none",
+                comparison="share of failed batch norm runs at 10 x the median largest rate of none",  # noqa: E501
                 effects={s: float(is_failed(r)) for s, r in risky.items()},
-                unit="share failed",
-                delta=RISK,
+                unit=FAILED,
+                sesoi=RISK,
                 n=N_RISK,
-                test="share",
+                test=PROPORTION,
                 **common,
             )
         )

@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.studies.decisions import BAND, Row
+from normlab.studies.decisions import Contrast
+from normlab.studies.hypothesis_tests import THRESHOLDS
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import HALF_DECADES, Figure, Setup, Study, Tuning, norm_arms
+from normlab.studies.units import Unit
 
 N = 3
 PLACES = {
@@ -52,23 +54,23 @@ FASHION = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C12: share of the channels with mean 0 and standard deviation 1 after training, by place."""
     return [
-        Row(
+        Contrast(
             id=f"C12-{e.setup.name.removeprefix('moments-')}-{place}",
             claim="C12",
             sentence=f"Batch norm's outputs have mean 0 and standard deviation 1: {told}",
-            contrast="share of channels with |mean| <= 0.1 and |std - 1| <= 0.1, after training",
+            comparison="share of channels with |mean| <= 0.1 and |std - 1| <= 0.1, after training",
             scope=e.setup.title,
             effects={
                 s: run.curve[-1][f"moments.{place}"]
                 for s, run in sorted(e.runs_of("batch").items())
             },
-            unit="share of channels",
-            delta=BAND[1],
+            unit=Unit("share of channels", is_proportion=True),
+            sesoi=THRESHOLDS.limits[1],
             n=N,
-            test="band",
+            test=THRESHOLDS,
             setup=e.setup.name,
         )
         for place, told in PLACES.items()

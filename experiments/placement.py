@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
 from normlab.studies.effects import error_row
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning
@@ -48,7 +48,7 @@ FASHION = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C13: e = test error with the norm after - before the activation, in points."""
     return [
         error_row(
@@ -58,8 +58,8 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
             id="C13",
             claim="C13",
             sentence="Batch norm belongs before the activation",
-            contrast="test error with batch norm after - before the activation, best rates",
-            delta=DELTAS[profile],
+            comparison="test error with batch norm after - before the activation, best rates",
+            sesoi=DELTAS[profile],
             n=N,
         )
     ]

@@ -20,11 +20,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
 from normlab.studies.effects import error_row
+from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.metrics import share_learned
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import HALF_DECADES, Arm, Figure, Setup, Study, Tuning, norm_arms
+from normlab.studies.units import POINTS
 
 N, N_MEMORY, MEMORY_DELTA, LEARNED = 20, 12, 5.0, 0.95
 PAIR = ("none", "batch")
@@ -107,7 +109,7 @@ CIFAR = replace(
 )
 
 
-def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
+def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
     """C4a, C4b: test errors at the same fit; C4c: share of the replaced labels learned."""
     delta = 1.0 if profile == "quick" else 0.5
     rows = [
@@ -118,8 +120,8 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
             id="C4a",
             claim="C4",
             sentence="Batch norm regularises",
-            contrast="test error of none - batch where training loss first is at most 0.01",
-            delta=delta,
+            comparison="test error of none - batch where training loss first is at most 0.01",
+            sesoi=delta,
             n=N,
         )
     ]
@@ -132,8 +134,8 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
                 id="C4b",
                 claim="C4",
                 sentence="It is the noise of the batch that regularises",
-                contrast="test error with statistics over 128 - over 16, at the same fit",
-                delta=delta,
+                comparison="test error with statistics over 128 - over 16, at the same fit",
+                sesoi=delta,
                 n=N,
             )
         )
@@ -142,26 +144,26 @@ def claims(evidence: Mapping[str, SetupRuns], profile: str) -> list[Row]:
     return rows
 
 
-def memory_row(e: SetupRuns) -> Row:
+def memory_row(e: SetupRuns) -> Contrast:
     shares = {
         arm: {s: percent(share_learned(r, LEARNED)) for s, r in e.runs_of(arm).items()}
         for arm in PAIR
     }
     missed = sum(v == 100 for found in shares.values() for v in found.values())
-    return Row(
+    return Contrast(
         id="C4c",
         claim="C4",
         sentence="Batch norm keeps a network from memorising noise",
-        contrast="share of the replaced labels learned where 95 % of the others are, none - batch",
+        comparison="share of the replaced labels learned where 95 % of the others are, none - batch",  # noqa: E501
         scope=e.setup.title,
         effects={
             s: shares["none"][s] - shares["batch"][s]
             for s in sorted(shares["none"].keys() & shares["batch"].keys())
         },
-        unit="points",
-        delta=MEMORY_DELTA,
+        unit=POINTS,
+        sesoi=MEMORY_DELTA,
         n=N_MEMORY,
-        test="t",
+        test=PAIRED_T,
         setup=e.setup.name,
         remark=f"{missed} runs never learned 95 % of the true labels" if missed else "",
     )

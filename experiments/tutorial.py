@@ -17,10 +17,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
 from normlab.studies.effects import error_row
+from normlab.studies.hypothesis_tests import MAX_ERROR
 from normlab.studies.planning import StudyRuns
 from normlab.studies.study import Figure, Setup, Study, Tuning, norm_arms
+from normlab.studies.units import NATS
 
 N, DELTA, DRAWS, PARITY = 10, 0.2, 3, 1e-4
 PAIR = ("none", "batch")
@@ -39,21 +41,21 @@ DIGITS = Setup(
 MNIST = replace(DIGITS, title="MLP 784-64-10, MNIST, 10 epochs of Adam, batch 32", settings=TIMED)
 
 
-def claims(evidence: StudyRuns, profile: str) -> list[Row]:
+def claims(evidence: StudyRuns, profile: str) -> list[Contrast]:
     """C14a: largest difference from Keras's losses; C14b: test error, none - batch."""
     found, remark = parity_of(evidence.measured.get("tutorial", {}))
-    parity = Row(
+    parity = Contrast(
         id="C14a",
         claim="C14",
         sentence="The tutorial's network trains as it does in Keras",
-        contrast="largest difference of the training loss over 100 steps, same initial weights "
+        comparison="largest difference of the training loss over 100 steps, same initial weights "
         "and batches",
         scope="MLP 784-64-10, MNIST, batch 32",
         effects=found,
-        unit="nats",
-        delta=PARITY,
+        unit=NATS,
+        sesoi=PARITY,
         n=DRAWS,
-        test="bound",
+        test=MAX_ERROR,
         setup=DIGITS.name,
         remark=remark,
     )
@@ -64,8 +66,8 @@ def claims(evidence: StudyRuns, profile: str) -> list[Row]:
         id="C14b",
         claim="C14",
         sentence="Batch norm improves the tutorial's network",
-        contrast="test error without - with batch norm, Adam at 1e-3, 10 epochs",
-        delta=DELTA,
+        comparison="test error without - with batch norm, Adam at 1e-3, 10 epochs",
+        sesoi=DELTA,
         n=N,
     )
     return [parity, helps]

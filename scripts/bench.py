@@ -39,9 +39,11 @@ from normlab.runs.store import Records, Store
 from normlab.settings import Config
 from normlab.studies import decisions
 from normlab.studies import effects as contrasts
+from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, TESTS
 from normlab.studies.metrics import error_points, is_failed, log_octaves, steps_to_target
 from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.study import ROOT, Setup, adapt, check_study, load_config, load_study
+from normlab.studies.units import OCTAVES, PLAIN, POINTS
 
 sys.path.insert(0, str(ROOT))  # where `benchmarks` is found
 from benchmarks import BadSelection
@@ -180,14 +182,15 @@ def trained(asked: Sequence[tuple[Setup, Config, int]]) -> list[list[Record]]:
 
 def judge(contrasts: Sequence[Contrast]) -> list[str]:
     """Return what the rule says of the rows of one study."""
-    facts: dict[str, Any] = dict.fromkeys(("claim", "sentence", "contrast", "scope", "unit"), "")
+    facts: dict[str, Any] = dict.fromkeys(("claim", "sentence", "comparison", "scope"), "")
     rows = [
-        decisions.Row(
+        decisions.Contrast(
             id=str(number),
             effects=dict(enumerate(c.effects)),
-            delta=c.delta,
+            sesoi=c.delta,
             n=len(c.effects),
-            test=c.test,
+            test=TESTS[c.test],
+            unit=PLAIN,
             **facts,
         )
         for number, c in enumerate(contrasts)
@@ -237,52 +240,52 @@ def primaries(setup: Setup, n: int, *names: str) -> Setup:
     return replace(setup, arms=arms, follows=(), seeds=n)
 
 
-def positive_rows(speed: SetupRuns, size: SetupRuns) -> list[decisions.Row]:
+def positive_rows(speed: SetupRuns, size: SetupRuns) -> list[decisions.Contrast]:
     """Return the rows that have to come out supported, every arm at its own best rate."""
     facts: dict[str, Any] = {"claim": "", "sentence": "", "n": size.setup.seeds}
     return [
         contrasts.error_row(
             *(size, "batch/2", "batch/64"),
             id="size",
-            contrast="ReLU MLP: error of batch norm over 2 - over 64, tuned rates",
-            delta=1.0,
+            comparison="ReLU MLP: error of batch norm over 2 - over 64, tuned rates",
+            sesoi=1.0,
             **facts,
         ),
-        decisions.Row(
+        decisions.Contrast(
             id="speed",
-            contrast=f"sigmoid MLP: octaves of speed to {speed.setup.target:.0%}, tuned rates",
+            comparison=f"sigmoid MLP: octaves of speed to {speed.setup.target:.0%}, tuned rates",
             scope=speed.setup.title,
             effects=contrasts.octaves(speed, "none", "batch"),
-            unit="octaves",
-            delta=0.32,
-            test="wilcoxon",
+            unit=OCTAVES,
+            sesoi=0.32,
+            test=SIGNED_RANK,
             **facts,
         ),
     ]
 
 
-def fixed_rows(worse: list[Record], better: list[Record]) -> list[decisions.Row]:
+def fixed_rows(worse: list[Record], better: list[Record]) -> list[decisions.Contrast]:
     """Return the errors at one fixed rate: by the rule, and with a failed run's as 90 points."""
     errors = [{s: error_points(r) for s, r in enumerate(runs)} for runs in (worse, better)]
-    facts = {"claim": "", "sentence": "", "scope": "", "delta": 1.0, "n": len(worse)}
+    facts = {"claim": "", "sentence": "", "scope": "", "sesoi": 1.0, "n": len(worse)}
     name = "ReLU MLP: error of batch norm over 2 - over 64, rate 0.1"
-    by_rule = decisions.accuracy_row(
+    by_rule = contrasts.accuracy_row(
         better=errors[1],
         worse=errors[0],
         failed=lambda s: (is_failed(better[s]), is_failed(worse[s])),
-        **facts | {"id": "rule", "contrast": name, "unit": "points"},
+        **facts | {"id": "rule", "comparison": name, "unit": POINTS},
     )
     plain = {s: errors[0][s] - errors[1][s] for s in errors[0]}
     contrast = f"{name}, 90 points for a failed run"
-    as_points = decisions.Row(
-        id="points", contrast=contrast, effects=plain, unit="points", test="t", **facts
+    as_points = decisions.Contrast(
+        id="points", comparison=contrast, effects=plain, unit=POINTS, test=PAIRED_T, **facts
     )
     return [by_rule, as_points]
 
 
 def effect_text(verdict: decisions.Verdict) -> str:
     low, high = verdict.interval
-    return f"{verdict.effect:.2f} [{low:.2f}, {high:.2f}] {verdict.row.unit}"
+    return f"{verdict.effect:.2f} [{low:.2f}, {high:.2f}] {verdict.contrast.unit.name}"
 
 
 def controls() -> None:
@@ -306,7 +309,7 @@ def controls() -> None:
     for row in fixed_rows(runs["2"], runs["64"]):
         found += [(v, False) for v in decisions.decide([row])]
     positives = [
-        controls.Positive(v.row.contrast, effect_text(v), v.word, is_judged)
+        controls.Positive(v.contrast.comparison, effect_text(v), v.word, is_judged)
         for v, is_judged in found
     ]
     metrics = metrics_of(runs["batch"], runs["layer"], speed.target)

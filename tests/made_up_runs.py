@@ -9,10 +9,12 @@ from typing import Any
 
 from normlab.runs.record import Record
 from normlab.settings import Config
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
+from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.metrics import log_octaves, steps_to_target
 from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.study import Arm, Figure, FollowUp, Setup, Study, Sweep, Tuning
+from normlab.studies.units import OCTAVES
 from normlab.training.evaluation_steps import eval_steps
 from normlab.training.version import TRAINING_VERSION
 
@@ -144,7 +146,7 @@ FIGURES = (
 )
 
 
-def claims(evidence, profile: str) -> list[Row]:
+def claims(evidence, profile: str) -> list[Contrast]:
     e = evidence["steps"]
     none, batch = e.runs_of("none"), e.runs_of("batch")
     effects = {
@@ -154,17 +156,17 @@ def claims(evidence, profile: str) -> list[Row]:
     common: dict[str, Any] = {
         "claim": "C1",
         "sentence": f"Faster {NASTY}",
-        "contrast": "log2 ratio",
+        "comparison": "log2 ratio",
         "scope": "a multilayer perceptron with a name that is longer than a terminal is wide",
         "effects": effects,
-        "unit": "octaves",
-        "test": "t",
+        "unit": OCTAVES,
+        "test": PAIRED_T,
         "setup": "steps",
     }
     return [
-        Row(id="C1a", delta=0.3, n=6, **common),
-        Row(id="C1b", delta=99.0, n=6, **common),
-        Row(id="C1c", delta=0.3, n=7, **common),
+        Contrast(id="C1a", sesoi=0.3, n=6, **common),
+        Contrast(id="C1b", sesoi=99.0, n=6, **common),
+        Contrast(id="C1c", sesoi=0.3, n=7, **common),
     ]
 
 

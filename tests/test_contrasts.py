@@ -14,11 +14,19 @@ import pytest
 from normlab.report.report import explained
 from normlab.runs.record import Record
 from normlab.settings import defaults
-from normlab.studies.decisions import Row, decide, p_values, summarize
+from normlab.studies.decisions import Contrast, decide
 from normlab.studies.effects import at_matched_losses
+from normlab.studies.hypothesis_tests import (
+    MAX_ERROR,
+    PAIRED_T,
+    PROPORTION,
+    QUANTILE,
+    THRESHOLDS,
+)
 from normlab.studies.metrics import at_train_loss, is_failed, share_learned, train_accuracy
+from normlab.studies.units import DECADES
 
-ROW = Row("A", "C", "s", "c", "net", {}, "decades", 0.3, 30, "tail")
+ROW = Contrast("A", "C", "s", "c", "net", {}, DECADES, 0.3, 30, QUANTILE)
 
 
 def record(rows: list[dict[str, float]], status: str = "trained", **settings: Any) -> Record:
@@ -77,33 +85,33 @@ def test_tails_are_compared_by_a_paired_bootstrap():
     rng = np.random.default_rng(1)
     luck = rng.normal(size=30)
     pairs: Any = np.stack([luck + 1.0, luck], axis=1)
-    centre, (low, high), _ = summarize(pairs, "tail")
+    centre, (low, high), _ = QUANTILE.summarize(pairs)
     expected = np.percentile(pairs[:, 0], 90) - np.percentile(pairs[:, 1], 90)
     assert centre == pytest.approx(expected) and low == pytest.approx(1.0) == high
-    p_sup, p_ref = p_values(pairs, 0.3, "tail")
+    p_sup, p_ref = QUANTILE.p_values(pairs, 0.3)
     assert p_sup == pytest.approx(1 / 10_001) and p_ref == pytest.approx(1.0)
     alike = np.stack([luck, luck], axis=1)
-    assert p_values(alike, 0.3, "tail") == pytest.approx((1.0, 1 / 10_001))
+    assert QUANTILE.p_values(alike, 0.3) == pytest.approx((1.0, 1 / 10_001))
     apart = np.stack([luck, rng.permutation(luck)], axis=1)
-    assert min(p_values(apart, 0.0, "tail")) > 0.1
+    assert min(QUANTILE.p_values(apart, 0.0)) > 0.1
     (verdict,) = decide([replace(ROW, effects=dict(enumerate(map(tuple, apart))))])
     assert verdict.word == "inconclusive" and verdict.n_enough is None
     unlucky = np.stack([luck + 5 * (np.arange(30) % 5 == 0), luck], axis=1)  # a fifth got stuck
-    assert p_values(unlucky, 0.3, "tail")[0] < 0.01
+    assert QUANTILE.p_values(unlucky, 0.3)[0] < 0.01
 
 
 @pytest.mark.parametrize(
     "test, values, delta, word",
     [
-        ("bound", (1e-5, 9e-5, 1e-4), 1e-4, "supported"),
-        ("bound", (1e-5, 2e-4, 1e-5), 1e-4, "refuted"),
-        ("band", (0.97, 0.96, 0.94), 0.95, "supported"),
-        ("band", (0.9, 0.9, 0.97), 0.95, "inconclusive"),
-        ("band", (0.5, 0.4, 0.6), 0.95, "refuted"),
+        (MAX_ERROR, (1e-5, 9e-5, 1e-4), 1e-4, "supported"),
+        (MAX_ERROR, (1e-5, 2e-4, 1e-5), 1e-4, "refuted"),
+        (THRESHOLDS, (0.97, 0.96, 0.94), 0.95, "supported"),
+        (THRESHOLDS, (0.9, 0.9, 0.97), 0.95, "inconclusive"),
+        (THRESHOLDS, (0.5, 0.4, 0.6), 0.95, "refuted"),
     ],
 )
 def test_limits_decide_without_p_values(test, values, delta, word):
-    row = replace(ROW, test=test, effects=dict(enumerate(values)), delta=delta, n=3)
+    row = replace(ROW, test=test, effects=dict(enumerate(values)), sesoi=delta, n=3)
     (verdict,) = decide([row])
     assert verdict.word == word and verdict.n_enough is None
     (fewer,) = decide([replace(row, n=4)])
@@ -112,8 +120,8 @@ def test_limits_decide_without_p_values(test, values, delta, word):
 
 def test_a_gate_of_its_own_takes_a_verdict_back():
     effects = {s: 1.0 + s / 100 for s in range(12)}
-    row = replace(ROW, test="t", effects=effects, n=12)
-    (open_row,), (closed,) = decide([row]), decide([replace(row, closed="nothing to repair")])
+    row = replace(ROW, test=PAIRED_T, effects=effects, n=12)
+    (open_row,), (closed,) = decide([row]), decide([replace(row, unmet="nothing to repair")])
     assert (open_row.word, closed.word) == ("supported", "not testable here")
     assert closed.notes == ("nothing to repair",)
 
@@ -130,7 +138,7 @@ def test_a_row_says_when_what_it_asks_for_cannot_be(is_complete, best, word):
     follow = SimpleNamespace(name="ten times", rate_of="none")
     setup = SimpleNamespace(follows=(follow,))
     e: Any = SimpleNamespace(setup=setup, follows={}, best=best, is_complete=is_complete)
-    (verdict,) = decide([replace(ROW, test="share", setup="s")])
+    (verdict,) = decide([replace(ROW, test=PROPORTION, setup="s")])
     found = explained(verdict, {"s": e})
     assert found.word == word and (
         word == "no data" or "none reaches the target at no rate" in found.notes[0]

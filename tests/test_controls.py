@@ -10,9 +10,11 @@ import pytest
 from scipy import stats
 
 from benchmarks.validation import calibration
-from benchmarks.validation.calibration import Contrast, Metric, Noise, Positive, Result, Share
+from benchmarks.validation.calibration import Metric, Noise, Positive, Result, Share
 from normlab.studies import decisions
-from normlab.studies.decisions import Row, decide
+from normlab.studies.decisions import Contrast, decide
+from normlab.studies.hypothesis_tests import TESTS
+from normlab.studies.units import PLAIN
 
 T, WILCOXON = Noise("normal", "t"), Noise("normal", "wilcoxon")
 
@@ -22,11 +24,12 @@ def no_search(monkeypatch):
     monkeypatch.setattr(decisions, "SEARCH", calibration.N)
 
 
-def judge(contrasts: Sequence[Contrast]) -> list[str]:
+def judge(contrasts: Sequence[calibration.Contrast]) -> list[str]:
     """What the rule says of the rows of one study."""
     rows = [
-        Row("", "", "", "", "", dict(enumerate(c.effects)), "", c.delta, calibration.N, c.test)
+        Contrast("", "", "", "", "", effects, PLAIN, c.delta, calibration.N, TESTS[c.test])
         for c in contrasts
+        for effects in [dict(enumerate(c.effects))]
     ]
     return [verdict.word for verdict in decide(rows)]
 
@@ -35,7 +38,7 @@ def always(word: str) -> calibration.Judge:
     return lambda contrasts: [word] * len(contrasts)
 
 
-def by_sign(contrasts: Sequence[Contrast]) -> list[str]:
+def by_sign(contrasts: Sequence[calibration.Contrast]) -> list[str]:
     """A rule that takes any mean above 0 for support."""
     return ["supported" if np.mean(c.effects) > 0 else "refuted" for c in contrasts]
 
@@ -82,7 +85,7 @@ def test_planted_effects_are_found_as_often_as_calculated():
 
 
 def test_planted_words_are_counted_for_the_truth_they_belong_to():
-    def knows(contrasts: Sequence[Contrast]) -> list[str]:
+    def knows(contrasts: Sequence[calibration.Contrast]) -> list[str]:
         return ["supported" if np.mean(c.effects) > c.delta / 2 else "refuted" for c in contrasts]
 
     words = calibration.planted(T, [True, False, False], knows, size=30, repetitions=10)
@@ -102,7 +105,7 @@ def test_holm_makes_each_of_several_rows_rarer():
 
 
 def test_what_a_test_needs_is_the_smallest_size_that_is_often_enough(monkeypatch):
-    def from_four(contrasts: Sequence[Contrast]) -> list[str]:
+    def from_four(contrasts: Sequence[calibration.Contrast]) -> list[str]:
         """A rule that sees sizes from 3.45 on."""
         (row,) = contrasts
         middle = np.mean(row.effects) > row.delta / 2
@@ -118,7 +121,7 @@ def test_noise_has_no_effect_and_the_spread_of_the_differences():
     for test in ("t", "wilcoxon"):
         noise = calibration.noise_of(metric([], differences, test))
         assert noise.values is not None and len(noise.values) == 60
-        assert decisions.p_values(noise.values, 0, test) == pytest.approx((0.5, 0.5), abs=0.02)
+        assert TESTS[test].p_values(noise.values, 0) == pytest.approx((0.5, 0.5), abs=0.02)
         assert noise.sd == pytest.approx(np.std(differences[:-1]))
         assert set(noise.draw(np.random.default_rng(0))) <= set(noise.values)
 

@@ -26,9 +26,11 @@ from normlab.report.figures.style import (
 )
 from normlab.runs.record import Record
 from normlab.settings import defaults
-from normlab.studies.decisions import Row, decide
+from normlab.studies.decisions import Contrast, decide
+from normlab.studies.hypothesis_tests import TESTS
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import Arm, Figure, FollowUp, Kind, Setup, Tuning
+from normlab.studies.units import DECADES, OCTAVES, POINTS, Unit
 
 NASTY = "batch, $x$ and $\\frac{$"
 ARMS = (
@@ -243,20 +245,25 @@ def test_levels_may_be_gains_or_depths_and_accuracy_of_training():
     assert error.containers[0].lines[0].get_ydata() == pytest.approx([10, 10])
 
 
+def unit_of(name: str) -> Unit:
+    known = {"octaves": OCTAVES, "decades": DECADES, "points": POINTS}
+    return known.get(name, Unit(name, is_proportion=name.startswith("share")))
+
+
 def made_rows(*rows: tuple[str, str, list[Any], str, float]) -> list:
     return decide(
         [
-            Row(
+            Contrast(
                 id=name,
                 claim="C",
                 sentence="s",
-                contrast="c",
+                comparison="c",
                 scope="s",
                 effects=dict(enumerate(effects)),
-                unit=unit,
-                delta=delta,
+                unit=unit_of(unit),
+                sesoi=delta,
                 n=len(effects),
-                test=test,  # pyright: ignore[reportArgumentType]
+                test=TESTS[test],
             )
             for name, test, effects, unit, delta in rows
         ]

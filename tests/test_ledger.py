@@ -23,9 +23,13 @@ from normlab.report.summary import row_facts
 from normlab.report.tables import markdown_text as escaped
 from normlab.runs.errors import StorageError
 from normlab.runs.record import Record
-from normlab.studies.decisions import Row, decide
+from normlab.studies.decisions import Contrast, decide
+from normlab.studies.hypothesis_tests import MAX_ERROR, PAIRED_T, QUANTILE, THRESHOLDS
 from normlab.studies.literature import claims, entries, entry_of
 from normlab.studies.study import ROOT, Figure
+from normlab.studies.units import NATS, POINTS, Unit
+
+SHARE = Unit("share", is_proportion=True)
 
 RULE_BOOK = (
     "C1a C1b C1t C2 C2r C3a C3b C3c C4a C4b C4c C5a C5b C6a C6b C7a C7b C7c C8a C8b C8c C9 C10a "
@@ -42,26 +46,26 @@ PLAIN = replace(
 DISAGREES = "isagrees with the literature"
 
 
-def row(name: str, word: str = "supported", **facts: Any) -> Row:
+def row(name: str, word: str = "supported", **facts: Any) -> Contrast:
     """Return a row whose verdict is that word."""
     spread = 3.0 if word == "inconclusive" else 0.1
     values = {s: EFFECTS.get(word, 0.0) + spread * (s - 2.5) / 2.5 for s in range(6)}
     told: dict[str, Any] = {
         "claim": f"C{re.sub('[^0-9]', '', name.partition('-')[0])}",
         "sentence": "Faster",
-        "contrast": "a - b",
+        "comparison": "a - b",
         "scope": f"net of {name}",
         "effects": {} if word == "no data" else values,
-        "unit": "points",
-        "delta": 1.0,
+        "unit": POINTS,
+        "sesoi": 1.0,
         "n": 7 if word == "exploratory" else 6,
-        "test": "t",
+        "test": PAIRED_T,
         "setup": "steps",
     }
-    return Row(id=name, **(told | facts))
+    return Contrast(id=name, **(told | facts))
 
 
-def report_of(*rows: Row, study=PLAIN, profile: str = "quick") -> StudyReport:
+def report_of(*rows: Contrast, study=PLAIN, profile: str = "quick") -> StudyReport:
     return StudyReport(study, profile, {}, decide(rows))
 
 
@@ -129,8 +133,8 @@ def test_rows_without_a_verdict_say_why():
 @pytest.mark.parametrize(
     "facts, reason",
     [
-        ({"gate": "C8a"}, "its gate C8a is inconclusive"),
-        ({"closed": "C1a is refuted"}, "C1a is refuted"),
+        ({"prerequisite": "C8a"}, "its gate C8a is inconclusive"),
+        ({"unmet": "C1a is refuted"}, "C1a is refuted"),
     ],
 )
 def test_a_closed_gate_gives_its_reason(facts, reason):
@@ -194,8 +198,8 @@ NASTY_STUDY = replace(PLAIN, figures=(Figure("curves", "steps", f"](x) {NASTY} `
 
 def nasty_report() -> StudyReport:
     evil = f"\n\n# {NASTY} ![x](y) `a` _b_"
-    facts = {"sentence": evil, "contrast": evil, "scope": evil}
-    rows = row("C1a", **facts), row("C1b", unit=evil), row("C8a", closed=evil)
+    facts = {"sentence": evil, "comparison": evil, "scope": evil}
+    rows = row("C1a", **facts), row("C1b", unit=Unit(evil)), row("C8a", unmet=evil)
     return report_of(*rows, study=NASTY_STUDY)
 
 
@@ -290,10 +294,16 @@ def test_the_head_says_where_the_runs_come_from():
 
 def test_tests_without_p_values_say_what_decides():
     bound = row(
-        "C14a", effects={0: 1e-6, 1: 2e-6, 2: 3e-5}, test="bound", delta=1e-4, n=3, unit="nats"
+        "C14a", effects={0: 1e-6, 1: 2e-6, 2: 3e-5}, test=MAX_ERROR, sesoi=1e-4, n=3, unit=NATS
     )
-    band = row("C12-x", effects={0: 0.99, 1: 1.0, 2: 0.98}, test="band", n=3, unit="share")
-    tail = row("C5b-gain1", effects={s: (2.0 + s, 0.1 * s) for s in range(6)}, test="tail")
+    band = row(
+        "C12-x",
+        effects={0: 0.99, 1: 1.0, 2: 0.98},
+        test=THRESHOLDS,
+        n=3,
+        unit=SHARE,
+    )
+    tail = row("C5b-gain1", effects={s: (2.0 + s, 0.1 * s) for s in range(6)}, test=QUANTILE)
     (report,) = judge_overall([report_of(bound, band, tail)])
     facts = [dict(row_facts(v, "quick")) for v in report.verdicts]
     assert [f["Test"] for f in facts] == [

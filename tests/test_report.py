@@ -25,6 +25,7 @@ from normlab.studies.decisions import decide
 from normlab.studies.planning import ConfigCache
 from normlab.studies.rules import rule_of, write_rule
 from normlab.studies.study import Study
+from normlab.studies.units import POINTS
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_a_verdict_that_many_rows_undo_does_not_stand_overall(records, tmp_path)
     report = gather(tmp_path, records)[0]
     effects = {s: e for s, e in enumerate((0.4, 0.1, 0.9, -0.1, 0.7, 0.5, 0.2, 0.6))}
     row = replace(
-        report.verdicts[0].row, effects=effects, n=8, delta=0.1, test="t", id="weak", unit="points"
+        report.verdicts[0].contrast, effects=effects, n=8, sesoi=0.1, id="weak", unit=POINTS
     )
     alone = judge_overall([replace(report, verdicts=decide([row]))])
     assert [(v.word, v.stands_overall) for v in alone[0].verdicts] == [("supported", True)]

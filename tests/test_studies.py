@@ -8,6 +8,7 @@ import pytest
 
 from normlab.data import DATASETS
 from normlab.runs.config import ConfigError, resolve
+from normlab.studies.hypothesis_tests import MAX_ERROR
 from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
 from normlab.studies.rules import rule_of
 from normlab.studies.study import (
@@ -121,7 +122,7 @@ def test_study_can_run(name, profile):
 @pytest.mark.parametrize("profile", PLANNED)
 def test_contrasts_are_those_of_the_rule_book(profile):
     rows = [row for study in STUDIES.values() for row in rows_of(study, profile)]
-    found = {r.id: (r.test, r.unit, r.n, r.delta, r.gate) for r in rows}
+    found = {r.id: (r.test.name, r.unit.name, r.n, r.sesoi, r.prerequisite) for r in rows}
     planned = {
         name: (test, unit, n, quick if profile == "quick" else standard, gate)
         for name, (test, unit, n, quick, standard, gate) in RULE_BOOK.items()
@@ -144,9 +145,9 @@ def test_rows_match_what_is_planned(name, profile):
         setup = setups[row.setup]
         planned = {setup.seeds} | {f.seeds for f in setup.follows}
         assert row.effects == {}
-        if row.test != "bound":  # the benchmark's, with its own n and scope
+        if row.test is not MAX_ERROR:  # the benchmark's, with its own n and scope
             assert row.n in planned and row.scope == setup.title
-        assert not row.gate or row.gate in ids
+        assert not row.prerequisite or row.prerequisite in ids
 
 
 @pytest.mark.parametrize("setup", SETUPS)

@@ -15,7 +15,7 @@ from normlab.report.figures.style import line_styles
 from normlab.report.setup_table import StepTimes, arm_table, reference_of
 from normlab.report.tables import Markdown, Measured, Table
 from normlab.runs.record import Record
-from normlab.studies.decisions import median
+from normlab.studies.hypothesis_tests import median
 from normlab.studies.metrics import error_points, steps_to_target
 from normlab.studies.planning import SetupRuns
 

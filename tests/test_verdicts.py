@@ -14,36 +14,41 @@ from scipy import stats
 
 from normlab.studies.decisions import (
     LEVEL,
-    Row,
-    accuracy_row,
+    Contrast,
     decide,
     holm,
-    median,
-    median_interval,
     n_enough,
-    p_values,
-    share_interval,
-    summarize,
-    t_interval,
     word_of,
 )
+from normlab.studies.effects import accuracy_row
+from normlab.studies.hypothesis_tests import (
+    MCNEMAR,
+    PAIRED_T,
+    PROPORTION,
+    SIGNED_RANK,
+    median,
+    median_interval,
+    proportion_interval,
+    t_interval,
+)
+from normlab.studies.units import POINTS, TRAINED
 
 INF = math.inf
-ROW = Row(
+ROW = Contrast(
     id="A",
     claim="C",
     sentence="s",
-    contrast="c",
+    comparison="c",
     scope="net, data",
     effects={},
-    unit="points",
-    delta=1.0,
+    unit=POINTS,
+    sesoi=1.0,
     n=12,
-    test="t",
+    test=PAIRED_T,
 )
 
 
-def row(values, **facts) -> Row:
+def row(values, **facts) -> Contrast:
     return replace(ROW, effects=dict(enumerate(map(float, values))), **facts)
 
 
@@ -79,7 +84,7 @@ def test_holm_by_hand():
 
 def test_t_is_scipys():
     values = spread(0.4)
-    p_sup, p_ref = p_values(values, 1.0, "t")
+    p_sup, p_ref = PAIRED_T.p_values(values, 1.0)
     assert p_sup == t_test(values, "greater")
     assert p_ref == t_test([e - 1.0 for e in values], "less")
     # by hand: t = 0.4 / (1 / sqrt 12) with 11 degrees of freedom
@@ -89,7 +94,7 @@ def test_t_is_scipys():
 
 def test_wilcoxon_is_scipys_with_pratt_zeros():
     values = [0.0, 0.0, 0.3, -0.1, 0.5, 0.25, 0.8, 0.0, 1.0, 0.45, -0.2, 0.6, 0.7, 0.9]
-    p_sup, p_ref = p_values(values, 0.3, "wilcoxon")
+    p_sup, p_ref = SIGNED_RANK.p_values(values, 0.3)
     assert p_sup == wilcoxon(values, "greater")
     assert p_sup != wilcoxon(values, "greater", "wilcox")
     assert p_ref == wilcoxon([e - 0.3 for e in values], "less")
@@ -98,44 +103,44 @@ def test_wilcoxon_is_scipys_with_pratt_zeros():
 def test_wilcoxon_without_ties_is_scipys_exact_one():
     values = np.random.default_rng(1).normal(0.3, 1.0, 12)
     expected = stats.wilcoxon(values, alternative="greater", method="exact")
-    assert p_values(values, 0.5, "wilcoxon")[0] == pytest.approx(expected[1], rel=1e-9)
+    assert SIGNED_RANK.p_values(values, 0.5)[0] == pytest.approx(expected[1], rel=1e-9)
 
 
 def test_wilcoxon_by_hand():
     # 12 positive values: one of 2^12 sign patterns is as extreme
-    p_sup, p_ref = p_values(np.arange(1.0, 13), 0.32, "wilcoxon")
+    p_sup, p_ref = SIGNED_RANK.p_values(np.arange(1.0, 13), 0.32)
     assert p_sup == pytest.approx(2.0**-12) and p_ref == pytest.approx(1)
     # the smallest of them negative: rank sum 77 or 78, two patterns
-    assert p_values([-1.0, *range(2, 13)], 0.32, "wilcoxon")[0] == pytest.approx(2 * 2.0**-12)
+    assert SIGNED_RANK.p_values([-1.0, *range(2, 13)], 0.32)[0] == pytest.approx(2 * 2.0**-12)
 
 
 def test_infinities_rank_highest():
     finite = [0.5, 0.4, 0.3, -0.1, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
-    p_sup, p_ref = p_values([*finite, INF, INF, -INF], 0.32, "wilcoxon")
+    p_sup, p_ref = SIGNED_RANK.p_values([*finite, INF, INF, -INF], 0.32)
     far = [1e6, 1e6, -1e6]
     assert p_sup == wilcoxon([*finite, *far], "greater")
     assert p_ref == wilcoxon([*(e - 0.32 for e in finite), *far], "less")
-    assert p_values([INF] * 12, 0.32, "wilcoxon") == (2.0**-12, 1.0)
-    assert p_values([-INF] * 12, 0.32, "wilcoxon") == (1.0, 2.0**-12)
+    assert SIGNED_RANK.p_values([INF] * 12, 0.32) == (2.0**-12, 1.0)
+    assert SIGNED_RANK.p_values([-INF] * 12, 0.32) == (1.0, 2.0**-12)
 
 
-@pytest.mark.parametrize("test", ["t", "wilcoxon"])
+@pytest.mark.parametrize("test", [PAIRED_T, SIGNED_RANK], ids=lambda t: t.name)
 def test_equal_effects_are_decided_by_their_sign(test):
-    assert p_values([2.0] * 12, 1.0, test) == (2.0**-12, 1.0)
-    assert p_values([0.5] * 12, 1.0, test) == (2.0**-12, 2.0**-12)
-    assert p_values([0.0] * 12, 1.0, test) == (1.0, 2.0**-12)
-    assert p_values([1.0] * 12, 1.0, test) == (2.0**-12, 1.0)
+    assert test.p_values([2.0] * 12, 1.0) == (2.0**-12, 1.0)
+    assert test.p_values([0.5] * 12, 1.0) == (2.0**-12, 2.0**-12)
+    assert test.p_values([0.0] * 12, 1.0) == (1.0, 2.0**-12)
+    assert test.p_values([1.0] * 12, 1.0) == (2.0**-12, 1.0)
 
 
 def test_share_tests_are_exact_binomials():
-    assert p_values([0.0] * 80, 0.05, "share")[0] == pytest.approx(0.95**80)
-    assert p_values([1.0] * 80, 0.05, "share")[1] == pytest.approx(0.05**80)
+    assert PROPORTION.p_values([0.0] * 80, 0.05)[0] == pytest.approx(0.95**80)
+    assert PROPORTION.p_values([1.0] * 80, 0.05)[1] == pytest.approx(0.05**80)
 
 
 def test_mcnemar_counts_discordant_pairs_alone():
     values = [1.0] * 9 + [-1.0] + [0.0] * 2
-    assert p_values(values, 1.0, "mcnemar")[0] == pytest.approx(11 / 2**10)
-    assert p_values([0.0] * 12, 1.0, "mcnemar") == (1.0, 1.0)
+    assert MCNEMAR.p_values(values, 1.0)[0] == pytest.approx(11 / 2**10)
+    assert MCNEMAR.p_values([0.0] * 12, 1.0) == (1.0, 1.0)
 
 
 def test_t_interval_by_hand():
@@ -168,21 +173,21 @@ def test_median_with_infinities():
 
 
 def test_clopper_pearson_by_hand():
-    low, high = share_interval(0, 80)
+    low, high = proportion_interval(0, 80)
     assert low == 0 and high == pytest.approx(1 - 0.025 ** (1 / 80))
-    low, high = share_interval(80, 80)
+    low, high = proportion_interval(80, 80)
     assert high == 1 and low == pytest.approx(0.025 ** (1 / 80))
-    low, high = share_interval(3, 80)  # roots of the two binomial tails
+    low, high = proportion_interval(3, 80)  # roots of the two binomial tails
     assert stats.binom.sf(2, 80, low) == pytest.approx(0.025)
     assert stats.binom.cdf(3, 80, high) == pytest.approx(0.025)
 
 
 def test_summaries_suit_the_test():
     values = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 26.0]
-    assert summarize(values, "t")[0] == 6.75
-    assert summarize(values, "wilcoxon")[:2] == (5.5, (2.0, 9.0))
-    centre, interval, coverage = summarize([1.0, 0, 0, 0], "share")
-    assert (centre, coverage) == (0.25, 0.95) and interval == share_interval(1, 4)
+    assert PAIRED_T.summarize(values)[0] == 6.75
+    assert SIGNED_RANK.summarize(values)[:2] == (5.5, (2.0, 9.0))
+    centre, interval, coverage = PROPORTION.summarize([1.0, 0, 0, 0])
+    assert (centre, coverage) == (0.25, 0.95) and interval == proportion_interval(1, 4)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +205,7 @@ def test_words(p_sup, p_ref, word):
     assert word_of(p_sup, p_ref) == word and LEVEL == 0.025
 
 
-@pytest.mark.parametrize("test", ["t", "wilcoxon"])
+@pytest.mark.parametrize("test", [PAIRED_T, SIGNED_RANK], ids=lambda t: t.name)
 @pytest.mark.parametrize(
     "values, word",
     [
@@ -220,7 +225,7 @@ def test_words_of_effects(values, word, test):
 
 def test_a_tiny_certain_effect_is_refuted():
     (verdict,) = decide([row(spread(0.2, 0.1))])
-    assert verdict.p_sup < 1e-4 and verdict.word == "refuted"
+    assert verdict.p_above_zero < 1e-4 and verdict.word == "refuted"
     assert verdict.interval[0] > 0 and verdict.interval[1] < 1
 
 
@@ -229,7 +234,7 @@ def test_holm_is_over_the_rows_of_the_study():
     alone = decide([row(values)])[0]
     many = decide([row(values, id=str(i)) for i in range(3)])[0]
     assert alone.word == "supported" and many.word == "inconclusive"
-    assert many.p_sup == pytest.approx(3 * alone.p_sup)
+    assert many.p_above_zero == pytest.approx(3 * alone.p_above_zero)
 
 
 @pytest.mark.parametrize("n", [2, 11, 13])
@@ -237,8 +242,10 @@ def test_another_n_is_exploratory_and_counts_among_the_rows_all_the_same(n):
     verdicts = decide([row(spread(3.0, n=n)), row(spread(0.8), id="B")])
     assert [v.word for v in verdicts] == ["exploratory", "supported"]
     assert verdicts[0].n == n and verdicts[0].n_enough is None
-    alone = decide([row(spread(0.8))])[0].p_sup
-    assert verdicts[1].p_sup == pytest.approx(2 * alone)  # Holm over the study, come what may
+    alone = decide([row(spread(0.8))])[0].p_above_zero
+    assert verdicts[1].p_above_zero == pytest.approx(
+        2 * alone
+    )  # Holm over the study, come what may
 
 
 @pytest.mark.parametrize("values", [[], [1.0]])
@@ -258,7 +265,7 @@ def test_no_data(values):
     ],
 )
 def test_gates(gate, word):
-    first, gated = decide([row(gate, id="gate"), row(spread(3.0), id="B", gate="gate")])
+    first, gated = decide([row(gate, id="gate"), row(spread(3.0), id="B", prerequisite="gate")])
     assert gated.word == word
     assert bool(gated.notes) == (word != "supported")
     if gated.notes:
@@ -266,7 +273,9 @@ def test_gates(gate, word):
 
 
 def test_a_closed_gate_does_not_hide_that_n_differs():
-    verdicts = decide([row(spread(-3.0), id="gate"), row(spread(3.0, n=4), id="B", gate="gate")])
+    verdicts = decide(
+        [row(spread(-3.0), id="gate"), row(spread(3.0, n=4), id="B", prerequisite="gate")]
+    )
     assert verdicts[1].word == "exploratory"
 
 
@@ -276,21 +285,23 @@ def test_a_closed_gate_does_not_hide_that_n_differs():
 )
 def test_shares(failed, word):
     """C2r: of 80 runs, none may fail for "without risk"; 9 and more refute it."""
-    (verdict,) = decide([row([1] * failed + [0] * (80 - failed), test="share", delta=0.05, n=80)])
+    (verdict,) = decide(
+        [row([1] * failed + [0] * (80 - failed), test=PROPORTION, sesoi=0.05, n=80)]
+    )
     assert verdict.word == word and verdict.effect == failed / 80
     low, high = verdict.interval
     is_inside = low <= 0.05 <= high
     assert is_inside == (word == "inconclusive")
 
 
-def accuracy(better, worse, failed) -> Row:
-    facts = {n: getattr(ROW, n) for n in ("id", "claim", "sentence", "contrast", "scope")}
+def accuracy(better, worse, failed) -> Contrast:
+    facts = {n: getattr(ROW, n) for n in ("id", "claim", "sentence", "comparison", "scope")}
     return accuracy_row(
         better=dict(enumerate(better)),
         worse=dict(enumerate(worse)),
         failed=failed,
-        unit="points",
-        delta=1.0,
+        unit=POINTS,
+        sesoi=1.0,
         n=12,
         **facts,
     )
@@ -298,7 +309,7 @@ def accuracy(better, worse, failed) -> Row:
 
 def test_accuracy_rows_pair_by_seed():
     made = accuracy([1.0, 2.0, 3.0], [4.0, 4.0], lambda s: (False, False))
-    assert made.effects == {0: 3.0, 1: 2.0} and made.test == "t"
+    assert made.effects == {0: 3.0, 1: 2.0} and made.test is PAIRED_T
 
 
 @pytest.mark.parametrize("arm", [0, 1])
@@ -307,10 +318,10 @@ def test_many_failures_are_decided_by_mcnemar(arm):
         return lambda s: tuple(s < count if i == arm else False for i in (0, 1))
 
     quarter = accuracy([1.0] * 12, [2.0] * 12, fails_below(3))
-    assert quarter.test == "t" and quarter.effects[0] == 1.0
+    assert quarter.test is PAIRED_T and quarter.effects[0] == 1.0
     more = accuracy([1.0] * 12, [2.0] * 12, fails_below(4))
     sign = -1.0 if arm == 0 else 1.0
-    assert more.test == "mcnemar" and "McNemar" in more.remark and more.unit == "trained"
+    assert more.test is MCNEMAR and "McNemar" in more.remark and more.unit is TRAINED
     assert more.effects == {s: sign * (s < 4) for s in range(12)}
 
 
@@ -340,7 +351,7 @@ def test_n_enough_gives_up_where_it_takes_too_many():
 # Controls of the machinery, by simulation; every draw is seeded.
 
 
-@pytest.mark.parametrize("test", ["t", "wilcoxon"])
+@pytest.mark.parametrize("test", [PAIRED_T, SIGNED_RANK], ids=lambda t: t.name)
 def test_no_effect_is_rarely_supported(test):
     """One arm against itself on disjoint seeds: "supported" in at most 5 % (nominally 2.5 %)."""
     rng = np.random.default_rng(1)
@@ -348,7 +359,7 @@ def test_no_effect_is_rarely_supported(test):
     words = []
     for _ in range(600):
         drawn = rng.permutation(pool)
-        words.append(word_of(*p_values(drawn[:12] - drawn[12:24], 0.5, test)))
+        words.append(word_of(*test.p_values(drawn[:12] - drawn[12:24], 0.5)))
     assert words.count("supported") / len(words) <= 0.05
 
 
@@ -356,7 +367,7 @@ def test_no_effect_in_any_of_several_rows_is_rarely_supported():
     rng = np.random.default_rng(2)
     hits = 0
     for _ in range(300):
-        raw = [p_values(rng.normal(0, 1, 12), 1.0, "t")[0] for _ in range(4)]
+        raw = [PAIRED_T.p_values(rng.normal(0, 1, 12), 1.0)[0] for _ in range(4)]
         hits += holm(raw).min() < LEVEL
     assert hits / 300 <= 0.05
 
@@ -368,13 +379,13 @@ def test_planted_effects_are_found():
     assert exact >= 0.8
     rng = np.random.default_rng(3)
     noise = rng.normal(0, 1, (runs, n))
-    supported = np.mean([p_values(e + delta, delta, "t")[0] < LEVEL for e in noise])
-    refuted = np.mean([word_of(*p_values(e, delta, "t")) == "refuted" for e in noise])
+    supported = np.mean([PAIRED_T.p_values(e + delta, delta)[0] < LEVEL for e in noise])
+    refuted = np.mean([word_of(*PAIRED_T.p_values(e, delta)) == "refuted" for e in noise])
     tolerance = 3 * math.sqrt(exact * (1 - exact) / runs)
     assert supported >= exact - tolerance and refuted >= exact - tolerance
 
 
 def test_a_true_effect_of_delta_is_rarely_refuted():
     rng = np.random.default_rng(4)
-    words = [word_of(*p_values(rng.normal(1, 0.5, 12), 1.0, "t")) for _ in range(600)]
+    words = [word_of(*PAIRED_T.p_values(rng.normal(1, 0.5, 12), 1.0)) for _ in range(600)]
     assert words.count("refuted") / len(words) <= 0.05

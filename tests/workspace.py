@@ -19,9 +19,11 @@ CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
 TINY = '''
 """A study of seconds: some norms, two rates, two seeds on generated images."""
 
+from normlab.studies.hypothesis_tests import PAIRED_T
+from normlab.studies.units import POINTS
 from normlab.studies.metrics import error_points
 from normlab.studies.study import Arm, Setup, Study, Tuning
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
 
 ARMS = tuple(Arm(n, {"norm.name": n}, is_primary=True) for n in NORMS)
 SETUP = Setup(
@@ -40,9 +42,9 @@ def claims(evidence, profile):
     pairs = {s: (none[s], batch[s]) for s in none.keys() & batch.keys()}
     effects = {s: error_points(a) - error_points(b) for s, (a, b) in pairs.items()}
     return [
-        Row(
-            id="T", claim="T", sentence="It is better", contrast="none - batch", scope="tiny",
-            effects=effects, unit="points", delta=1.0, n=2, test="t", setup="tiny",
+        Contrast(
+            id="T", claim="T", sentence="It is better", comparison="none - batch", scope="tiny",
+            effects=effects, unit=POINTS, sesoi=1.0, n=2, test=PAIRED_T, setup="tiny",
         )
     ]
 

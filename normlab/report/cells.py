@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normlab.report.formatting import NOTHING, decimal, magnitude, rate_text, with_interval
 from normlab.runs.record import Record
-from normlab.studies.decisions import median, median_interval, t_interval
+from normlab.studies.hypothesis_tests import median, median_interval, t_interval
 from normlab.studies.metrics import accuracy, error_points, is_failed, log_octaves, steps_to_target
+from normlab.studies.units import NOTHING, decimal, magnitude, rate_text, with_interval
 
 Runs = Mapping[int, Record]
 RUNNING = "running_"

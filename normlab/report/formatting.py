@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 
@@ -11,9 +10,6 @@ from normlab.norms.table import NORMS
 from normlab.studies.decisions import Verdict
 from normlab.studies.study import Study
 
-BASES = {"octaves": 2.0, "decades": 10.0}
-"""Logarithmic units: effects in them are printed as a factor."""
-NOTHING = "–"
 INFINITE = "one of the two never gets there, in most seeds"
 """What an infinite effect means."""
 SYMBOLS = {
@@ -28,92 +24,29 @@ SYMBOLS = {
 }
 
 
-def decimal(value: float, places: int) -> str:
-    """Return a value with fixed decimals and a true minus sign.
-
-    >>> decimal(-0.5, 2), decimal(-0.001, 1), decimal(math.inf, 1)
-    ('−0.50', '0.0', '∞')
-    """
-    if math.isnan(value):
-        return NOTHING
-    text = "∞" if math.isinf(value) else f"{abs(value):.{places}f}"
-    is_zero = not text.strip("0.")
-    return text if value > 0 or is_zero else f"−{text}"
-
-
-def magnitude(value: float) -> str:
-    """Return a positive value with about three digits: steps, factors, seconds.
-
-    >>> magnitude(2.345), magnitude(31.27), magnitude(1234.5), magnitude(0.0123)
-    ('2.35', '31.3', '1234', '0.0123')
-    """
-    if not math.isfinite(value):
-        return decimal(value, 0)
-    if 0 < abs(value) < 0.1:
-        return f"{value:.3g}".replace("-", "−", 1) if value < 0 else f"{value:.3g}"
-    return decimal(value, 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0)
-
-
-def rate_text(rate: float | None) -> str:
-    """Return a learning rate, `none` where no rate trains."""
-    if rate is None:
-        return NOTHING
-    return f"{rate:.3g}" if rate > 0 else "none"
-
-
 def p_text(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def with_interval(centre: str, low: str, high: str) -> str:
-    """Return `centre [low, high]`, or the centre alone where there is no interval."""
-    return centre if NOTHING in (low, high) else f"{centre} [{low}, {high}]"
-
-
-def amount(value: float, unit: str) -> str:
-    """Return an effect as it is said aloud: a factor, a percentage or a number of its unit.
-
-    >>> amount(1.0, "octaves"), amount(0.05, "share"), amount(-1.5, "points"), amount(2e-6, "nats")
-    ('2.00×', '5.0 %', '−1.50', '2e-06')
-    """
-    if unit in BASES and not math.isnan(value):
-        return magnitude(BASES[unit] ** value) + "×"
-    if unit.startswith("share"):
-        return decimal(100 * value, 1) + ("" if math.isnan(value) else " %")
-    return magnitude(value) if unit == "nats" else decimal(value, 2)
-
-
 def effect_text(verdict: Verdict) -> str:
-    """Return the effect with its interval, in the words of `amount`."""
-    unit = verdict.row.unit
-    low, high = (amount(v, unit) for v in verdict.interval)
-    text = with_interval(amount(verdict.effect, unit), low, high)
-    if unit in BASES or unit in ("-", "") or math.isnan(verdict.effect):
-        return text
-    return f"{text} {unit.removeprefix('share').strip()}".strip()
+    """Return the effect with its interval, as a reader sees it."""
+    return verdict.contrast.unit.text(verdict.effect, verdict.interval)
 
 
 def raw_effect_text(verdict: Verdict) -> str:
     """Return the effect with its interval in the unit that the rule is written in."""
-    is_tiny = verdict.row.unit == "nats"
-    told = [magnitude(v) if is_tiny else decimal(v, 3) for v in (verdict.effect, *verdict.interval)]
-    return f"{with_interval(*told)} {verdict.row.unit.strip('-')}".strip()
+    return verdict.contrast.unit.raw_text(verdict.effect, verdict.interval)
 
 
-def delta_text(verdict: Verdict) -> str:
-    """Return the smallest effect of interest in the rule's unit, for logarithms as a factor too."""
-    row = verdict.row
-    if row.test == "share":
-        return amount(row.delta, "share")
-    if row.test == "band":
-        return ""
-    text = f"{row.delta:g} {row.unit.strip('-')}".strip()
-    return f"{text} ({amount(row.delta, row.unit)})" if row.unit in BASES else text
+def sesoi_text(verdict: Verdict) -> str:
+    """Return the smallest effect of interest; empty where fixed limits replace it."""
+    contrast = verdict.contrast
+    return "" if contrast.test.limits else contrast.unit.sesoi_text(contrast.sesoi)
 
 
 def n_text(verdict: Verdict) -> str:
     """Return n, with the planned one where it differs."""
-    planned = verdict.row.n
+    planned = verdict.contrast.n
     return str(verdict.n) if verdict.n == planned else f"{verdict.n} of {planned}"
 
 
@@ -122,7 +55,7 @@ def word_text(verdict: Verdict) -> str:
     text = f"{SYMBOLS.get(verdict.word, '')} {verdict.word}".strip()
     if verdict.word != "exploratory":
         return text
-    return f"{text}, n differs ({verdict.n}, planned {verdict.row.n})"
+    return f"{text}, n differs ({verdict.n}, planned {verdict.contrast.n})"
 
 
 def primary_arms(study: Study, profile: str, setup: str) -> list[str]:

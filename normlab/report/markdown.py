@@ -50,7 +50,7 @@ class LedgerRow:
     def sentence(self, place: int) -> str:
         """Return what the verdict at a place of `views` tests: the entry's sentence the first time,
         the study's own for each where a study has several for this entry."""
-        own = [view.verdict.row.sentence for view in self.views]
+        own = [view.verdict.contrast.sentence for view in self.views]
         return own[place] if len(set(own)) > 1 else "" if place else self.entry.sentence
 
     @property
@@ -88,7 +88,7 @@ class LedgerClaim:
             return ""
         told = {
             word: "; ".join(
-                f"{v.verdict.row.id} ({v.verdict.row.scope})"
+                f"{v.verdict.contrast.id} ({v.verdict.contrast.scope})"
                 for v in views
                 if v.verdict.word == word
             )
@@ -107,7 +107,7 @@ def ledger(reports: Sequence[StudyReport]) -> list[LedgerClaim]:
     views: dict[str, list[RowView]] = {name: [] for name in entries()}
     for report in planned(reports):
         for verdict in report.verdicts:
-            entry = entry_of(verdict.row.id)
+            entry = entry_of(verdict.contrast.id)
             if entry:
                 views[entry.id].append(row_view(report, verdict))
     rows = [LedgerRow(entry, views[name]) for name, entry in entries().items()]
@@ -190,8 +190,8 @@ def view_lines(view: RowView, sentence: str, pictures: Pictures) -> list[str]:
     head = f"- **{markdown_text(view.word)}**: {markdown_text('; '.join(told) or f'n = {view.n}')}"
     tested = f"{sentence}; {where(view)}" if sentence else where(view)
     lines = [head, f"  - {markdown_text(tested)} (study {pictures.study_link(view)})"]
-    if verdict.row.remark and verdict.coverage:
-        lines.append(f"  - {markdown_text(verdict.row.remark)}")
+    if verdict.contrast.remark and verdict.coverage:
+        lines.append(f"  - {markdown_text(verdict.contrast.remark)}")
     if math.isinf(verdict.effect):
         lines.append(f"  - infinite: {INFINITE}")
     if view.disagreement:
@@ -200,8 +200,8 @@ def view_lines(view: RowView, sentence: str, pictures: Pictures) -> list[str]:
 
 
 def where(view: RowView) -> str:
-    row = view.verdict.row
-    return f"{row.id}, {row.scope}, profile {view.profile}: {row.contrast}"
+    row = view.verdict.contrast
+    return f"{row.id}, {row.scope}, profile {view.profile}: {row.comparison}"
 
 
 class Pictures:
@@ -216,7 +216,7 @@ class Pictures:
         """Return (file, caption) of the figures of a row's setup; without any, that of the effects
         of its study."""
         listed = enumerate(self.studies[view.anchor].figures)
-        keys = [(view.anchor, i, f) for i, f in listed if f.setup == view.verdict.row.setup]
+        keys = [(view.anchor, i, f) for i, f in listed if f.setup == view.verdict.contrast.setup]
         own = [(self.figures[k, i], f.caption) for k, i, f in keys if (k, i) in self.figures]
         effects = self.figures.get((view.anchor, EFFECTS))
         return own or ([(effects, "The effect of every seed")] if effects else [])
@@ -280,8 +280,13 @@ def short_form(reports: Sequence[StudyReport]) -> str:
             )
         for i, view in enumerate(row.views):
             verdict = view.verdict
-            place = f"({verdict.row.scope}{f', {view.profile}' if len(profiles) > 1 else ''})"
+            place = f"({verdict.contrast.scope}{f', {view.profile}' if len(profiles) > 1 else ''})"
             sentence = f"{row.sentence(i)} {place}"
-            cells = [verdict.row.id, sentence, view.word, view.effect if verdict.coverage else ""]
+            cells = [
+                verdict.contrast.id,
+                sentence,
+                view.word,
+                view.effect if verdict.coverage else "",
+            ]
             lines.append("| " + " | ".join(map(markdown_text, cells)) + " |")
     return "\n".join(lines) + "\n"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from normlab.report.formatting import rate_text
 from normlab.studies.planning import SetupRuns, rate_of
 from normlab.studies.study import FollowUp, Sweep, Tuning
+from normlab.studies.units import rate_text
 from normlab.training.evaluation_steps import eval_steps
 
 GOALS = {

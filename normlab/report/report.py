@@ -23,7 +23,7 @@ from normlab.runs.provenance import timing_place
 from normlab.runs.record import Record, is_stale
 from normlab.runs.store import Records, Store
 from normlab.settings import SETTINGS
-from normlab.studies.decisions import WITHOUT_P, Verdict, decide, holm, p_values, word_of
+from normlab.studies.decisions import Verdict, decide, holm_pairs, word_of
 from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
 from normlab.studies.rules import KeptRule, read_rule
 from normlab.studies.study import Study
@@ -32,7 +32,6 @@ WIDTH = 100
 """Columns of the terminal that the headline fits."""
 LONGEST_STEM = 90
 """Characters of a file's name, before its setup and its ending."""
-DECIDED = ("supported", "refuted", "inconclusive")
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def evidences_of(store: Store, study: Study, setups: Mapping[str, SetupRuns]) ->
 def explained(verdict: Verdict, evidences: Mapping[str, SetupRuns]) -> Verdict:
     """Return the verdict, or why a row has no effects although all runs of its setup are done: the
     runs that it asks for follow from a rate that does not exist."""
-    e = evidences.get(verdict.row.setup)
+    e = evidences.get(verdict.contrast.setup)
     if verdict.word != "no data" or e is None or not e.is_complete:
         return verdict
     lost = [f for f in e.setup.follows if f.name not in e.follows]
@@ -102,18 +101,17 @@ def explained(verdict: Verdict, evidences: Mapping[str, SetupRuns]) -> Verdict:
 
 def judge_overall(reports: Sequence[StudyReport]) -> list[StudyReport]:
     """Return the reports with `stands_overall` set: Holm over all decided rows of all of them."""
-    decided = [v.row for r in reports for v in r.verdicts if v.word in DECIDED]
-    rows = [row for row in decided if row.test not in WITHOUT_P]
-    raw = [p_values(list(row.effects.values()), row.delta, row.test) for row in rows]
-    sup, ref = (holm([p[i] for p in raw]) for i in (0, 1))
-    words = {id(row): word_of(s, r) for row, s, r in zip(rows, sup, ref, strict=True)}
+    decided = [v.contrast for r in reports for v in r.verdicts if v.is_decided]
+    tested = [c for c in decided if c.test.has_p]
+    adjusted = holm_pairs([c.p_values() for c in tested])
+    words = {id(c): word_of(*p) for c, p in zip(tested, adjusted, strict=True)}
     return [replace(r, verdicts=[_with_overall(v, words) for v in r.verdicts]) for r in reports]
 
 
 def _with_overall(verdict: Verdict, words: Mapping[int, str]) -> Verdict:
-    if verdict.word not in ("supported", "refuted") or id(verdict.row) not in words:
+    if verdict.word not in ("supported", "refuted") or id(verdict.contrast) not in words:
         return verdict
-    return replace(verdict, stands_overall=words[id(verdict.row)] == verdict.word)
+    return replace(verdict, stands_overall=words[id(verdict.contrast)] == verdict.word)
 
 
 def step_times(store: Store, e: SetupRuns) -> StepTimes | None:
@@ -231,7 +229,7 @@ def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
         for row in claim.rows:
             texts = zip(cells[id(row)], widths, strict=True)
             start = "  ".join(text.ljust(width) for text, width in texts)
-            lines.append(_clip(f"  {start}  {row.verdict.row.scope}"))
+            lines.append(_clip(f"  {start}  {row.verdict.contrast.scope}"))
             if row.verdict.n_enough:
                 lines.append(f"      n = {row.verdict.n_enough} would decide: {row.command}")
     return "\n".join([*lines, f"page: {page}"] if page else lines)
@@ -244,4 +242,4 @@ def _clip(line: str) -> str:
 def _headline_cells(row: RowView) -> list[str]:
     word = row.verdict.word
     told = f"{word}, n differs" if word == "exploratory" else word
-    return [row.verdict.row.id, told, row.effect, f"n = {row.n}"]
+    return [row.verdict.contrast.id, told, row.effect, f"n = {row.n}"]

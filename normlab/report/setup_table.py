@@ -24,7 +24,7 @@ from normlab.report.cells import (
 )
 from normlab.report.tables import Cell, Table
 from normlab.runs.record import Record
-from normlab.studies.decisions import median_interval
+from normlab.studies.hypothesis_tests import median_interval
 from normlab.studies.metrics import is_failed
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import Arm, Sweep, Tuning

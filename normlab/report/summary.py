@@ -12,33 +12,18 @@ from normlab.report.formatting import (
     INFINITE,
     SYMBOLS,
     command,
-    delta_text,
     effect_text,
     n_text,
     p_text,
     raw_effect_text,
+    sesoi_text,
     word_text,
 )
-from normlab.studies.decisions import WITHOUT_P, Verdict
+from normlab.studies.decisions import Verdict
 from normlab.studies.literature import Entry, entry_of
 
 if TYPE_CHECKING:
     from normlab.report.report import StudyReport
-
-TESTS = {
-    "t": "one-sided paired t",
-    "wilcoxon": "one-sided Wilcoxon signed-rank",
-    "share": "exact binomial",
-    "mcnemar": "McNemar's, exact",
-    "tail": "paired bootstrap of the 90th percentile",
-    "bound": "every value at most delta",
-    "band": "mean share: supported at 95 % or more, refuted at 50 % or less",
-}
-NULLS = {
-    "effect": ("p if the effect were 0 or less", "p if it were delta or more"),
-    "share": ("p if the share were delta or more", "p if it were delta or less"),
-}
-"""What p_sup and p_ref test; small values speak for and against the sentence."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ def claim_views(reports: Sequence[StudyReport]) -> list[ClaimView]:
     groups: dict[tuple[str, str], list[RowView]] = {}
     for report in reports:
         for verdict in report.verdicts:
-            key = (verdict.row.claim, verdict.row.sentence)
+            key = (verdict.contrast.claim, verdict.contrast.sentence)
             groups.setdefault(key, []).append(row_view(report, verdict))
     ordered = sorted(groups, key=lambda key: _natural(key[0]))
     return [
@@ -109,7 +94,8 @@ def claim_views(reports: Sequence[StudyReport]) -> list[ClaimView]:
 def by_claim(reports: Sequence[StudyReport]) -> list[StudyReport]:
     """Return the reports in the order of the claims that they decide."""
     return sorted(
-        reports, key=lambda r: min((_natural(v.row.claim) for v in r.verdicts), default=(0, ""))
+        reports,
+        key=lambda r: min((_natural(v.contrast.claim) for v in r.verdicts), default=(0, "")),
     )
 
 
@@ -142,7 +128,7 @@ def count_words(claims: Sequence[ClaimView]) -> list[tuple[str, int]]:
 
 
 def row_view(report: StudyReport, verdict: Verdict) -> RowView:
-    e = report.evidences.get(verdict.row.setup)
+    e = report.evidences.get(verdict.contrast.setup)
     is_other_n = verdict.word == "exploratory" and e is not None and e.is_complete
     seeds = verdict.n if is_other_n else verdict.n_enough
     return RowView(
@@ -154,33 +140,34 @@ def row_view(report: StudyReport, verdict: Verdict) -> RowView:
         word=word_text(verdict),
         n=n_text(verdict),
         facts=row_facts(verdict, report.profile),
-        command=command(report.study, report.profile, seeds, verdict.row.setup),
-        entry=entry_of(verdict.row.id),
+        command=command(report.study, report.profile, seeds, verdict.contrast.setup),
+        entry=entry_of(verdict.contrast.id),
     )
 
 
 def row_facts(verdict: Verdict, profile: str) -> list[tuple[str, str]]:
     """Return what the fold of a verdict says, as (name, text)."""
-    row, has_p = verdict.row, verdict.row.test not in WITHOUT_P
-    correction = ", Holm over the study's rows, level 0.025" if has_p else ""
+    row, test = verdict.contrast, verdict.contrast.test
+    correction = ", Holm over the study's rows, level 0.025" if test.has_p else ""
     facts = [
         ("Row", f"{row.id}, profile {profile}"),
-        ("Test", f"{TESTS[row.test]}{correction}"),
-        ("Largest share allowed" if row.test == "share" else "Delta", delta_text(verdict)),
+        ("Test", f"{test.label}{correction}"),
+        (test.sesoi_label, sesoi_text(verdict)),
     ]
     if verdict.coverage:
-        interval = f"Effect with {100 * verdict.coverage:.0f} % interval"
-        name = "Largest value [least, largest]" if row.test == "bound" else interval
+        name = test.centre_label.format(coverage=100 * verdict.coverage)
         facts.append((name, raw_effect_text(verdict)))
-    if has_p and verdict.word in ("supported", "refuted", "inconclusive"):
-        sup, ref = NULLS["share" if row.test == "share" else "effect"]
-        facts += [(sup, p_text(verdict.p_sup)), (ref, p_text(verdict.p_ref))]
+    if test.has_p and verdict.is_decided:
+        p_values = (verdict.p_above_zero, verdict.p_below_sesoi)
+        facts += zip(test.nulls, map(p_text, p_values), strict=True)
     stands = {True: "yes", False: "no", None: ""}[verdict.stands_overall]
-    enough = _enough(verdict) if has_p and verdict.word == "inconclusive" else ""
+    enough = _enough(verdict) if test.has_p and verdict.word == "inconclusive" else ""
     facts += [("Stands with Holm over all rows of this page", stands), ("Enough", enough)]
     if math.isinf(verdict.effect):
         facts.append(("Infinite", INFINITE))
-    facts += [("Gate", f"tested only if {row.gate} is supported" if row.gate else "")]
+    facts += [
+        ("Gate", f"tested only if {row.prerequisite} is supported" if row.prerequisite else "")
+    ]
     facts += [("Remark", row.remark), *(("Note", note) for note in verdict.notes)]
     return [(name, text) for name, text in facts if text]
 

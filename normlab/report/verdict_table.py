@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from normlab.report.formatting import delta_text, effect_text, p_text
+from normlab.report.formatting import effect_text, p_text, sesoi_text
 from normlab.report.tables import Cell, Measured, Table
-from normlab.studies.decisions import WITHOUT_P, Verdict
+from normlab.studies.decisions import Verdict
 
 COLUMNS = (
     "test",
@@ -38,23 +38,25 @@ def verdict_table(verdicts: Iterable[tuple[str, Verdict]]) -> Table:
 
 
 def _line(profile: str, verdict: Verdict) -> tuple[Cell, ...]:
-    row, (low, high) = verdict.row, verdict.interval
-    is_decided = verdict.word in ("supported", "refuted", "inconclusive")
-    has_p = is_decided and row.test not in WITHOUT_P
+    row, (low, high) = verdict.contrast, verdict.interval
+    has_p = verdict.is_decided and row.test.has_p
     coverage = f"{100 * verdict.coverage:.0f} %" if verdict.coverage else ""
     return (
         row.id,
         row.sentence,
         row.scope,
         profile,
-        row.contrast,
+        row.comparison,
         Measured(effect_text(verdict), {"": verdict.effect, "low": low, "high": high}),
-        row.unit,
+        row.unit.name,
         Measured(coverage, {"": verdict.coverage or None}),
-        Measured(delta_text(verdict), {"": row.delta}),
+        Measured(sesoi_text(verdict), {"": row.sesoi}),
         verdict.n,
         row.n,
         verdict.word,
-        *(Measured(p_text(p), {"": p}) if has_p else None for p in (verdict.p_sup, verdict.p_ref)),
+        *(
+            Measured(p_text(p), {"": p}) if has_p else None
+            for p in (verdict.p_above_zero, verdict.p_below_sesoi)
+        ),
         {True: "yes", False: "no", None: ""}[verdict.stands_overall],
     )

@@ -1,82 +1,86 @@
 """The rule: from paired effects to supported, refuted or inconclusive.
 
-One row of the rule book is one primary contrast with a smallest effect of interest (delta) and a
-planned n, fixed before anything runs. Per seed s, e_s > 0 favours the sentence.
+A contrast has a smallest effect of interest (SESOI) and a planned n, fixed before anything runs.
+Per seed s, an effect e_s > 0 favours the sentence.
 
-p_sup tests e <= 0, p_ref tests e >= delta, one-sided; Holm over the study's rows, level 0.025.
-refuted if p_ref < 0.025 (the effect is below the smallest of interest, a tiny positive one
-included); else supported if p_sup < 0.025; else inconclusive.
+p_above_zero tests e <= 0, p_below_sesoi tests e >= SESOI, one-sided; Holm over the contrasts of
+the study, level 0.025. Refuted if p_below_sesoi < 0.025: the effect is smaller than the smallest
+of interest, even if it is surely positive. Else supported if p_above_zero < 0.025, else
+inconclusive.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from scipy import stats
+
+from normlab.studies.hypothesis_tests import HypothesisTest
+from normlab.studies.units import Unit
 
 LEVEL = 0.025
 SEARCH = 400
-"""Largest n that an inconclusive row looks for."""
+"""Largest n that is tried for an inconclusive contrast."""
 
-RESAMPLES = 10_000
-TAIL = 90
-"""Percentile that the test "tail" compares."""
-BAND = (0.5, 0.95)
-"""Test "band": refuted at or below, supported at or above."""
-
-WITHOUT_P = ("bound", "band")
-"""Tests that compare with limits and have no p value."""
-Test = Literal["t", "wilcoxon", "share", "mcnemar", "tail", "bound", "band"]
+PValues = tuple[float, float]
+"""p of "the effect is above 0" and of "it is below the SESOI"."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One primary contrast, with the effects that were measured."""
+class Contrast:
+    """A comparison that tests a sentence, with the effects that were measured."""
 
     id: str
     claim: str
     sentence: str
-    contrast: str
+    comparison: str
+    """What is compared, in words."""
     scope: str
-    """Net, data: printed with every verdict."""
+    """Network and data, printed with every verdict."""
     effects: dict[int, Any]
-    """Seed -> e_s. Test "share": 1 where the run failed, 0 where it did not. "tail": the pair of
-    values of which the 90th percentiles are compared, first - second. "bound": a distance that may
-    be at most delta. "band": a share, supported from 95 % on, refuted up to 50 %."""
-    unit: str
-    delta: float
+    """Seed -> effect; a pair of values where the test compares pairs."""
+    unit: Unit
+    sesoi: float
+    """The smallest effect of interest."""
     n: int
-    test: Test
+    test: HypothesisTest
     setup: str = ""
-    gate: str = ""
-    """Id of the row that must be supported for this one to be testable at all."""
+    prerequisite: str = ""
+    """Id of the contrast that must be supported for this one to be testable at all."""
     remark: str = ""
-    closed: str = ""
-    """Why this row cannot be tested here, where a gate of its own fails."""
+    unmet: str = ""
+    """Why a prerequisite that is no contrast is not met; empty: it is, or there is none."""
+
+    def p_values(self) -> PValues:
+        return self.test.p_values(list(self.effects.values()), self.sesoi)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    row: Row
+    contrast: Contrast
     word: str
     """supported, refuted, inconclusive, exploratory, not testable here, no data"""
     effect: float
     interval: tuple[float, float]
     coverage: float
     """Of the interval: 0.95, or the exact one of an order-statistic interval."""
-    p_sup: float
-    p_ref: float
+    p_above_zero: float
+    p_below_sesoi: float
     """Holm-adjusted over the study."""
     n: int
     n_enough: int | None = None
-    """For an inconclusive row: the n at which effects like these would decide."""
+    """For an inconclusive contrast: the n at which effects like these would decide."""
     stands_overall: bool | None = None
-    """Whether the word stands with Holm over all rows of the page; set by the page."""
-    notes: tuple[str, ...] = field(default=())
+    """Whether the word holds with Holm over all contrasts of the page; set by the page."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the planned runs are there and no prerequisite fails."""
+        return self.word in ("supported", "refuted", "inconclusive")
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -89,159 +93,34 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return out
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    """Replace infinities by values beyond all finite ones: they rank highest."""
-    finite = np.abs(values[np.isfinite(values)])
-    beyond = 2 * finite.max(initial=0) + 1
-    return np.clip(values, -beyond, beyond)
+def holm_pairs(p: Sequence[PValues]) -> list[PValues]:
+    """Return the adjusted pairs of p values; each side is adjusted by itself."""
+    above, below = (holm([pair[side] for pair in p]) for side in (0, 1))
+    return [(float(a), float(b)) for a, b in zip(above, below, strict=True)]
 
 
-def signed_rank_p(values: np.ndarray) -> float:
-    """Return the exact p value of Wilcoxon's signed-rank test, H1: centre above 0.
-
-    Zeros keep their ranks and drop out (Pratt), ties share their mean rank, infinities rank
-    highest. The sum of positive ranks is compared with its distribution over all sign flips,
-    counted by convolution; scipy's exact test is the same but takes a second with ties at n = 12.
-    """
-    values = _finite(values)
-    ranks = np.rint(2 * stats.rankdata(np.abs(values))).astype(int)[values != 0]
-    flips = np.ones(1)
-    for rank in ranks:
-        longer = np.zeros(len(flips) + rank)
-        longer[: len(flips)] += flips / 2
-        longer[rank:] += flips / 2
-        flips = longer
-    positive = int(ranks[values[values != 0] > 0].sum())
-    return float(flips[positive:].sum())
-
-
-def _one_sided(values: np.ndarray, test: Test, alternative: str) -> float:
-    """Return the p value of H1: the centre of `values` is greater (less) than 0."""
-    if np.all(values == values[0]):
-        favours = values[0] > 0 if alternative == "greater" else values[0] < 0
-        return 2.0 ** -len(values) if favours else 1.0
-    if test == "wilcoxon":
-        return signed_rank_p(values if alternative == "greater" else -values)
-    result: Any = stats.ttest_1samp(values, 0, alternative=alternative)
-    return float(result.pvalue)
-
-
-def p_values(
-    effects: Sequence[float] | np.ndarray, delta: float, test: Test
-) -> tuple[float, float]:
-    """Return p_sup and p_ref, unadjusted."""
-    values = np.asarray(effects, float)
-    if test == "tail":
-        drawn = tail_resamples(values)
-        return _beyond(drawn <= 0), _beyond(drawn >= delta)
-    if test == "bound":
-        return (0.0, 1.0) if np.all(values <= delta) else (1.0, 0.0)
-    if test == "band":
-        return float(values.mean() < BAND[1]), float(values.mean() > BAND[0])
-    if test == "share":
-        failed, n = int(values.sum()), len(values)
-        below = stats.binomtest(failed, n, delta, alternative="less").pvalue
-        above = stats.binomtest(failed, n, delta, alternative="greater").pvalue
-        return float(below), float(above)
-    if test == "mcnemar":
-        plus, discordant = int(np.sum(values > 0)), int(np.sum(values != 0))
-        if not discordant:
-            return 1.0, 1.0
-        more = stats.binomtest(plus, discordant, 0.5, alternative="greater").pvalue
-        fewer = stats.binomtest(plus, discordant, 0.5, alternative="less").pvalue
-        return float(more), float(fewer)
-    return _one_sided(values, test, "greater"), _one_sided(values - delta, test, "less")
-
-
-def tail_resamples(pairs: np.ndarray) -> np.ndarray:
-    """Return the difference of the columns' 90th percentiles in resamples of the rows [n, 2]."""
-    picks = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
-    first, second = np.moveaxis(np.percentile(pairs[picks], TAIL, axis=1), 1, 0)
-    return first - second
-
-
-def _beyond(is_beyond: np.ndarray) -> float:
-    """Return the p value of a bootstrap: a share that is never 0."""
-    return float((1 + is_beyond.sum()) / (1 + len(is_beyond)))
-
-
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the t interval of the mean; (nan, nan) for fewer than 2 values."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    mean, half = float(np.mean(values)), float(stats.t.ppf((1 + level) / 2, len(values) - 1))
-    half *= float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return mean - half, mean + half
-
-
-def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Return low, high and coverage of the order-statistic interval of the median.
-
-    The narrowest symmetric pair whose coverage is at least `level`, or the whole range with what
-    it covers where n is too small (n = 12: 3rd .. 10th value, 96 %).
-    """
-    ordered, n = sorted(values), len(values)
-    if n < 2:
-        return math.nan, math.nan, 0.0
-    for k in range(n // 2, 0, -1):
-        coverage = 1 - 2 * float(stats.binom.cdf(k - 1, n, 0.5))
-        if coverage >= level or k == 1:
-            return ordered[k - 1], ordered[n - k], coverage
-    raise AssertionError("unreachable: k reaches 1")
-
-
-def share_interval(failed: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Clopper-Pearson interval of a share."""
-    interval = stats.binomtest(failed, n).proportion_ci(0.95, method="exact")
-    return float(interval.low), float(interval.high)
-
-
-def summarize(effects: Sequence[float], test: Test) -> tuple[float, tuple[float, float], float]:
-    """Return centre (median, mean or share), the matching interval and its coverage."""
-    values = list(effects)
-    if test == "tail":
-        pairs = np.asarray(values, float)
-        first, second = np.percentile(pairs, TAIL, axis=0)
-        low, high = np.percentile(tail_resamples(pairs), [2.5, 97.5])
-        return float(first - second), (float(low), float(high)), 0.95
-    if test == "bound":
-        return max(values), (min(values), max(values)), 1.0
-    if test == "share":
-        return float(np.mean(values)), share_interval(int(sum(values)), len(values)), 0.95
-    if test == "wilcoxon":
-        low, high, coverage = median_interval(values)
-        return median(values), (low, high), coverage
-    return float(np.mean(values)), t_interval(values), 0.95
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median of values that may be infinite."""
-    ordered, n = sorted(values), len(values)
-    low, high = ordered[(n - 1) // 2], ordered[n // 2]
-    return low if low == high else (low + high) / 2
-
-
-def word_of(p_sup: float, p_ref: float) -> str:
-    if p_ref < LEVEL:
+def word_of(p_above_zero: float, p_below_sesoi: float) -> str:
+    if p_below_sesoi < LEVEL:
         return "refuted"
-    return "supported" if p_sup < LEVEL else "inconclusive"
+    return "supported" if p_above_zero < LEVEL else "inconclusive"
 
 
-def n_enough(row: Row, rows: int) -> int | None:
-    """Return the n at which effects distributed like these would decide against `rows` Holm steps.
+def n_enough(contrast: Contrast, contrasts: int) -> int | None:
+    """Return the n at which effects distributed like these would decide, if all `contrasts` of the
+    study entered Holm's correction.
 
     The measured distribution is taken as the truth: for each n, its n evenly spaced quantiles are
-    tested; None where neither test falls below level / rows at SEARCH runs. Bisected, because an
+    tested; None where neither p falls below level / contrasts at SEARCH runs. Bisected, because an
     exact signed-rank test at n = 400 takes 0.3 s.
     """
-    if row.test in ("tail", "bound", "band"):
+    if not contrast.test.can_extrapolate:
         return None
-    values = np.array(list(row.effects.values()))
+    values = np.array(list(contrast.effects.values()))
 
     def is_decided(n: int) -> bool:
         places = (np.arange(n) + 0.5) / n
         repeated = np.quantile(values, places, method="inverted_cdf")
-        return min(p_values(repeated, row.delta, row.test)) * rows < LEVEL
+        return min(contrast.test.p_values(repeated, contrast.sesoi)) * contrasts < LEVEL
 
     low, high = len(values), SEARCH
     if not is_decided(high):
@@ -252,66 +131,39 @@ def n_enough(row: Row, rows: int) -> int | None:
     return high
 
 
-def decide(rows: Sequence[Row]) -> list[Verdict]:
-    """Return the verdict of every row of a study, Holm over all of its rows: one that is not at its
-    planned n enters with p = 1, so that a verdict cannot fall when the others come in."""
-    tested = [r for r in rows if len(r.effects) >= 2]
-    raw = {id(r): p_values(list(r.effects.values()), r.delta, r.test) for r in tested}
-    planned = {id(r) for r in tested if len(r.effects) == r.n}
-    entered = [raw[id(r)] if id(r) in planned else (1.0, 1.0) for r in rows]
-    sup, ref = (holm([p[i] for p in entered]) for i in (0, 1))
+def decide(contrasts: Sequence[Contrast]) -> list[Verdict]:
+    """Return the verdict of every contrast of a study, Holm over all of them: one that is not at
+    its planned n enters with p = 1, so that no verdict falls when the others arrive."""
+    raw = [c.p_values() if len(c.effects) >= 2 else None for c in contrasts]
+    planned = [p if len(c.effects) == c.n else None for c, p in zip(contrasts, raw, strict=True)]
+    adjusted = holm_pairs([p or (1.0, 1.0) for p in planned])
     verdicts = [
-        _verdict(r, raw.get(id(r)), (s, f) if id(r) in planned else None, len(rows))
-        for r, s, f in zip(rows, sup, ref, strict=True)
+        _verdict(c, p, a if is_planned else None, len(contrasts))
+        for c, p, a, is_planned in zip(contrasts, raw, adjusted, planned, strict=True)
     ]
-    words = {v.row.id: v.word for v in verdicts}
-    return [_close_gate(v, words) for v in verdicts]
+    words = {v.contrast.id: v.word for v in verdicts}
+    return [_check_prerequisites(v, words) for v in verdicts]
 
 
-def _close_gate(verdict: Verdict, words: dict[str, str]) -> Verdict:
-    """Take back a verdict whose gate is not supported."""
-    gate = verdict.row.gate
-    if verdict.row.closed and verdict.word not in ("no data", "exploratory"):
-        return replace(
-            verdict, word="not testable here", n_enough=None, notes=(verdict.row.closed,)
-        )
-    if not gate or verdict.word in ("no data", "exploratory") or words[gate] == "supported":
+def _verdict(
+    contrast: Contrast, raw: PValues | None, adjusted: PValues | None, contrasts: int
+) -> Verdict:
+    n = len(contrast.effects)
+    if raw is None:
+        return Verdict(contrast, "no data", math.nan, (math.nan, math.nan), 0.0, 1.0, 1.0, n)
+    effect, interval, coverage = contrast.test.summarize(list(contrast.effects.values()))
+    above, below = adjusted or raw
+    word = word_of(above, below) if adjusted else "exploratory"
+    enough = n_enough(contrast, contrasts) if word == "inconclusive" else None
+    return Verdict(contrast, word, effect, interval, coverage, above, below, n, enough)
+
+
+def _check_prerequisites(verdict: Verdict, words: dict[str, str]) -> Verdict:
+    """Take back a verdict whose prerequisite is not met."""
+    contrast = verdict.contrast
+    note, needed = contrast.unmet, contrast.prerequisite
+    if not note and needed and words[needed] != "supported":
+        note = f"its gate {needed} is {words[needed]}"
+    if not note or not verdict.is_decided:
         return verdict
-    note = f"its gate {gate} is {words[gate]}"
     return replace(verdict, word="not testable here", n_enough=None, notes=(note,))
-
-
-def _verdict(row: Row, raw, adjusted, rows: int) -> Verdict:
-    if len(row.effects) < 2:
-        nothing = (math.nan, math.nan)
-        return Verdict(row, "no data", math.nan, nothing, 0.0, 1.0, 1.0, len(row.effects))
-    centre, interval, coverage = summarize(list(row.effects.values()), row.test)
-    p_sup, p_ref = adjusted or raw
-    word = word_of(p_sup, p_ref) if adjusted else "exploratory"
-    enough = n_enough(row, rows) if word == "inconclusive" else None
-    return Verdict(
-        row, word, centre, interval, coverage, float(p_sup), float(p_ref), len(row.effects), enough
-    )
-
-
-def accuracy_row(
-    *,
-    better: dict[int, float],
-    worse: dict[int, float],
-    failed: Callable[[int], tuple[bool, bool]],
-    **facts,
-) -> Row:
-    """Return a row whose effect is error `worse` - error `better` in points, paired by seed.
-
-    If more than a quarter of either arm's runs failed, the row is decided by McNemar's test on
-    "trained" instead: e = 1 where only `better` trained, -1 where only `worse` did.
-    `failed(seed)` tells for (better, worse) whether the run failed.
-    """
-    seeds = sorted(better.keys() & worse.keys())
-    flags = {s: failed(s) for s in seeds}
-    shares = [np.mean([flags[s][i] for s in seeds]) if seeds else 0.0 for i in (0, 1)]
-    if max(shares) > 0.25:
-        effects = {s: float(flags[s][1]) - float(flags[s][0]) for s in seeds}
-        facts |= {"unit": "trained", "remark": "decided by McNemar's test on trained"}
-        return Row(effects=effects, test="mcnemar", **facts)
-    return Row(effects={s: worse[s] - better[s] for s in seeds}, test="t", **facts)

@@ -6,7 +6,10 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-from normlab.studies.decisions import Row, accuracy_row
+import numpy as np
+
+from normlab.studies.decisions import Contrast
+from normlab.studies.hypothesis_tests import MCNEMAR, PAIRED_T
 from normlab.studies.metrics import (
     at_train_loss,
     error_points,
@@ -15,18 +18,19 @@ from normlab.studies.metrics import (
     steps_to_target,
 )
 from normlab.studies.planning import SetupRuns
+from normlab.studies.units import POINTS, TRAINED
 
 
-def error_row(e: SetupRuns, worse: str, better: str, *, n: int, **facts) -> Row:
+def error_row(e: SetupRuns, worse: str, better: str, *, n: int, **facts) -> Contrast:
     """Return the row with e = test error of `worse` - test error of `better`, in points; `n` is the
     planned one, whatever number of seeds the setup was given on the command line."""
     runs = {arm: e.runs_of(arm) for arm in (worse, better)}
     errors = {arm: {s: error_points(r) for s, r in runs[arm].items()} for arm in runs}
     facts = {
-        "contrast": f"test error of {worse} - test error of {better}, each at its best rate",
+        "comparison": f"test error of {worse} - test error of {better}, each at its best rate",
         "scope": e.setup.title,
         "setup": e.setup.name,
-        "unit": "points",
+        "unit": POINTS,
         "n": n,
         **facts,
     }
@@ -65,3 +69,26 @@ def at_matched_losses(
         if told:
             found[s] = statistics.fmean(told)
     return found
+
+
+def accuracy_row(
+    *,
+    better: dict[int, float],
+    worse: dict[int, float],
+    failed: Callable[[int], tuple[bool, bool]],
+    **facts,
+) -> Contrast:
+    """Return a row whose effect is error `worse` - error `better` in points, paired by seed.
+
+    If more than a quarter of either arm's runs failed, the row is decided by McNemar's test on
+    "trained" instead: e = 1 where only `better` trained, -1 where only `worse` did.
+    `failed(seed)` tells for (better, worse) whether the run failed.
+    """
+    seeds = sorted(better.keys() & worse.keys())
+    flags = {s: failed(s) for s in seeds}
+    shares = [np.mean([flags[s][i] for s in seeds]) if seeds else 0.0 for i in (0, 1)]
+    if max(shares) > 0.25:
+        effects = {s: float(flags[s][1]) - float(flags[s][0]) for s in seeds}
+        facts |= {"unit": TRAINED, "remark": "decided by McNemar's test on trained"}
+        return Contrast(effects=effects, test=MCNEMAR, **facts)
+    return Contrast(effects={s: worse[s] - better[s] for s in seeds}, test=PAIRED_T, **facts)

@@ -19,7 +19,7 @@ from normlab.runs.files import make_folder, read_json, write_json
 from normlab.runs.provenance import now
 from normlab.runs.store import Store
 from normlab.settings import Config
-from normlab.studies import decisions, metrics
+from normlab.studies import decisions, hypothesis_tests, metrics
 from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
 from normlab.studies.study import FollowUp, Setup, Study, Sweep, Tuning
 
@@ -51,9 +51,9 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
     content = {
         "decision": {
             "level": decisions.LEVEL,
-            "percentile": decisions.TAIL,
-            "resamples": decisions.RESAMPLES,
-            "band": decisions.BAND,
+            "percentile": hypothesis_tests.PERCENTILE,
+            "resamples": hypothesis_tests.RESAMPLES,
+            "band": hypothesis_tests.THRESHOLDS.limits,
             "failed below": metrics.FAILED_BELOW,
             "error of a failed run": metrics.FAILED_ERROR,
             "missed steps": metrics.MISSED_STEPS,
@@ -64,9 +64,11 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
     return json.loads(json.dumps(content, sort_keys=True))
 
 
-def claim_content(row: decisions.Row) -> dict[str, Any]:
-    names = ("claim", "sentence", "contrast", "setup", "unit", "test", "delta", "n", "gate")
-    return {name: getattr(row, name) for name in names}
+def claim_content(c: decisions.Contrast) -> dict[str, Any]:
+    """The keys are those of rules that are kept already."""
+    facts = {"claim": c.claim, "sentence": c.sentence, "contrast": c.comparison, "setup": c.setup}
+    decided_by = {"unit": c.unit.name, "test": c.test.name, "delta": c.sesoi, "n": c.n}
+    return facts | decided_by | {"gate": c.prerequisite}
 
 
 def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def digest(content: Any) -> str:
 def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
     """Yield a line for each value that differs between two rules.
 
-    >>> list(differences({"C1a": {"delta": 0.32}}, {"C1a": {"delta": 0.5}, "C1b": {}}))
+    >>> list(differences({"C1a": {"sesoi": 0.32}}, {"C1a": {"sesoi": 0.5}, "C1b": {}}))
     ['C1a, delta: 0.32 → 0.5', 'C1b: none → {}']
     """
     if isinstance(before, Mapping) and isinstance(after, Mapping):

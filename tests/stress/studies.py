@@ -39,9 +39,11 @@ HOST: Config = {"host.chunk": CHUNK, "train.checkpoint_seconds": 0, "host.proces
 STUDY = '''
 """A study of seconds: three norms, two rates, two seeds on generated images."""
 
+from normlab.studies.hypothesis_tests import PAIRED_T
+from normlab.studies.units import POINTS
 from normlab.studies.metrics import error_points
 from normlab.studies.study import Arm, Setup, Study, Tuning
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
 
 SETUP = Setup(
     name="tiny", title="tiny MLP", base="digits_mlp", settings=SETTINGS, seeds=2,
@@ -54,11 +56,10 @@ def claims(evidence, profile):
     none, batch = (evidence["tiny"].runs_of(arm) for arm in ("none", "batch"))
     pairs = {s: (none[s], batch[s]) for s in none.keys() & batch.keys()}
     effects = {s: error_points(a) - error_points(b) for s, (a, b) in pairs.items()}
-    row = Row(
-        id="T", claim="T", sentence="It is better", contrast="none - batch", scope="tiny",
-        effects=effects, unit="points", delta=1.0, n=2, test="t", setup="tiny",
-    )
-    return [row]
+    return [Contrast(
+        id="T", claim="T", sentence="It is better", comparison="none - batch", scope="tiny",
+        effects=effects, unit=POINTS, sesoi=1.0, n=2, test=PAIRED_T, setup="tiny",
+    )]
 
 
 STUDY = Study(

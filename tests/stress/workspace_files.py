@@ -27,9 +27,11 @@ from normlab.runs.config import config_sha256, run_id
 from normlab.runs.provenance import SCHEMA, host_facts, timing_place
 from normlab.runs.store import Store
 from normlab.settings import Config
-from normlab.studies.decisions import Row
+from normlab.studies.decisions import Contrast
+from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.metrics import error_points
 from normlab.studies.study import Arm, Figure, Setup, Study, Tuning
+from normlab.studies.units import POINTS
 
 NASTY = (
     "<script>alert(1)</script> \"'><img src=x onerror=alert(1)> [x](javascript:alert(1)) |x| `x` "
@@ -75,12 +77,12 @@ def planted_study(text: str) -> Study:
         screening_seeds=1,
     )
 
-    def claims(evidence: Mapping[str, Any], profile: str) -> list[Row]:
+    def claims(evidence: Mapping[str, Any], profile: str) -> list[Contrast]:
         one, two = (evidence["tiny"].runs_of(arm.name) for arm in arms[:2])
         effects = {s: error_points(one[s]) - error_points(two[s]) for s in one if s in two}
         told: dict[str, Any] = dict.fromkeys(("claim", "sentence", "contrast", "scope"), text)
-        told |= {"effects": effects, "unit": "points", "delta": 1.0, "n": 2, "test": "t"}
-        return [Row(id=formula, setup="tiny", **told) for formula in FORMULAS]
+        told |= {"effects": effects, "unit": POINTS, "sesoi": 1.0, "n": 2, "test": PAIRED_T}
+        return [Contrast(id=formula, setup="tiny", **told) for formula in FORMULAS]
 
     said = ("title", "question", "fair_test", "source", "expect", "refuted_if", "cost", "variant")
     texts: dict[str, Any] = dict.fromkeys(said, text)

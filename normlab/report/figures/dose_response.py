@@ -19,7 +19,7 @@ from normlab.report.figures.style import (
 )
 from normlab.runs.record import Record
 from normlab.settings import SETTINGS
-from normlab.studies.decisions import t_interval
+from normlab.studies.hypothesis_tests import t_interval
 from normlab.studies.metrics import FAILED_ERROR, error_points
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import Arm, Figure, Setup

@@ -15,12 +15,12 @@ import numpy as np
 from normlab.report.figures.diagnostics import draw_layers, draw_percentiles, draw_probe
 from normlab.report.figures.dose_response import draw_levels
 from normlab.report.figures.style import STYLE, LineStyle, label_log_axis, legend, line_styles
-from normlab.report.formatting import rate_text
 from normlab.runs.files import write_atomic
 from normlab.runs.record import Record
 from normlab.studies.metrics import FAILED_ERROR, accuracy, is_failed
 from normlab.studies.planning import SetupRuns, rate_of
 from normlab.studies.study import Arm, Figure
+from normlab.studies.units import rate_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

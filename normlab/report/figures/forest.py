@@ -9,7 +9,8 @@ import numpy as np
 
 from normlab.report.figures.style import STYLE, wrapped
 from normlab.report.formatting import SYMBOLS, n_text
-from normlab.studies.decisions import BAND, TAIL, Verdict
+from normlab.studies.decisions import Verdict
+from normlab.studies.hypothesis_tests import PERCENTILE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,12 +35,8 @@ PAIR_FACES = ("none", "#6a6a6a")
 CENTRE: dict[str, Any] = {"color": "#000000", "marker": "D", "markersize": 4.5, "lw": 1.6}
 NO_EFFECT: dict[str, Any] = {"color": "#333333", "lw": 0.9, "ls": (0, (5, 2))}
 LIMIT: dict[str, Any] = {"color": "#333333", "lw": 1.3, "ls": (0, (1, 1.4))}
-WITHOUT_ZERO = {"share", "bound", "band"}
-"""Tests whose rows ask for a limit to be kept, not for a difference."""
 GOLDEN = 0.618034
 TITLE_WIDTH, UNIT_WIDTH = 24, 26
-UNITS = {"points": "percentage points", "-": "effect", "": "effect", "trained": "trained, ±1"}
-"""Units that an axis writes out; the others stand as the row has them."""
 
 
 def draw_effects(verdicts: Sequence[Verdict]) -> Drawing | None:
@@ -72,44 +69,36 @@ def finite_count(verdict: Verdict) -> int:
 
 def _effects(verdict: Verdict) -> np.ndarray:
     """Return the effects [n, 1], of a tail row [n, 2], in the order of the seeds."""
-    effects = verdict.row.effects
+    effects = verdict.contrast.effects
     return np.array([np.atleast_1d(effects[seed]) for seed in sorted(effects)], float)
 
 
 def draw_row(ax: Axes, verdict: Verdict) -> None:
     """Draw one row: its effects, their centre and interval, 0 and the smallest effect."""
-    row = verdict.row
-    scale = 100.0 if row.test in ("share", "band") else 1.0
+    row = verdict.contrast
+    scale, test = row.unit.scale, row.test
     sets = scale * _effects(verdict)
-    base = float(np.percentile(sets[:, 1], TAIL)) if row.test == "tail" else 0.0
-    ends = BAND if row.test == "band" else (row.delta,)
-    limits = [base + scale * end for end in ends]
+    base = float(np.percentile(sets[:, 1], PERCENTILE)) if test.has_pairs else 0.0
+    limits = [base + scale * limit for limit in test.limits or (row.sesoi,)]
     centre, low, high = (base + scale * v for v in (verdict.effect, *verdict.interval))
-    dots = np.empty((len(sets), 0)) if row.test == "share" else sets
+    dots = sets if test.shows_seeds else np.empty((len(sets), 0))
     _set_limits(ax, np.array([*dots.ravel(), centre, low, high, *limits, base]))
     edges = [(limit, LIMIT) for limit in limits]
-    edges += [] if row.test in WITHOUT_ZERO else [(base, NO_EFFECT)]
+    edges += [(base, NO_EFFECT)] if test.is_difference else []
     for at, style in edges:
         if np.isfinite(at):
             ax.axhline(at, **style, zorder=1)
-    places, faces = ((0.0,), (DOT["color"],)) if row.test != "tail" else (PAIR_AT, PAIR_FACES)
+    places, faces = (PAIR_AT, PAIR_FACES) if test.has_pairs else ((0.0,), (DOT["color"],))
     for at, values, face in zip(places, dots.T, faces, strict=False):
         _draw_dots(ax, at, values, face)
     _draw_centre(ax, centre, (low, high))
     ax.set_xlim(-0.6, 0.95)
     ax.set_xticks([])
-    ax.set_ylabel(_unit_text(verdict))
+    ax.set_ylabel(wrapped(row.unit.axis_label, UNIT_WIDTH))
     word = wrapped(f"{SYMBOLS.get(verdict.word, '')} {verdict.word}".strip(), TITLE_WIDTH)
     ax.set_title(
         f"{wrapped(row.id, TITLE_WIDTH)}\n{word}\nn = {n_text(verdict)}", fontsize=8, pad=8
     )
-
-
-def _unit_text(verdict: Verdict) -> str:
-    unit = verdict.row.unit
-    if verdict.row.test in ("share", "band"):
-        unit = f"{unit.removeprefix('share').removeprefix(' of').strip() or 'share'}, %"
-    return wrapped(UNITS.get(unit, unit), UNIT_WIDTH)
 
 
 def _set_limits(ax: Axes, values: np.ndarray) -> None:
@@ -154,15 +143,16 @@ def _draw_legend(drawing: Drawing, verdicts: Sequence[Verdict]) -> None:
     """Say below the panels what is drawn in them, and nothing else."""
     from matplotlib.lines import Line2D
 
-    tests = {v.row.test for v in verdicts}
-    second = " (pairs: 90th percentile of the second)" if "tail" in tests else ""
-    limit = ", or limit" if tests & WITHOUT_ZERO else ""
+    tests = [v.contrast.test for v in verdicts]
+    has_pairs, has_limits = any(t.has_pairs for t in tests), any(not t.is_difference for t in tests)
+    second = " (pairs: 90th percentile of the second)" if has_pairs else ""
+    limit = ", or limit" if has_limits else ""
     said: list[tuple[bool, str, dict[str, Any]]] = [
-        (bool(tests - {"share", "tail"}), "one seed", DOT),
-        ("tail" in tests, "one seed, first of a pair", DOT | {"markerfacecolor": PAIR_FACES[0]}),
-        ("tail" in tests, "one seed, second of a pair", DOT),
+        (any(t.shows_seeds and not t.has_pairs for t in tests), "one seed", DOT),
+        (has_pairs, "one seed, first of a pair", DOT | {"markerfacecolor": PAIR_FACES[0]}),
+        (has_pairs, "one seed, second of a pair", DOT),
         (True, "centre with its interval", CENTRE),
-        (bool(tests - WITHOUT_ZERO), f"no effect{second}", NO_EFFECT),
+        (any(t.is_difference for t in tests), f"no effect{second}", NO_EFFECT),
         (True, f"smallest effect of interest{limit}", LIMIT),
     ]
     handles = [Line2D([], [], label=name, **style) for is_used, name, style in said if is_used]
