@@ -18,9 +18,10 @@ from normlab.layers.convolutions import FORMS
 from normlab.models.build import build_model
 from normlab.models.cnn import CNN, max_pool
 from normlab.models.mlp import MLP
-from normlab.models.table import conv_layers, layer_widths, pool_after
+from normlab.models.shapes import layer_widths, pool_after, vgg_layers
+from normlab.models.table import MODELS
 from normlab.norms import NORMS, Layers
-from normlab.runs.config import ConfigError, layer_shapes, resolve
+from normlab.runs.config import ConfigError, resolve
 from normlab.training.state import Hyper, TrainState, init_state
 
 SHAPES = {"mlp": (4, 6), "cnn": (4, 8, 8, 1)}
@@ -135,7 +136,7 @@ VGGS = {11: "1 1 2 2 2", 13: "2 2 2 2 2", 16: "2 2 3 3 3", 19: "2 2 4 4 4"}
 @pytest.mark.parametrize("depth", VGGS)
 def test_convolutions_and_pools_of_every_vgg(depth):
     """The paper's depth is that of its convolutions and three dense layers; ours ends in one."""
-    layers, pools = conv_layers("vgg", STAGES, depth)
+    layers, pools = vgg_layers(STAGES, depth)
     counts = [int(n) for n in VGGS[depth].split()]
     assert len(layers) + 3 == depth
     assert list(layers) == [w for w, n in zip(STAGES, counts, strict=True) for _ in range(n)]
@@ -273,9 +274,9 @@ def test_the_shapes_that_a_configuration_is_checked_by(changes):
     config = small({"data.name": "fashion_mnist", "model.widths": (4, 8, 12)} | changes)
     log: list = []
     net: Any = build_model(config, 10, "patches")
-    image = draw((1, *DATASETS["fashion_mnist"].shape))
-    net.clone(layers=note_norms(log)).apply({}, image, train=True)
-    assert log == layer_shapes(config)
+    shape = DATASETS["fashion_mnist"].shape
+    net.clone(layers=note_norms(log)).apply({}, draw((1, *shape)), train=True)
+    assert log == MODELS[config["model.name"]].shapes(config, shape)
 
 
 def start(name: str, model: str, placement="pre", gain=1.0) -> TrainState:

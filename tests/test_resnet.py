@@ -15,7 +15,7 @@ from small_runs import small, train
 from normlab import data
 from normlab.models.build import build_model
 from normlab.models.resnet import ResNet, shortcut
-from normlab.models.table import resnet_blocks
+from normlab.models.shapes import resnet_blocks
 from normlab.norms import NORMS, Layers
 from normlab.runs.config import ConfigError, resolve
 from normlab.settings import SETTINGS, Config

@@ -9,7 +9,9 @@ from flax import linen as nn
 
 from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
+from normlab.models.shapes import layer_widths
 from normlab.norms.builder import Layers
+from normlab.settings import Config
 
 SCALED = ("skipinit",)
 SHORTCUTS = ("identity", *SCALED)
@@ -47,8 +49,17 @@ class MLP(nn.Module):
         return self.layers.head(self.classes, kernel_init=self.head_init, name="head")(x)
 
     def joined(self, i: int, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Return layer i's output y beside its input x, as `shortcut` says."""
+        """Return layer i's output y, with its input x added as `shortcut` says."""
         if self.shortcut in SCALED:
             scale: Any = self.param(f"branch_scale_{i}", nn.initializers.zeros, ())
             y = scale.astype(y.dtype) * y
         return x + y if self.shortcut in SHORTCUTS else y
+
+
+def make_mlp(config: Config, common: dict[str, Any]) -> MLP:
+    return MLP(
+        widths=tuple(layer_widths(config["model.widths"], config["model.depth"])),
+        placement=config["model.placement"],
+        shortcut=config["model.shortcut"],
+        **common,
+    )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from normlab.data import DATASETS, check
 from normlab.layers.table import find_kernel
-from normlab.models.table import MODELS, conv_layers, layer_widths, resnet_blocks
+from normlab.models.table import MODELS
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import COMMON, NORMS, Norm, find_norm
 from normlab.runs.constraints import check_training, training_examples
@@ -50,7 +50,6 @@ def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True
     resolved, notes = _reset_unused(full, row)
     check_training(resolved)
     row = find_norm(resolved["norm.name"])
-    _check_blocks(resolved, row)
     _check_layers(resolved, row)
     return Resolved(resolved, notes)
 
@@ -120,65 +119,12 @@ def _reset_unused(config: Config, row: Norm) -> tuple[Config, list[str]]:
     return config, notes
 
 
-def layer_shapes(config: Config) -> list[tuple[int, int, int]]:
-    """Return H, W, C of what each norm of the network receives; H = W = 1 in dense layers.
-
-    Raises ValueError for a depth or widths that make no network, and where no image is left.
-    """
-    name, widths, depth = (config[f"model.{o}"] for o in ("name", "widths", "depth"))
-    if not MODELS[name].is_convolutional:
-        return [(1, 1, width) for width in layer_widths(widths, depth)]
-    height, width, _ = DATASETS[config["data.name"]].shape
-    if name == "resnet":
-        return _resnet_shapes(config, height, width)
-    stride = config["model.stride"]
-    height, width = -(-height // stride), -(-width // stride)
-    shapes, (layers, pools) = [], conv_layers(name, widths, depth)
-    for i, (channels, pool) in enumerate(zip(layers, pools, strict=True), 1):
-        shapes.append((height, width, channels))
-        if pool:
-            height, width = height // 2, width // 2
-        if min(height, width) < 1:
-            place = f"layer {i + 1}" if i < len(layers) else "the global mean"
-            raise ConfigError(
-                f"model.widths = {widths}: nothing is left of the image before {place}; use fewer "
-                "stages or a smaller stride"
-            )
-    return shapes
-
-
-def _resnet_shapes(config: Config, height: int, width: int) -> list[tuple[int, int, int]]:
-    widths, is_pre = config["model.widths"], config["model.block"] == "pre"
-    blocks = resnet_blocks(widths, config["model.depth"])
-    shape = (height, width, widths[0])
-    shapes = [] if is_pre else [shape]
-    for stage, channels in enumerate(widths):
-        for i in range(blocks):
-            before = shape
-            if stage > 0 and i == 0:
-                height, width = -(-height // 2), -(-width // 2)
-            shape = (height, width, channels)
-            shapes += [before if is_pre else shape, shape]
-    return [*shapes, shape] if is_pre else shapes
-
-
-def _check_blocks(config: Config, row: Norm) -> None:
-    name, residual, kernel = (config[n] for n in ("norm.name", "model.residual", "norm.kernel"))
-    if row.act and config["model.name"] == "resnet" and config["model.block"] == "post":
-        raise ConfigError(
-            f"model.block = 'post': norm {name!r} replaces the activation right after it too, and "
-            "a block's second norm has none; use model.block=pre"
-        )
-    if residual == "fixup" and kernel != "none":
-        raise ConfigError(
-            f"norm.kernel = {kernel!r}: model.residual = 'fixup' starts kernels at 0, which cannot "
-            "be normalized; use norm.kernel=none or model.residual=skipinit"
-        )
-
-
 def _check_layers(config: Config, row: Norm) -> None:
+    model, image = MODELS[config["model.name"]], DATASETS[config["data.name"]].shape
     try:
-        model, shapes = MODELS[config["model.name"]], layer_shapes(config)
+        if model.check:
+            model.check(config, row)
+        shapes = model.shapes(config, image)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     name = config["norm.name"]
@@ -199,7 +145,7 @@ def _check_layers(config: Config, row: Norm) -> None:
                 "batch or a scheme that averages over more axes"
             )
     if "shift" in find_kernel(config["norm.kernel"]).invariant and not model.is_convolutional:
-        fan_ins = [math.prod(DATASETS[config["data.name"]].shape), *(c for _, _, c in shapes[:-1])]
+        fan_ins = [math.prod(image), *(c for _, _, c in shapes[:-1])]
         if min(fan_ins) < 2:
             raise ConfigError(
                 f"norm.kernel = {config['norm.kernel']!r} needs at least 2 inputs to every layer, "

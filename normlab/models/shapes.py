@@ -1,0 +1,151 @@
+"""What each network asks of a configuration, computed without jax.
+
+`Shape` is (H, W, C) of what one norm receives; H = W = 1 in dense layers. The functions raise
+ValueError, in one line, for a depth or widths that make no network.
+"""
+
+from __future__ import annotations
+
+from normlab.layers.table import find_kernel
+from normlab.norms.row import Norm
+from normlab.settings import Config
+
+Shape = tuple[int, int, int]
+VGG: dict[int, tuple[int, ...]] = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+"""Depth -> convolutions of each stage (arXiv:1409.1556, table 1). Depth counts the paper's three
+dense layers, where here one follows the global mean."""
+
+
+def layer_widths(widths: tuple[int, ...], depth: int) -> list[int]:
+    """Return the width of each hidden layer: `depth` layers spread evenly over `widths`.
+
+    >>> layer_widths((16, 32), 0), layer_widths((16, 32), 5), layer_widths((64,), 3)
+    ([16, 32], [16, 16, 16, 32, 32], [64, 64, 64])
+    """
+    layers = depth or len(widths)
+    return [widths[i * len(widths) // layers] for i in range(layers)]
+
+
+def pool_after(widths: tuple[int, ...], depth: int) -> list[bool]:
+    """Return for each layer whether a stage ends with it: a pool follows, except after the last.
+
+    >>> pool_after((16, 32, 64), 0)
+    [True, True, False]
+    """
+    layers = depth or len(widths)
+    stages = [i * len(widths) // layers for i in range(layers)]
+    return [i + 1 < layers and stages[i] != stages[i + 1] for i in range(layers)]
+
+
+def vgg_layers(widths: tuple[int, ...], depth: int) -> tuple[list[int], list[bool]]:
+    """Return the width of each convolution and whether a pool follows; depth 0: one a stage.
+
+    >>> vgg_layers((8, 16), 0)
+    ([8, 16], [True, True])
+    """
+    if depth and depth not in VGG:
+        depths = ", ".join(map(str, VGG))
+        raise ValueError(
+            f"model.depth = {depth} is not that of a vgg; use one of {depths}, or 0 for one "
+            "convolution a stage"
+        )
+    stages = VGG[depth] if depth else (1,) * len(widths)
+    if len(widths) != len(stages):
+        raise ValueError(
+            f"model.widths = {widths}: a vgg of depth {depth} has {len(stages)} stages; give "
+            f"{len(stages)} widths, or model.depth = 0 for one convolution a stage"
+        )
+    layers = [(w, i == n) for w, n in zip(widths, stages, strict=True) for i in range(1, n + 1)]
+    return [w for w, _ in layers], [is_last for _, is_last in layers]
+
+
+def resnet_blocks(widths: tuple[int, ...], depth: int) -> int:
+    """Return the blocks n of each stage, depth = 2 * stages * n + 2; 0: one block for each width.
+
+    Widths must not fall, because a shortcut can only add channels.
+
+    >>> resnet_blocks((16, 32, 64), 20), resnet_blocks((8, 16), 0)
+    (3, 1)
+    """
+    if list(widths) != sorted(widths):
+        raise ValueError(
+            f"model.widths = {widths}: the shortcuts of a resnet can only add channels; use widths "
+            "that do not fall"
+        )
+    step = 2 * len(widths)
+    blocks = (depth - 2) // step
+    if depth and (blocks < 1 or (depth - 2) % step):
+        legal = [n * step + 2 for n in (blocks, blocks + 1) if n > 0] or [step + 2]
+        raise ValueError(
+            f"model.depth = {depth} is not {step} n + 2, the depth of a resnet of {len(widths)} "
+            f"stages; use {' or '.join(map(str, legal))}"
+        )
+    return blocks if depth else 1
+
+
+def mlp_shapes(config: Config, image: Shape) -> list[Shape]:
+    del image
+    return [(1, 1, width) for width in layer_widths(config["model.widths"], config["model.depth"])]
+
+
+def cnn_shapes(config: Config, image: Shape) -> list[Shape]:
+    widths, depth = config["model.widths"], config["model.depth"]
+    return _pooled_shapes(config, image, layer_widths(widths, depth), pool_after(widths, depth))
+
+
+def vgg_shapes(config: Config, image: Shape) -> list[Shape]:
+    return _pooled_shapes(config, image, *vgg_layers(config["model.widths"], config["model.depth"]))
+
+
+def _pooled_shapes(
+    config: Config, image: Shape, widths: list[int], pools: list[bool]
+) -> list[Shape]:
+    height, width = (-(-side // config["model.stride"]) for side in image[:2])
+    shapes = []
+    for i, (channels, pool) in enumerate(zip(widths, pools, strict=True), 1):
+        shapes.append((height, width, channels))
+        if pool:
+            height, width = height // 2, width // 2
+        if min(height, width) < 1:
+            place = f"layer {i + 1}" if i < len(widths) else "the global mean"
+            raise ValueError(
+                f"model.widths = {config['model.widths']}: nothing is left of the image before "
+                f"{place}; use fewer stages or a smaller stride"
+            )
+    return shapes
+
+
+def resnet_shapes(config: Config, image: Shape) -> list[Shape]:
+    widths, is_pre = config["model.widths"], config["model.block"] == "pre"
+    blocks = resnet_blocks(widths, config["model.depth"])
+    height, width, _ = image
+    shape = (height, width, widths[0])
+    shapes = [] if is_pre else [shape]
+    for stage, channels in enumerate(widths):
+        for i in range(blocks):
+            before = shape
+            if stage > 0 and i == 0:
+                height, width = -(-height // 2), -(-width // 2)
+            shape = (height, width, channels)
+            shapes += [before if is_pre else shape, shape]
+    return [*shapes, shape] if is_pre else shapes
+
+
+def check_resnet(config: Config, norm: Norm) -> None:
+    """Raise ValueError where the blocks of a resnet and the schemes do not go together."""
+    if norm.act and config["model.block"] == "post":
+        raise ValueError(
+            f"model.block = 'post': norm {config['norm.name']!r} replaces the activation right "
+            "after it too, and a block's second norm has none; use model.block=pre"
+        )
+    kernel = config["norm.kernel"]
+    if config["model.residual"] == "fixup" and find_kernel(kernel).module:
+        raise ValueError(
+            f"norm.kernel = {kernel!r}: model.residual = 'fixup' starts kernels at 0, which cannot "
+            "be normalized; use norm.kernel=none or model.residual=skipinit"
+        )
