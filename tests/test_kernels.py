@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import differences
 from small_runs import small
+from trained_layers import draw, relative_error
 
 from normlab.layers.linear import kernel_scheme
 from normlab.layers.reparam import act_gain
@@ -20,17 +22,12 @@ from normlab.models.build import build_model
 from normlab.norms import KERNELS, Standardize, WeightNorm, build
 from normlab.training.program import CPU_OPTIONS
 from normlab.training.state import Hyper, TrainState, init_state
-from normlab.training.step import Batch, make_train_step
 
 fast_jit = functools.partial(jax.jit, compiler_options=CPU_OPTIONS)
 SHAPES = [(6, 4), (3, 3, 2, 4)]
 SCHEMES = [name for name, row in KERNELS.items() if row.module]
 GAIN = math.sqrt(2) / math.sqrt(1 - 1 / math.pi)
 """The published constant of ReLU."""
-
-
-def draw(shape, loc=0.0, seed=0) -> np.ndarray:
-    return (loc + np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
 def length(v):
@@ -78,11 +75,6 @@ def oracle(name, variables, kernel) -> np.ndarray:
     return ORACLES[name](np.asarray(kernel, np.float64), gain, u)
 
 
-def relative_error(value, reference) -> float:
-    difference = np.asarray(value, np.float64) - reference
-    return float(np.linalg.norm(difference) / np.linalg.norm(reference))
-
-
 def test_every_row_has_an_oracle_and_a_documented_module():
     assert set(ORACLES) == set(SCHEMES)
     for name in SCHEMES:
@@ -109,16 +101,14 @@ def test_kernel_and_its_gradient_are_those_of_the_paper(name, shape):
     def reference(v):
         return float((cotangent * oracle(name, variables, v)).sum())
 
-    exact, h = kernel.astype(np.float64), 1e-5
-    units = h * np.eye(exact.size).reshape(-1, *shape)
-    differences = [(reference(exact + u) - reference(exact - u)) / (2 * h) for u in units]
+    by_kernel = differences(reference, kernel)
     of_unit = oracle(name, {**variables, "params": {}}, kernel)  # the kernel is linear in gain
     sums = (cotangent * of_unit).sum(tuple(range(len(shape) - 1)))
     for size in (1.0, 1e20, 1e30):
         (of_params, of_kernel), w = run(variables["params"], kernel * np.float32(size))
         assert relative_error(w, oracle(name, variables, kernel)) < 2e-6
         slope = np.asarray(of_kernel, np.float64) * size
-        assert relative_error(slope, np.reshape(differences, shape)) < 2e-6
+        assert relative_error(slope, by_kernel) < 2e-6
         for leaf in KERNELS[name].parameters:
             assert relative_error(of_params[leaf], sums) < 2e-6
 
@@ -176,20 +166,6 @@ def test_a_kernel_of_zeros_gives_zeros_and_finite_gradients(name):
     assert np.isfinite(kernel_of(name)(variables, np.eye(6, 4, dtype=np.float32))).all()
 
 
-def test_identities():
-    kernel = draw((3, 3, 4, 5), 0.3)
-    w = np.asarray(kernel_of("standardize")({}, kernel), np.float64)
-    np.testing.assert_allclose(w.mean((0, 1, 2)), 0, atol=1e-7)
-    np.testing.assert_allclose(w.var((0, 1, 2)), 1, rtol=1e-6)
-    variables = variables_of("scaled_standardize", 5)
-    gain = variables["params"]["gain"]
-    w = np.asarray(kernel_of("scaled_standardize")(variables, kernel), np.float64)
-    np.testing.assert_allclose(w.mean((0, 1, 2)), 0, atol=1e-7)
-    np.testing.assert_allclose(w.var((0, 1, 2)), gain**2 * GAIN**2 / 36, rtol=1e-6)
-    w = np.asarray(kernel_of("weight_norm")({"params": {"gain": gain}}, kernel), np.float64)
-    np.testing.assert_allclose(length(w), np.abs(gain), rtol=1e-6)
-
-
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_fan_in_of_one_value_is_refused_where_it_would_be_standardized(name):
     layer = build("none", kernel=name).dense(4, kernel_init=jax.nn.initializers.ones, name="dense")
@@ -222,7 +198,6 @@ def test_the_gain_of_an_activation_is_exact(act, variance):
 
 
 def test_the_gain_of_an_activation_within_a_trace_and_of_a_constant():
-    assert act_gain(jax.nn.relu) == pytest.approx(1.7128, abs=1e-4)
     found = []
     jax.jit(jax.vmap(lambda x: found.append(act_gain(lambda z: jnp.maximum(z, 0))) or x))(draw(3))
     assert found == pytest.approx([GAIN], rel=1e-12)
@@ -368,31 +343,9 @@ def test_the_initial_gain_of_kernels_only_divides_their_gradients(name):
             assert abs(cosine) < 1e-5
 
 
-@pytest.mark.parametrize("name", SCHEMES)
-def test_plain_gradient_descent_lets_kernels_only_grow(name):
-    """|v|^2 grows by |rate * gradient|^2 at every step."""
-    net, begin, x = start(name, "mlp")
-    state: Any = begin(1.0, 3)
-    hyper = Hyper(seed=3, lr=0.1, momentum=0.0, weight_decay=0.0, gain=1.0)
-    step = fast_jit(make_train_step(net, "sgd", hyper))
-    batch = Batch(x, jnp.arange(len(x)) % 10, jnp.float32(1))
-    for _ in range(5):
-        old, (state, _) = leaves_of(state.params), step(state, batch)
-        for path, new in leaves_of(state.params).items():
-            if not path.endswith("kernel") or path.startswith("head"):
-                continue
-            before, after = old[path].astype(np.float64), new.astype(np.float64)
-            grown = (after**2).sum() - (before**2).sum()
-            assert grown == pytest.approx(((after - before) ** 2).sum(), rel=1e-2, abs=1e-6)
-            assert grown > 0
-    first, last = leaves_of(begin(1.0, 3).norm_state), leaves_of(state.norm_state)
-    assert bool(first) == KERNELS[name].has_state
-    assert all(np.abs(last[path] - first[path]).max() > 1e-4 for path in first)
-
-
 @pytest.mark.parametrize("name", ["weight_norm", "spectral"])
 def test_members_of_a_population_start_as_they_do_alone(name):
-    _, begin, x = start(name, "mlp")
+    _, begin, _ = start(name, "mlp")
     members = fast_jit(jax.vmap(begin.__wrapped__, (None, 0)))
     together = members(1.0, jnp.arange(2))
     for i in range(2):
@@ -401,12 +354,6 @@ def test_members_of_a_population_start_as_they_do_alone(name):
             leaves_of(member.variables).values(), leaves_of(alone.variables).values(), strict=True
         ):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-        if name == "weight_norm":
-            params: Any = member.params
-            layer = layer_of("dense", name).copy(features=16)
-            y = layer.apply({"params": params["dense_1"]}, x)
-            np.testing.assert_allclose(np.mean(y, 0), 0, atol=1e-5)
-            np.testing.assert_allclose(np.var(y, 0), 1, rtol=1e-4)
 
 
 def test_weight_norm_starts_every_layer_of_a_network_from_the_first_batch():

@@ -12,12 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
 
 from normlab import cli
-from normlab.norms import NORMS, build
+from normlab.norms import NORMS
 from normlab.norms.outside import OutsideNorm, add_norms, outside_norms
 from normlab.report.figures.style import line_styles
 from normlab.report.formatting import command
@@ -115,17 +113,16 @@ def test_two_files_with_one_name_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "script, flags, words",
     [
-        ("train", [*SHORT, "--norms=bad.py"], "NORMS['mine'] = 3 is not a Norm"),
-        ("study", ["--study=convergence", "--norms=none.py"], "cannot be read (No such file"),
-        ("list", ["norms", "--norms=bad.py"], "NORMS['mine'] = 3 is not a Norm"),
-        ("train", SHORT, "unknown norm 'my_norm'"),
-        ("train", SHORT, "one of your own needs --norms=FILE"),
+        ("train", [*SHORT, "--norms=bad.py"], ["NORMS['mine'] = 3 is not a Norm"]),
+        ("study", ["--study=convergence", "--norms=none.py"], ["cannot be read (No such file"]),
+        ("list", ["norms", "--norms=bad.py"], ["NORMS['mine'] = 3 is not a Norm"]),
+        ("train", SHORT, ["unknown norm 'my_norm'", "one of your own needs --norms=FILE"]),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(script, flags, words, tmp_path):
     write(tmp_path / "bad.py", "NORMS = {'mine': 3}")
     run = run_script(script, *flags, cwd=tmp_path)
-    assert run.returncode == 2 and run.stdout == "" and words in run.stderr
+    assert run.returncode == 2 and run.stdout == "" and all(w in run.stderr for w in words)
     assert len(run.stderr.splitlines()) == 1 and [p.name for p in tmp_path.iterdir()] == ["bad.py"]
 
 
@@ -246,32 +243,6 @@ def test_a_study_runs_resumes_and_is_reported_without_the_file(tmp_path):
     assert rebuilt.returncode == 0 and rebuilt.stderr == "" and page.exists()
     same = (tmp_path / "results" / "report" / "tables" / "own-quick-tiny.md").read_text()
     assert same == lines
-
-
-@pytest.mark.parametrize("shape", [(4, 6), (3, 5, 5, 4)])
-def test_the_example_is_the_norm_of_its_docstring(shape):
-    add_norms([str(EXAMPLE)])
-    norm: Any = build("my_norm", epsilon=1e-3).norm(name="n")
-    x = 3 + 2 * jax.random.normal(jax.random.key(0), shape)
-    y, variables = norm.init_with_output(jax.random.key(1), x)
-    assert {k: v.shape for k, v in variables["params"].items()} == {
-        "scale": shape[-1:],
-        "bias": shape[-1:],
-    }
-    rows = np.asarray(x, np.float64).reshape(shape[0], -1)
-    centered = rows - rows.mean(1, keepdims=True)
-    peak = abs(centered).max(1, keepdims=True)
-    wanted = centered / np.sqrt(peak**2 / (2 * np.log(rows.shape[1])) + 1e-3)
-    np.testing.assert_allclose(y.reshape(rows.shape), wanted, rtol=1e-5, atol=1e-5)
-    mask = np.arange(shape[1])[:, None] < 4 if len(shape) == 4 else np.arange(shape[-1]) < 4
-    mask = mask[:, None] if len(shape) == 4 else mask
-    masked = norm.apply(variables, np.where(mask, x, np.nan), mask=mask)
-    kept: Any = x[:, :4]
-    if len(shape) == 4:
-        np.testing.assert_allclose(masked[:, :4], norm.apply(variables, kept), atol=1e-5)
-    assert np.isfinite(masked).all() and not np.where(mask, 0, masked).any()
-    with pytest.raises(ValueError, match="one value per example"):
-        norm.apply(variables, x.reshape(-1, 1))
 
 
 def test_the_page_shows_the_example_and_commands_that_work(tmp_path):
