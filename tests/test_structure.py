@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -244,3 +245,18 @@ def texts() -> list[Path]:
 def test_no_path_of_one_machine(folder):
     word = f"/{folder}/"
     assert [name_of(p) for p in texts() if word in p.read_text()] == []
+
+
+def test_the_page_on_the_architecture_names_what_there_is():
+    """Its reading path is short, its rooms are those of LAYERS, and every path exists."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    reading, _, rest = page.partition("## Rooms")
+    path = [ROOT / name for name in re.findall(r"^\| \d+ \| `([^`]+)` \|", reading, re.M)]
+    assert 8 <= len(path) <= 12
+    assert sum(len(p.read_text().splitlines()) for p in path) <= 2500
+    rooms = re.findall(r"^\| (\d+) \| `normlab/(\w+)[/.]", rest, re.M)
+    assert {room: int(layer) for layer, room in rooms} | {"lookup": 0} == LAYERS
+    for name in re.findall(
+        r"`((?:normlab|tests|experiments|scripts|benchmarks|configs)/[\w/.]*)`", page
+    ):
+        assert (ROOT / name).exists(), name
