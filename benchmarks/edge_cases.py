@@ -1,9 +1,10 @@
-"""What becomes of masks, of one NaN and of running statistics far from zero, in each library."""
+"""Masks, one NaN, and running statistics far from zero, in each library."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,19 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from benchmarks.page import Table
+from benchmarks import runner
 from benchmarks.reference_libraries import (
     MOMENTUM,
     OWN,
-    PEERS,
+    TITLES,
     Layer,
     Linen,
     flax_layer,
+    import_keras,
     own_layer,
     prepare,
 )
 from normlab.norms.builder import build
 from normlab.norms.table import NORMS
+from normlab.report.tables import Table
 from normlab.testing.cases import error
 
 SHAPE = (8, 6, 6, 32)
@@ -65,7 +68,7 @@ def masked(linen: Linen, x: np.ndarray, mask: np.ndarray) -> list[str]:
 
 
 def masks(libraries: Sequence[str], schemes: Sequence[str]) -> Table:
-    """All positions masked, and NaN behind the mask."""
+    """Return what is finite where all positions are masked, and where NaN is behind the mask."""
     makers = {OWN: own_layer, "flax": flax_layer}
     none, some = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
     some[:, 4:] = some[5] = False
@@ -75,18 +78,14 @@ def masks(libraries: Sequence[str], schemes: Sequence[str]) -> Table:
         for scheme in schemes:
             linen = makers[library](Layer(scheme, SHAPE, epsilon=EPSILON, groups=8))
             cells = masked(linen, x, none) + masked(linen, np.where(some, x, np.nan), some)
-            lines.append([PEERS[library].title, scheme, *cells])
+            lines.append([TITLES[library], scheme, *cells])
     parts = ("output", "gradient", "running statistics")
     columns = [f"{kind}: {part}" for kind in ("all masked", "NaN behind") for part in parts]
-    note = (
-        "A mask that is False everywhere, and NaN in the positions that a mask leaves out; output "
-        "and gradient at the valid positions (all masked: everywhere), statistics after the step."
-    )
-    return Table("Masks", ["library", "layer", *columns], lines, note)
+    return runner.table("Masks", ["library", "layer", *columns], lines)
 
 
 def one_nan(libraries: Sequence[str], schemes: Sequence[str]) -> Table:
-    """How far one NaN in one sample reaches."""
+    """Return the fraction of the other samples' values that change where one value is NaN."""
     lines = []
     for scheme in schemes:
         shape = DENSE if NORMS[scheme].over == ("C",) else SHAPE
@@ -101,30 +100,14 @@ def one_nan(libraries: Sequence[str], schemes: Sequence[str]) -> Table:
                 cells.append("-")
                 continue
             pairs = zip(run(x, cotangent), run(poisoned, cotangent), strict=True)
-            shares = [np.mean(clean[others] != dirty[others]) for clean, dirty in pairs]
-            cells.append(" / ".join(f"{100 * share:.2g} %" for share in shares))
+            changed = [np.mean(clean[others] != dirty[others]) for clean, dirty in pairs]
+            cells.append(" / ".join(f"{100 * fraction:.2g} %" for fraction in changed))
         lines.append([scheme, *cells])
-    note = (
-        "One value of one sample is NaN: the share of the other samples' entries that are not bit "
-        "for bit what they were, output / gradient. 1 of 32 channels is 3.1 %: statistics over the "
-        "batch cannot do better."
-    )
-    return Table("One NaN", ["layer", *(PEERS[n].title for n in libraries)], lines, note)
+    return runner.table("One NaN", ["layer", *(TITLES[n] for n in libraries)], lines)
 
 
 Trained = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(batches [T, N, C], x) -> y in evaluation after training on the batches."""
-
-
-def _own(batches: np.ndarray, x: np.ndarray) -> np.ndarray:
-    norm = build("batch", epsilon=EPSILON, momentum=MOMENTUM).norm(name="norm")
-    return _linen(norm, {"train": True}, {"train": False}, batches, x)
-
-
-def _flax(batches: np.ndarray, x: np.ndarray) -> np.ndarray:
-    norm = nn.BatchNorm(momentum=MOMENTUM, epsilon=EPSILON)
-    modes = ({"use_running_average": False}, {"use_running_average": True})
-    return _linen(norm, *modes, batches, x)
 
 
 def _linen(norm: nn.Module, train: dict, test: dict, batches, x) -> np.ndarray:
@@ -147,14 +130,29 @@ def _torch(batches: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _keras(batches: np.ndarray, x: np.ndarray) -> np.ndarray:
-    keras = importlib.import_module("keras")
+    keras = import_keras()
     norm = keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON)
     for batch in batches:
         norm(batch, training=True)
     return np.asarray(norm(x, training=False))
 
 
-TRAINED: dict[str, Trained] = {OWN: _own, "flax": _flax, "torch": _torch, "keras": _keras}
+TRAINED: dict[str, Trained] = {
+    OWN: partial(
+        _linen,
+        build("batch", epsilon=EPSILON, momentum=MOMENTUM).norm(name="norm"),
+        {"train": True},
+        {"train": False},
+    ),
+    "flax": partial(
+        _linen,
+        nn.BatchNorm(momentum=MOMENTUM, epsilon=EPSILON),
+        {"use_running_average": False},
+        {"use_running_average": True},
+    ),
+    "torch": _torch,
+    "keras": _keras,
+}
 
 
 def evaluation_reference(batches: np.ndarray, x: np.ndarray, *, unbiased: bool) -> np.ndarray:
@@ -169,7 +167,8 @@ def evaluation_reference(batches: np.ndarray, x: np.ndarray, *, unbiased: bool) 
 
 
 def running(libraries: Sequence[str]) -> Table:
-    """How exact batch norm is in evaluation."""
+    """Return the error of batch norm in evaluation after BATCHES training batches. Right are
+    running statistics kept in float64 by each library's own rule."""
     names = [name for name in TRAINED if name in libraries]
     lines = []
     for mean in (0.0, 1e3, 1e6):
@@ -180,9 +179,4 @@ def running(libraries: Sequence[str]) -> Table:
             off = error(TRAINED[name](batches, x), right)
             cells.append(f"**{off:.0e}**" if not off <= 1e-2 else f"{off:.0e}")
         lines.append([f"mean {mean:g} std 1", *cells])
-    note = (
-        f"Batch norm in evaluation after {BATCHES} training batches of 64, momentum {MOMENTUM}: "
-        "||out - right|| / ||right||, right from running statistics kept in float64 by each "
-        "library's own rule (PyTorch's variance is the unbiased one)."
-    )
-    return Table("Running statistics", ["input", *(PEERS[n].title for n in names)], lines, note)
+    return runner.table("Running statistics", ["input", *(TITLES[n] for n in names)], lines)

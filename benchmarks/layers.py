@@ -1,10 +1,10 @@
-"""How long one layer takes, beside Flax's, PyTorch's and a copy of the same bytes.
+"""How long one layer takes, compared with Flax's, PyTorch's and a copy of the same bytes.
 
-All contenders of one size take turns, so a drift of the machine meets them alike. The layers run
-in training mode and return the new running statistics; backward is a VJP with a cotangent, for
-the input and the parameters. Each runs in a compiled loop on its own output, in place, a few times
-and many times: the difference is free of what it costs to get memory (first touch of 33 MB: 23 ms,
-where a copy of them takes 1.4 ms; 2 cores, 2026-11-20). Small sizes run many times only.
+The layers run in training mode and return the new running statistics. Backward is a VJP with a
+cotangent, for the input and the parameters. Each contender runs in a compiled loop on its own
+output, in place, a few times and many times. The difference is free of the cost of getting memory:
+the first touch of 33 MB takes 23 ms, a copy of them 1.4 ms (2 cores, 2026-11-20). On small sizes
+memory costs nothing, and only the long loop runs. docs/benchmarks.md says how to read the table.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,18 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks import BadSelection, select
-from benchmarks.page import Table, cores, machine
+from benchmarks import runner
 from benchmarks.reference_libraries import (
     OWN,
     Layer,
     Linen,
-    find_peers,
     flax_layer,
     own_layer,
     torch_input,
     torch_module,
 )
+from benchmarks.runner import BadSelection, Emit, Options, Ratio
+from normlab.launch.devices import available_cores
 from normlab.norms.table import NORMS
 from normlab.testing import cases
 
@@ -50,12 +51,13 @@ SIZES: tuple[Shape, ...] = (
 )
 DTYPES = ("float32", "bfloat16")
 MEMBERS = 16
+"""Of a population under vmap."""
 LARGEST_IN_POPULATION = 64 * 8 * 8 * 32
 """Values of one member; larger ones are measured alone."""
 VALUES = 2**23
 """Values that a measured loop handles, within 4 to 200 iterations."""
 REPEATS = 15
-DIRECTIONS = ("forward", "forward + backward")
+DIRECTIONS = FORWARD, _ = ("forward", "forward + backward")
 COPY = "copy"
 
 
@@ -91,13 +93,15 @@ class Setup(NamedTuple):
 class Timing(NamedTuple):
     """One scheme at one size in one direction."""
 
-    setup: Setup
-    direction: str
-    scheme: str
     microseconds: float
     """Median, of one application to all members."""
-    ratios: dict[str, float]
+    ratios: dict[str, Ratio]
     """Library -> our time over its time."""
+
+    @property
+    def cells(self) -> list[str]:
+        ratios = [self.ratios[name].text if name in self.ratios else "-" for name in TITLES]
+        return [f"{self.microseconds:.0f}", *ratios]
 
 
 FACTOR = 1 + 2**-7
@@ -114,22 +118,19 @@ def jax_work(linen: Linen, setup: Setup, direction: str) -> Work:
     state = dict(linen.variables)
     params = state.pop("params", {})
 
-    def forward(params, carry):
+    def once(params, carry):
         x, cotangent, state, slopes = carry
-        y, moved = linen.apply({"params": params, **state}, x)
-        return y, cotangent, {**state, **moved}, slopes
-
-    def both(params, carry):
-        x, cotangent, state, _ = carry
 
         def layer(params, x):
             return linen.apply({"params": params, **state}, x)
 
-        y, backward, moved = jax.vjp(layer, params, x, has_aux=True)
-        slopes, dx = backward(cotangent)
-        return y, dx, {**state, **moved}, slopes
+        if direction == FORWARD:
+            y, moved = layer(params, x)
+        else:
+            y, backward, moved = jax.vjp(layer, params, x, has_aux=True)
+            slopes, cotangent = backward(cotangent)
+        return y, cotangent, {**state, **moved}, slopes
 
-    once = forward if direction == DIRECTIONS[0] else both
     x, cotangent = (jnp.asarray(v, setup.dtype) for v in setup.draw())
     start = (params, (x, cotangent, state, jax.tree.map(jnp.zeros_like, params)))
     if setup.members > 1:
@@ -154,11 +155,11 @@ def torch_work(module: Any, setup: Setup, layer: Layer, direction: str) -> Work:
     """Return the same number of calls, one by one, on the same input."""
     torch = importlib.import_module("torch")
     x, cotangent = (torch_input(layer, v) for v in setup.draw())
-    leaves = [x.requires_grad_(direction != DIRECTIONS[0]), *module.parameters()]
+    leaves = [x.requires_grad_(direction != FORWARD), *module.parameters()]
 
     def work(times: int) -> None:
         for _ in range(times):
-            if direction == DIRECTIONS[0]:
+            if direction == FORWARD:
                 with torch.no_grad():
                     module(x)
             else:
@@ -168,10 +169,10 @@ def torch_work(module: Any, setup: Setup, layer: Layer, direction: str) -> Work:
 
 
 def gather(
-    setup: Setup, direction: str, schemes: Sequence[str], against: Sequence[str]
+    setup: Setup, direction: str, schemes: Sequence[str], libraries: Sequence[str]
 ) -> tuple[Contenders, list[str]]:
-    """Return the contenders of a size, each scheme beside its peers, and a line for each scheme
-    that refuses the size."""
+    """Return the contenders of a size, each scheme with those of other libraries, and a line for
+    each scheme that refuses the size."""
     work: Contenders = {(COPY, ""): jax_work(COPIED, setup, direction)}
     refused = []
     for scheme in schemes:
@@ -183,50 +184,41 @@ def gather(
         except ValueError as error:
             refused.append(f"{scheme} at {size_text(setup.shape)} is left out: {error}")
             continue
-        flax = flax_layer(layer) if "flax" in against else None
+        flax = flax_layer(layer) if "flax" in libraries else None
         if flax:
             work["flax", scheme] = jax_work(flax, setup, direction)
-        torch = torch_module(layer) if "torch" in against and setup.members == 1 else None
+        torch = torch_module(layer) if "torch" in libraries and setup.members == 1 else None
         if torch:
             work["torch", scheme] = torch_work(torch, setup, layer, direction)
     return work, refused
 
 
-def take_turns(work: dict[Any, Work], lengths: tuple[int, int], repeats: int) -> dict[Any, float]:
-    """Return the median seconds of one more iteration of each contender, in rounds over all of
-    them after one of warm-up."""
-    seconds: dict[Any, list[float]] = {name: [] for name in work}
+def iteration(run: Work, lengths: tuple[int, int]) -> float:
+    """Return the seconds of one more iteration of a loop."""
+
+    def clocked(times: int) -> float:
+        began = time.perf_counter()
+        run(times)
+        return time.perf_counter() - began
+
     short, long = lengths
-    for turn in range(repeats + 1):
-        for name, run in work.items():
-            spent = clocked(run, long)
-            if short:
-                spent -= clocked(run, short)
-            if turn:
-                seconds[name].append(spent / (long - short))
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return (clocked(long) - (clocked(short) if short else 0)) / (long - short)
 
 
-def clocked(run: Work, times: int) -> float:
-    began = time.perf_counter()
-    run(times)
-    return time.perf_counter() - began
-
-
-def measure(
-    setup: Setup, direction: str, schemes: Sequence[str], against: Sequence[str], repeats: int
-) -> tuple[list[Timing], list[str]]:
-    """Return a timing for each scheme at one size, and the lines on what was left out."""
-    work, refused = gather(setup, direction, schemes, against)
-    seconds = take_turns(work, setup.lengths, repeats)
-    timings = []
-    for library, scheme in work:
-        if library == OWN:
-            ours = seconds[OWN, scheme]
-            peers = [key for key in work if key[0] != OWN and key[1] in (scheme, "")]
-            ratios = {key[0]: ours / seconds[key] for key in peers}
-            timings.append(Timing(setup, direction, scheme, 1e6 * ours, ratios))
-    return timings, refused
+def time_all(work: Contenders, lengths: tuple[int, int], repeats: int) -> dict[str, Timing]:
+    """Return a timing for each of our schemes."""
+    turns = {key: partial(iteration, run, lengths) for key, run in work.items()}
+    seconds = runner.take_turns(turns, repeats, warm_up=1)
+    timings = {}
+    for scheme in [name for library, name in work if library == OWN]:
+        ours = seconds[OWN, scheme]
+        ratios = {
+            library: runner.ratio_of(ours, theirs)
+            for (library, name), theirs in seconds.items()
+            if library != OWN and name in (scheme, "")
+        }
+        timings[scheme] = Timing(1e6 * statistics.median(ours), ratios)
+    return timings
 
 
 def setups(sizes: Sequence[Shape], dtypes: Sequence[str] = DTYPES) -> list[Setup]:
@@ -252,82 +244,39 @@ def parse_size(text: str) -> Shape:
     return tuple(map(int, parts))
 
 
-INTRODUCTION = """Microseconds of one layer in training mode, new running statistics included, and
-the ratio of our time to that of Flax's default layer (fast variance), of PyTorch's and of a copy of
-the same bytes (forward: x; backward: the cotangent too). Medians over rounds in which all
-contenders take turns. Each runs in a compiled loop on its own output, in place; PyTorch is called
-as often, one by one, on its own layout (channels second). `members`: inside a population under
-`vmap`. XLA's default options."""
-LIBRARIES = {"flax": "Flax", "torch": "PyTorch", COPY: "copy"}
-COLUMNS = (
-    "size",
-    "dtype",
-    "members",
-    "scheme",
-    *(text for d in DIRECTIONS for text in (f"{d}, us", *(f"/ {t}" for t in LIBRARIES.values()))),
-)
-
-
-def rows(timings: Sequence[Timing]) -> list[list[str]]:
-    """Return a line for each size and scheme with both directions, as text."""
-    found = {(t.setup, t.scheme, t.direction): t for t in timings}
-    out = []
-    for setup, scheme in dict.fromkeys((t.setup, t.scheme) for t in timings):
-        line = [size_text(setup.shape), setup.dtype, str(setup.members), scheme]
-        for direction in DIRECTIONS:
-            t = found.get((setup, scheme, direction))
-            line.append(f"{t.microseconds:.0f}" if t else "-")
-            for name in LIBRARIES:
-                line.append(f"{t.ratios[name]:.2f}" if t and name in t.ratios else "-")
-        out.append(line)
-    return out
-
-
-class Plan(NamedTuple):
-    setups: list[Setup]
-    schemes: list[str]
-    against: list[str]
-    repeats: int
-
-
-def plan(
-    sizes: Sequence[str] = (),
-    dtypes: Sequence[str] = (),
-    schemes: Sequence[str] = (),
-    against: Sequence[str] | None = None,
-    repeats: int = REPEATS,
-) -> Plan:
-    """Return what to measure, () being all there is; raises BadSelection.
+def run(options: Options, emit: Emit) -> str:
+    """Measure; emit the progress and the table; return the section of the page.
 
     Schemes without statistics are measured where they are asked for by name.
     """
-    select("dtype", list(dtypes), list(cases.DTYPES))
-    select("scheme", list(schemes), list(NORMS))
-    libraries = [name for name in LIBRARIES if name != COPY]
-    return Plan(
-        setups([parse_size(size) for size in sizes] or SIZES, dtypes or DTYPES),
-        list(schemes) or [name for name, row in NORMS.items() if row.over],
-        libraries if against is None else select("library", list(against), libraries),
-        repeats,
-    )
-
-
-def run(plan: Plan, tell: Callable[[str], None]) -> str:
-    """Measure; tell the progress and the table; return the section of the page."""
-    peers, missing = find_peers(plan.against)
-    lines, timings = list(missing), []
-    if "torch" in peers and jax.default_backend() != "cpu":
-        del peers["torch"]
-        lines.append("PyTorch is left out: it is measured on a CPU only")
-    if "torch" in peers:
-        importlib.import_module("torch").set_num_threads(cores())
-    for setup in plan.setups:
+    runner.select("dtype", options.dtypes, cases.DTYPES)
+    runner.select("scheme", options.schemes, NORMS)
+    schemes = options.schemes or [name for name, row in NORMS.items() if row.over]
+    sizes = [parse_size(size) for size in options.sizes] or SIZES
+    libraries, remarks = runner.find_libraries(options.against, LIBRARIES)
+    if "torch" in libraries and jax.default_backend() != "cpu":
+        libraries.remove("torch")
+        remarks.append("PyTorch is left out: it is measured on a CPU only")
+    if "torch" in libraries:
+        importlib.import_module("torch").set_num_threads(len(available_cores()))
+    lines, ratios = [], []
+    for setup in setups(sizes, options.dtypes or DTYPES):
+        found = {}
         for direction in DIRECTIONS:
-            tell(f"{size_text(setup.shape)} {setup.dtype}, members {setup.members}, {direction}")
-            some, refused = measure(setup, direction, plan.schemes, list(peers), plan.repeats)
-            timings += some
-            lines += [line for line in refused if line not in lines]
-    where = machine([peer.package for peer in peers.values() if peer.package != OWN])
-    table = Table("Layers", COLUMNS, rows(timings), f"{INTRODUCTION} {where}")
-    tell("\n".join([*lines, "", where, table.terminal()]))
-    return "\n\n".join([table.markdown(), *lines])
+            emit(f"{size_text(setup.shape)} {setup.dtype}, members {setup.members}, {direction}")
+            work, refused = gather(setup, direction, schemes, libraries)
+            found[direction] = time_all(work, setup.lengths, options.repeats or REPEATS)
+            remarks += [line for line in refused if line not in remarks]
+        for scheme in found[FORWARD]:
+            timings = [found[direction][scheme] for direction in DIRECTIONS]
+            names = [size_text(setup.shape), setup.dtype, str(setup.members), scheme]
+            lines.append([*names, *(cell for timing in timings for cell in timing.cells)])
+            ratios += [ratio for timing in timings for ratio in timing.ratios.values()]
+    head = [runner.machine(["flax", *libraries]), runner.spread_text(ratios), *remarks]
+    return runner.publish(head, [runner.table("Layers", COLUMNS, lines)], emit)
+
+
+LIBRARIES = {"flax": "Flax", "torch": "PyTorch"}
+TITLES = {**LIBRARIES, COPY: "copy"}
+COLUMNS = ["size", "dtype", "members", "scheme"]
+COLUMNS += [text for d in DIRECTIONS for text in (f"{d}, us", *(f"/ {t}" for t in TITLES.values()))]

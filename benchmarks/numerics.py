@@ -1,15 +1,19 @@
-"""How exact the layers are: every case, layer and library against float64, forward and gradient."""
+"""How exact the layers are: every case, layer and library compared with float64.
+
+docs/numerics.md says how to read the tables.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks import BadSelection, edge_cases, select
-from benchmarks.page import Table, machine
-from benchmarks.reference_libraries import OWN, PEERS, Layer, Peer, find_peers, prepare
+from benchmarks import edge_cases, runner
+from benchmarks.reference_libraries import OWN, TITLES, Layer, prepare
+from benchmarks.runner import BadSelection, Emit, Options
 from normlab.norms.table import NORMS
+from normlab.report.tables import Table
 from normlab.testing.cases import CASES, GARBAGE, LAYERS, LIMITS, Case, error, reference
 
 SIDES = ("forward", "gradient")
@@ -24,27 +28,29 @@ class Cell(NamedTuple):
 
 
 Grid = dict[tuple[Case, str, str], Cell]
-"""(case, layer, library) -> what came out; a layer that a library does not have is not there."""
+"""(case, layer, library) -> result. A layer that a library does not have is not there."""
 
 
-class Plan(NamedTuple):
-    cases: list[Case]
-    layers: list[str]
-    against: list[str]
+class Figure(NamedTuple):
+    """One error that counts. Not counted: what no float can hold, unless it is NaN."""
 
+    case: Case
+    scheme: str
+    side: str
+    error: float
 
-def plan(
-    schemes: Sequence[str] = (), cases: str = "", against: Sequence[str] | None = None
-) -> Plan:
-    """Return what to measure: () and "" are everything; raises BadSelection."""
-    chosen = [case for case in CASES if cases in case.name]
-    if not chosen:
-        raise BadSelection(f"no case has {cases!r} in its name (one is {CASES[0].name!r})")
-    others = [name for name in PEERS if name != OWN]
-    libraries = others if against is None else list(against)
-    if libraries:
-        select("library", libraries, others)
-    return Plan(chosen, select("scheme", list(schemes), list(LAYERS)), libraries)
+    @property
+    def limit(self) -> float:
+        return LIMITS[self.case.dtype]
+
+    @property
+    def is_off(self) -> bool:
+        return not self.error <= self.limit  # NaN is off
+
+    @property
+    def text(self) -> str:
+        where = f"{self.case.name}, {self.scheme}, {self.side}"
+        return f"{where}: {number(self.error)}, limit {self.limit:.0e}"
 
 
 def measure(case: Case, scheme: str, library: str) -> Cell | None:
@@ -63,20 +69,18 @@ def measure(case: Case, scheme: str, library: str) -> Cell | None:
     return Cell(error(got_y, y), error(got_dx, dx))
 
 
-def measure_all(plan: Plan, libraries: Iterable[str], tell: Callable[[str], None]) -> Grid:
+def measure_all(
+    cases: Sequence[Case], schemes: Sequence[str], libraries: Sequence[str], emit: Emit
+) -> Grid:
     grid: Grid = {}
-    for number, case in enumerate(plan.cases, 1):
-        tell(f"{number}/{len(plan.cases)} {case.name}")
-        for scheme in plan.layers:
+    for number, case in enumerate(cases, 1):
+        emit(f"{number}/{len(cases)} {case.name}")
+        for scheme in [name for name in schemes if name in case.layers]:
             for library in libraries:
-                cell = measure(case, scheme, library) if scheme in case.layers else None
+                cell = measure(case, scheme, library)
                 if cell is not None:
                     grid[case, scheme, library] = cell
     return grid
-
-
-def is_off(value: float, limit: float) -> bool:
-    return not value <= limit  # NaN is off
 
 
 def number(value: float) -> str:
@@ -86,7 +90,7 @@ def number(value: float) -> str:
 
 
 def side_text(values: Sequence[float], excuse: str) -> str:
-    """Return the worst of some errors, bold where it is garbage, with a dagger where no float
+    """Return the worst of some errors: bold where it is garbage, with a dagger where no float
     could be right."""
     worst = max(values, key=lambda v: math.inf if math.isnan(v) else v)
     is_garbage = math.isnan(worst) or (worst > GARBAGE and not excuse)
@@ -107,94 +111,46 @@ def cell_text(case: Case, cells: Sequence[Cell]) -> str:
     return " / ".join(texts) + some
 
 
-def rows(grid: Grid, schemes: Sequence[str], libraries: Sequence[str]) -> list[list[str]]:
+def worst_table(grid: Grid, schemes: Sequence[str], libraries: Sequence[str]) -> Table:
     """Return a line for each case: its name and the worst over `schemes` of each library."""
-    lines = []
+    rows = []
     for case in dict.fromkeys(key[0] for key in grid):
-        cells = {
-            library: [grid[case, s, library] for s in schemes if (case, s, library) in grid]
+        cells = [
+            [grid[case, scheme, library] for scheme in schemes if (case, scheme, library) in grid]
             for library in libraries
-        }
-        if any(cells.values()):
-            lines.append([case.name, *(cell_text(case, cells[library]) for library in libraries)])
-    return lines
+        ]
+        if any(cells):
+            rows.append([case.name, *(cell_text(case, of_library) for of_library in cells)])
+    columns = ["case", *(TITLES[library] for library in libraries)]
+    return runner.table(f"Worst of {', '.join(schemes)}", columns, rows)
 
 
-class Total(NamedTuple):
-    """Counts over the figures of a library, see `sides`."""
-
-    measured: int
-    refused: int
-    nan: int
-    garbage: int
-    above_limit: int
-    """Among them NaN and garbage."""
-
-
-def sides(grid: Grid, library: str) -> list[tuple[Case, str, str, float]]:
-    """Return (case, layer, side, error) of what a library measured: all that a float can hold, and
-    NaN, which is never right."""
-    measured = [
-        (case, scheme, side, getattr(cell, side))
+def figures(grid: Grid, library: str) -> list[Figure]:
+    """Return the errors of a library that count."""
+    found = [
+        Figure(case, scheme, side, getattr(cell, side))
         for (case, scheme, of), cell in grid.items()
         for side in SIDES
         if of == library and not cell.refusal
     ]
-    return [m for m in measured if m[2] not in m[0].unrepresentable or math.isnan(m[3])]
+    return [f for f in found if f.side not in f.case.unrepresentable or math.isnan(f.error)]
 
 
-def total(grid: Grid, library: str) -> Total:
-    errors = [(case, value) for case, _, _, value in sides(grid, library)]
-    return Total(
-        measured=len(errors),
-        refused=sum(bool(c.refusal) for (_, _, of), c in grid.items() if of == library),
-        nan=sum(math.isnan(v) for _, v in errors),
-        garbage=sum(v > GARBAGE for _, v in errors),
-        above_limit=sum(is_off(v, LIMITS[case.dtype]) for case, v in errors),
-    )
-
-
-def misses(grid: Grid) -> list[str]:
-    """Return a line for each of normlab's figures that is NaN or above its limit."""
-    return [
-        f"{case.name}, {scheme}, {side}: {number(value)}, limit {LIMITS[case.dtype]:.0e}"
-        for case, scheme, side, value in sides(grid, OWN)
-        if is_off(value, LIMITS[case.dtype])
-    ]
+def total_line(grid: Grid, library: str) -> list[str | int]:
+    counted = figures(grid, library)
+    refused = sum(bool(cell.refusal) for (_, _, of), cell in grid.items() if of == library)
+    nan = sum(math.isnan(f.error) for f in counted)
+    garbage, off = sum(f.error > GARBAGE for f in counted), sum(f.is_off for f in counted)
+    return [TITLES[library], len(counted), refused, nan, garbage, off]
 
 
 def verdict(grid: Grid) -> str:
-    """Return what the suite is for, in one sentence, with the figures that are wrong."""
-    wrong, counts = misses(grid), total(grid, OWN)
+    """Return how many of normlab's figures are wrong, and which."""
+    counted = figures(grid, OWN)
+    wrong = [f"- {figure.text}" for figure in counted if figure.is_off]
     limits = ", ".join(f"{dtype} {limit:.0e}" for dtype, limit in LIMITS.items())
-    text = (
-        f"normlab: {len(wrong)} of {counts.measured} figures are NaN or above the limit ({limits})."
-    )
-    return "\n".join([text, *(f"- {line}" for line in wrong)])
-
-
-def tables(grid: Grid, libraries: dict[str, Peer]) -> list[Table]:
-    """Return the tables of a grid: layers that centre, those that do not, and the totals."""
-    titles = [peer.title for peer in libraries.values()]
-    centered = [s for s in LAYERS if NORMS[s].centered]
-    others = [s for s in LAYERS if s not in centered]
-    totals = [[peer.title, *map(str, total(grid, library))] for library, peer in libraries.items()]
-    return [
-        Table(
-            f"Worst of {', '.join(centered)}",
-            ["case", *titles],
-            rows(grid, centered, list(libraries)),
-            READING,
-        ),
-        Table(f"Worst of {', '.join(others)}", ["case", *titles], rows(grid, others, [*libraries])),
-        Table(
-            "Totals",
-            ["library", "figures", "refused layers", "NaN", f"above {GARBAGE:g}", "above limit"],
-            totals,
-            "Without the figures marked †, unless they are NaN. They depend on the choice of "
-            "cases, which is meant to hurt: they rank, they are no rate.",
-        ),
-    ]
+    text = f"normlab: {len(wrong)} of {len(counted)} figures are NaN or above the limit ({limits})."
+    return "\n".join([text, *wrong])
 
 
 def excuses(cases: Sequence[Case]) -> str:
@@ -206,24 +162,24 @@ def excuses(cases: Sequence[Case]) -> str:
     return "\n".join(["† No float is right:", "", *lines]) if lines else ""
 
 
-def run(plan: Plan, tell: Callable[[str], None]) -> str:
-    """Measure; tell the progress and the tables; return the page."""
-    peers, missing = find_peers(plan.against)
-    grid = measure_all(plan, peers, tell)
-    found = tables(grid, peers) + edge_cases.tables(list(peers), plan.layers)
-    where = machine([peer.package for peer in peers.values() if peer.package != OWN])
-    tell("\n".join(["", *(table.terminal() for table in found), *missing, where, verdict(grid)]))
-    first, *rest = [table.markdown() for table in found]
-    parts = [HEAD, where, *missing, verdict(grid), first, excuses(plan.cases), *rest]
-    return "\n\n".join(part for part in parts if part)
-
-
-HEAD = """# Numerics
-
-Written by `python scripts/bench.py --suite=numerics --write` from `normlab/testing/cases.py`."""
-READING = """Every cell is forward / gradient: ||out - right|| / ||right||, with right computed in
-float64 from the input as it is stored and a closed-form gradient (a VJP with one fixed random
-cotangent); where right is 0, the RMS. Scale 1, bias 0 and the same epsilon everywhere, 1e-5 unless
-the case says otherwise. Inputs are [16, 8, 8, 32], statistics over C alone get [64, 512]; 8 groups.
-Bold: NaN, or more than 1e-2 off. The output's own rounding costs 2e-4 in float16 and 2e-3 in
-bfloat16. "refused": the layer raises, because a statistic of one value makes a constant output."""
+def run(options: Options, emit: Emit) -> str:
+    """Measure; emit the progress and the tables; return the section of the page."""
+    cases = [case for case in CASES if options.cases in case.name]
+    if not cases:
+        raise BadSelection(f"no case has {options.cases!r} in its name (one is {CASES[0].name!r})")
+    schemes = runner.select("scheme", options.schemes, LAYERS)
+    others, missing = runner.find_libraries(
+        options.against, {name: title for name, title in TITLES.items() if name != OWN}
+    )
+    libraries = [OWN, *others]
+    grid = measure_all(cases, schemes, libraries, emit)
+    totals = ["library", "figures", "refused layers", "NaN", f"above {GARBAGE:g}", "above limit"]
+    centered = [scheme for scheme in LAYERS if NORMS[scheme].centered]
+    tables = [
+        worst_table(grid, centered, libraries),
+        worst_table(grid, [scheme for scheme in LAYERS if scheme not in centered], libraries),
+        runner.table("Totals", totals, [total_line(grid, library) for library in libraries]),
+        *edge_cases.tables(libraries, schemes),
+    ]
+    head = [runner.machine(["flax", *others]), *missing, verdict(grid), excuses(cases)]
+    return runner.publish(head, tables, emit)

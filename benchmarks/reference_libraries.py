@@ -1,16 +1,15 @@
-"""The same layers in other libraries, under one signature; each is imported when it is asked for.
+"""The same layers in other libraries, under one signature.
 
-All have the same epsilon, scale 1 and bias 0, keep the input's dtype and get x [N, ..., C].
+A library is imported when it is asked for. All layers have the same epsilon, scale 1 and bias 0,
+keep the input's dtype and get x [N, ..., C]. Where a library has no such layer, there is None.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from benchmarks import select
 from normlab.norms.builder import build
 from normlab.norms.table import find_norm
 
+OWN = "normlab"
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(x, cotangent) -> (y, dx), in training mode."""
 MOMENTUM = 0.9
@@ -29,7 +28,7 @@ STATE = ["batch_stats", "norm_state"]
 
 
 class Layer(NamedTuple):
-    """What is asked of a library."""
+    """A layer that is asked of a library."""
 
     scheme: str
     shape: tuple[int, ...]
@@ -45,19 +44,8 @@ class Linen(NamedTuple):
     apply: Callable[..., tuple[jax.Array, Any]]
 
 
-@dataclass(frozen=True)
-class Peer:
-    title: str
-    package: str
-    """Distribution whose version is printed."""
-    make: Callable[[Layer], Run | None]
-    """Raises ValueError where the library refuses the layer; None: it has no such layer."""
-    module: str = ""
-    """What has to be importable."""
-
-    @property
-    def version(self) -> str:
-        return importlib.metadata.version(self.package)
+def nothing() -> None:
+    """Make the layer that a library does not have."""
 
 
 def differentiate(forward: Callable[[jax.Array], jax.Array]) -> Run:
@@ -95,7 +83,7 @@ def own_layer(layer: Layer, **options: Any) -> Linen:
 
 
 def flax_module(layer: Layer, fast: bool = True) -> nn.Module | None:
-    """Return Flax's layer of a scheme, in training mode; None where it has none."""
+    """Return Flax's layer in training mode; `fast`: with the variance as E[x^2] - E[x]^2."""
     common: dict[str, Any] = dict(
         epsilon=layer.epsilon, dtype=layer.dtype, use_fast_variance=fast, name="norm"
     )
@@ -108,7 +96,7 @@ def flax_module(layer: Layer, fast: bool = True) -> nn.Module | None:
         "instance": lambda: nn.InstanceNorm(**common),
         "rms": lambda: nn.RMSNorm(**common),
     }
-    return makers[layer.scheme]() if layer.scheme in makers else None
+    return makers.get(layer.scheme, nothing)()
 
 
 def flax_layer(layer: Layer, fast: bool = True) -> Linen | None:
@@ -116,14 +104,8 @@ def flax_layer(layer: Layer, fast: bool = True) -> Linen | None:
     return None if module is None else _linen(module, layer, {})
 
 
-def _own(layer: Layer) -> Run:
-    variables, apply = own_layer(layer)
-    return differentiate(lambda x: apply(variables, x)[0])
-
-
-def _flax(layer: Layer, fast: bool = True) -> Run | None:
-    found = flax_layer(layer, fast)
-    return None if found is None else differentiate(lambda x: found.apply(found.variables, x)[0])
+def _run(linen: Linen | None) -> Run | None:
+    return linen and differentiate(lambda x: linen.apply(linen.variables, x)[0])
 
 
 def _equinox(layer: Layer) -> Run | None:
@@ -151,7 +133,7 @@ def _equinox(layer: Layer) -> Run | None:
     }
     if layer.scheme in ("layer_channels", "rms") and len(shape) != 2:
         return None  # its layer takes one example [C]
-    return makers[layer.scheme]() if layer.scheme in makers else None
+    return makers.get(layer.scheme, nothing)()
 
 
 def _haiku(layer: Layer) -> Run | None:
@@ -185,9 +167,8 @@ def torch_module(layer: Layer) -> Any:
         "instance": lambda: torch.nn.InstanceNorm2d(channels, eps=eps, affine=True),
         "rms": lambda: torch.nn.RMSNorm(channels, eps=eps),
     }
-    if layer.scheme not in makers:
-        return None
-    return makers[layer.scheme]().to(getattr(torch, layer.dtype))
+    module = makers.get(layer.scheme, nothing)()
+    return module and module.to(getattr(torch, layer.dtype))
 
 
 def torch_input(layer: Layer, x: np.ndarray) -> Any:
@@ -219,9 +200,14 @@ def _torch(layer: Layer) -> Run | None:
     return run
 
 
+def import_keras() -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
+    return importlib.import_module("keras")
+
+
 def keras_module(layer: Layer) -> Any:
     """Return Keras's layer, built; its policy keeps the parameters in float32."""
-    keras = importlib.import_module("keras")
+    keras = import_keras()
     if keras.backend.backend() != "jax":
         raise ImportError("Keras runs on another backend: set KERAS_BACKEND=jax")
     layers, eps = keras.layers, layer.epsilon
@@ -234,10 +220,9 @@ def keras_module(layer: Layer) -> Any:
         "instance": lambda: layers.GroupNormalization(-1, epsilon=eps, dtype=policy),
         "rms": lambda: layers.RMSNormalization(epsilon=eps, dtype=policy),
     }
-    if layer.scheme not in makers:
-        return None
-    module = makers[layer.scheme]()
-    module.build(layer.shape)
+    module = makers.get(layer.scheme, nothing)()
+    if module is not None:
+        module.build(layer.shape)
     return module
 
 
@@ -251,41 +236,28 @@ def _keras(layer: Layer) -> Run | None:
     return differentiate(lambda x: module.stateless_call(trained, state, x, **mode)[0])
 
 
-OWN = "normlab"
-PEERS: dict[str, Peer] = {
-    OWN: Peer("normlab", "normlab", _own),
-    "flax": Peer("Flax", "flax", _flax),
-    "flax-2pass": Peer("Flax, 2 passes", "flax", functools.partial(_flax, fast=False)),
-    "equinox": Peer("Equinox", "equinox", _equinox, "equinox"),
-    "haiku": Peer("Haiku", "dm-haiku", _haiku, "haiku"),
-    "torch": Peer("PyTorch", "torch", _torch, "torch"),
-    "keras": Peer("Keras (jax)", "keras", _keras, "keras"),
+TITLES = {
+    OWN: "normlab",
+    "flax": "Flax",
+    "flax-2pass": "Flax, 2 passes",
+    "equinox": "Equinox",
+    "haiku": "Haiku",
+    "torch": "PyTorch",
+    "keras": "Keras (jax)",
 }
-"""`flax` is Flax Linen as it is (use_fast_variance=True), `flax-2pass` with it switched off."""
-
-
-def find_peers(names: Sequence[str]) -> tuple[dict[str, Peer], list[str]]:
-    """Return normlab and those of `names` that are installed, and a line on each that is not.
-
-    Raises BadSelection for a name that is not in PEERS.
-    """
-    os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
-    select("library", list(names), list(PEERS))
-    found, missing = {}, []
-    for name, peer in PEERS.items():
-        if name != OWN and name not in names:
-            continue
-        try:
-            if peer.module:
-                importlib.import_module(peer.module)
-        except ImportError as error:
-            missing.append(f"{peer.title} is left out: {error}")
-        else:
-            found[name] = peer
-    return found, missing
+MAKERS: dict[str, Callable[[Layer], Run | None]] = {
+    OWN: lambda layer: _run(own_layer(layer)),
+    "flax": lambda layer: _run(flax_layer(layer)),
+    "flax-2pass": lambda layer: _run(flax_layer(layer, fast=False)),
+    "equinox": _equinox,
+    "haiku": _haiku,
+    "torch": _torch,
+    "keras": _keras,
+}
+"""They raise ValueError where the library refuses a layer."""
 
 
 @functools.cache
-def prepare(name: str, layer: Layer) -> Run | None:
+def prepare(library: str, layer: Layer) -> Run | None:
     """Return the compiled layer of a library, made once."""
-    return PEERS[name].make(layer)
+    return MAKERS[library](layer)

@@ -1,14 +1,18 @@
-"""How long a whole training step takes inside a population, beside Flax's norm in the same network.
+"""How long a whole training step takes inside a population, compared with Flax's norm in the same
+network.
 
 The network, the optimizer and the data are the project's own in both; only the norm differs. The
-programs are compiled as the engine compiles them.
+programs are compiled as the engine compiles them. docs/benchmarks.md says how to read the table.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +21,9 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from benchmarks import select
-from benchmarks.layers import REPEATS, Work, take_turns
-from benchmarks.page import Table, machine
+from benchmarks import runner
 from benchmarks.reference_libraries import Layer, flax_module
+from benchmarks.runner import Emit, Options, Ratio
 from normlab.models.build import build_model
 from normlab.settings import Config, defaults
 from normlab.training.population import choose_conv
@@ -32,6 +35,7 @@ MEMBERS = 16
 STEPS = 20
 """Training steps of one measured program."""
 CLASSES = 10
+REPEATS = 15
 MODES = ("map", "vmap")
 SCHEMES = ("batch", "layer", "group")
 
@@ -78,17 +82,15 @@ def networks(network: Network, scheme: str, mode: str) -> dict[str, nn.Module]:
     config = defaults() | network.settings
     form = choose_conv("auto", mode)
     ours = build_model(config | {"norm.name": scheme}, CLASSES, form)
-    norm = functools.partial(FlaxNorm, scheme, config["norm.epsilon"], config["norm.groups"])
+    norm = partial(FlaxNorm, scheme, config["norm.epsilon"], config["norm.groups"])
     theirs = ours.clone(layers=dataclasses.replace(ours.layers, norm=norm))
-    return {
-        "normlab": ours,
-        "flax": theirs,
-        "none": build_model(config | {"norm.name": "none"}, CLASSES, form),
-    }
+    none = build_model(config | {"norm.name": "none"}, CLASSES, form)
+    return {"normlab": ours, "flax": theirs, "none": none}
 
 
-def step_work(net: nn.Module, network: Network, members: int, mode: str) -> Work:
-    """Return the compiled chunk of STEPS training steps of all members."""
+def make_turn(net: nn.Module, network: Network, members: int, mode: str) -> Callable[[], float]:
+    """Return what takes STEPS training steps of all members, compiled, and returns the
+    microseconds of one step of one member."""
     random = np.random.default_rng(0)
     x = jnp.asarray(random.random((STEPS, *network.shape), np.float32))
     y = jnp.asarray(random.integers(0, CLASSES, (STEPS, network.shape[0]), np.int32))
@@ -112,54 +114,42 @@ def step_work(net: nn.Module, network: Network, members: int, mode: str) -> Work
     program = jax.jit(advance_all, compiler_options=options, donate_argnums=0)
     program = program.lower(states, hyper, batches).compile()
 
-    def work(times: int) -> None:
+    def turn() -> float:
         nonlocal states
-        for _ in range(times):
-            states = jax.block_until_ready(program(states, hyper, batches))
+        began = time.perf_counter()
+        states = jax.block_until_ready(program(states, hyper, batches))
+        return 1e6 * (time.perf_counter() - began) / (STEPS * members)
 
-    return work
-
-
-class Plan(NamedTuple):
-    schemes: list[str]
-    repeats: int
-    members: int = MEMBERS
-    networks: tuple[Network, ...] = NETWORKS
+    return turn
 
 
-def plan(schemes: Sequence[str] = (), repeats: int = REPEATS) -> Plan:
-    """Return what to measure, () being all there is; raises BadSelection."""
-    return Plan(select("scheme", list(schemes), list(SCHEMES)), repeats)
-
-
-def measure(plan: Plan, network: Network, scheme: str, mode: str) -> list[str]:
-    """Return a line of the table."""
-    work = {
-        name: step_work(net, network, plan.members, mode)
+def measure(
+    network: Network, scheme: str, mode: str, members: int, repeats: int
+) -> tuple[float, list[Ratio]]:
+    """Return the microseconds of our step, and its ratios to Flax's and to that without a norm."""
+    turns = {
+        name: make_turn(net, network, members, mode)
         for name, net in networks(network, scheme, mode).items()
     }
-    seconds = take_turns(work, (0, 1), plan.repeats)
-    ours = seconds["normlab"]
-    per_step = 1e6 * ours / (STEPS * plan.members)
-    ratios = [f"{ours / seconds[name]:.2f}" for name in ("flax", "none")]
-    return [network.title, scheme, mode, f"{per_step:.0f}", *ratios]
+    found = runner.take_turns(turns, repeats, warm_up=1)
+    ours = found["normlab"]
+    return statistics.median(ours), [
+        runner.ratio_of(ours, found[name]) for name in ("flax", "none")
+    ]
 
 
-def run(plan: Plan, tell: Callable[[str], None]) -> str:
-    """Measure; tell the progress and the table; return the section of the page."""
-    lines = []
-    for network in plan.networks:
-        for scheme in plan.schemes:
-            for mode in MODES:
-                lines.append(measure(plan, network, scheme, mode))
-                tell(", ".join(lines[-1]))
+def run(options: Options, emit: Emit) -> str:
+    """Measure; emit the progress and the table; return the section of the page."""
+    schemes = runner.select("scheme", options.schemes, SCHEMES)
+    lines, spreads = [], []
+    for network in NETWORKS:
+        for scheme, mode in itertools.product(schemes, MODES):
+            repeats = options.repeats or REPEATS
+            per_step, ratios = measure(network, scheme, mode, MEMBERS, repeats)
+            spreads += ratios
+            cells = [f"{per_step:.0f}", *(ratio.text for ratio in ratios)]
+            lines.append([network.title, scheme, mode, *cells])
+            emit(", ".join(lines[-1]))
     columns = ("network", "scheme", "members by", "us of one member", "/ Flax", "/ no norm")
-    where = machine(["flax"])
-    table = Table("Training steps", columns, lines, INTRODUCTION.format(plan.members) + where)
-    tell("\n".join(["", where, table.terminal()]))
-    return table.markdown()
-
-
-INTRODUCTION = """Microseconds of one training step (SGD) of one member, in a population of {}, and
-the ratio of our time to that with Flax's default layer in the same network, and to that without a
-norm. Medians over rounds in which the three take turns, compiled with the engine's options. """
+    head = [runner.machine(["flax"]), runner.spread_text(spreads)]
+    return runner.publish(head, [runner.table("Training steps", columns, lines)], emit)

@@ -1,8 +1,9 @@
 """How long a whole study takes: normlab's, and a loop of another library over the same runs.
 
-The loops train one run after another in one process, the rate an argument of the compiled step; or
-every run in a process of its own, as scripts that start sweeps do. Compilation and evaluation are
-included. A loop trains every `share`-th run of each arm; the rest is taken to last as long.
+The loops train one run after another in one process, and the rate is an argument of the compiled
+step. Or every run has a process of its own, as with scripts that start sweeps. Compilation and
+evaluation are included. A loop trains every n-th run of each arm; the others are taken to last as
+long. docs/benchmarks.md says how to read the tables.
 """
 
 from __future__ import annotations
@@ -11,33 +12,36 @@ import json
 import os
 import statistics
 import subprocess
-import tempfile
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import select
-from benchmarks.loops.contender import Broken, Contender
-from benchmarks.loops.network import Job, Network, save_job
+from benchmarks import runner
+from benchmarks.loops.contender import Broken, Contender, Workspace
+from benchmarks.loops.network import Job, Network
 from benchmarks.loops.stepwise import Run
-from benchmarks.page import Table, cores, machine
-from benchmarks.training import LIBRARIES, find_libraries, form_text, forms_of, number
+from benchmarks.runner import Emit, Options
+from benchmarks.training import LIBRARIES, form_text, forms_of, number
 from normlab.data import load
+from normlab.report.tables import Table
 from normlab.settings import Config
+from normlab.studies.planning import SetupRuns
+from normlab.studies.study import ROOT, adapt, check_study, load_study
 
-LOOPS = ("flax", "torch", "torch-compiled")
-SHARE = 5
+STUDY, PROFILE = "learning_rate", "quick"
+LOOPS = {name: LIBRARIES[name] for name in ("flax", "torch", "torch-compiled")}
 FRESH = 3
 """Processes of one run each that are timed for each setup."""
 FULL_CACHE = {
+    "JAX_ENABLE_COMPILATION_CACHE": "true",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-Tell = Callable[[str], None]
-Forms = dict[tuple[str, str], str]
+Forms = Mapping[tuple[str, str], str]
 """(library, setup) -> the form that is fastest there."""
 
 
@@ -53,8 +57,12 @@ class Group(NamedTuple):
         return sum(config["train.steps"] for config in self.configs)
 
     @property
+    def data_name(self) -> str:
+        return self.configs[0]["data.name"]
+
+    @property
     def network(self) -> Network:
-        c, shape = self.configs[0], load(self.configs[0]["data.name"]).shape
+        c, shape = self.configs[0], load(self.data_name).shape
         name, widths, act = (c[f"model.{o}"] for o in ("name", "widths", "act"))
         return Network(self.setup, "", name, shape, c["data.batch"], widths, act, c["norm.name"])
 
@@ -75,10 +83,12 @@ class Timed(NamedTuple):
     """Seconds until the first run could begin, compilation included."""
     each: float
     """Mean seconds of a run."""
+    accuracy: float
+    """The best one on the test split."""
 
     @property
     def seconds(self) -> float:
-        """What all runs of the group take."""
+        """Return what all runs of the group take."""
         return self.start + self.each * len(self.group.configs)
 
 
@@ -91,31 +101,30 @@ class Whole(NamedTuple):
     seconds: float
 
 
-class Plan(NamedTuple):
-    groups: list[Group]
-    command: list[str]
-    """What makes normlab carry out the study, but for its results directory."""
-    against: list[str]
-    share: int
+def whole(title: str, groups: Sequence[Group], seconds: float) -> Whole:
+    runs = sum(len(group.configs) for group in groups)
+    return Whole(title, runs, sum(group.run_steps for group in groups), seconds)
 
 
-def plan(
-    groups: list[Group],
-    command: list[str],
-    against: Sequence[str] | None = None,
-    share: int = SHARE,
-) -> Plan:
-    """Return what to measure; raises BadSelection."""
-    libraries = [] if against == [] else select("library", list(against or []), list(LOOPS))
-    return Plan(groups, command, libraries, share)
+def planned_groups(arms: Sequence[str]) -> list[Group]:
+    """Return the groups of the study, all of its arms or these; raises ConfigError."""
+    study = adapt(load_study(STUDY), arms=tuple(arms))
+    check_study(study, PROFILE)
+    groups: dict[tuple[str, str], list[Config]] = {}
+    for setup in study.setups[PROFILE]:
+        for run in SetupRuns(setup, {}).wanted.values():
+            groups.setdefault((run.setup, run.arm), []).append(run.config)
+    return [Group(*names, configs) for names, configs in groups.items()]
 
 
-def time_normlab(title: str, command: Sequence[str], folder: Path, cache: Path) -> Whole:
+def time_normlab(title: str, arms: Sequence[str], folder: Path, cache: Path) -> Whole:
     """Return what the study takes in a new results directory; raises Broken."""
-    began = time.perf_counter()
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), f"--study={STUDY}"]
+    command += [f"--profile={PROFILE}", f"--results={folder}"]
+    command += [f"--arms={','.join(arms)}"] if arms else []
     environment = os.environ | {"NORMLAB_CACHE": str(cache)}
-    whole = [*command, f"--results={folder}"]
-    done = subprocess.run(whole, env=environment, capture_output=True, text=True, check=False)
+    began = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
@@ -125,125 +134,98 @@ def time_normlab(title: str, command: Sequence[str], folder: Path, cache: Path) 
     return Whole(title, len(steps), sum(steps), seconds)
 
 
-class Workshop:
-    """Files and environment of the loops' processes."""
+def prepare(space: Workspace, contender: Contender, library: str, form: str, group: Group) -> None:
+    """Let a contender make the loop of a group."""
+    data = load(group.data_name)
+    job = Job(group.network, data.images, data.labels, np.zeros((1, 1), np.int32), {})
+    contender.make(library, group.network, space.save(job, group.data_name), {"form": form})
 
-    def __init__(self, folder: Path):
-        self.folder, self.log = folder, folder / "log"
-        self.environment = {
-            "OMP_NUM_THREADS": str(cores()),
-            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        }
 
-    def job(self, group: Group) -> Path:
-        path = self.folder / f"{group.configs[0]['data.name']}.npz"
-        if not path.exists():
-            data = load(group.configs[0]["data.name"])
-            rows = np.zeros((1, 1), np.int32)
-            save_job(Job(group.network, data.images, data.labels, rows, {}), path)
-        return path
-
-    def start(self, cache: Path | None = None) -> Contender:
-        """Start a process; with `cache`, jax keeps what it compiles there."""
-        own = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-        if cache:
-            own = {**FULL_CACHE, "JAX_COMPILATION_CACHE_DIR": str(cache)}
-            own["JAX_ENABLE_COMPILATION_CACHE"] = "true"
-        return Contender(self.log, self.environment | own)
-
-    def prepare(self, contender: Contender, library: str, form: str, group: Group) -> None:
-        loop, job = library.partition("-")[0], self.job(group)
-        contender.make(loop, group.network, job, [{"form": form}])
-
-    def train(self, contender: Contender, group: Group, run: Run) -> tuple[float, float]:
-        """Return the run's test accuracy and its seconds."""
-        name = group.configs[0]["data.name"]
-        return tuple(contender.ask("train", run=run, data=name)[0])
+def train(contender: Contender, group: Group, run: Run) -> tuple[float, float]:
+    """Return the run's test accuracy and its seconds."""
+    return tuple(contender.ask("train", run=run, data=group.data_name)[0])
 
 
 def time_group(
-    shop: Workshop, contender: Contender, library: str, form: str, group: Group, share: int
-) -> tuple[Timed, float]:
-    """Return what every share-th run of a group takes, and the best accuracy of them."""
-    chosen = group.runs()[::share]
+    space: Workspace, contender: Contender, library: str, form: str, group: Group, stride: int
+) -> Timed:
+    """Return what every stride-th run of a group takes."""
+    chosen = group.runs()[::stride]
     began = time.perf_counter()
-    shop.prepare(contender, library, form, group)
+    prepare(space, contender, library, form, group)
     start = time.perf_counter() - began
-    _, cold = shop.train(contender, group, chosen[0])
-    accuracies, seconds = zip(*(shop.train(contender, group, r) for r in chosen), strict=True)
+    _, cold = train(contender, group, chosen[0])
+    accuracies, seconds = zip(*(train(contender, group, run) for run in chosen), strict=True)
     start += max(0.0, cold - seconds[0])
-    timed = Timed(group, library, form, len(chosen), start, statistics.fmean(seconds))
-    return timed, np.nanmax([0.0, *accuracies])
+    best = float(np.nanmax([0.0, *accuracies]))
+    return Timed(group, library, form, len(chosen), start, statistics.fmean(seconds), best)
 
 
-def choose_form(shop: Workshop, library: str, group: Group, tell: Tell) -> str:
+def choose_form(space: Workspace, library: str, group: Group) -> str:
     """Return the form whose second run of the group takes least; raises Broken if one fails."""
     seconds: dict[str, float] = {}
     forms = forms_of(library, group.network)
     for form in forms if len(forms) > 1 else []:
-        contender = shop.start()
-        try:
-            shop.prepare(contender, library, form, group)
-            run = group.runs()[0]
-            seconds[form] = [shop.train(contender, group, run)[1] for _ in range(2)][1]
-        finally:
-            contender.close()
-    form = min(forms, key=lambda f: seconds.get(f, 0.0))
-    text = form_text(group.network, library, form)
-    tell(f"{LIBRARIES[library]}, {group.setup}: {text or 'its plain form'}")
-    return form
+        contender = space.start()
+        prepare(space, contender, library, form, group)
+        run = group.runs()[0]
+        seconds[form] = [train(contender, group, run)[1] for _ in range(2)][1]
+        contender.close()
+    return min(forms, key=lambda form: seconds.get(form, 0.0))
 
 
-def choose_forms(shop: Workshop, plan: Plan, tell: Tell) -> Forms:
-    """Return the fastest forms; a library that fails is left out with a line."""
-    forms: Forms = {}
-    for library in plan.against:
+def choose_forms(
+    space: Workspace, libraries: Sequence[str], groups: Sequence[Group], emit: Emit
+) -> Forms:
+    """Return the fastest forms. A library that fails is left out with a line."""
+    forms: dict[tuple[str, str], str] = {}
+    for library in libraries:
         try:
-            forms |= {(library, g.setup): choose_form(shop, library, g, tell) for g in middle(plan)}
+            found = {(library, g.setup): choose_form(space, library, g) for g in middle(groups)}
         except Broken as error:
-            tell(f"{LIBRARIES[library]} is left out: {error}")
+            emit(f"{LIBRARIES[library]} is left out: {error}")
+            continue
+        forms |= found
+        for group in middle(groups):
+            text = form_text(group.network, library, found[library, group.setup])
+            emit(f"{LIBRARIES[library]}, {group.setup}: {text or 'its plain form'}")
     return forms
 
 
-def middle(plan: Plan) -> list[Group]:
+def middle(groups: Sequence[Group]) -> list[Group]:
     """Return of each setup the arm with batch norm, or its first one."""
-    setups = {g.setup: g for g in reversed(plan.groups)}
-    return list((setups | {g.setup: g for g in plan.groups if g.arm == "batch"}).values())
+    first = {g.setup: g for g in reversed(groups)}
+    return list((first | {g.setup: g for g in groups if g.arm == "batch"}).values())
 
 
-def time_loops(shop: Workshop, plan: Plan, forms: Forms, tell: Tell) -> list[Timed]:
-    """Return the times of one process for each library, which take turns at the groups."""
-    libraries = list(dict.fromkeys(library for library, _ in forms))
-    contenders: dict[str, Contender] = {}
+def time_loops(
+    space: Workspace, groups: Sequence[Group], forms: Forms, stride: int, emit: Emit
+) -> list[Timed]:
+    """Return the times of one process for each library. The libraries take turns at the groups."""
+    contenders = {library: space.start() for library, _ in forms}
     found: list[Timed] = []
-    try:
-        for group in plan.groups:
-            for library in libraries:
-                if library not in contenders:
-                    contenders[library] = shop.start()
-                contender = contenders[library]
-                form = forms[library, group.setup]
-                timed, best = time_group(shop, contender, library, form, group, plan.share)
-                found.append(timed)
-                tell(
-                    f"{LIBRARIES[library]}, {group.setup}, {group.arm}: {timed.trained} of "
-                    f"{len(group.configs)} runs, {timed.start:.1f} s and {timed.each:.2f} s a run, "
-                    f"best accuracy {best:.1%}"
-                )
-    finally:
-        for contender in contenders.values():
-            contender.close()
+    for group in groups:
+        for library, contender in contenders.items():
+            form = forms[library, group.setup]
+            timed = time_group(space, contender, library, form, group, stride)
+            found.append(timed)
+            emit(
+                f"{LIBRARIES[library]}, {group.setup}, {group.arm}: {timed.trained} of "
+                f"{len(group.configs)} runs, {timed.start:.1f} s and {timed.each:.2f} s a run, "
+                f"best accuracy {timed.accuracy:.1%}"
+            )
     return found
 
 
-def time_fresh(shop: Workshop, library: str, form: str, group: Group) -> float:
+def time_fresh(space: Workspace, library: str, form: str, group: Group) -> float:
     """Return the median seconds of a process that trains one run, its cache warm."""
-    cache, seconds = shop.folder / "cache", []
+    environment = FULL_CACHE | {"JAX_COMPILATION_CACHE_DIR": str(space.folder / "cache")}
+    seconds = []
     for run in [group.runs()[0], *group.runs()[:FRESH]]:
         began = time.perf_counter()
-        contender = shop.start(cache)
-        shop.prepare(contender, library, form, group)
-        shop.train(contender, group, run)
+        contender = space.start(environment=environment)
+        prepare(space, contender, library, form, group)
+        train(contender, group, run)
         contender.finish()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])
@@ -254,42 +236,35 @@ def whole_loops(times: Sequence[Timed]) -> list[Whole]:
     wholes = []
     for library in dict.fromkeys(t.library for t in times):
         own = [t for t in times if t.library == library]
-        runs = sum(len(t.group.configs) for t in own)
-        steps = sum(t.group.run_steps for t in own)
         seconds = sum(t.seconds for t in own)
-        wholes.append(Whole(f"{LIBRARIES[library]}, one process", runs, steps, seconds))
+        wholes.append(whole(f"{LIBRARIES[library]}, one process", [t.group for t in own], seconds))
     return wholes
 
 
-def whole_fresh(shop: Workshop, plan: Plan, forms: Forms, tell: Tell) -> list[Whole]:
-    """Return what the study takes with one process for each run; not torch.compile, which would
-    compile in each."""
+def whole_fresh(space: Workspace, groups: Sequence[Group], forms: Forms, emit: Emit) -> list[Whole]:
+    """Return what the study takes with one process for each run. torch.compile is not among them,
+    because it would compile in each."""
     wholes = []
     for library in dict.fromkeys(name for name, _ in forms if name != "torch-compiled"):
         seconds = 0.0
-        for group in middle(plan):
-            each = time_fresh(shop, library, forms[library, group.setup], group)
-            tell(f"{LIBRARIES[library]}, {group.setup}: {each:.1f} s for a process with one run")
-            seconds += each * sum(len(g.configs) for g in plan.groups if g.setup == group.setup)
-        runs, steps = (
-            sum(len(g.configs) for g in plan.groups),
-            sum(g.run_steps for g in plan.groups),
-        )
-        title = f"{LIBRARIES[library]}, one process for each run"
-        wholes.append(Whole(title, runs, steps, seconds))
+        for group in middle(groups):
+            each = time_fresh(space, library, forms[library, group.setup], group)
+            emit(f"{LIBRARIES[library]}, {group.setup}: {each:.1f} s for a process with one run")
+            seconds += each * sum(len(g.configs) for g in groups if g.setup == group.setup)
+        wholes.append(whole(f"{LIBRARIES[library]}, one process for each run", groups, seconds))
     return wholes
 
 
-def ways_table(own: Sequence[Whole], others: Sequence[Whole], note: str) -> Table:
+def ways_table(own: Sequence[Whole], others: Sequence[Whole]) -> Table:
     """Return a line for each way, with its time a run-step over each of normlab's."""
     columns = ["way", "runs", "run-steps", "seconds", "run-steps/s"]
-    columns += [f"/ {whole.title}" for whole in own]
+    columns += [f"/ {way.title}" for way in own]
     rows = []
-    for w in [*own, *others]:
-        ratios = [w.seconds / w.run_steps * o.run_steps / o.seconds for o in own]
-        cells = [w.title, f"{w.runs:,}", f"{w.run_steps:,}", f"{w.seconds:,.0f}"]
-        rows.append([*cells, number(w.run_steps / w.seconds), *(f"{r:.2f}" for r in ratios)])
-    return Table("A whole study", columns, rows, note)
+    for way in [*own, *others]:
+        ratios = [way.seconds / way.run_steps * o.run_steps / o.seconds for o in own]
+        cells = [way.title, f"{way.runs:,}", f"{way.run_steps:,}", f"{way.seconds:,.0f}"]
+        rows.append([*cells, number(way.run_steps / way.seconds), *(f"{r:.2f}" for r in ratios)])
+    return runner.table("A whole study", columns, rows)
 
 
 def loops_table(times: Sequence[Timed]) -> Table:
@@ -305,43 +280,22 @@ def loops_table(times: Sequence[Timed]) -> Table:
         each = (seconds - start) / runs
         cells = [setup, LIBRARIES[library], form, measured, f"{start:.1f}", f"{each:.2f}"]
         rows.append([*cells, f"{seconds:,.0f}"])
-    return Table("A whole study: the loops", columns, rows)
+    return runner.table("A whole study: the loops", columns, rows)
 
 
-def run(plan: Plan, tell: Tell) -> str:
-    """Measure; tell the progress and the tables; return the section of the page."""
-    libraries, missing = find_libraries(plan.against)
-    for line in missing:
-        tell(line)
-    plan = plan._replace(against=libraries)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shop, cache = Workshop(folder), folder / "normlab"
-        own = [time_normlab("normlab, empty cache", plan.command, folder / "a", cache)]
-        tell(f"normlab: {own[0].runs} runs in {own[0].seconds:.0f} s with an empty cache")
-        forms = choose_forms(shop, plan, tell)
-        times = time_loops(shop, plan, forms, tell)
-        others = [*whole_loops(times), *whole_fresh(shop, plan, forms, tell)]
-        own.append(time_normlab("normlab, warm cache", plan.command, folder / "b", cache))
-        tell(f"normlab: {own[1].runs} runs in {own[1].seconds:.0f} s with a warm cache")
-    packages = {"flax", *(name.partition("-")[0] for name in libraries)}
-    where = machine(sorted(packages))
-    note = INTRODUCTION.format(share=plan.share, fresh=FRESH) + where
-    tables = [ways_table(own, others, note), loops_table(times)]
-    tables = [table for table in tables if table.rows]
-    tell("\n".join(["", where, *(table.terminal() for table in tables)]))
-    return "\n\n".join([*(table.markdown() for table in tables), *missing])
-
-
-INTRODUCTION = """The quick study of learning rates, compilation and evaluation included. normlab
-carries it out with `scripts/study.py`: the planned grid, what it is extended by, the runs at ten
-times the rate, and the report. The loops train the planned grid alone, so the last columns compare
-seconds of a run-step: how many times as long it takes as with normlab. One process: one run
-after another on all cores, the rate an argument of the compiled step, in the form that is fastest
-for the setup; of each arm one run in {share} was measured, the others are taken to last as long as
-those do on average, start and compilation count once for each arm, and a run whose loss is not
-finite at an evaluation ends there. One process for each run: the median of {fresh} processes for
-each setup, batch norm, times its runs; Flax with a warm compilation cache. Evaluation: the
-validation split every 100 steps, the test split at the end, running statistics as each library
-keeps them. What a library has no layer for costs it nothing: the arm `affine` runs as `none` does.
-"""
+def run(options: Options, emit: Emit) -> str:
+    """Measure; emit the progress and the tables; return the section of the page."""
+    groups, arms = planned_groups(options.schemes), options.schemes
+    libraries, missing = runner.find_libraries(options.against, LOOPS)
+    with Workspace() as space:
+        cache = space.folder / "normlab"
+        own = [time_normlab("normlab, empty cache", arms, space.folder / "a", cache)]
+        emit(f"normlab: {own[0].runs} runs in {own[0].seconds:.0f} s with an empty cache")
+        forms = choose_forms(space, libraries, groups, emit)
+        times = time_loops(space, groups, forms, options.stride, emit)
+        others = [*whole_loops(times), *whole_fresh(space, groups, forms, emit)]
+        own.append(time_normlab("normlab, warm cache", arms, space.folder / "b", cache))
+        emit(f"normlab: {own[1].runs} runs in {own[1].seconds:.0f} s with a warm cache")
+    measured = f"Of each arm one run in {options.stride} was measured."
+    head = [runner.machine(sorted({"flax", *libraries})), measured, *missing]
+    return runner.publish(head, [ways_table(own, others), loops_table(times)], emit)

@@ -1,39 +1,29 @@
-"""How fast normlab trains populations, beside the loops that a user would write instead.
+"""How fast normlab trains populations, compared with the loops that a user would write.
 
 Every contender is a process of its own (normlab: one for each core, as in a study) and they take
-turns. All start from the same weights and see the same batches, and the losses of their first
-steps have to agree before anything is timed.
+turns. All start from the same weights and see the same batches. The losses of their first steps
+have to agree before anything is timed. docs/benchmarks.md says how to read the tables.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import statistics
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks import BadSelection, select
-from benchmarks.loops.contender import Broken, Contender
+from benchmarks import runner
+from benchmarks.loops.contender import Broken, Contender, Workspace
 from benchmarks.loops.matmul_loop import FLOPS
-from benchmarks.loops.network import (
-    BATCHES,
-    EXAMPLES,
-    NETWORKS,
-    Job,
-    Network,
-    random_images,
-    save_job,
-    step_flops,
-)
+from benchmarks.loops.network import BATCHES, EXAMPLES, NETWORKS, Job, Network, random_images
 from benchmarks.loops.normlab_loop import first_rows, first_weights
-from benchmarks.page import Table, core_numbers, cores, machine
+from benchmarks.runner import BadSelection, Emit, Options, Ratio
+from normlab.launch.devices import available_cores
+from normlab.report.tables import Table
 
 OWN, FLOOR = "normlab", "matmul"
 LIBRARIES = {
@@ -49,7 +39,7 @@ REPEATS = 5
 SECONDS = 0.5
 """About what one turn of a contender takes."""
 CHUNK = 100
-"""Most steps between two looks of the host at a population: what a study has."""
+"""Most steps between two looks of the host at a population, as in a study."""
 SHARE = 0.25
 """Of the matmul rate, about what a population reaches: it only chooses the length of a turn."""
 CHECKED, AGREEMENT = 5, 1e-3
@@ -70,46 +60,18 @@ class Result(NamedTuple):
     network: Network
     library: str
     form: str
-    rate: float
-    """Steps of single runs per second."""
+    rates: Sequence[float]
+    """Steps of single runs per second, of each round."""
     floor: float
-    """The same as a share of what matrix products at the machine's rate would reach."""
+    """The median as a fraction of what matrix products at the machine's rate would reach."""
     compile: float = 0.0
     """Seconds."""
     memory: float = 0.0
     """Host memory of all its processes at most, MB."""
 
-
-class Plan(NamedTuple):
-    networks: list[Network]
-    populations: list[int]
-    """[]: those that suit the network."""
-    against: list[str]
-    repeats: int
-    seconds: float = SECONDS
-
-
-def plan(
-    networks: Sequence[str] = (),
-    populations: Sequence[str] = (),
-    against: Sequence[str] | None = None,
-    repeats: int = REPEATS,
-) -> Plan:
-    """Return what to measure, () being all there is; raises BadSelection."""
-    by_name = {network.name: network for network in NETWORKS}
-    chosen = select("network", list(networks), list(by_name))
-    for size in populations:
-        if not size.isdecimal() or int(size) < 1:
-            raise BadSelection(f"population {size!r} is no number of runs; use 1 or more")
-    sizes = sorted(map(int, populations))
-    libraries = [] if against == [] else select("library", list(against or []), list(LIBRARIES))
-    return Plan([by_name[name] for name in chosen], sizes, libraries, repeats)
-
-
-def find_libraries(wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return those that are installed, and a line for each that is not."""
-    found = [n for n in wanted if importlib.util.find_spec(n.partition("-")[0])]
-    return found, [f"{LIBRARIES[n]} is left out: not installed" for n in wanted if n not in found]
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
 
 
 def forms_of(library: str, network: Network) -> list[str]:
@@ -121,7 +83,7 @@ def forms_of(library: str, network: Network) -> list[str]:
     forms = ["", "last"] if network.is_convolutional else [""]
     if library == "torch-compiled":
         return [f"compile {form}".strip() for form in forms]
-    return [*forms, "one"] if step_flops(network) < SMALL else forms
+    return [*forms, "one"] if network.step_flops < SMALL else forms
 
 
 def form_text(network: Network, library: str, form: str) -> str:
@@ -137,69 +99,40 @@ def make_job(network: Network) -> Job:
     return Job(network, images, labels, rows, first_weights(network))
 
 
-class Field:
-    """The contenders at one network, started one by one; leaving it ends their processes."""
+def start_population(space: Workspace, job: Job, size: int, peak: float) -> Contender:
+    """Start normlab's. On a CPU its members are divided over one process for each core."""
+    is_cpu = jax.default_backend() == "cpu"
+    cores: list[int | None] = list(available_cores()) if is_cpu else [None]
+    workers = min(size, len(cores))
+    seeds = [list(range(size))[i::workers] for i in range(workers)]
+    work = job.network.step_flops * len(seeds[0]) * len(cores)
+    length = int(np.clip(SECONDS * SHARE * peak / work, 1, CHUNK))
+    contender = space.start(cores[:workers], size * length)
+    options = [{"seeds": own, "length": length} for own in seeds]
+    contender.make(OWN, job.network, space.save(job, "job"), *options)
+    return contender
 
-    def __init__(self, job: Job, plan: Plan, tell: Callable[[str], None]):
-        self.job, self.plan, self.tell = job, plan, tell
-        self.network = job.network
-        self.contenders: dict[Key, Contender] = {}
-        self.stack = ExitStack()
-        folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
-        self.path, self.log = folder / "job.npz", folder / "log"
-        save_job(job, self.path)
 
-    def __enter__(self) -> Field:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stack.close()
-
-    def add(
-        self,
-        key: Key,
-        options: Sequence[dict[str, Any]],
-        unit: float = 1,
-        bound: Sequence[int | None] = (None,),
-    ) -> Contender:
-        """Start a contender with one process for each of `options`, bound to those cores."""
-        environment = {
-            "OMP_NUM_THREADS": str(cores()),
-            "JAX_ENABLE_COMPILATION_CACHE": "false",
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "TORCHINDUCTOR_CACHE_DIR": str(self.path.with_name("inductor")),
-        }
-        contender = Contender(self.log, environment, bound, unit)
-        self.stack.callback(contender.close)
-        contender.make(key[0].partition("-")[0], self.network, self.path, options)
-        self.contenders[key] = contender
-        return contender
-
-    def add_population(self, size: int, peak: float) -> Contender:
-        """Start normlab's: on a CPU its members divided over one process for each core."""
-        is_cpu = jax.default_backend() == "cpu"
-        places: list[int | None] = list(core_numbers()) if is_cpu else [None]
-        workers = min(size, len(places))
-        shares = [list(range(size))[i::workers] for i in range(workers)]
-        work = step_flops(self.network) * len(shares[0]) * len(places)
-        length = int(np.clip(self.plan.seconds * SHARE * peak / work, 1, CHUNK))
-        options = [{"seeds": seeds, "length": length} for seeds in shares]
-        return self.add((OWN, str(size)), options, size * length, places[:workers])
-
-    def add_library(self, library: str, form: str) -> None:
-        """Start a library's; one that breaks is left out with a line."""
-        options = {"form": form} if library != FLOOR else {}
+def start_libraries(
+    space: Workspace, job: Job, libraries: Sequence[str], emit: Emit
+) -> dict[Key, Contender]:
+    """Start each library in each of its forms. One that breaks is left out with a line."""
+    contenders: dict[Key, Contender] = {}
+    network = job.network
+    for library, form in [(name, form) for name in libraries for form in forms_of(name, network)]:
+        contender = space.start()
         try:
-            self.add((library, form), [options]).losses(1)
+            contender.make(library, network, space.save(job, "job"), {"form": form})
+            contender.losses(1)
         except Broken as error:
-            self.contenders.pop((library, form), None)
-            name = ", ".join(
-                filter(None, [LIBRARIES[library], form_text(self.network, library, form)])
-            )
-            self.tell(f"{name} is left out at {self.network.name}: {error}")
+            name = [LIBRARIES[library], form_text(network, library, form)]
+            emit(f"{', '.join(filter(None, name))} is left out at {network.name}: {error}")
+        else:
+            contenders[library, form] = contender
+    return contenders
 
 
-def check_losses(network: str, losses: dict[str, list[float]]) -> None:
+def check_losses(network: str, losses: Mapping[str, Sequence[float]]) -> None:
     """Raise Disagreement where a contender's losses are not those of the first one."""
     (reference, right), *others = losses.items()
     for name, found in others:
@@ -221,53 +154,52 @@ def calibrate(contender: Contender, seconds: float) -> int:
     return max(1, round(count * seconds / spent))
 
 
-def take_turns(field: Field) -> dict[Key, float]:
-    """Return the median rate of each contender over rounds in which each has a turn."""
-    counts = {k: calibrate(c, field.plan.seconds) for k, c in field.contenders.items()}
-    rates: dict[Key, list[float]] = {key: [] for key in counts}
-    for _ in range(field.plan.repeats):
-        for key, contender in field.contenders.items():
-            count = counts[key]
-            rates[key].append(count * contender.unit / contender.run(count))
-    return {key: statistics.median(values) for key, values in rates.items()}
+def take_turns(contenders: Mapping[Key, Contender], rounds: int) -> dict[Key, list[float]]:
+    """Return the rates of each contender in rounds of turns of one length."""
+
+    def rate(contender: Contender, count: int) -> float:
+        return count * contender.unit / contender.run(count)
+
+    turns = {key: partial(rate, c, calibrate(c, SECONDS)) for key, c in contenders.items()}
+    return runner.take_turns(turns, rounds)
 
 
-def measure(network: Network, plan: Plan, tell: Callable[[str], None]) -> list[Result]:
+def measure(
+    network: Network, sizes: Sequence[int], libraries: Sequence[str], repeats: int, emit: Emit
+) -> list[Result]:
     """Return the results at one network; raises Disagreement and, where normlab fails, Broken."""
-    with Field(make_job(network), plan, tell) as field:
-        floor = field.add((FLOOR, ""), [{}], FLOPS)
+    with Workspace() as space:
+        job = make_job(network)
+        floor = space.start(unit=FLOPS)
+        floor.make(FLOOR, network, space.save(job, "job"), {})
         floor.run(1)
         peak = FLOPS / floor.run(1)
-        sizes = plan.populations or (FEW if step_flops(network) > LARGE else POPULATIONS)
-        populations = {size: field.add_population(size, peak) for size in sizes}
-        for library in plan.against:
-            for form in forms_of(library, network):
-                field.add_library(library, form)
-        contenders = {k: c for k, c in field.contenders.items() if k[0] != FLOOR}
+        sizes = sizes or (FEW if network.step_flops > LARGE else POPULATIONS)
+        contenders = {(OWN, str(n)): start_population(space, job, n, peak) for n in sizes}
+        contenders |= start_libraries(space, job, libraries, emit)
         check_losses(network.name, {" ".join(k): c.losses(CHECKED) for k, c in contenders.items()})
-        tell(f"{network.name}: the losses of {len(contenders)} contenders agree")
-        rates = take_turns(field)
-        peak = rates.pop((FLOOR, ""))
-        tell(f"{network.name}: {peak / 1e9:.0f} GFLOP/s in float32 products of 2048 x 2048")
+        emit(f"{network.name}: the losses of {len(contenders)} contenders agree")
+        rates = take_turns({(FLOOR, ""): floor, **contenders}, repeats)
+        peak = statistics.median(rates.pop((FLOOR, "")))
+        emit(f"{network.name}: {peak / 1e9:.0f} GFLOP/s in float32 products of 2048 x 2048")
         results = []
-        for (library, form), rate in rates.items():
-            share = rate * step_flops(network) / peak
-            result = Result(network, library, form, rate, share)
+        for (library, form), found in rates.items():
+            fraction = statistics.median(found) * network.step_flops / peak
+            result = Result(network, library, form, found, fraction)
             if library == OWN:
-                facts = populations[int(form)].ask("facts")
-                result = result._replace(
-                    compile=max(f["compile"] for f in facts),
-                    memory=sum(f["memory"] for f in facts),
-                )
-            tell(f"{network.name}, {library} {form}: {rate:.4g} steps/s, {share:.1%} of the floor")
+                facts = contenders[library, form].ask("facts")
+                compile = max(f["compile"] for f in facts)
+                result = result._replace(compile=compile, memory=sum(f["memory"] for f in facts))
             results.append(result)
+            emit(f"{network.name}, {library} {form}: {result.rate:.4g} steps/s, {fraction:.1%}")
         return results
 
 
-def best(results: Sequence[Result], network: Network, library: str) -> float:
-    """Return the rate of a library's best form at a network; NaN where it has none."""
-    rates = [r.rate for r in results if r.network == network and r.library == library]
-    return max(rates, default=float("nan"))
+def ratio_to(result: Result, results: Sequence[Result], library: str) -> Ratio | None:
+    """Return how many times as fast a result is as the best form of a library."""
+    forms = [r for r in results if r.network == result.network and r.library == library]
+    best = max(forms, key=lambda r: r.rate, default=None)
+    return best and runner.ratio_of(result.rates, best.rates)
 
 
 def number(value: float) -> str:
@@ -275,59 +207,47 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def population_table(results: Sequence[Result], libraries: Sequence[str], note: str) -> Table:
-    titles = [f"/ {LIBRARIES[library]}" for library in libraries]
-    columns = ["network", "population", "run-steps/s", *titles]
+def population_table(
+    results: Sequence[Result], libraries: Sequence[str]
+) -> tuple[Table, list[Ratio]]:
+    """Return a line for each population, and its ratios."""
+    columns = ["network", "population", "run-steps/s", *(f"/ {LIBRARIES[n]}" for n in libraries)]
     columns += ["of the floor", "compilation, s", "memory, MB"]
-    rows = []
-    for r in results:
-        if r.library == OWN:
-            ratios = [r.rate / best(results, r.network, library) for library in libraries]
-            cells = ["-" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios]
-            rows.append(
-                [r.network.title, r.form, number(r.rate), *cells]
-                + [f"{r.floor:.1%}", f"{r.compile:.1f}", f"{r.memory:.0f}"]
-            )
-    return Table("Training", columns, rows, note)
+    rows: list[list[str]] = []
+    found: list[Ratio] = []
+    for r in [result for result in results if result.library == OWN]:
+        ratios = [ratio_to(r, results, library) for library in libraries]
+        found += filter(None, ratios)
+        cells = [ratio.text if ratio else "-" for ratio in ratios]
+        cells += [f"{r.floor:.1%}", f"{r.compile:.1f}", f"{r.memory:.0f}"]
+        rows.append([r.network.title, r.form, number(r.rate), *cells])
+    return runner.table("Training", columns, rows), found
 
 
-def peer_table(results: Sequence[Result]) -> Table:
+def library_table(results: Sequence[Result]) -> Table:
     columns = ("network", "loop", "form", "steps/s", "of the floor")
-    rows = [
-        [
-            r.network.title,
-            LIBRARIES[r.library],
-            form_text(r.network, r.library, r.form),
-            number(r.rate),
-            f"{r.floor:.1%}",
-        ]
-        for r in results
-        if r.library != OWN
-    ]
-    return Table("Training: single runs", columns, rows)
+    rows = []
+    for r in [result for result in results if result.library != OWN]:
+        names = [r.network.title, LIBRARIES[r.library], form_text(r.network, r.library, r.form)]
+        rows.append([*names, number(r.rate), f"{r.floor:.1%}"])
+    return runner.table("Training: single runs", columns, rows)
 
 
-def run(plan: Plan, tell: Callable[[str], None]) -> str:
-    """Measure; tell the progress and the tables; return the section of the page."""
+def run(options: Options, emit: Emit) -> str:
+    """Measure; emit the progress and the tables; return the section of the page."""
+    by_name = {network.name: network for network in NETWORKS}
+    networks = runner.select("network", options.networks, by_name)
+    for size in options.populations:
+        if not size.isdecimal() or int(size) < 1:
+            raise BadSelection(f"population {size!r} is no number of runs; use 1 or more")
+    sizes = sorted(map(int, options.populations))
+    libraries, missing = runner.find_libraries(options.against, LIBRARIES)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the contenders need it
-    libraries, missing = find_libraries(plan.against)
-    for line in missing:
-        tell(line)
-    plan = plan._replace(against=libraries)
-    results = [r for network in plan.networks for r in measure(network, plan, tell)]
-    packages = {"flax", "optax", *(name.partition("-")[0] for name in libraries)}
-    where = machine(sorted(packages))
-    tables = [population_table(results, libraries, INTRODUCTION + where), peer_table(results)]
-    tables = [table for table in tables if table.rows]
-    tell("\n".join(["", where, *(table.terminal() for table in tables)]))
-    return "\n\n".join([*(table.markdown() for table in tables), *missing])
-
-
-INTRODUCTION = """Steps of single runs per second (members times steps) of a population with a
-batch per member, and how many times as fast that is as the best form of each loop, which trains one
-run with all cores. SGD with momentum and batch norm; every loop starts from the same weights, sees
-the same batches and has the same first losses. normlab: on a CPU its members are divided over one
-worker for each core, as in a study; the slowest counts. Floor: the matrix products of the step
-(forward and both gradients) at the rate of float32 products of 2048 x 2048, measured in the same
-rounds. Compilation: seconds without a cache; memory: of all workers together, at most. Medians over
-rounds in which all contenders take turns, each in processes of its own. """
+    results: list[Result] = []
+    for name in networks:
+        repeats = options.repeats or REPEATS
+        results += measure(by_name[name], sizes, libraries, repeats, emit)
+    table, ratios = population_table(results, libraries)
+    where = runner.machine(sorted({"flax", "optax", *libraries}))
+    head = [where, runner.spread_text(ratios), *missing]
+    return runner.publish(head, [table, library_table(results)], emit)

@@ -1,7 +1,7 @@
 """The network of many a first lesson: 784 - dense 64 - batch norm - ReLU - dense 10 on MNIST.
 
 Everything as Keras has it by default: batches of 32, Adam at 1e-3, 10 epochs. About a minute on
-one core. `python scripts/bench.py --suite=tutorial` compares it with Keras step by step.
+one core. `python scripts/bench.py --suite=keras_parity` compares it with Keras step by step.
 
     python scripts/train.py --config=configs/tutorial.py --config.norm.name=none
 """

@@ -59,7 +59,7 @@ def keep(name: str, report: Report) -> None:
     from stress.page import section
 
     sys.path.insert(0, str(ROOT))
-    from benchmarks.page import write_section
+    from benchmarks.runner import write_section
 
     text = section(name, report, FLAGS.seed, FLAGS.scale)
     write_section(ROOT / "docs" / "reliability.md", name, text, "stress")

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: cases, references, errors, pages, clocks, selections."""
+"""The benchmarks measure what they say: cases, references, errors, turns, ratios, pages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import BadSelection, edge_cases, layers, numerics, reference_libraries, steps
-from benchmarks.page import Table, write_section
-from benchmarks.reference_libraries import OWN, Layer, Linen, find_peers
+from benchmarks import edge_cases, layers, numerics, reference_libraries, runner, steps, training
+from benchmarks.reference_libraries import OWN, Layer, Linen
+from benchmarks.runner import BadSelection, Options
 from normlab.norms import NORMS
 from normlab.testing.cases import CASES, DTYPES, FEW, LAYERS, LIMITS, error, few, reference
 
@@ -27,8 +27,8 @@ def draw(shape=SHAPE, seed=0) -> np.ndarray:
     return 3 + np.random.default_rng(seed).standard_normal(shape)
 
 
-def case_of(name: str):
-    return next(case for case in CASES if case.name == name)
+def case_of(name: str, **changes):
+    return replace(next(case for case in CASES if case.name == name), **changes)
 
 
 def quiet(line: str) -> None:
@@ -53,8 +53,7 @@ def test_cases_are_the_same_at_every_call_and_differ():
 def test_the_few_are_of_every_kind_and_small():
     chosen = few()
     assert [case.name for case in chosen] == [case.name for case in CASES if case.name in FEW]
-    assert len(chosen) == len(FEW)
-    assert {case.dtype for case in chosen} == set(LIMITS)
+    assert len(chosen) == len(FEW) and {case.dtype for case in chosen} == set(LIMITS)
     assert all(math.prod(case.shape(NORMS[name].over)) <= 512 for case in chosen for name in LAYERS)
 
 
@@ -70,28 +69,20 @@ SHARING = {
 
 
 @pytest.mark.parametrize("scheme", LAYERS)
-def test_the_reference_is_the_equation(scheme):
-    x = draw()
-    y, _ = reference(NORMS[scheme], x, draw(seed=1), epsilon=EPSILON, groups=GROUPS)
+def test_the_reference_is_the_equation_and_its_gradient_that_of_finite_differences(scheme):
+    x, cotangent = draw(), draw(seed=1)
+
+    def both(x):
+        return reference(NORMS[scheme], x, cotangent, epsilon=EPSILON, groups=GROUPS)
+
+    y, dx = both(x)
     values = x[SHARING[scheme]]
     mean = values.mean() if scheme != "rms" else 0.0
     expected = (x[1, 2, 0, 3] - mean) / math.sqrt(((values - mean) ** 2).mean() + EPSILON)
     assert y.shape == SHAPE and y[1, 2, 0, 3] == pytest.approx(expected, rel=1e-13)
-
-
-@pytest.mark.parametrize("scheme", LAYERS)
-def test_the_gradient_of_the_reference_is_that_of_finite_differences(scheme):
-    x, cotangent = draw(), draw(seed=1)
-
-    def value(x):
-        y, _ = reference(NORMS[scheme], x, cotangent, epsilon=EPSILON, groups=GROUPS)
-        return float((cotangent * y).sum())
-
-    _, dx = reference(NORMS[scheme], x, cotangent, epsilon=EPSILON, groups=GROUPS)
-    h = 1e-6
-    units = h * np.eye(x.size).reshape(-1, *SHAPE)
-    slopes = np.array([(value(x + u) - value(x - u)) / (2 * h) for u in units]).reshape(SHAPE)
-    assert error(dx, slopes) < 1e-7
+    units = 1e-6 * np.eye(x.size).reshape(-1, *SHAPE)
+    slopes = [np.sum(cotangent * (both(x + u)[0] - both(x - u)[0])) / 2e-6 for u in units]
+    assert error(dx, np.reshape(slopes, SHAPE)) < 1e-7
 
 
 def test_the_reference_survives_the_largest_floats_and_constants():
@@ -143,109 +134,81 @@ def test_texts_of_errors():
 
 
 def test_a_selection_of_the_numerics_suite(monkeypatch):
-    monkeypatch.setattr(edge_cases, "tables", lambda *_: [Table("More", ["a"], [["b"]])])
-    plan = numerics.plan(["batch"], "const 3.3 eps", ["flax"])
-    assert [case.name for case in plan.cases] == ["const 3.3 eps 1e-12", "f16 const 3.3 eps 1e-8"]
-    told: list[str] = []
-    page = numerics.run(plan, told.append)
-    assert page.startswith("# Numerics") and "normlab: 0 of 4 figures are NaN or above" in page
+    more = runner.table("More", ["a"], [["b"]])
+    monkeypatch.setattr(edge_cases, "tables", lambda *_: [more])
+    lines: list[str] = []
+    options = Options(schemes=["batch"], cases="const 3.3 eps", against=["flax"])
+    page = numerics.run(options, lines.append)
+    assert "normlab: 0 of 4 figures are NaN or above" in page
     assert "| case | normlab | Flax |" in page and page.endswith("| a |\n| --- |\n| b |")
     row = next(line for line in page.splitlines() if line.startswith("| const 3.3 eps 1e-12 |"))
     ours, theirs = row.strip("| ").split(" | ")[1:]
     assert ours.startswith("0 / ") and "**" in theirs
-    assert any("Worst of batch" in text for text in told)
+    assert lines[:2] == ["1/2 const 3.3 eps 1e-12", "2/2 f16 const 3.3 eps 1e-8"]
+    assert "Worst of batch" in lines[-1] and "**" not in lines[-1]
+
+
+SMALL = {"image": (4, 4, 4, 8), "layers": ("batch",)}
+
+
+def grid_of(case, libraries=(OWN,)):
+    return numerics.measure_all([case], case.layers, libraries, quiet)
 
 
 def test_a_wrong_normlab_is_counted_and_named(monkeypatch):
     def make(layer: Layer):
-        run = reference_libraries._own(layer)
-        return lambda x, cotangent: (
-            run(x, cotangent)[0] * np.float32(1.001),
-            np.full_like(x, np.nan),
-        )
+        run: Any = right(layer)
+        return lambda x, c: (run(x, c)[0] * np.float32(1.001), np.full_like(x, np.nan))
 
-    wrong = replace(reference_libraries.PEERS[OWN], make=make)
-    monkeypatch.setitem(reference_libraries.PEERS, OWN, wrong)
+    right = reference_libraries.MAKERS[OWN]
+    monkeypatch.setitem(reference_libraries.MAKERS, OWN, make)
     reference_libraries.prepare.cache_clear()
-    case = replace(case_of("N(0,1)"), image=(4, 4, 4, 8), layers=("batch",))
-    grid = numerics.measure_all(numerics.Plan([case], ["batch"], []), [OWN], quiet)
+    grid = grid_of(case_of("N(0,1)", **SMALL))
     reference_libraries.prepare.cache_clear()
-    counts = numerics.total(grid, OWN)
-    assert counts == numerics.Total(measured=2, refused=0, nan=1, garbage=0, above_limit=2)
-    assert numerics.misses(grid) == [
-        "N(0,1), batch, forward: 1e-03, limit 2e-06",
-        "N(0,1), batch, gradient: NaN, limit 2e-06",
+    assert numerics.total_line(grid, OWN) == ["normlab", 2, 0, 1, 0, 2]
+    assert numerics.verdict(grid).splitlines()[1:] == [
+        "- N(0,1), batch, forward: 1e-03, limit 2e-06",
+        "- N(0,1), batch, gradient: NaN, limit 2e-06",
     ]
 
 
-def test_a_refused_layer_is_told_and_not_counted():
-    case = replace(case_of("1 value per statistic"), layers=("batch",))
-    grid = numerics.measure_all(numerics.Plan([case], ["batch"], []), [OWN], quiet)
-    assert numerics.rows(grid, ["batch"], [OWN]) == [[case.name, "refused"]]
-    assert numerics.total(grid, OWN)[:2] == (0, 1)
-
-
-def test_unrepresentable_sides_are_shown_and_not_counted():
-    case = replace(case_of("denormal 1e-40"), image=(4, 4, 4, 8), layers=("batch",))
-    grid = numerics.measure_all(numerics.Plan([case], ["batch"], []), [OWN], quiet)
-    assert "† / " in numerics.rows(grid, ["batch"], [OWN])[0][1]
-    assert numerics.total(grid, OWN).measured == 1
+def test_refused_layers_and_unrepresentable_sides_are_shown_and_not_counted():
+    case = case_of("1 value per statistic", layers=("batch",))
+    grid = grid_of(case)
+    assert numerics.worst_table(grid, ["batch"], [OWN]).rows == [[case.name, "refused"]]
+    assert numerics.total_line(grid, OWN)[1:3] == [0, 1]
+    case = case_of("denormal 1e-40", **SMALL)
+    grid = grid_of(case)
+    assert "† / " in str(numerics.worst_table(grid, ["batch"], [OWN]).rows[0][1])
+    assert numerics.total_line(grid, OWN)[1] == 1
     assert "- denormal 1e-40, forward: " in numerics.excuses([case])
     worse = {key: cell._replace(forward=math.nan) for key, cell in grid.items()}
-    assert numerics.total(worse, OWN) == numerics.Total(2, 0, nan=1, garbage=0, above_limit=1)
-    assert numerics.misses(worse) == ["denormal 1e-40, batch, forward: NaN, limit 2e-06"]
+    assert numerics.total_line(worse, OWN) == ["normlab", 2, 0, 1, 0, 1]
 
 
-@pytest.mark.parametrize(
-    ("selection", "message"),
-    [
-        ((["bathc"], "", None), "unknown scheme 'bathc'"),
-        (([], "no such case", None), "no case has 'no such case'"),
-        (([], "", ["numpy"]), "unknown library 'numpy'"),
-    ],
-)
-def test_what_is_not_there_cannot_be_selected(selection, message):
-    with pytest.raises(BadSelection, match=message):
-        numerics.plan(*selection)
-
-
-ORDINARY = replace(case_of("N(0,1)"), epsilon=0.1, image=(4, 4, 4, 8), dense=(8, 32), groups=2)
+ORDINARY = case_of("N(0,1)", epsilon=0.1, image=(4, 4, 4, 8), dense=(8, 32), groups=2)
 """With an epsilon that nobody has by default."""
 
 
 def test_flax_is_asked_for_the_same_layers():
-    grid = numerics.measure_all(numerics.Plan([ORDINARY], list(LAYERS), []), ["flax"], quiet)
+    grid = grid_of(ORDINARY, ["flax"])
     assert len(grid) == len(LAYERS)
     assert all(max(cell[:2]) < 1e-6 for cell in grid.values())
-
-
-def test_a_library_that_is_missing_is_left_out_with_a_line(monkeypatch):
-    monkeypatch.setitem(
-        reference_libraries.PEERS,
-        "torch",
-        replace(reference_libraries.PEERS["torch"], module="no_such_one"),
-    )
-    found, missing = find_peers(["flax", "torch"])
-    assert list(found) == [OWN, "flax"]
-    assert missing == ["PyTorch is left out: No module named 'no_such_one'"]
 
 
 # --- masks, NaN and running statistics
 
 
 def test_masks_and_one_nan():
-    table = edge_cases.masks([OWN, "flax"], ["batch"])
-    (ours, theirs) = table.rows
+    ours, theirs = edge_cases.masks([OWN, "flax"], ["batch"]).rows
     assert ours == ["normlab", "batch", *["finite"] * 6]
     assert theirs[2:5] == ["**NaN**"] * 3 and "**NaN**" in theirs[5:]
-    assert edge_cases.one_nan([OWN], ["batch", "group"]).rows == [
-        ["batch", "3.1 % / 3.1 %"],
-        ["group", "0 % / 0 %"],
-    ]
+    found = edge_cases.one_nan([OWN], ["batch", "group"]).rows
+    assert found == [["batch", "3.1 % / 3.1 %"], ["group", "0 % / 0 %"]]
 
 
 def test_running_statistics_far_from_zero():
-    ours, theirs = edge_cases.running([OWN, "flax"]).rows[-1][1:]
+    ours, theirs = map(str, edge_cases.running([OWN, "flax"]).rows[-1][1:])
     assert float(ours) < 2e-6 and theirs.startswith("**")
 
 
@@ -260,7 +223,22 @@ def test_the_reference_of_evaluation_is_an_average_of_two_batches():
         assert y[0, 0] == pytest.approx((5 - mean) / math.sqrt(var + edge_cases.EPSILON))
 
 
-# --- the clocks
+# --- turns and ratios
+
+
+def test_contenders_take_turns_and_rounds_of_warm_up_do_not_count():
+    calls: list[str] = []
+    values = {"a": iter([9.0, 1.0, 2.0]), "b": iter([9.0, 4.0, 4.0])}
+    turns = {name: lambda name=name: calls.append(name) or next(values[name]) for name in values}
+    found: Any = runner.take_turns(turns, 2, warm_up=1)
+    assert found == {"a": [1, 2], "b": [4, 4]} and calls == ["a", "b"] * 3
+
+
+def test_a_ratio_is_of_medians_and_knows_its_spread():
+    ratio = runner.ratio_of([1.0, 2.0, 9.0], [4.0, 4.0, 4.0])
+    assert ratio.text == "0.50" and ratio.spread == pytest.approx((5.5 / 4 - 1.5 / 4) / 2 / 0.5)
+    text = runner.spread_text([ratio, runner.Ratio(1.0, 0.0), runner.Ratio(1.0, 0.02)])
+    assert "by 2% in the median and by 100% at most" in text and runner.spread_text([]) == ""
 
 
 class Clock:
@@ -284,9 +262,16 @@ class Clock:
 def test_two_lengths_measure_one_more_iteration(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(layers, "time", clock)
-    work = {"a": clock.work(5.0, 2.0), "b": clock.work(100.0, 0.5)}
-    assert layers.take_turns(work, (2, 10), 1) == pytest.approx({"a": 2.0, "b": 0.5})
-    assert layers.take_turns(work, (0, 10), 1) == pytest.approx({"a": 2.5, "b": 10.5})
+    work: Any = {
+        (OWN, "rms"): clock.work(5.0, 2.0),
+        ("flax", "rms"): clock.work(100.0, 0.5),
+        (OWN, "batch"): clock.work(0.0, 1.0),
+        (layers.COPY, ""): clock.work(0.0, 0.25),
+    }
+    found = layers.time_all(work, (2, 10), 1)
+    assert found["rms"].cells == ["2000000", "4.00", "-", "8.00"]
+    assert found["batch"].cells == ["1000000", "-", "-", "4.00"]
+    assert layers.iteration(work[OWN, "rms"], (0, 10)) == pytest.approx(2.5)
 
 
 def test_lengths_fit_the_size():
@@ -306,10 +291,7 @@ def test_the_measured_loop_applies_the_layer_that_many_times(direction, members,
     monkeypatch.setattr(jax, "block_until_ready", lambda carry: seen.append(carry) or carry)
     linen = Linen(
         {"params": {"step": np.float32(2)}, "batch_stats": {"n": np.float32(0)}},
-        lambda v, x: (
-            x + v["params"]["step"],
-            {"batch_stats": {"n": v["batch_stats"]["n"] + 1}},
-        ),
+        lambda v, x: (x + v["params"]["step"], {"batch_stats": {"n": v["batch_stats"]["n"] + 1}}),
     )
     setup = layers.Setup((4, 8), "float32", members)
     work = layers.jax_work(linen, setup, direction)
@@ -319,17 +301,23 @@ def test_the_measured_loop_applies_the_layer_that_many_times(direction, members,
     start, drawn = setup.draw()
     np.testing.assert_allclose(x, np.broadcast_to(start + 14, x.shape), rtol=1e-6)
     np.testing.assert_array_equal(state["batch_stats"]["n"], np.full(x.shape[:-2], 7))
-    summed = drawn.sum() if direction == layers.DIRECTIONS[1] else 0
+    summed = drawn.sum() if direction != layers.FORWARD else 0
     np.testing.assert_allclose(slopes["step"], np.full(x.shape[:-2], summed), rtol=1e-4)
+
+
+def cells_of(section: str, beginning: str) -> list[list[str]]:
+    """The cells of the lines of a table that begin with a word."""
+    lines = [line for line in section.splitlines() if line.startswith(f"| {beginning}")]
+    return [line.strip("| ").split(" | ") for line in lines]
 
 
 def test_a_selection_of_the_layers_suite(monkeypatch):
     monkeypatch.setattr(layers, "VALUES", 2**10)
     monkeypatch.setattr(layers, "LARGEST_IN_POPULATION", 48)
-    plan = layers.plan(["6x8", "2x2x2x8"], ["float32"], ["rms", "instance"], ["flax"], 1)
-    told: list[str] = []
-    section = layers.run(plan, told.append)
-    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if " | float32" in line]
+    sizes, schemes = ["6x8", "2x2x2x8"], ["rms", "instance"]
+    options = Options(["flax"], schemes, sizes=sizes, dtypes=["float32"], repeats=1)
+    section = layers.run(options, quiet)
+    lines = [line for size in sizes for line in cells_of(section, size)]
     assert [(line[0], *line[2:4]) for line in lines] == [
         ("6x8", "1", "rms"),
         ("6x8", "16", "rms"),
@@ -339,32 +327,26 @@ def test_a_selection_of_the_layers_suite(monkeypatch):
     for line in lines:
         assert float(line[5]) > 0 and line[6] == "-" and float(line[7]) > 0
     assert "left out" not in section  # instance norm has nothing to average over in 6x8
-    assert section.startswith("## Layers") and any("forward + backward" in text for text in told)
 
 
 def test_a_scheme_that_refuses_a_size_is_left_out_with_a_line():
     setup = layers.Setup((1, 8), "float32")
-    work, refused = layers.gather(setup, layers.DIRECTIONS[0], ["batch"], [])
+    work, refused = layers.gather(setup, layers.FORWARD, ["batch"], [])
     assert list(work) == [(layers.COPY, "")]
     assert len(refused) == 1 and refused[0].startswith("batch at 1x8 is left out: ")
-
-
-@pytest.mark.parametrize("size", ["60", "4x0", "4x-1x3", "axb"])
-def test_a_size_that_is_no_shape_is_refused(size):
-    with pytest.raises(BadSelection, match="is no shape; write"):
-        layers.plan([size])
 
 
 TINY = steps.Network("tiny", (8, 6), {"model.name": "mlp", "model.widths": (4,)})
 
 
 def test_the_networks_of_a_step_differ_in_the_norm_only():
-    nets = steps.networks(TINY, "batch", "map")
+    nets: Any = steps.networks(TINY, "batch", "map")
+    assert nets["flax"].layers.norm.func is steps.FlaxNorm
     x = draw(TINY.shape).astype(np.float32)
     outputs, kernels = {}, {}
     for name, net in nets.items():
-        variables: Any = net.init(jax.random.key(0), x, train=True)
-        outputs[name] = net.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+        init = jax.jit(lambda x, net=net: net.init_with_output(jax.random.key(0), x, train=True))
+        outputs[name], variables = init(x)
         kernels[name] = variables["params"]["dense_1"]["kernel"]
     np.testing.assert_array_equal(kernels["normlab"], kernels["flax"])
     np.testing.assert_allclose(outputs["normlab"], outputs["flax"], rtol=1e-4, atol=1e-5)
@@ -373,51 +355,79 @@ def test_the_networks_of_a_step_differ_in_the_norm_only():
 
 def test_a_selection_of_the_steps_suite(monkeypatch):
     monkeypatch.setattr(steps, "STEPS", 2)
-    plan = steps.plan(["batch"], 1)._replace(members=2, networks=(TINY,))
-    section = steps.run(plan, quiet)
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if "| tiny" in line]
-    assert [row[:3] for row in rows] == [["tiny", "batch", "map"], ["tiny", "batch", "vmap"]]
-    assert all(float(cell) > 0 for row in rows for cell in row[4:])
+    monkeypatch.setattr(steps, "NETWORKS", (TINY,))
+    clock = type("Clock", (), {"perf_counter": iter(range(1000)).__next__})
+    monkeypatch.setattr(steps, "time", clock)
+    section = steps.run(Options(schemes=["batch"], repeats=1), quiet)
+    rows = cells_of(section, "tiny")
+    assert [row[1:3] for row in rows] == [["batch", "map"], ["batch", "vmap"]]
+    assert all(row[3:] == [f"{1e6 / 2 / steps.MEMBERS:.0f}", "1.00", "1.00"] for row in rows)
 
 
-# --- pages and the command line
+# --- selections, pages and the command line
+
+
+@pytest.mark.parametrize(
+    ("suite", "asked", "message"),
+    [
+        (numerics, Options(schemes=["bathc"]), "unknown scheme 'bathc'"),
+        (numerics, Options(cases="no such case"), "no case has 'no such case'"),
+        (numerics, Options(against=["numpy"]), "unknown library 'numpy'"),
+        (layers, Options(sizes=["60"]), "is no shape; write"),
+        (layers, Options(sizes=["4x0"]), "is no shape; write"),
+        (layers, Options(sizes=["4x-1x3"]), "is no shape; write"),
+        (layers, Options(dtypes=["int8"]), "unknown dtype 'int8'"),
+        (training, Options(networks=["vit"]), r"'vit' \(known: mlp, cnn8, cnn28, resnet20\)"),
+        (
+            training,
+            Options(populations=["0"]),
+            "population '0' is no number of runs",
+        ),
+        (training, Options(populations=["many"]), "population 'many' is no number"),
+    ],
+)
+def test_what_is_not_there_cannot_be_selected(suite, asked, message):
+    with pytest.raises(BadSelection, match=message):
+        suite.run(asked, quiet)
+
+
+def test_a_library_that_is_missing_is_left_out_with_a_line(monkeypatch):
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: name != "torch" or None)
+    found = runner.find_libraries(["torch-compiled", "flax"], training.LIBRARIES)
+    assert found == (["flax"], ["torch.compile is left out: not installed"])
+    assert runner.find_libraries([], training.LIBRARIES) == ([], [])
+    assert runner.find_libraries(None, {"flax": "Flax", "keras": "Keras"})[0] == ["flax", "keras"]
 
 
 def test_a_table_for_the_page_and_for_the_terminal():
-    table = Table("T", ["case", "us"], [["a", "**NaN**"], ["long", "1"]], "How to read it.")
-    assert table.markdown() == (
-        "## T\n\nHow to read it.\n\n| case | us |\n| --- | --- |\n| a | **NaN** |\n| long | 1 |"
-    )
-    assert table.terminal() == "T\n\ncase  us\na     NaN\nlong  1\n"
+    lines: list[str] = []
+    table = runner.table("T", ["case", "us"], [["a", "**NaN**"], ["long", "1"]])
+    page = runner.publish(["2 cores.", ""], [table, runner.table("None", ["a"], [])], lines.append)
+    text = "**T**\n\n| case | us |\n| --- | --- |\n| a | **NaN** |\n| long | 1 |"
+    assert page == f"2 cores.\n\n{text}"
+    assert lines == ["\nT\n\ncase  us\na     NaN\nlong  1\n\n2 cores."]
 
 
 def test_a_section_is_replaced_and_nothing_else(tmp_path):
     page = tmp_path / "benchmarks.md"
     page.write_text("# Mine\n\ntext\n", encoding="utf-8")
-    write_section(page, "layers", "one")
-    write_section(page, "steps", "other")
+    runner.write_section(page, "layers", "one")
+    runner.write_section(page, "steps", "other")
     page.write_text(page.read_text(encoding="utf-8") + "\nafter\n", encoding="utf-8")
     before = page.read_text(encoding="utf-8")
-    write_section(page, "layers", "two\n")
+    runner.write_section(page, "layers", "two\n")
     assert page.read_text(encoding="utf-8") == before.replace("\none\n", "\ntwo\n")
     assert before.startswith("# Mine\n\ntext\n\n<!-- begin of layers")
     page.write_text(before.replace("<!-- end of layers", "<!-- lost"), encoding="utf-8")
     with pytest.raises(ValueError, match="one of the two markers of 'layers'"):
-        write_section(page, "layers", "three")
+        runner.write_section(page, "layers", "three")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--suite=nothing"], "numerics|layers|steps"),
-        ([], "--suite"),
-        (["--suite=numerics", "--against=numpy"], "unknown library 'numpy'"),
-    ],
-)
-def test_bad_usage_is_one_line_and_exit_code_2(arguments, words):
-    command = [sys.executable, str(ROOT / "scripts" / "bench.py"), *arguments]
+def test_bad_usage_is_one_line_and_exit_code_2():
+    command = [sys.executable, str(ROOT / "scripts" / "bench.py"), "--suite=training"]
+    command += ["--populations=1,x"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 2 and words in done.stderr
+    assert done.returncode == 2 and "population 'x' is no number of runs" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not done.stdout
 
 
@@ -425,29 +435,21 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments, words):
 
 
 @pytest.mark.peers
-def test_all_libraries_are_there_and_right_on_ordinary_input():
-    found, missing = find_peers(list(reference_libraries.PEERS))
-    assert not missing and list(found) == list(reference_libraries.PEERS)
-    grid = numerics.measure_all(numerics.Plan([ORDINARY], list(LAYERS), []), found, quiet)
-    assert len(grid) == len(found) * len(LAYERS) - 1  # Equinox has no instance norm
+def test_all_libraries_are_right_on_ordinary_input_and_keep_half_precision():
+    libraries = list(reference_libraries.TITLES)
+    grid = grid_of(ORDINARY, libraries)
+    assert len(grid) == len(libraries) * len(LAYERS) - 1  # Equinox has no instance norm
     assert all(max(cell[:2]) < 1e-6 for cell in grid.values())
-
-
-@pytest.mark.peers
-def test_all_libraries_keep_half_precision_and_show_where_they_fail():
-    found, _ = find_peers(list(reference_libraries.PEERS))
-    case = replace(case_of("bf16 mean 1e2 std 1"), image=(4, 4, 4, 8), layers=("batch",))
-    grid = numerics.measure_all(numerics.Plan([case], ["batch"], []), found, quiet)
-    (row,) = numerics.rows(grid, ["batch"], list(found))
-    assert "**" not in row[1] and "**" in row[1 + list(found).index("haiku")]
+    grid = grid_of(case_of("bf16 mean 1e2 std 1", **SMALL), libraries)
+    assert "**" not in str(numerics.worst_table(grid, ["batch"], [OWN]).rows)
+    assert "**" in str(numerics.worst_table(grid, ["batch"], ["haiku"]).rows)
 
 
 @pytest.mark.peers
 def test_running_statistics_and_timings_with_the_other_libraries(monkeypatch):
-    find_peers(["torch", "keras"])
-    assert len(edge_cases.running(list(reference_libraries.PEERS)).columns) == 5
+    assert len(edge_cases.running(list(reference_libraries.TITLES)).columns) == 5
     monkeypatch.setattr(layers, "VALUES", 2**10)
     monkeypatch.setattr(layers, "LARGEST_IN_POPULATION", 0)
-    section = layers.run(layers.plan(["2x2x2x8"], ["float32"], ["group"], None, 1), quiet)
-    (line,) = [line for line in section.splitlines() if " | float32" in line]
+    asked = Options(None, ["group"], sizes=["2x2x2x8"], dtypes=["float32"], repeats=1)
+    (line,) = cells_of(layers.run(asked, quiet), "2x2x2x8")
     assert "-" not in line

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loops.network import Network
+from benchmarks.loops.network import Job, Network, save_job
+from normlab.launch.devices import available_cores
 from normlab.launch.json_lines import last_line, receive, send, start_worker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,12 +57,11 @@ class Contender:
             send(process, {"do": do, **facts, **own})
         return [self._receive(process) for process in self.processes]
 
-    def make(
-        self, loop: str, network: Network, job: Path, options: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Let process i make the loop with options[i]."""
+    def make(self, library: str, network: Network, job: Path, *options: Mapping[str, Any]) -> None:
+        """Let process i make the library's loop with options[i]."""
+        facts = {"network": dataclasses.asdict(network), "job": str(job)}
         each = [{"options": own} for own in options]
-        self.ask("make", each, loop=loop, network=dataclasses.asdict(network), job=str(job))
+        self.ask("make", each, loop=library.partition("-")[0], **facts)
 
     def losses(self, steps: int) -> list[float]:
         """Return the first losses of the first process."""
@@ -80,3 +82,41 @@ class Contender:
         for process in self.processes:
             process.kill()
         self.finish()
+
+
+class Workspace:
+    """The files of contenders and their processes. Leaving it ends and removes them."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        self.environment = {
+            "OMP_NUM_THREADS": str(len(available_cores())),
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
+        }
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def save(self, job: Job, name: str) -> Path:
+        """Return the file of a job, which is written once."""
+        path = self.folder / f"{name}.npz"
+        if not path.exists():
+            save_job(job, path)
+        return path
+
+    def start(
+        self,
+        cores: Sequence[int | None] = (None,),
+        unit: float = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> Contender:
+        own = {**self.environment, **(environment or {})}
+        contender = Contender(self.folder / "log", own, cores, unit)
+        self.stack.callback(contender.close)
+        return contender

@@ -36,30 +36,6 @@ def norm_of(scheme: str, train: bool, dimensions: int) -> NormOf:
     return partial(layers[scheme], epsilon=EPSILON)
 
 
-class MLP(nn.Module):
-    network: Network
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm, act = norm_of(self.network.norm, train, 2), ACTIVATIONS[self.network.act]
-        for i, width in enumerate(self.network.widths, 1):
-            x = act(norm(name=f"norm_{i}")(nn.Dense(width, name=f"dense_{i}")(x)))
-        return nn.Dense(CLASSES, name="head")(x)
-
-
-class CNN(nn.Module):
-    network: Network
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm, act = norm_of(self.network.norm, train, 4), ACTIVATIONS[self.network.act]
-        for i, width in enumerate(self.network.widths, 1):
-            x = act(norm(name=f"norm_{i}")(nn.Conv(width, (3, 3), name=f"conv_{i}")(x)))
-            if i < len(self.network.widths):
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        return nn.Dense(CLASSES, name="head")(x.mean((1, 2)))
-
-
 class Block(nn.Module):
     network: Network
     width: int
@@ -75,24 +51,25 @@ class Block(nn.Module):
         return act(norm(name="norm_2")(conv(name="conv_2")(y)) + shortcut)
 
 
-class ResNet(nn.Module):
-    """arXiv:1512.03385, section 4.2: basic blocks, shortcuts without parameters (option A)."""
-
+class Net(nn.Module):
     network: Network
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm, act = norm_of(self.network.norm, train, 4), ACTIVATIONS[self.network.act]
-        stem = nn.Conv(self.network.widths[0], (3, 3), name="conv_stem")
-        x = act(norm(name="norm_stem")(stem(x)))
-        for stage, width in enumerate(self.network.widths, 1):
-            for i in range(1, self.network.blocks + 1):
-                stride = 2 if stage > 1 and i == 1 else 1
-                x = Block(self.network, width, stride, name=f"stage_{stage}_block_{i}")(x, train)
-        return nn.Dense(CLASSES, name="head")(x.mean((1, 2)))
-
-
-MODELS = {"mlp": MLP, "cnn": CNN, "resnet": ResNet}
+        norm, act = norm_of(self.network.norm, train, x.ndim), ACTIVATIONS[self.network.act]
+        for kind, name, features, stride in self.network.parts:
+            if kind == "block":
+                x = Block(self.network, features, stride, name=name)(x, train)
+            elif kind == "pool":
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            else:
+                layer = (
+                    nn.Dense(features, name=f"dense_{name}")
+                    if kind == "dense"
+                    else nn.Conv(features, (3, 3), name=f"conv_{name}")
+                )
+                x = act(norm(name=f"norm_{name}")(layer(x)))
+        return nn.Dense(CLASSES, name="head")(x.mean((1, 2)) if x.ndim == 4 else x)
 
 
 class State(NamedTuple):
@@ -102,14 +79,14 @@ class State(NamedTuple):
 
 
 class Loop(Stepwise):
-    """`form` "device": the examples are JAX arrays, indexed as in Flax's MNIST example; otherwise,
-    on a CPU, NumPy's."""
+    """`form` "device": the examples are JAX arrays, indexed as in Flax's MNIST example. Otherwise
+    they are NumPy's on a CPU."""
 
     def __init__(self, job: Job, form: str = ""):
         super().__init__(job)
         as_array = jnp.asarray if form or jax.default_backend() != "cpu" else np.asarray
         self.images, self.labels = as_array(job.inputs), as_array(job.labels)
-        self.net = MODELS[job.network.model](job.network)
+        self.net = Net(job.network)
         self.rate = RATE
         self.draw = jax.jit(lambda seed: self.net.init(jax.random.key(seed), self.images[:2], True))
         self.train_step = jax.jit(self._train_step, donate_argnums=0)

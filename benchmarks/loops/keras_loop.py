@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
 
@@ -21,22 +22,6 @@ def norm(name: str):
     return layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, name=name)
 
 
-def mlp(network: Network, x):
-    x = layers.Flatten()(x)
-    for i, width in enumerate(network.widths, 1):
-        x = layers.Dense(width, name=f"dense_{i}")(x)
-        x = layers.Activation(network.act)(norm(f"norm_{i}")(x))
-    return x
-
-
-def cnn(network: Network, x):
-    for i, width in enumerate(network.widths, 1):
-        x = layers.Conv2D(width, 3, padding="same", name=f"conv_{i}")(x)
-        x = layers.Activation(network.act)(norm(f"norm_{i}")(x))
-        x = layers.MaxPooling2D(2)(x) if i < len(network.widths) else x
-    return layers.GlobalAveragePooling2D()(x)
-
-
 class Shortcut(layers.Layer):
     """A strided view with zeros for the new channels: no parameters."""
 
@@ -49,30 +34,38 @@ class Shortcut(layers.Layer):
         return keras.ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, self.more]])
 
 
-def resnet(network: Network, x):
-    """arXiv:1512.03385, section 4.2: basic blocks, shortcuts without parameters (option A)."""
-
-    def convolve(x, place: str, i: int | str, width: int, stride: int = 1):
-        # With a stride "same" pads at the end only; PyTorch and normlab pad on both sides.
-        x = layers.ZeroPadding2D(1)(x) if stride > 1 else x
-        padding = "valid" if stride > 1 else "same"
-        x = layers.Conv2D(width, 3, stride, padding, name=f"{place}conv_{i}")(x)
-        return norm(f"{place}norm_{i}")(x)
-
-    act, inner = layers.Activation, network.widths[0]
-    x = act(network.act)(convolve(x, "", "stem", inner))
-    for stage, width in enumerate(network.widths, 1):
-        for i in range(1, network.blocks + 1):
-            stride, place = 2 if stage > 1 and i == 1 else 1, f"stage_{stage}_block_{i}_"
-            y = act(network.act)(convolve(x, place, 1, width, stride))
-            shortcut = Shortcut(stride, width - inner)(x) if width > inner else x
-            x = act(network.act)(layers.Add()([convolve(y, place, 2, width), shortcut]))
-            inner = width
-    return layers.GlobalAveragePooling2D()(x)
+def convolve(x, name: str, prefix: str, features: int, stride: int = 1):
+    """Return convolution and norm. With a stride "same" pads at the end only; PyTorch and normlab
+    pad on both sides."""
+    x = layers.ZeroPadding2D(1)(x) if stride > 1 else x
+    padding = "valid" if stride > 1 else "same"
+    x = layers.Conv2D(features, 3, stride, padding, name=f"{prefix}conv_{name}")(x)
+    return norm(f"{prefix}norm_{name}")(x)
 
 
-MODELS = {"mlp": mlp, "cnn": cnn, "resnet": resnet}
-ROLES = {"kernel": "kernel", "bias": "bias"}
+def build(network: Network) -> keras.Model:
+    def act(x):
+        return layers.Activation(network.act)(x)
+
+    image = keras.Input(network.shape)
+    x: Any = image
+    x = x if network.is_convolutional else layers.Flatten()(x)
+    for kind, name, features, stride in network.parts:
+        if kind == "dense":
+            x = act(norm(f"norm_{name}")(layers.Dense(features, name=f"dense_{name}")(x)))
+        elif kind == "conv":
+            x = act(convolve(x, name, "", features))
+        elif kind == "pool":
+            x = layers.MaxPooling2D(2)(x)
+        else:
+            more = features - x.shape[-1]
+            shortcut = Shortcut(stride, more)(x) if more else x
+            y = act(convolve(x, "1", f"{name}_", features, stride))
+            x = act(layers.Add()([convolve(y, "2", f"{name}_", features), shortcut]))
+    x = layers.GlobalAveragePooling2D()(x) if network.is_convolutional else x
+    return keras.Model(image, layers.Dense(CLASSES, name="head")(x))
+
+
 NORM_ROLES = {"scale": "gamma", "bias": "beta"}
 
 
@@ -82,16 +75,14 @@ class Loop:
     def __init__(self, job: Job, form: str = "fit"):
         self.job, self.form = job, form
         self.images = (job.images / np.float32(255)).reshape(-1, *job.network.shape)
-        image = keras.Input(job.network.shape)
-        logits = layers.Dense(CLASSES, name="head")(MODELS[job.network.model](job.network, image))
-        self.model = keras.Model(image, logits)
+        self.model = build(job.network)
         self.load()
 
     def load(self) -> None:
         for name, leaf in self.job.weights.items():
             layer, _, role = name.rpartition("/")
-            roles = NORM_ROLES if "norm" in layer else ROLES
-            getattr(self.model.get_layer(layer.replace("/", "_")), roles[role]).assign(leaf)
+            role = NORM_ROLES[role] if "norm" in layer else role
+            getattr(self.model.get_layer(layer.replace("/", "_")), role).assign(leaf)
         self.model.compile(
             keras.optimizers.SGD(RATE, momentum=MOMENTUM),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),

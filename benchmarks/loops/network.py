@@ -1,4 +1,4 @@
-"""What all contenders train: plain data that every library can read, jax not needed."""
+"""What all contenders train: plain data that every library can read, without jax."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normlab.settings import Config, from_json
+from normlab.settings import Config, defaults, from_json
 
 CLASSES = 10
 EPSILON, MOMENTUM, RATE = 1e-5, 0.9, 0.05
@@ -18,6 +18,19 @@ GROUPS = 4
 EXAMPLES = 2048
 BATCHES = 200
 """Batches that are drawn beforehand; a longer loop begins again."""
+
+
+class Part(NamedTuple):
+    """A part of a network, which every library builds in its own words.
+
+    dense, conv: the layer (3 x 3), norm and activation. pool: the maximum of 2 x 2. block: the
+    basic block of a ResNet, whose shortcut has no parameters (arXiv:1512.03385, option A).
+    """
+
+    kind: str
+    name: str
+    features: int = 0
+    stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,29 @@ class Network:
     def is_convolutional(self) -> bool:
         return self.model != "mlp"
 
+    @property
+    def parts(self) -> list[Part]:
+        """Return the parts in order, up to the mean over space and the head."""
+        numbered = list(enumerate(self.widths, 1))
+        if self.model == "mlp":
+            return [Part("dense", str(i), width) for i, width in numbered]
+        if self.model == "cnn":
+            pairs = [(Part("conv", str(i), width), Part("pool", str(i))) for i, width in numbered]
+            return [part for pair in pairs for part in pair][:-1]
+        blocks = [
+            Part("block", f"stage_{stage}_block_{i}", width, 2 if stage > 1 and i == 1 else 1)
+            for stage, width in numbered
+            for i in range(1, self.blocks + 1)
+        ]
+        return [Part("conv", "stem", self.widths[0]), *blocks]
+
+    @property
+    def step_flops(self) -> int:
+        """Return the operations of a step's matrix products; imports jax."""
+        from normlab.training.flops import step_flops
+
+        return step_flops(defaults() | self.settings, self.shape, CLASSES)
+
 
 CNN = Network("cnn28", "CNN 16-32-64 on 28x28x1, batch 64", "cnn", (28, 28, 1), 64, (16, 32, 64))
 NETWORKS = (
@@ -75,46 +111,6 @@ NETWORKS = (
         "resnet20", "ResNet-20 on 32x32x3, batch 128", "resnet", (32, 32, 3), 128, (16, 32, 64)
     ),
 )
-
-
-class Product(NamedTuple):
-    """A layer as the matrix product [rows, inner] @ [inner, columns], of one example."""
-
-    rows: int
-    inner: int
-    columns: int
-
-
-def products(network: Network) -> list[Product]:
-    """Return the matrix products of the forward pass, first layer first."""
-    height, width, channels = network.shape
-    if network.model == "mlp":
-        sizes = [height * width * channels, *network.widths, CLASSES]
-        return [Product(1, a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
-    found: list[Product] = []
-
-    def conv(features: int) -> None:
-        nonlocal channels
-        found.append(Product(height * width, 9 * channels, features))
-        channels = features
-
-    if network.model == "resnet":
-        conv(network.widths[0])
-    for stage, features in enumerate(network.widths):
-        if stage and network.model == "cnn":
-            height, width = height // 2, width // 2
-        elif stage:
-            height, width = math.ceil(height / 2), math.ceil(width / 2)
-        for _ in range(2 * network.blocks if network.model == "resnet" else 1):
-            conv(features)
-    return [*found, Product(1, channels, CLASSES)]
-
-
-def step_flops(network: Network) -> int:
-    """Return the operations of a step's matrix products: a product of an n x k and a k x m matrix
-    is 2 n k m of them. Forward, weight gradient and, but for the first layer, input gradient."""
-    forward = [2 * network.batch * p.rows * p.inner * p.columns for p in products(network)]
-    return 3 * sum(forward) - forward[0]
 
 
 class Job(NamedTuple):

@@ -59,31 +59,8 @@ class Mean(nn.Module):
         return x.mean((2, 3))
 
 
-def mlp(network: Network) -> nn.Module:
-    norm, act = norm_of(network.norm, False), ACTIVATIONS[network.act]
-    layers, inner = nn.Sequential(), int(np.prod(network.shape))
-    for i, width in enumerate(network.widths, 1):
-        layers.add_module(f"dense_{i}", nn.Linear(inner, width))
-        layers.add_module(f"norm_{i}", norm(width))
-        layers.add_module(f"act_{i}", act())
-        inner = width
-    layers.add_module("head", nn.Linear(inner, CLASSES))
-    return layers
-
-
-def cnn(network: Network) -> nn.Module:
-    norm, act = norm_of(network.norm, True), ACTIVATIONS[network.act]
-    layers, inner = nn.Sequential(), network.shape[-1]
-    for i, width in enumerate(network.widths, 1):
-        layers.add_module(f"conv_{i}", nn.Conv2d(inner, width, 3, padding=1))
-        layers.add_module(f"norm_{i}", norm(width))
-        layers.add_module(f"act_{i}", act())
-        if i < len(network.widths):
-            layers.add_module(f"pool_{i}", nn.MaxPool2d(2))
-        inner = width
-    layers.add_module("mean", Mean())
-    layers.add_module("head", nn.Linear(inner, CLASSES))
-    return layers
+def conv(inner: int, features: int, stride: int = 1) -> nn.Module:
+    return nn.Conv2d(inner, features, 3, stride, padding=1)
 
 
 class Block(nn.Module):
@@ -91,8 +68,8 @@ class Block(nn.Module):
         super().__init__()
         norm, self.act = norm_of(network.norm, True), ACTIVATIONS[network.act]()
         self.stride, self.more = stride, width - inner
-        self.conv_1, self.norm_1 = nn.Conv2d(inner, width, 3, stride, padding=1), norm(width)
-        self.conv_2, self.norm_2 = nn.Conv2d(width, width, 3, padding=1), norm(width)
+        self.conv_1, self.norm_1 = conv(inner, width, stride), norm(width)
+        self.conv_2, self.norm_2 = conv(width, width), norm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x
@@ -103,23 +80,29 @@ class Block(nn.Module):
         return self.act(self.norm_2(self.conv_2(y)) + shortcut)
 
 
-def resnet(network: Network) -> nn.Module:
-    """arXiv:1512.03385, section 4.2: basic blocks, shortcuts without parameters (option A)."""
-    layers, inner = nn.Sequential(), network.widths[0]
-    layers.add_module("conv_stem", nn.Conv2d(network.shape[-1], inner, 3, padding=1))
-    layers.add_module("norm_stem", norm_of(network.norm, True)(inner))
-    layers.add_module("act_stem", ACTIVATIONS[network.act]())
-    for stage, width in enumerate(network.widths, 1):
-        for i in range(1, network.blocks + 1):
-            stride = 2 if stage > 1 and i == 1 else 1
-            layers.add_module(f"stage_{stage}_block_{i}", Block(network, inner, width, stride))
-            inner = width
-    layers.add_module("mean", Mean())
-    layers.add_module("head", nn.Linear(inner, CLASSES))
-    return layers
+def build(network: Network) -> nn.Module:
+    net, act = nn.Sequential(), ACTIVATIONS[network.act]
+    norm = norm_of(network.norm, network.is_convolutional)
+    inner = network.shape[-1] if network.is_convolutional else int(np.prod(network.shape))
+    for kind, name, features, stride in network.parts:
+        if kind == "block":
+            net.add_module(name, Block(network, inner, features, stride))
+        elif kind == "pool":
+            net.add_module(f"pool_{name}", nn.MaxPool2d(2))
+            continue
+        else:
+            is_dense = kind == "dense"
+            layer = nn.Linear(inner, features) if is_dense else conv(inner, features)
+            net.add_module(f"{kind}_{name}", layer)
+            net.add_module(f"norm_{name}", norm(features))
+            net.add_module(f"act_{name}", act())
+        inner = features
+    if network.is_convolutional:
+        net.add_module("mean", Mean())
+    net.add_module("head", nn.Linear(inner, CLASSES))
+    return net
 
 
-MODELS: dict[str, Callable[[Network], nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet": resnet}
 ROLES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
@@ -147,7 +130,7 @@ class Loop(Stepwise):
         x = x.permute(0, 3, 1, 2) if job.network.is_convolutional else x
         self.images = x.to(self.device).contiguous(memory_format=self.layout)
         self.labels = torch.from_numpy(job.labels.astype(np.int64)).to(self.device)
-        self.net = MODELS[job.network.model](job.network).to(self.device)
+        self.net = build(job.network).to(self.device)
         self.net = self.net.to(memory_format=self.layout)  # pyright: ignore
         self.forward: Any = self.net
         if "compile" in form.split():

@@ -1,8 +1,8 @@
-"""Does the rule that decides do what it promises? It judges effects whose truth is known.
+"""Calibration: does the rule that decides do what it promises? It judges effects of known truth.
 
 Null: one arm against itself. Planted: noise with an effect of the size that n should see, and with
 none. Positive: contrasts known to be large. The rule is an argument, so that a broken one can be
-seen to fail.
+seen to fail. docs/calibration.md says how to read the tables.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from benchmarks.page import Table, machine
+from benchmarks import runner
+from benchmarks.runner import Emit, Options
+from benchmarks.validation import calibration_runs
+from benchmarks.validation.calibration_runs import RUNS, Metric, N
+from normlab.report.tables import Table
+from normlab.runs.store import Store
+from normlab.studies import decisions
+from normlab.studies.decisions import Contrast
+from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
+from normlab.studies.units import PLAIN
 
-N, SIZE = 12, 3.1
-"""Seeds of a row; delta in SD / sqrt(n)."""
-RUNS = 60
-"""Of the arm that is its own null, and of the arm that is paired with it."""
+SIZE = 3.1
+"""delta in SD / sqrt(n)."""
 DRAWS, REPETITIONS = 200, 1000
 """Of the null; of planted effects."""
 SIZES = tuple(SIZE + 0.1 * i for i in range(11))
@@ -29,42 +36,28 @@ SIZES = tuple(SIZE + 0.1 * i for i in range(11))
 RARELY, OFTEN = 0.05, 0.80
 ROWS = 4
 WORDS = ("supported", "refuted", "inconclusive")
-Tell = Callable[[str], None]
-Test = Literal["t", "wilcoxon"]
-
-
-class Contrast(NamedTuple):
-    """What a row is judged by."""
-
-    effects: Sequence[float] | np.ndarray
-    delta: float
-    test: Test
-
-
 Judge = Callable[[Sequence[Contrast]], list[str]]
-"""The words for the rows of one study."""
+"""Returns the words for the contrasts of one study."""
 
 
-class Metric(NamedTuple):
-    """A figure of runs that differ in nothing but their seed, and what the rule tests with it."""
+def judge(contrasts: Sequence[Contrast]) -> list[str]:
+    """Return what the project's rule says."""
+    return [verdict.word for verdict in decisions.decide(contrasts)]
 
-    title: str
-    unit: str
-    test: Test
-    delta: float
-    values: Sequence[float]
-    """One for each run of one arm."""
-    effect: Callable[[float, float], float]
-    """Of two runs."""
-    differences: Sequence[float]
-    """Effects of two arms, paired by seed."""
+
+def contrast_of(
+    effects: Sequence[float] | np.ndarray, sesoi: float, test: HypothesisTest
+) -> Contrast:
+    names: Any = dict.fromkeys(("id", "claim", "sentence", "comparison", "scope"), "")
+    seeds = dict(enumerate(effects))
+    return Contrast(effects=seeds, unit=PLAIN, sesoi=sesoi, n=len(effects), test=test, **names)
 
 
 class Noise(NamedTuple):
     """What is added to a planted effect: no effect by itself."""
 
     title: str
-    test: Test
+    test: HypothesisTest
     values: np.ndarray | None = None
     """What is drawn from, with replacement; None: the standard normal distribution."""
 
@@ -78,22 +71,8 @@ class Noise(NamedTuple):
         return random.choice(self.values, N)
 
 
-class Positive(NamedTuple):
-    """A contrast that has to come out supported, as the rule decided it."""
-
-    title: str
-    effect: str
-    word: str
-    is_judged: bool = True
-    """False: as information."""
-
-    @property
-    def holds(self) -> bool | None:
-        return self.word == "supported" if self.is_judged else None
-
-
-class Share(NamedTuple):
-    """How often a word fell."""
+class Proportion(NamedTuple):
+    """How often a word was given."""
 
     times: int
     of: int
@@ -117,23 +96,22 @@ class Share(NamedTuple):
         return self.interval[1] < OFTEN
 
 
-def centre(values: Sequence[float] | np.ndarray, test: Test) -> float:
+def centre(values: Sequence[float] | np.ndarray, test: HypothesisTest) -> float:
     """Return what the test takes for the centre: the mean, or the Hodges-Lehmann estimate (the
     median of the means of all pairs)."""
     found = np.asarray(values, float)
-    if test == "t":
+    if test is PAIRED_T:
         return float(found.mean())
     first, second = np.triu_indices(len(found))
     return float(np.median((found[first] + found[second]) / 2))
 
 
 def noise_of(metric: Metric) -> Noise:
-    """Return its paired differences without their centre; infinite ones have none and are left
-    out."""
+    """Return its paired differences without their centre. Infinite ones are left out, because they
+    have no centre."""
     values = np.array([v for v in metric.differences if math.isfinite(v)])
-    return Noise(
-        f"{metric.title}, {metric.unit}", metric.test, values - centre(values, metric.test)
-    )
+    title = f"{metric.title}, {metric.unit.name}"
+    return Noise(title, metric.test, values - centre(values, metric.test))
 
 
 def disjoint(values: Sequence[float], random: np.random.Generator) -> list[tuple[float, float]]:
@@ -143,51 +121,43 @@ def disjoint(values: Sequence[float], random: np.random.Generator) -> list[tuple
 
 
 def null(metric: Metric, judge: Judge, draws: int, seed: int = 0) -> Counter[str]:
-    """Return how often each word falls for one arm against itself."""
+    """Return how often each word is given for one arm against itself."""
     random = np.random.default_rng(seed)
     words: Counter[str] = Counter()
     for _ in range(draws):
         effects = [metric.effect(*pair) for pair in disjoint(metric.values, random)]
-        words.update(judge([Contrast(effects, metric.delta, metric.test)]))
+        words.update(judge([contrast_of(effects, metric.sesoi, metric.test)]))
     return words
 
 
 def planted(
-    noise: Noise,
-    truth: Sequence[bool],
-    judge: Judge,
-    *,
-    size: float = SIZE,
-    repetitions: int,
-    seed: int = 0,
+    noise: Noise, truth: Sequence[bool], judge: Judge, repetitions: int, size: float = SIZE
 ) -> Counter[tuple[bool, str]]:
-    """Return how often each word falls for rows with an effect of delta (True) and of 0 (False) in
-    one study with a row for each of `truth`."""
-    random = np.random.default_rng(seed)
+    """Return how often each word is given for rows with an effect of delta (True) and of 0 (False)
+    in one study with a row for each of `truth`."""
+    random = np.random.default_rng(0)
     delta = size * noise.sd / math.sqrt(N)
     words: Counter[tuple[bool, str]] = Counter()
     for _ in range(repetitions):
-        rows = [
-            Contrast(noise.draw(random) + is_true * delta, delta, noise.test) for is_true in truth
-        ]
-        words.update(zip(truth, judge(rows), strict=True))
+        effects = [noise.draw(random) + is_true * delta for is_true in truth]
+        contrasts = [contrast_of(of_one, delta, noise.test) for of_one in effects]
+        words.update(zip(truth, judge(contrasts), strict=True))
     return words
 
 
-def both(noise: Noise, judge: Judge, repetitions: int, size: float = SIZE) -> tuple[Share, Share]:
+def both(
+    noise: Noise, judge: Judge, repetitions: int, size: float = SIZE
+) -> tuple[Proportion, Proportion]:
     """Return how often a true effect of delta is supported, and one of 0 refuted."""
-    kinds = ((True, "supported"), (False, "refuted"))
-    counts = [
-        planted(noise, [kind], judge, size=size, repetitions=repetitions)[kind, word]
-        for kind, word in kinds
-    ]
-    return Share(counts[0], repetitions), Share(counts[1], repetitions)
+    supported = planted(noise, [True], judge, repetitions, size)[True, "supported"]
+    refuted = planted(noise, [False], judge, repetitions, size)[False, "refuted"]
+    return Proportion(supported, repetitions), Proportion(refuted, repetitions)
 
 
 def needed(noise: Noise, judge: Judge, repetitions: int) -> float:
-    """Return the smallest of SIZES at which both fall often enough; NaN where there is none."""
+    """Return the smallest of SIZES at which both are frequent enough; NaN where there is none."""
     for size in SIZES:
-        if all(share.is_often() for share in both(noise, judge, repetitions, size)):
+        if all(found.is_often() for found in both(noise, judge, repetitions, size)):
             return size
     return math.nan
 
@@ -197,134 +167,95 @@ def t_power(size: float) -> float:
     return float(stats.nct.sf(stats.t.ppf(0.975, N - 1), N - 1, size))
 
 
-class Result(NamedTuple):
-    """A statement, what was found, and whether it holds (None: as information)."""
+class Check(NamedTuple):
+    """One line of a table: what was found, and whether it holds (None: not judged)."""
 
     cells: list[str]
     holds: bool | None = None
 
     @property
     def line(self) -> list[str]:
-        words = {True: "pass", False: "**fail**", None: "-"}
-        return [*self.cells, words[self.holds]]
+        marks = {True: "pass", False: "**fail**", None: "-"}
+        return [*self.cells, marks[self.holds]]
 
 
-def null_results(metrics: Sequence[Metric], judge: Judge) -> list[Result]:
-    results = []
-    for metric in metrics:
-        words = null(metric, judge, DRAWS)
-        shares = [Share(words[word], DRAWS) for word in WORDS]
-        rule = f"{metric.test}, delta {metric.delta:g} {metric.unit}"
-        cells = [metric.title, rule, *(share.text for share in shares)]
-        results.append(Result(cells, shares[0].times <= RARELY * DRAWS))
-    return results
+def null_check(metric: Metric, judge: Judge) -> Check:
+    words = null(metric, judge, DRAWS)
+    found = [Proportion(words[word], DRAWS) for word in WORDS]
+    rule = f"{metric.test.name}, delta {metric.sesoi:g} {metric.unit.name}"
+    cells = [metric.title, rule, *(proportion.text for proportion in found)]
+    return Check(cells, found[0].times <= RARELY * DRAWS)
 
 
-def planted_results(noises: Sequence[Noise], judge: Judge) -> list[Result]:
-    results = []
-    for noise in noises:
-        shares = both(noise, judge, REPETITIONS)
-        holds = not any(share.is_rarer() for share in shares)
-        size = SIZE if holds else needed(noise, judge, REPETITIONS)
-        cells = [noise.title, noise.test, *(share.text for share in shares)]
-        results.append(Result([*cells, "-" if holds else f"{size:.1f}"], holds))
-    return results
+def planted_check(noise: Noise, judge: Judge) -> Check:
+    found = both(noise, judge, REPETITIONS)
+    holds = not any(proportion.is_rarer() for proportion in found)
+    size = "-" if holds else f"{needed(noise, judge, REPETITIONS):.1f}"
+    cells = [noise.title, noise.test.name, *(proportion.text for proportion in found), size]
+    return Check(cells, holds)
 
 
-def holm_results(noises: Sequence[Noise], judge: Judge) -> list[Result]:
-    """Return the same with ROWS rows in one study: all with the effect, one of them, none."""
-    results = []
-    for noise in noises:
-        for true in (ROWS, 1, 0):
-            truth = [True] * true + [False] * (ROWS - true)
-            words = planted(noise, truth, judge, repetitions=REPETITIONS)
-            cells = [noise.title, noise.test, f"{true} of {ROWS}"]
-            for kind, word, rows in ((True, "supported", true), (False, "refuted", ROWS - true)):
-                share = Share(words[kind, word], rows * REPETITIONS) if rows else None
-                cells.append(f"{share.times / share.of:.1%}" if share else "-")
-            results.append(Result(cells))
-    return results
+def holm_line(noise: Noise, judge: Judge, true: int) -> list[str]:
+    """Return the proportions in a study of ROWS rows, of which `true` have the effect."""
+    truth = [True] * true + [False] * (ROWS - true)
+    words = planted(noise, truth, judge, REPETITIONS)
+    cells = [noise.title, noise.test.name, f"{true} of {ROWS}"]
+    for kind, word, rows in ((True, "supported", true), (False, "refuted", ROWS - true)):
+        cells.append(f"{words[kind, word] / (rows * REPETITIONS):.1%}" if rows else "-")
+    return cells
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """Return how many checks hold, with those that do not."""
+    judged = [check for check in checks if check.holds is not None]
+    wrong = [", ".join(check.cells[:2]) for check in judged if not check.holds]
+    text = f"{len(judged) - len(wrong)} of {len(judged)} checks hold."
+    return "\n".join([text, *(f"- not: {name}" for name in wrong)])
+
+
+def judge_all(
+    metrics: Sequence[Metric], positives: Sequence[Check], judge: Judge, emit: Emit
+) -> str:
+    """Emit the progress and the tables; return the section of the page."""
+    emit(f"null: {DRAWS} draws for each of {len(metrics)} metrics")
+    nulls = [null_check(metric, judge) for metric in metrics]
+    normal = [Noise("normal", PAIRED_T), Noise("normal", SIGNED_RANK)]
+    emit(f"planted: {REPETITIONS} repetitions")
+    plants = [planted_check(noise, judge) for noise in [*normal, *map(noise_of, metrics)]]
+    emit(f"{ROWS} rows: {REPETITIONS} repetitions")
+    holm = [holm_line(noise, judge, true) for noise in normal for true in (ROWS, 1, 0)]
+    power = f"By calculation the t test supports a normal effect of delta in {t_power(SIZE):.1%}."
+    head = [runner.machine(), verdict([*nulls, *plants, *positives]), power]
+    return runner.publish(head, tables(nulls, plants, holm, positives), emit)
 
 
 def tables(
-    nulls: Sequence[Result],
-    plants: Sequence[Result],
-    holm: Sequence[Result],
-    positives: Sequence[Positive],
+    nulls: Sequence[Check],
+    plants: Sequence[Check],
+    holm: Sequence[Sequence[str]],
+    positives: Sequence[Check],
 ) -> list[Table]:
-    of_positives = [Result([p.title, p.effect, p.word], p.holds) for p in positives]
-    effect = f"{SIZE:g} SD / sqrt({N})"
+    null_columns = ["effect", "test", *WORDS, f"supported at most {RARELY:.0%}"]
+    columns = ["noise", "test", "delta: supported", "0: refuted"]
+    planted_columns = [*columns, "needs", f"both {OFTEN:.0%}"]
+    holm_columns = [*columns[:2], "rows with delta", *columns[2:]]
+    positive_columns = ["contrast", "effect", "verdict", "supported"]
+    size = f"delta = {SIZE:g} SD / sqrt({N})"
     return [
-        Table(
-            "Null: one arm against itself",
-            ["effect", "test", *WORDS, f"supported at most {RARELY:.0%}"],
-            [result.line for result in nulls],
-            NULL,
-        ),
-        Table(
-            "Planted: an effect of delta, and one of 0",
-            ["noise", "test", "delta: supported", "0: refuted", "needs", f"both {OFTEN:.0%}"],
-            [result.line for result in plants],
-            f"delta = {effect}, n = {N}, one row, {REPETITIONS} repetitions each. {PLANTED} By "
-            f"calculation the t test supports a normal effect of delta in {t_power(SIZE):.1%}.",
-        ),
-        Table(
-            f"The same with {ROWS} rows in one study",
-            ["noise", "test", "rows with delta", "delta: supported", "0: refuted"],
-            [result.cells for result in holm],
-            f"As information: Holm's correction over {ROWS} rows, {REPETITIONS} studies each, the "
-            "shares over all their rows. A row alone sees more.",
-        ),
-        Table(
-            "Positive: known to be large",
-            ["contrast", "effect", "verdict", "supported"],
-            [result.line for result in of_positives],
-            POSITIVE,
-        ),
+        runner.table("Null: one arm against itself", null_columns, [check.line for check in nulls]),
+        runner.table(f"Planted: {size}, and 0", planted_columns, [c.line for c in plants]),
+        runner.table(f"The same with {ROWS} rows in one study", holm_columns, holm),
+        runner.table("Positive: known to be large", positive_columns, [c.line for c in positives]),
     ]
 
 
-def verdict(results: Sequence[Result], positives: Sequence[Positive]) -> str:
-    """Return how many controls hold, with those that do not."""
-    judged = [result for result in results if result.holds is not None]
-    wrong = [", ".join(result.cells[:2]) for result in judged if not result.holds]
-    wrong += [positive.title for positive in positives if positive.holds is False]
-    total = len(judged) + sum(positive.is_judged for positive in positives)
-    return "\n".join(
-        [f"{total - len(wrong)} of {total} controls hold.", *(f"- not: {name}" for name in wrong)]
-    )
-
-
-def run(metrics: Sequence[Metric], positives: Sequence[Positive], judge: Judge, tell: Tell) -> str:
-    """Judge; tell the progress and the tables; return the page."""
-    tell(f"null: {DRAWS} draws for each of {len(metrics)} metrics")
-    nulls = null_results(metrics, judge)
-    normal = [Noise("normal", "t"), Noise("normal", "wilcoxon")]
-    tell(f"planted: {REPETITIONS} repetitions")
-    plants = planted_results([*normal, *map(noise_of, metrics)], judge)
-    tell(f"{ROWS} rows: {REPETITIONS} repetitions")
-    found = tables(nulls, plants, holm_results(normal, judge), positives)
-    told = verdict([*nulls, *plants], positives)
-    tell("\n".join(["", *(table.terminal() for table in found), told]))
-    return "\n\n".join([HEAD, machine(), told, *(table.markdown() for table in found)])
-
-
-HEAD = """# Controls of the verdicts
-
-Written by `python scripts/bench.py --suite=controls --write` from
-`benchmarks/validation/calibration.py`: the rule of `normlab/studies/decisions.py` on effects whose
-truth is known. Levels and deltas are those of the rule; nothing here is tuned to pass. Intervals
-are Clopper-Pearson, 95 %."""
-NULL = f"""Batch norm in the sigmoid MLP on digits at rate 0.1, {RUNS} real runs. Each of {DRAWS}
-draws takes two disjoint sets of {N} and pairs them: any "supported" is false, "refuted" is right
-where the effect, which is 0, lies below delta. The draws share the runs, so the intervals, which
-take them for independent, are too narrow."""
-PLANTED = f"""Real noise: differences between batch and layer norm in the network of the null,
-paired by {RUNS} seeds, less their centre (t: the mean; wilcoxon: the Hodges-Lehmann estimate),
-drawn with replacement. A control fails where a whole interval lies below {OFTEN:.0%}. "needs": the
-smallest delta, in SD / sqrt({N}), at which both shares are at least that."""
-POSITIVE = f"""Real runs, n = {N}, one study of two rows, every arm at its own best rate as in any
-study. Without a mark: the first contrast at the fixed rate 0.1. Where more than a quarter of an
-arm's runs fail (end below half accuracy), the rule compares only which runs trained (McNemar's
-test, unit "trained"), and {N} pairs of which few differ decide nothing, however large the
-difference in error: the last line has it, judged alone."""
+def run(options: Options, emit: Emit) -> str:
+    """Train what is missing, judge, emit the progress; return the section of the page."""
+    decisions.SEARCH = N  # the n that would decide is not asked for here, and takes long
+    emit(f"training what is missing of {2 * RUNS + 2 * N} runs and of two tuned setups")
+    metrics, verdicts = calibration_runs.measure(Store(options.results).open())
+    positives = [
+        Check([v.contrast.comparison, calibration_runs.effect_text(v), v.word], holds)
+        for v, holds in verdicts
+    ]
+    return judge_all(metrics, positives, judge, emit)

@@ -1,37 +1,41 @@
-"""Whether the network of many a first lesson trains here as in Keras: the losses of both, by step.
+"""Does a small network train here as in Keras? It compares the losses of both, step by step.
 
-Both start from the same weights and see the same batches. Keras's side is written as a lesson
+Both start from the same weights and see the same batches. Keras's side is written as a tutorial
 writes it, with every default of Keras; ours is a population, whose settings say the same. Keras
-also trains beside itself, the examples of each batch in reverse order: what rounding alone does.
+also trains a second time, with the examples of each batch in reverse order: that shows what
+rounding alone does. docs/benchmarks.md says how to read the table.
 """
 
 from __future__ import annotations
 
 import datetime
-import importlib
-import importlib.metadata
 import importlib.util
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks import BadSelection
-from benchmarks.page import Table, machine
+from benchmarks import runner
+from benchmarks.reference_libraries import import_keras
+from benchmarks.runner import BadSelection, Emit, Options
+from normlab import data
 from normlab.data import Dataset
+from normlab.report.tables import Table
+from normlab.runs.files import make_folder, write_json
 from normlab.settings import Config
+from normlab.studies.study import load_config
 from normlab.training.population import Population
 
 SEEDS = (0, 1, 2)
 STEPS, LIMIT = 100, 1e-4
 """Steps in which the losses may differ by LIMIT nats at most."""
 BEYOND = 1000
-"""Steps that are taken; what comes behind STEPS is told, not judged."""
+"""Steps that are taken; those after STEPS are reported, not judged."""
 MORE = tuple(range(3, 20))
-"""Further seeds that take STEPS steps, to tell how often rounding exceeds LIMIT; not judged."""
-TOLD = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Further seeds that take STEPS steps. They show how often rounding exceeds LIMIT; not judged."""
+SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Steps whose losses are recorded."""
 PACKAGES = ("keras", "flax", "optax")
 
@@ -74,7 +78,7 @@ class Trained(NamedTuple):
     losses: np.ndarray
     """Cross-entropy of every step's batch before the step, [T]."""
     running: dict[str, np.ndarray]
-    """Running "mean" and "var" of the norms after the last step, all norms behind one another."""
+    """Running "mean" and "var" of the norms after the last step, all norms in one array."""
     accuracy: float
     """On the test split after the last step, with the running statistics."""
 
@@ -113,7 +117,7 @@ class Run(NamedTuple):
             "largest_difference": {k: difference(*pair, STEPS) for k, pair in pairs.items()},
             f"largest_difference_of_{total}": {k: difference(*pair) for k, pair in pairs.items()},
             "losses": {
-                name: {str(step): float(side.losses[step - 1]) for step in TOLD if step <= total}
+                name: {str(step): float(side.losses[step - 1]) for step in SHOWN if step <= total}
                 for name, side in sides.items()
             },
             f"test_accuracy_after_{total}": {name: side.accuracy for name, side in sides.items()},
@@ -150,14 +154,14 @@ def train_population(
 
 def as_array(variable: Any) -> np.ndarray:
     """Return a copy of a Keras variable's value."""
-    return np.array(importlib.import_module("keras").ops.convert_to_numpy(variable.value))
+    return np.array(import_keras().ops.convert_to_numpy(variable.value))
 
 
 class KerasNetwork:
-    """The network as a lesson writes it, compiled once; each `train` begins anew."""
+    """The network as a tutorial writes it, compiled once; each `train` begins anew."""
 
     def __init__(self, config: Config, inputs: int, classes: int):
-        keras = importlib.import_module("keras")
+        keras = import_keras()
         layers = keras.layers
         model = keras.Sequential([keras.Input((inputs,))])
         for i, width in enumerate(config["model.widths"], 1):
@@ -204,28 +208,20 @@ def compare(
         yield Run(arm, seed, ours, network.train(lesson), network.train(lesson.reversed))
 
 
-def compare_all(config: Config, dataset: Dataset, tell: Callable[[str], None]) -> list[Run]:
-    """Return the runs of SEEDS in every arm, then those of MORE; tell what came of each."""
+def compare_all(config: Config, dataset: Dataset, emit: Emit) -> list[Run]:
+    """Return the runs of SEEDS in every arm, then those of MORE; emit each difference."""
     plan = [(arm, SEEDS, BEYOND) for arm in ARMS]
     plan += [(arm._replace(is_judged=False), MORE, STEPS) for arm in ARMS if arm.is_judged]
     runs = []
     for arm, seeds, steps in plan:
         for run in compare(arm, config, dataset, seeds, steps):
             runs.append(run)
-            near, itself = (
-                f"{difference(side, run.keras, STEPS):.1e}" for side in (run.ours, run.reverse)
+            ours, itself = (difference(side, run.keras, STEPS) for side in (run.ours, run.reverse))
+            emit(
+                f"norm {arm.norm}, {arm.act}, seed {run.seed}: {ours:.1e} nats from Keras over "
+                f"{STEPS} steps, Keras {itself:.1e} from itself"
             )
-            told = f"{near} nats from Keras over {STEPS} steps, Keras {itself} from itself"
-            tell(f"norm {arm.norm}, {arm.act}, seed {run.seed}: {told}")
     return runs
-
-
-def find_keras() -> str:
-    """Return Keras's backend; raises BadSelection where Keras is not installed."""
-    if importlib.util.find_spec("keras") is None:
-        raise BadSelection("Keras, beside which the suite trains, is missing: pip install keras")
-    os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
-    return importlib.import_module("keras").backend.backend()
 
 
 def verdict(runs: Sequence[Run]) -> str:
@@ -248,12 +244,10 @@ def tally(runs: Sequence[Run]) -> str:
 
 def facts_of(runs: Sequence[Run], backend: str) -> dict[str, Any]:
     """Return what is recorded."""
-    installed = [name for name in ("jax", *PACKAGES) if importlib.util.find_spec(name)]
-    versions = {name: importlib.metadata.version(name) for name in installed}
     return {
         "suite": "tutorial",
         "date": datetime.date.today().isoformat(),
-        "versions": versions | {"backend of keras": backend},
+        "versions": runner.versions(PACKAGES) | {"backend of keras": backend},
         "steps": STEPS,
         "limit": LIMIT,
         "verdict": verdict(runs),
@@ -262,34 +256,38 @@ def facts_of(runs: Sequence[Run], backend: str) -> dict[str, Any]:
     }
 
 
-def table_of(runs: Sequence[Run], backend: str) -> Table:
-    """Return the section of the page: the long runs in lines, the short ones in its note."""
+def line(run: Run) -> list[str]:
+    """Return a run's line of the table."""
+    pairs = ((run.ours, run.keras), (run.keras, run.reverse))
+    near = [difference(*pair, STEPS) for pair in (*pairs, (run.ours, run.reverse))]
+    cells = [f"{value:.1e}" for value in (*near, *(difference(*pair) for pair in pairs))]
+    cells[0] = cells[0] if run.is_within_limit else f"**{cells[0]}**"
+    names = [f"{run.arm.norm}, {run.arm.act}", str(run.seed), f"{run.ours.losses[STEPS - 1]:.4f}"]
+    return [*names, *cells, f"{run.ours.accuracy:.4f}, {run.keras.accuracy:.4f}"]
+
+
+def table_of(runs: Sequence[Run]) -> Table:
+    """Return a line for each long run."""
     columns = ("norm, activation", "seed", f"loss at step {STEPS}", "normlab - Keras")
     columns += ("Keras - reversed", "normlab - reversed", f"normlab - Keras, {BEYOND:,} steps")
     columns += (f"Keras - reversed, {BEYOND:,} steps", "test accuracy, normlab, Keras")
-    rows = []
-    for run in runs:
-        if len(run.ours.losses) == STEPS:
-            continue
-        pairs = ((run.ours, run.keras), (run.keras, run.reverse))
-        near = [difference(*pair, STEPS) for pair in (*pairs, (run.ours, run.reverse))]
-        far = [difference(*pair) for pair in pairs]
-        cells = [f"{value:.1e}" for value in (*near, *far)]
-        cells[0] = cells[0] if run.is_within_limit else f"**{cells[0]}**"
-        names = [f"{run.arm.norm}, {run.arm.act}", str(run.seed)]
-        accuracies = f"{run.ours.accuracy:.4f}, {run.keras.accuracy:.4f}"
-        rows.append([*names, f"{run.ours.losses[STEPS - 1]:.4f}", *cells, accuracies])
-    note = INTRODUCTION.format(backend=backend, steps=STEPS, limit=LIMIT, total=f"{BEYOND:,}")
-    note += f"Result: {verdict(runs)}; {tally(runs)}. {machine(PACKAGES)}"
-    return Table("The network of a first lesson, beside Keras", columns, rows, note)
+    rows = [line(run) for run in runs if len(run.ours.losses) != STEPS]
+    return runner.table("Losses here and in Keras", columns, rows)
 
 
-INTRODUCTION = """784 - dense 64 - batch norm - ReLU - dense 10 on MNIST, Adam at 1e-3, batches of
-32 (configs/tutorial.py), beside the same in Keras ({backend} backend) as a lesson writes it: from
-the same weights, with the same batches, in float32. Largest absolute difference of the training
-loss in nats, over the first {steps} steps ({limit:g} is the limit) and over {total}. Reversed:
-Keras with the examples of each batch in reverse order, which changes nothing but the rounding.
-Rounding decides on which side of ReLU's kink a value falls that is all but 0, and from there on two
-runs part; tanh, not judged, has no kink. Test accuracy after {total} steps, with the running
-statistics.
-"""
+def run(options: Options, emit: Emit) -> str:
+    """Train, write the record, emit the progress and the table; return the section of the page.
+
+    Raises BadSelection where Keras is not installed. The study `tutorial` reads the record.
+    """
+    config = load_config("tutorial")
+    data.check(config["data.name"])
+    if importlib.util.find_spec("keras") is None:
+        raise BadSelection("Keras, which the suite compares with, is missing: pip install keras")
+    backend = import_keras().backend.backend()
+    runs = compare_all(config, data.load(config["data.name"]), emit)
+    path = make_folder(Path(options.results), "bench") / "tutorial.json"
+    write_json(path, facts_of(runs, backend))
+    where = f"{runner.machine(PACKAGES)} Keras's backend: {backend}."
+    head = [where, f"Result: {verdict(runs)}; {tally(runs)}."]
+    return runner.publish(head, [table_of(runs)], emit)

@@ -1,8 +1,9 @@
-"""What theory says exactly of deep dense networks at initialisation, and what is measured.
+"""Theory checks: what theory says exactly of deep dense networks at initialisation.
 
 With batch norm the squared gradient grows by a constant factor from layer to layer towards the
-input (arXiv:1902.08129): pi / (pi - 1) behind ReLU in wide layers and large batches, and
+input (arXiv:1902.08129): by pi / (pi - 1) after ReLU in wide layers and large batches, and by
 (B - 2) / (B - 3) in linear networks. Without norm, He's initial weights keep it as it is.
+docs/theory.md says how to read the tables.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import optax
 from flax import linen as nn
 from scipy import stats
 
-from benchmarks.page import Table, machine
+from benchmarks import runner
+from benchmarks.runner import Emit, Options
 from normlab.models.build import build_model
 from normlab.norms.builder import named_act
+from normlab.report.tables import Table
 from normlab.settings import SETTINGS, defaults
 
 DEPTH, MIDDLE, CLASSES = 20, (6, 16), 10
@@ -32,7 +35,6 @@ SEEDS, TOLERANCE = 6, 0.03
 RELU = math.pi / (math.pi - 1)
 RATES = 0.01, 0.1, 1.0
 """Of the one SGD step of the first case."""
-Tell = Callable[[str], None]
 
 
 class Case(NamedTuple):
@@ -194,42 +196,34 @@ def holds(case: Case, squares: Squares) -> bool:
 
 
 def line(case: Case, squares: Squares) -> list[str]:
-    """Return a case's line of the first table; without a prediction it has no pass mark."""
+    """Return a case's line of the first table. Without a prediction it has no pass mark."""
     found = growth(squares.outputs)
-    cells = [case.title, "-", found.text, "-", "-"]
-    if case.predicted is not None:
-        off = f"{100 * (found.mean / case.predicted - 1):+.1f} %"
-        cells[1], cells[3] = f"{case.predicted:.3f}", off
-        cells[4] = "pass" if holds(case, squares) else "**fail**"
-    return cells
+    if case.predicted is None:
+        return [case.title, "-", found.text, "-", "-"]
+    off = f"{100 * (found.mean / case.predicted - 1):+.1f} %"
+    mark = "pass" if holds(case, squares) else "**fail**"
+    return [case.title, f"{case.predicted:.3f}", found.text, off, mark]
 
 
 def tables(grid: Grid, steps: dict[float, Squares]) -> list[Table]:
-    """Return the tables; `steps` has the squares of the first case by rate, 0 for before."""
+    """Return the tables. `steps` has the squares of the first case by rate, 0 for before."""
     low, high = MIDDLE
-    spans = [f"layers {a} to {b}" for a, b in SPANS]
+    title = f"Growth per layer, layers {low} to {high} of {DEPTH}"
+    columns = ["network", "predicted", f"measured, {SEEDS} seeds", "off", f"{TOLERANCE:.0%}"]
+    spans = ["network", *(f"layers {a} to {b}" for a, b in SPANS)]
     by_depth = [
-        [c.title, *(growth(s.outputs, span).text for span in SPANS)] for c, s in grid.items()
+        [case.title, *(growth(squares.outputs, span).text for span in SPANS)]
+        for case, squares in grid.items()
     ]
+    rates = ["rate", "gradients of activations", "gradients of weights"]
     after = [
         [f"{rate:g}" if rate else "no step", growth(s.outputs).text, growth(s.kernels).text]
         for rate, s in steps.items()
     ]
     return [
-        Table(
-            f"Growth per layer, layers {low} to {high} of {DEPTH}",
-            ["network", "predicted", f"measured, {SEEDS} seeds", "off", f"{TOLERANCE:.0%}"],
-            [line(case, squares) for case, squares in grid.items()],
-            READING,
-        ),
-        Table("What sets it", ["network", *spans], by_depth, LIMITS),
-        Table(
-            "After one SGD step",
-            ["rate", "gradients of activations", "gradients of weights"],
-            after,
-            f"{CASES[0].title}, layers {low} to {high}, the batch of the step again. Theory says "
-            "only that the growth falls, so nothing passes or fails here.",
-        ),
+        runner.table(title, columns, [line(case, squares) for case, squares in grid.items()]),
+        runner.table("Growth at other depths", spans, by_depth),
+        runner.table("After one SGD step", rates, after),
     ]
 
 
@@ -241,35 +235,15 @@ def verdict(grid: Grid) -> str:
     return "\n".join([text, *(f"- not: {title}" for title in wrong)])
 
 
-def run(tell: Tell) -> str:
-    """Measure; tell the progress and the tables; return the page."""
+def run(options: Options, emit: Emit) -> str:
+    """Measure; emit the progress and the tables; return the section of the page."""
+    del options  # there is nothing to select
     grid: Grid = {}
     steps: dict[float, Squares] = {}
     for number, case in enumerate(CASES, 1):
-        tell(f"{number}/{len(CASES)} {case.title}")
+        emit(f"{number}/{len(CASES)} {case.title}")
         rates = RATES if case == CASES[0] else ()
         grid[case], *after = measure(case, rates)
         steps |= zip(rates, after, strict=True)
     found = tables(grid, {0.0: grid[CASES[0]], **steps})
-    where = machine(["flax"])
-    tell("\n".join(["", *(table.terminal() for table in found), where, verdict(grid)]))
-    return "\n\n".join([HEAD, where, verdict(grid), *(table.markdown() for table in found)])
-
-
-HEAD = """# Anchors
-
-Written by `python scripts/bench.py --suite=anchors --write` from
-`benchmarks/validation/theory.py`: what theory says exactly of deep dense networks at
-initialisation (arXiv:1902.08129), beside what normlab's own network and layers give."""
-READING = """By what the squared norm of the gradient with respect to a dense layer's output grows
-from one layer to the one below it: the geometric mean over the layers in the middle, mean and 95 %
-t interval over seeds. Inputs are normal, labels uniform, the loss is the mean cross-entropy, scale
-1, bias 0, epsilon 1e-30 (theory has 0), weights He's. Predicted for relu: pi / (pi - 1), the limit
-of large batches; linear: (B - 2) / (B - 3); no norm: 1. A prediction passes where the whole
-interval is within the tolerance. For relu at B = 8 and 16 the limit says nothing: no prediction."""
-LIMITS = """The same between other pairs of layers. What layer 1 receives is neither normalized nor
-behind an activation: the step from 2 to 1 tells of the inputs (relu with batch norm: 1/2 by the
-same calculation). From there on to the head the growth is the same, so the middle stands for all.
-Batch and width set it. Behind relu the limit of large batches is near at 64, and width hardly
-matters. In linear networks nothing pulls the correlations between examples back to those of the
-theory: they drift with depth where B is not small beside the width (last line; theory 1.016)."""
+    return runner.publish([runner.machine(["flax"]), verdict(grid)], found, emit)

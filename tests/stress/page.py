@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.page import machine
+from benchmarks.runner import machine
 from stress.campaign import Report
 
 
