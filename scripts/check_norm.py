@@ -1,4 +1,4 @@
-"""Put a norm of your own, or one of the table, through the battery of checks.
+"""Check a norm of your own, or one of the table: contract, numerics, gradients, masks and more.
 
 Examples:
   python scripts/check_norm.py docs/examples/my_norm.py

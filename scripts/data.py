@@ -92,7 +92,7 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # tfds tells its steps in a dozen lines
+    logging.set_verbosity(logging.WARNING)  # tfds logs a dozen lines
     try:
         run(argv)
     except (data.DataError, OSError, KeyboardInterrupt) as e:

@@ -25,12 +25,12 @@ FLAGS = flags.FLAGS
 
 DAMAGED = 1
 SHOWN = 20
-"""Findings of a kind that are shown without --all."""
+"""Findings of one kind that are shown without --all."""
 TITLES = {
     "damaged": "Damaged",
     "lost": "Lost",
     "failed": "Runs that failed",
-    "stopped": "Populations that stopped and can go on",
+    "stopped": "Populations that stopped and can continue",
 }
 
 

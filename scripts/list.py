@@ -1,4 +1,4 @@
-"""List what there is: schemes, kernels, networks, studies, probes, configurations or data sets.
+"""List schemes, kernels, networks, studies, diagnostics, configurations or data sets.
 
 Examples:
   python scripts/list.py norms

@@ -5,7 +5,7 @@ Examples:
   python scripts/report.py --study=convergence,batch_size --profile=standard
   python scripts/report.py --profile=quick,standard         # both on one page
   python scripts/report.py --results=/big/disk/results
-  python scripts/report.py --profile=standard --ledger=docs/claims.md    # the ledger of claims too
+  python scripts/report.py --profile=standard --ledger=docs/claims.md    # and the table of claims
   python scripts/report.py --profile=standard --short       # a table for a README instead
 
 Writes report/index.html, report/tables, report/figures and report/runs.csv below --results.
@@ -29,8 +29,8 @@ from normlab.studies.study import PROFILES, Study, load_study, study_names
 flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_list("study", [], "Studies by name, or files; none: those that were started here.")
 flags.DEFINE_list("profile", [], f"Profiles on the page, of {', '.join(PROFILES)}.")
-flags.DEFINE_string("ledger", None, "Write the ledger of all claims to this Markdown file.")
-flags.DEFINE_bool("short", False, "Print every row of the rule book as a table in Markdown.")
+flags.DEFINE_string("ledger", None, "Write the table of all claims to this Markdown file.")
+flags.DEFINE_bool("short", False, "Print every decided test as a table in Markdown.")
 FLAGS = flags.FLAGS
 
 

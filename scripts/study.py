@@ -12,10 +12,17 @@ Examples:
 
 --config.a.b=v overrides any setting of normlab/settings.py that the study does not vary.
 Norms of --norms join each setup that they can run in as screening arms, on a page of their own.
-Finished runs are never run again; a second call continues what was stopped, trains what is missing
-and reports. Several of these commands may work on one --results at once.
-Exit codes: 0 all is done, 2 a mistake in the command, 7 results cannot be read or written,
-70 some runs failed (4, 5: they stopped and cannot be continued), 75 SIGTERM, 130 Ctrl-C: saved.
+Finished runs are never repeated. A second call continues what was stopped, trains what is missing
+and reports. Several commands may work on one --results at the same time.
+
+Exit codes:
+  0    all is done
+  2    a mistake in the command
+  4    a stopped run cannot continue, because its data or settings have changed
+  5    a stopped run has no usable checkpoint
+  7    results cannot be read or written
+  70   some runs failed
+  75   SIGTERM, 130 Ctrl-C: saved, the same command continues
 """
 
 from __future__ import annotations
@@ -72,8 +79,10 @@ def with_profile(names: list[str]) -> list[str]:
 
 
 def with_norms(studies: list[Study], norms: Sequence[str]) -> list[Study]:
-    """Return the studies as the flags adapt them, each with those of `norms` that can run in it;
-    raises ConfigError for one that can run in none."""
+    """Return the studies as the flags adapt them, each with those of `norms` that can run in it.
+
+    Raises ConfigError for a norm that can run in none.
+    """
     flags = {"overrides": cli.overrides(), "arms": tuple(FLAGS.arms), "seeds": FLAGS.seeds}
     able: dict[str, list[str]] = {study.name: [] for study in studies}
     for norm in norms:
@@ -118,7 +127,7 @@ def print_plan(job: Job) -> None:
     stopped = stopped_groups(job.store, missing)
     if stopped:
         count = sum(len(group.configs) for group in stopped)
-        print(f"{len(stopped)} populations of {count} runs go on from their checkpoints")
+        print(f"{len(stopped)} populations of {count} runs continue from their checkpoints")
     steps = sum(c["train.steps"] for c in missing.values())
     print(
         f"{len(wanted)} runs known by now, {len(missing)} to train ({steps:,} run-steps); "
@@ -165,7 +174,7 @@ def raise_lost(lost: dict[str, Failure]) -> None:
     if lost:
         first = next(iter(lost))
         told = (
-            f"{len(lost)} runs could not be finished, the first is {first}; the reasons stand "
+            f"{len(lost)} runs could not be finished, the first is {first}; the reasons are "
             f"above and in {FLAGS.results}/runs/*/failure.json"
         )
         statuses = {failure.status for failure in lost.values()}
@@ -186,15 +195,15 @@ def report_with_times(job: Job) -> None:
 
 
 def is_as_planned(studies: Sequence[Study]) -> bool:
-    """Tell whether nothing on the command line departs from the studies as they stand."""
+    """Return whether the command line leaves the studies unchanged."""
     return not (FLAGS.arms or FLAGS.seeds or any(s.variant or s.norms for s in studies))
 
 
 def report(job: Job) -> None:
     """Write the report and print its headline.
 
-    Studies as planned join those that were started before on one page; anything exploratory gets
-    a page of its own, so that it cannot take the place of a verdict.
+    All studies that run as planned share one page. Anything exploratory has its own page, so that
+    it cannot replace a verdict.
     """
     from normlab.report.report import collect, headline, judge_overall, write_report
 

@@ -10,12 +10,19 @@ Examples:
   python scripts/train.py --config=configs/digits_mlp.py --norms=docs/examples/my_norm.py \
       --config.norm.name=my_norm                                       # a norm of your own
 
---config.a.b=v overrides any setting; they stand with their reasons in normlab/settings.py.
-The run lies in results/runs/<id>/, where <id> is the hash of its settings; a finished run is shown,
-not repeated (--restart repeats it), and one that was stopped goes on from its last checkpoint.
-Exit codes: 0 trained, 2 a mistake in the command, 3 the run diverged, 4 it was begun with other
-data, 5 its checkpoints are damaged (--restart begins again), 6 another process trains it, 7 results
-cannot be read or written, 75 SIGTERM, 130 Ctrl-C: saved, the same command continues.
+--config.a.b=v overrides any setting; normlab/settings.py has all of them with their reasons.
+The run is in results/runs/<id>/, where <id> is the hash of its settings. A finished run is shown
+and not repeated (--restart repeats it). A stopped run continues from its last checkpoint.
+
+Exit codes:
+  0    trained
+  2    a mistake in the command
+  3    the run diverged
+  4    the run cannot continue, because its data or settings have changed
+  5    its checkpoints are damaged; --restart trains it from step 0
+  6    another process trains it
+  7    results cannot be read or written
+  75   SIGTERM, 130 Ctrl-C: saved, the same command continues
 """
 
 from __future__ import annotations
@@ -39,7 +46,7 @@ from normlab.settings import Config
 
 flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
-flags.DEFINE_bool("restart", False, "Begin again what is finished or was stopped.")
+flags.DEFINE_bool("restart", False, "Train from step 0 even if the run is finished or was stopped.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
 flags.DEFINE_string("profile_trace", None, "Directory for a profile of a few training steps.")
 cli.define_norms()
