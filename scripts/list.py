@@ -110,7 +110,7 @@ def code(names: Iterable[str]) -> str:
 
 
 def computed() -> Rows:
-    head = ("name", "scheme", "over", "coupled", "parameters", "state", "not felt", "exact")
+    head = ("name", "scheme", "over", "coupled", "parameters", "state", "invariant to", "exact")
     rows: Rows = [head]
     for name, row in NORMS.items():
         title = f"{row.title}; on [N, C] the same as {row.equals}" if row.equals else row.title
@@ -149,7 +149,7 @@ def options() -> Rows:
 
 
 def kernels() -> Rows:
-    rows: Rows = [("name", "scheme", "parameters", "state", "not felt", "source")]
+    rows: Rows = [("name", "scheme", "parameters", "state", "invariant to", "source")]
     for name, row in KERNELS.items():
         state, felt = "`norm_state`" if row.has_state else "", ", ".join(row.invariant)
         rows.append((f"`{name}`", row.title, code(row.parameters), state, felt, row.source))

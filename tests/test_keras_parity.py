@@ -161,8 +161,7 @@ def test_the_verdict_counts_the_judged_runs_and_no_other():
     assert keras_parity.verdict([good, other, *short]).startswith("pass: 1 of 1 runs")
     failed = keras_parity.verdict([good, bad, other, *short])
     assert failed.startswith("fail: 1 of 2 runs") and failed.endswith("2.0e-04")
-    assert "of 3 further runs" in keras_parity.tally([good, bad, *short])
-    assert "not judged, 2 stay" in keras_parity.tally([good, bad, *short])
+    assert keras_parity.tally([good, bad, *short]).startswith("2 of 3 further runs")
     table = keras_parity.table_of([good, bad, *short])
     assert [row[3] for row in table.rows] == ["5.0e-05", "**2.0e-04**"]
     facts = keras_parity.facts_of([good, bad], "jax")

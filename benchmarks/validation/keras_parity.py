@@ -239,7 +239,7 @@ def tally(runs: Sequence[Run]) -> str:
     """Return in one line how many of the short runs stay within the limit."""
     short = [run for run in runs if len(run.ours.losses) == STEPS]
     good = sum(run.is_within_limit for run in short)
-    return f"of {len(short)} further runs over {STEPS} steps, not judged, {good} stay within it"
+    return f"{good} of {len(short)} further runs stay within it; they are not judged"
 
 
 def facts_of(runs: Sequence[Run], backend: str) -> dict[str, Any]:
@@ -289,5 +289,5 @@ def run(options: Options, emit: Emit) -> str:
     path = make_folder(Path(options.results), "bench") / "tutorial.json"
     write_json(path, facts_of(runs, backend))
     where = f"{runner.machine(PACKAGES)} Keras's backend: {backend}."
-    head = [where, f"Result: {verdict(runs)}; {tally(runs)}."]
+    head = [where, f"Result: {verdict(runs)}. {tally(runs)}."]
     return runner.publish(head, [table_of(runs)], emit)
