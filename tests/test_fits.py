@@ -44,41 +44,41 @@ def test_a_share_of_the_labels_is_replaced_by_other_classes(dataset):
 
 def test_noise_is_trained_on_and_scored_apart(dataset):
     config = small(data__label_noise=0.3, eval__train_examples=data.DATASETS["synthetic"].train)
-    feed, split = MemberBatches(config, dataset), dataset.split(0)
-    chunk = feed.chunk(0, 20)
-    np.testing.assert_array_equal(chunk.labels, feed.labels[chunk.train])
+    batches, split = MemberBatches(config, dataset), dataset.split(0)
+    chunk = batches.chunk(0, 20)
+    np.testing.assert_array_equal(chunk.labels, batches.labels[chunk.train])
     assert 0.2 < (chunk.labels != dataset.labels[chunk.train]).mean() < 0.4
-    parts = {p: feed.scoring.rows[feed.scoring.parts == p] for p in (3, 4)}
-    weights = {p: feed.scoring.weights[feed.scoring.parts == p] for p in (3, 4)}
+    parts = {p: batches.scoring.rows[batches.scoring.parts == p] for p in (3, 4)}
+    weights = {p: batches.scoring.weights[batches.scoring.parts == p] for p in (3, 4)}
     kept, replaced = (set(parts[p][weights[p] > 0]) for p in (3, 4))
     assert kept | replaced == set(split.train) and not kept & replaced
     assert len(replaced) == round(0.3 * len(split.train))
     for part, agree in ((3, True), (4, False)):
-        chosen = (feed.scoring.parts == part)[:, None] & (feed.scoring.weights > 0)
-        labels = dataset.labels[feed.scoring.rows]
-        assert np.all((feed.scoring.labels == labels)[chosen] == agree)
-    is_test = (feed.scoring.parts == 2)[:, None] & (feed.scoring.weights > 0)
-    labels = dataset.labels[feed.scoring.rows]
-    np.testing.assert_array_equal(feed.scoring.labels[is_test], labels[is_test])
+        chosen = (batches.scoring.parts == part)[:, None] & (batches.scoring.weights > 0)
+        labels = dataset.labels[batches.scoring.rows]
+        assert np.all((batches.scoring.labels == labels)[chosen] == agree)
+    is_test = (batches.scoring.parts == 2)[:, None] & (batches.scoring.weights > 0)
+    labels = dataset.labels[batches.scoring.rows]
+    np.testing.assert_array_equal(batches.scoring.labels[is_test], labels[is_test])
 
 
 def test_scores_of_the_training_examples_are_a_plain_loop_s(dataset):
     config = small(data__label_noise=0.3, eval__train_examples=data.DATASETS["synthetic"].train)
     (outcome,), states = train([config], dataset)
-    feed, params = MemberBatches(config, dataset), member(states).params
+    batches, params = MemberBatches(config, dataset), member(states).params
     rows = dataset.split(0).train
     for name, chosen in (
-        ("train_set", rows[feed.labels[rows] == dataset.labels[rows]]),
-        ("replaced", rows[feed.labels[rows] != dataset.labels[rows]]),
+        ("train_set", rows[batches.labels[rows] == dataset.labels[rows]]),
+        ("replaced", rows[batches.labels[rows] != dataset.labels[rows]]),
     ):
         h = dataset.images[chosen].astype(np.float64) / 255
         for i in (1, 2):
             layer = params[f"dense_{i}"]
             h = np.maximum(h @ np.float64(layer["kernel"]) + np.float64(layer["bias"]), 0)
         logits = h @ np.float64(params["head"]["kernel"]) + np.float64(params["head"]["bias"])
-        right = (logits.argmax(-1) == feed.labels[chosen]).mean()
+        right = (logits.argmax(-1) == batches.labels[chosen]).mean()
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        loss = -log_p[np.arange(len(chosen)), feed.labels[chosen]].mean()
+        loss = -log_p[np.arange(len(chosen)), batches.labels[chosen]].mean()
         assert outcome.curve[-1][f"{name}_accuracy"] == pytest.approx(right, abs=1e-9)
         assert outcome.curve[-1][f"{name}_loss"] == pytest.approx(loss, abs=2e-5)
         assert outcome.final[f"{name}_loss"] == outcome.curve[-1][f"{name}_loss"]
@@ -118,19 +118,20 @@ def test_the_batch_shrinks_and_visits_fresh_epochs(dataset):
 
 def test_a_late_batch_trains_as_one_of_that_size(dataset):
     both = small(train__steps=12, train__late_batch=8, train__late_from=6, norm__name="batch")
-    calendar = Schedule(both, 1, 2)
-    np.testing.assert_allclose(calendar.rate, [1] * 6 + [8 / 32] * 6)
+    schedule = Schedule(both, 1, 2)
+    np.testing.assert_allclose(schedule.rate, [1] * 6 + [8 / 32] * 6)
     (outcome,), states = train([both], dataset)
     population = Population([{**both, "train.late_batch": 0, "data.batch": 8}], dataset)
     begun, first_half = train([{**both, "train.steps": 6, "train.late_batch": 0}], dataset)
     del begun
-    feed = MemberBatches(both, dataset).chunk(6, 6)
+    batches = MemberBatches(both, dataset).chunk(6, 6)
     step = population.program.advance
-    small_feed = jax.tree.map(
-        lambda leaf: leaf[None], feed._replace(train=feed.train[:, :8], labels=feed.labels[:, :8])
+    small_batch = jax.tree.map(
+        lambda leaf: leaf[None],
+        batches._replace(train=batches.train[:, :8], labels=batches.labels[:, :8]),
     )
-    table = calendar.chunk(6, 6)._replace(batches=np.zeros(6, np.int32))
-    alone, _ = step(first_half, population.hyper, small_feed, table, population.images)
+    chunk = schedule.chunk(6, 6)._replace(scored=np.zeros(6, np.int32))
+    alone, _ = step(first_half, population.hyper, small_batch, chunk, population.images)
     for a, b in zip(
         jax.tree.leaves(member(states).params), jax.tree.leaves(member(alone).params), strict=True
     ):
@@ -146,7 +147,7 @@ def test_initial_weights_can_be_drawn_apart_from_the_data(dataset):
     )
     assert (usual != other).any()
     np.testing.assert_array_equal(other, fifth)
-    rows = population.feed(0, 20).train
+    rows = population.batches(0, 20).train
     np.testing.assert_array_equal(rows[0], rows[1])
     assert (rows[0] != rows[2]).any()
 
@@ -170,7 +171,7 @@ def watched(dataset):
     return population, states, snapshots, outcomes, bare
 
 
-def test_probes_are_rows_of_the_curve_and_change_no_bit(watched):
+def test_diagnostics_are_rows_of_the_curve_and_change_no_bit(watched):
     population, states, _, plain, bare = watched
     for a, b in zip(jax.tree.leaves(states.params), jax.tree.leaves(bare.params), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -183,15 +184,18 @@ def test_probes_are_rows_of_the_curve_and_change_no_bit(watched):
         assert bare_rows == unseen.curve
 
 
-def test_what_a_probe_remembers_survives_a_stop(watched, dataset):
+def test_the_state_of_a_diagnostic_survives_a_stop(watched, dataset):
     population, states, snapshots, *_ = watched
+    assert "memory/drift/sorted" in snapshots[0].arrays  # its name in checkpoints of any age
     config = small(norm__name="batch", eval__probes="drift+rotation", train__steps=12)
     config |= {"train.eval_every": 3, "host.width": 2, "host.chunk": 6}
     again = Population([config, {**config, "seed": 1}], dataset)
     ended = again.train(lambda p: None, resumed=snapshots[0])
     for whole, resumed in zip(population.outcomes, again.outcomes, strict=True):
         assert whole.curve[2:] == resumed.curve[2:] and whole.final == resumed.final
-    np.testing.assert_array_equal(states.memory["drift"]["sorted"], ended.memory["drift"]["sorted"])
+    np.testing.assert_array_equal(
+        states.diagnostic_state["drift"]["sorted"], ended.diagnostic_state["drift"]["sorted"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def diagnose(digits: data.Dataset) -> Numbers:
     def run(rows, labels):
         x = images.gather(rows[0])
         state = init_state(net, "momentum", hyper, x)
-        state = state._replace(memory=look.start(state, hyper, x))
+        state = state._replace(diagnostic_state=look.start(state, hyper, x))
         step = make_train_step(net, "momentum", hyper)
 
         def body(state, now):

@@ -28,7 +28,7 @@ def poisoned() -> data.Dataset:
     seed 1 not at all."""
     dataset = data.load("synthetic")
     rows = [MemberBatches(small(seed=seed), dataset) for seed in (0, 1)]
-    seen = [feed.chunk(0, 20).train for feed in rows]
+    seen = [batches.chunk(0, 20).train for batches in rows]
     others = set(seen[0].ravel()) - set(seen[0][POISONED - 1]) | set(seen[1].ravel())
     scored = set(np.concatenate([f.scoring.rows.ravel() for f in rows]))
     scored |= set(np.concatenate([f.stats for f in rows]))

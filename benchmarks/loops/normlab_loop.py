@@ -69,9 +69,9 @@ class Loop:
         configs = [config_of(job.network, seed) | host for seed in seeds]
         images = Images("random", job.images, job.labels, job.network.shape, CLASSES, "")
         self.population = Population(configs, images)
-        self.feeds = [self.population.feed(i * length, length) for i in range(CHUNKS)]
+        self.batches = [self.population.batches(i * length, length) for i in range(CHUNKS)]
         nothing = np.zeros(length, np.int32)
-        table = self.population.calendar.chunk(0, length)._replace(batches=nothing)
+        table = self.population.schedule.chunk(0, length)._replace(scored=nothing)
         self.idle = table._replace(is_step=np.zeros(length, bool))
         self.table = table._replace(is_step=np.ones(length, bool))
         began = time.perf_counter()
@@ -83,8 +83,8 @@ class Loop:
         self.states = self.population.start()
 
     def _advance(self, chunk: int, table):
-        p, feed = self.population, self.feeds[chunk % CHUNKS]
-        self.states, trace = p.program.advance(self.states, p.hyper, feed, table, p.images)
+        p, batches = self.population, self.batches[chunk % CHUNKS]
+        self.states, trace = p.program.advance(self.states, p.hyper, batches, table, p.images)
         return jax.block_until_ready(trace.loss)
 
     def facts(self) -> dict[str, float]:

@@ -132,7 +132,7 @@ def train_population(
     cheap = {"eval.curve_examples": 1, "eval.stats_examples": 2}
     population = Population([config | often | cheap | {"seed": seed} for seed in seeds], dataset)
     first = jax.device_get(population.start().params)
-    batches = population.feed(0, steps).train
+    batches = population.batches(0, steps).train
     end = jax.device_get(population.train(lambda progress: None).batch_stats)
     found = []
     for i, (seed, outcome) in enumerate(zip(seeds, population.outcomes, strict=True)):

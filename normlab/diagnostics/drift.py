@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.inputs import DiagnosticInputs, DiagnosticState, Values
 from normlab.diagnostics.sizes import by_unit, means_and_stds
 from normlab.diagnostics.taps import activation_inputs, run
 
@@ -14,30 +14,30 @@ MOST = 512
 not fall on the same columns of every row."""
 
 
-def sample(scene: DiagnosticInputs) -> jax.Array:
+def sample(inputs: DiagnosticInputs) -> jax.Array:
     """Return what enters the last activation in training mode, [values, C], each unit sorted."""
-    x = by_unit(activation_inputs(scene, run(scene, scene.params))[-1])
+    x = by_unit(activation_inputs(inputs, run(inputs, inputs.params))[-1])
     stride = -(-len(x) // MOST)
     stride += stride > 1 and stride % 2 == 0
     return jnp.sort(x[::stride], axis=0)
 
 
-def remember(scene: DiagnosticInputs) -> Memory:
-    """Return the memory before the first probing."""
-    shape = jax.eval_shape(lambda params: sample(scene._replace(params=params)), scene.params)
+def initial_state(inputs: DiagnosticInputs) -> DiagnosticState:
+    """Return the state before the first measurement."""
+    shape = jax.eval_shape(lambda params: sample(inputs._replace(params=params)), inputs.params)
     return {"sorted": jnp.zeros(shape.shape), "is_set": jnp.zeros((), bool)}
 
 
-def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
-    """Return how far the units' distributions on the probe batch moved since the last probing:
+def observe(inputs: DiagnosticInputs, state: DiagnosticState) -> tuple[Values, DiagnosticState]:
+    """Return how far the units' distributions on the diagnostic batch moved since the last time:
 
     drift.step: mean over units of the W1 distance over the unit's standard deviation at the last
-    probing; drift.moments: the same of |change of mean| + |change of standard deviation|. NaN at
-    the first probing; units that were constant are left out, NaN where all were.
+    time; drift.moments: the same of |change of mean| + |change of standard deviation|. NaN at the
+    first time; units that were constant are left out, NaN where all were.
     """
-    now, before = sample(scene), memory["sorted"]
+    now, before = sample(inputs), state["sorted"]
     (mean, std), (old_mean, old_std) = means_and_stds([now, before])
-    counts = (old_std > 0) & memory["is_set"]
+    counts = (old_std > 0) & state["is_set"]
 
     def average(distance: jax.Array) -> jax.Array:
         relative = jnp.where(counts, distance / jnp.where(counts, old_std, 1), 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.inputs import DiagnosticInputs, Values
 from normlab.diagnostics.sizes import TINY, length
 from normlab.diagnostics.taps import cross_entropy, inside, name_of, outline, run
 
@@ -26,24 +26,24 @@ def middle(sizes: list[jax.Array]) -> list[jax.Array]:
     return inner if len(inner) > 1 else sizes[1:]
 
 
-def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
-    """Return the L2 norms of the gradients of the probe batch's loss in training mode.
+def observe(inputs: DiagnosticInputs) -> Values:
+    """Return the L2 norms of the gradients of the diagnostic batch's loss in training mode.
 
     gradients.input.<layer>: with respect to what the layer receives; gradients.kernel.<layer>: to
     its kernel; gradients.slope: decades of the first per layer (see `middle`), a gradient of 0
     counting as the smallest normal float32.
     """
-    layers = outline(scene).layers
+    layers = outline(inputs).layers
 
     def loss(params, added):
-        return cross_entropy(scene, run(scene, params, added=added).logits)
+        return cross_entropy(inputs, run(inputs, params, added=added).logits)
 
     zeros = [jnp.zeros(layer.x.shape, layer.x.dtype) for layer in layers]
-    by_params, by_inputs = jax.grad(loss, (0, 1))(scene.params, zeros)
+    by_params, by_inputs = jax.grad(loss, (0, 1))(inputs.params, zeros)
     sizes = [length(leaf) for leaf in by_inputs]
     values = {"gradients.slope": slope(middle(sizes))}
     for layer, size in zip(layers, sizes, strict=True):
         values[f"gradients.input.{name_of(layer)}"] = size
         kernel = inside(by_params, layer.path)["kernel"]
         values[f"gradients.kernel.{name_of(layer)}"] = length(kernel)
-    return values, memory
+    return values

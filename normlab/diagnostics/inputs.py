@@ -1,4 +1,4 @@
-"""What a probe gets to see of a run at one moment."""
+"""What a diagnostic gets of a run at one moment."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import jax
 from flax import linen as nn
 
 Values = dict[str, jax.Array]
-"""Scalars by "<probe>.<quantity>" or "<probe>.<quantity>.<layer>"."""
-Memory = dict[str, jax.Array]
-"""What a probe keeps from one probing to the next; empty for most."""
+"""Scalars by "<diagnostic>.<quantity>" or "<diagnostic>.<quantity>.<layer>"."""
+DiagnosticState = dict[str, jax.Array]
+"""What a diagnostic keeps from one measurement to the next."""
 
 
 class DiagnosticInputs(NamedTuple):
-    """A network between two steps, and images to probe it with."""
+    """A network between two steps, and images to measure it with."""
 
     net: nn.Module
     whole: nn.Module | None
@@ -33,7 +33,7 @@ class DiagnosticInputs(NamedTuple):
     stats_x: jax.Array
     """[m, ...] images that running statistics are re-estimated on."""
     key: jax.Array
-    """For the stream `noise`; all passes of one probing get the same."""
+    """For the stream `noise`; all passes of one measurement get the same."""
     descend: Callable[[Any], Any]
     """(gradients) -> the parameters after the optimiser's next step on them."""
     rate: jax.Array

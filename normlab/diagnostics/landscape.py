@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.inputs import DiagnosticInputs, Values
 from normlab.diagnostics.sizes import TINY, length
 from normlab.diagnostics.taps import cross_entropy, live_loss, run, statistics_of
 
@@ -48,26 +48,26 @@ def relative_change(rows: jax.Array) -> jax.Array:
     return rows[-1, 1] / jnp.maximum(rows[-1, 3], TINY)
 
 
-def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
-    """Return, for the loss of the probe batch in training mode at w - s g, s = 1/2, 1, 2 and 4
+def observe(inputs: DiagnosticInputs) -> Values:
+    """Return, for the loss of the diagnostic batch in training mode at w - s g, s = 1/2, 1, 2 and 4
     learning rates, g its gradient at w:
 
     landscape.loss_range: the largest loss minus the smallest; landscape.predictiveness: the largest
     |g - g(w - s g)|; landscape.smoothness: the largest |change of g| / |change of w|.
     landscape.relative: see `relative_change`; landscape.relative_frozen: the same of the loss in
-    evaluation mode with the statistics of the probe batch at w, along that loss's own gradient
+    evaluation mode with the statistics of the diagnostic batch at w, along that loss's own gradient
     (without running statistics: the live one).
     """
-    w, restore = ravel_pytree(scene.params)
-    live = walk(lambda w: live_loss(scene, restore(w)), w, jnp.array(STEPS) * scene.rate)
+    w, restore = ravel_pytree(inputs.params)
+    live = walk(lambda w: live_loss(inputs, restore(w)), w, jnp.array(STEPS) * inputs.rate)
     losses, changes, distances, _ = live[:-1].T
     frozen = live
-    if scene.whole is not None:
-        statistics = statistics_of(scene, scene.x)
+    if inputs.whole is not None:
+        statistics = statistics_of(inputs, inputs.x)
 
         def held(w: jax.Array) -> jax.Array:
-            taps = run(scene, restore(w), train=False, batch_stats=statistics)
-            return cross_entropy(scene, taps.logits)
+            taps = run(inputs, restore(w), train=False, batch_stats=statistics)
+            return cross_entropy(inputs, taps.logits)
 
         frozen = walk(held, w, jnp.zeros(0))
     values = {
@@ -77,4 +77,4 @@ def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
         "landscape.relative": relative_change(live),
         "landscape.relative_frozen": relative_change(frozen),
     }
-    return values, memory
+    return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.inputs import DiagnosticInputs, Values
 from normlab.diagnostics.sizes import TINY, by_example
 from normlab.diagnostics.taps import name_of, run
 
@@ -25,16 +25,16 @@ def mean_cosine(h: jax.Array) -> jax.Array:
     return (all_pairs - same) / (len(h) * (len(h) - 1))
 
 
-def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
+def observe(inputs: DiagnosticInputs) -> Values:
     """Return for H [B, C], what each layer receives (images: its mean over space), in training
-    mode on the probe batch:
+    mode on the diagnostic batch:
 
     rank.stable.<layer> = |H|_F^2 / |H|_2^2; rank.cosine.<layer>: mean cosine of two different
     examples.
     """
     values = {}
-    for layer in run(scene, scene.params).layers:
+    for layer in run(inputs, inputs.params).layers:
         h = by_example(layer.x)
         values[f"rank.stable.{name_of(layer)}"] = stable_rank(h)
         values[f"rank.cosine.{name_of(layer)}"] = mean_cosine(h)
-    return values, memory
+    return values

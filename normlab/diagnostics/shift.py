@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.inputs import DiagnosticInputs, Values
 from normlab.diagnostics.sizes import TINY, cosine, length
 from normlab.diagnostics.taps import Taps, inside, live_loss, name_of, outline
 
@@ -25,7 +25,7 @@ def numbers(params: Any, taps: Taps) -> Any:
     return jax.tree_util.tree_map_with_path(number, params)
 
 
-def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
+def observe(inputs: DiagnosticInputs) -> Values:
     """Return how G, the gradient of a layer's kernel, differs from G', the same after all earlier
     layers took the optimiser's step, on the same batch in training mode:
 
@@ -33,21 +33,21 @@ def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     shift.cosine.<layer>; shift.relative, shift.cosine: means over all layers but the first, where
     G' = G. The parameters of a norm, and scalars of a block, move with the layer before them.
     """
-    taps = outline(scene)
+    taps = outline(inputs)
     layers = taps.layers
 
     def gradients(params: Any) -> list[jax.Array]:
-        grads = jax.grad(lambda p: live_loss(scene, p))(params)
+        grads = jax.grad(lambda p: live_loss(inputs, p))(params)
         return [inside(grads, layer.path)["kernel"] for layer in layers]
 
-    grads = jax.grad(lambda p: live_loss(scene, p))(scene.params)
+    grads = jax.grad(lambda p: live_loss(inputs, p))(inputs.params)
     before = [inside(grads, layer.path)["kernel"] for layer in layers]
-    after, number = scene.descend(grads), numbers(scene.params, taps)
+    after, number = inputs.descend(grads), numbers(inputs.params, taps)
 
     def compare(i: jax.Array) -> jax.Array:
         """Return [layers, 3], of which only row i is of use: one program serves all layers."""
         step = jax.tree.map(
-            lambda old, new, n: jnp.where(n < i, new, old), scene.params, after, number
+            lambda old, new, n: jnp.where(n < i, new, old), inputs.params, after, number
         )
         rows = []
         for g, new in zip(before, gradients(step), strict=True):
@@ -62,4 +62,4 @@ def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     for i, layer in enumerate(layers):
         for j, quantity in enumerate(("distance", "relative", "cosine")):
             values[f"shift.{quantity}.{name_of(layer)}"] = found[i, j]
-    return values, memory
+    return values

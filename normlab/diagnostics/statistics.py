@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.inputs import DiagnosticInputs, Values
 from normlab.diagnostics.taps import inside, name_of, outline, statistics_of
 
 FLOOR = 1e-5
 """Added to variances, the default epsilon of our norms: constant channels have no gap."""
 
 
-def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
+def observe(inputs: DiagnosticInputs) -> Values:
     """Return, for the norms that keep running statistics, their distance from re-estimated ones:
 
     statistics.mean.<norm>: mean over channels of |running mean - mean| / sqrt(variance);
@@ -19,11 +19,11 @@ def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
     does not keep is left out; a mean without variance is given in its own units.
     """
     values: Values = {}
-    if scene.whole is None:
-        return values, memory
-    exact = statistics_of(scene, scene.stats_x)
-    for norm in outline(scene).norms:
-        running, true = inside(scene.state["batch_stats"], norm.path), inside(exact, norm.path)
+    if inputs.whole is None:
+        return values
+    exact = statistics_of(inputs, inputs.stats_x)
+    for norm in outline(inputs).norms:
+        running, true = inside(inputs.state["batch_stats"], norm.path), inside(exact, norm.path)
         var = true["var"] + FLOOR if "var" in true else 1.0
         if "mean" in running:
             gap = (running["mean"] - true["mean"]) + (
@@ -33,4 +33,4 @@ def observe(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
         if "var" in running:
             gap = jnp.log((running["var"] + FLOOR) / var)
             values[f"statistics.var.{name_of(norm)}"] = jnp.mean(jnp.abs(gap))
-    return values, memory
+    return values

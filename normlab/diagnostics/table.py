@@ -1,8 +1,9 @@
-"""`PROBES`: what can be observed of a run."""
+"""`DIAGNOSTICS`: what can be measured in a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from normlab.diagnostics import (
     activations,
@@ -16,14 +17,11 @@ from normlab.diagnostics import (
     statistics,
     units,
 )
-from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.inputs import DiagnosticInputs, DiagnosticState, Values
 
-Observe = Callable[[DiagnosticInputs, Memory], tuple[Values, Memory]]
-
-PROBES: dict[str, Observe] = {
+DIAGNOSTICS: dict[str, Callable[[DiagnosticInputs], Values]] = {
     "gradients": gradients.observe,
     "activations": activations.observe,
-    "drift": drift.observe,
     "shift": shift.observe,
     "landscape": landscape.observe,
     "curvature": curvature.observe,
@@ -34,8 +32,14 @@ PROBES: dict[str, Observe] = {
     "health": units.observe_health,
     "moments": units.observe_moments,
 }
-"""Name -> observe(scene, memory) -> (values, memory), pure and traceable; all values are float32
-scalars, and their names start with that of the probe."""
+"""Name -> observe(inputs) -> values, pure and traceable. All values are float32 scalars, and their
+names start with that of the diagnostic."""
 
-MEMORIES: dict[str, Callable[[DiagnosticInputs], Memory]] = {"drift": drift.remember}
-"""Name -> what the probe remembers before its first probing; the others remember nothing."""
+
+class Stateful(NamedTuple):
+    initial_state: Callable[[DiagnosticInputs], DiagnosticState]
+    observe: Callable[[DiagnosticInputs, Any], tuple[Values, DiagnosticState]]
+
+
+STATEFUL: dict[str, Stateful] = {"drift": Stateful(drift.initial_state, drift.observe)}
+"""The diagnostics that keep something from one measurement to the next."""

@@ -1,4 +1,4 @@
-"""Runs of a network that also tell what went into its layers, and came out of its norms."""
+"""Runs of a network that also return what its layers received and its norms put out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from normlab.norms.noise import Noise
 
 MUTABLE = ("batch_stats", "norm_state")
 SMALLEST_SCALE = 1e-4
-"""Below it float32 no longer tells what stood before the scale."""
+"""Below it float32 cannot recover the value before the scale."""
 
 Path = tuple[str, ...]
 
@@ -42,7 +42,7 @@ class Norm(NamedTuple):
     x_hat: Any
     """Before its own scale and bias."""
     is_known: Any
-    """[C] whether x_hat could be told from y: False where the scale is next to 0."""
+    """[C] whether x_hat can be recovered from y: False where the scale is next to 0."""
 
 
 class Taps(NamedTuple):
@@ -63,7 +63,7 @@ def name_of(tap: Layer | Norm) -> str:
 
 
 def inside(tree: Any, path: Path) -> Any:
-    """Return what stands in a nested dict at `path`, {} where nothing does."""
+    """Return the entry of a nested dict at `path`, {} where there is none."""
     for key in path:
         tree = tree.get(key, {})
     return tree
@@ -79,7 +79,7 @@ def _norm_of(module: nn.Module, x: jax.Array, y: jax.Array) -> Norm:
 
 
 def run(
-    scene: DiagnosticInputs,
+    inputs: DiagnosticInputs,
     params: Any,
     *,
     x: jax.Array | None = None,
@@ -87,10 +87,10 @@ def run(
     batch_stats: Any = None,
     added: Sequence[jax.Array] | None = None,
 ) -> Taps:
-    """Return one run of the network on `x` (None: the probe batch), whose state it leaves alone.
+    """Return one run of the network on `x` (None: the diagnostic batch); its state stays.
 
-    `batch_stats`: other running statistics than the scene's. `added`: one array for each layer,
-    added to what it receives, to differentiate with respect to that.
+    `batch_stats`: other running statistics than those of `inputs`. `added`: one array for each
+    layer, added to what it receives, to differentiate with respect to that.
     """
     taps = Taps([], [], {}, None)
 
@@ -113,27 +113,27 @@ def run(
         taps.owners[module.path] = max(len(taps.layers) - 1, 0)
         return y
 
-    state = scene.state if batch_stats is None else scene.state | {"batch_stats": batch_stats}
-    variables, x = {"params": params, **state}, scene.x if x is None else x
+    state = inputs.state if batch_stats is None else inputs.state | {"batch_stats": batch_stats}
+    variables, x = {"params": params, **state}, inputs.x if x is None else x
     with nn.intercept_methods(listen):
         if train:
-            rngs = {"noise": scene.key}
-            logits, _ = scene.net.apply(variables, x, train=True, mutable=MUTABLE, rngs=rngs)
+            rngs = {"noise": inputs.key}
+            logits, _ = inputs.net.apply(variables, x, train=True, mutable=MUTABLE, rngs=rngs)
         else:
-            logits = scene.net.apply(variables, x, train=False)
+            logits = inputs.net.apply(variables, x, train=False)
     return taps._replace(logits=logits)
 
 
-def outline(scene: DiagnosticInputs) -> Taps:
+def outline(inputs: DiagnosticInputs) -> Taps:
     """Return a training run of shapes alone, which costs the program nothing."""
     found: list[Taps] = []
 
     def trace(params: Any) -> Any:
-        taps = run(scene, params)
+        taps = run(inputs, params)
         found.append(taps)
         return [leaf[1:] for leaf in (*taps.layers, *taps.norms)], taps.logits
 
-    leaves, logits = jax.eval_shape(trace, scene.params)
+    leaves, logits = jax.eval_shape(trace, inputs.params)
     taps, count = found[0], len(found[0].layers)
     return taps._replace(
         layers=[Layer(t.path, *v) for t, v in zip(taps.layers, leaves, strict=False)],
@@ -142,34 +142,34 @@ def outline(scene: DiagnosticInputs) -> Taps:
     )
 
 
-def activation_inputs(scene: DiagnosticInputs, taps: Taps) -> list[jax.Array]:
+def activation_inputs(inputs: DiagnosticInputs, taps: Taps) -> list[jax.Array]:
     """Return for each norm what enters the activation beside it: what the norm puts out, with
     noise; where the norm follows the activation (placement post), what the layer before puts out.
 
     The second norm of a residual block of order post stands before a sum: there the activation
     gets the shortcut too, which is left out.
     """
-    if getattr(scene.net, "placement", "pre") == "post":
+    if getattr(inputs.net, "placement", "pre") == "post":
         return [jnp.asarray(taps.layers[taps.owners[n.path]].y, jnp.float32) for n in taps.norms]
     return [n.noisy for n in taps.norms]
 
 
-def cross_entropy(scene: DiagnosticInputs, logits: jax.Array) -> jax.Array:
-    """Return the mean cross-entropy of the probe batch, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, scene.y).mean()
+def cross_entropy(inputs: DiagnosticInputs, logits: jax.Array) -> jax.Array:
+    """Return the mean cross-entropy of the diagnostic batch, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, inputs.y).mean()
 
 
-def live_loss(scene: DiagnosticInputs, params: Any) -> jax.Array:
-    """Return the loss of the probe batch in training mode, with the batch's own statistics."""
-    return cross_entropy(scene, run(scene, params).logits)
+def live_loss(inputs: DiagnosticInputs, params: Any) -> jax.Array:
+    """Return the loss of the diagnostic batch in training mode, with the batch's own statistics."""
+    return cross_entropy(inputs, run(inputs, params).logits)
 
 
-def statistics_of(scene: DiagnosticInputs, x: jax.Array) -> Any:
-    """Return as running statistics exactly those of the images `x`; the scene's own where the
+def statistics_of(inputs: DiagnosticInputs, x: jax.Array) -> Any:
+    """Return as running statistics exactly those of the images `x`; the inputs's own where the
     scheme has none."""
-    if scene.whole is None:
-        return scene.state["batch_stats"]
-    rngs = {"noise": scene.key}
-    variables = {"params": scene.params, **scene.state}
-    _, moved = scene.whole.apply(variables, x, train=True, mutable=MUTABLE, rngs=rngs)
+    if inputs.whole is None:
+        return inputs.state["batch_stats"]
+    rngs = {"noise": inputs.key}
+    variables = {"params": inputs.params, **inputs.state}
+    _, moved = inputs.whole.apply(variables, x, train=True, mutable=MUTABLE, rngs=rngs)
     return moved.get("batch_stats", {})

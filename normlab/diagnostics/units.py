@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.diagnostics.inputs import DiagnosticInputs, Memory, Values
+from normlab.diagnostics.inputs import DiagnosticInputs, Values
 from normlab.diagnostics.sizes import TINY, by_unit, means_and_stds
 from normlab.diagnostics.taps import name_of, run, statistics_of
 
@@ -15,27 +15,27 @@ RESOLVED = 2.0**24
 """The largest mean over standard deviation that float32 can tell from a constant."""
 
 
-def observe_dead(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
+def observe_dead(inputs: DiagnosticInputs) -> Values:
     """Return dead.share.<layer>, the share of the units that the layer receives (all but the first
     layer, which receives the image) that are 0 for all examples and at all positions."""
     values = {}
-    for layer in run(scene, scene.params).layers[1:]:
+    for layer in run(inputs, inputs.params).layers[1:]:
         is_dead = jnp.all(by_unit(layer.x) == 0, axis=0)
         values[f"dead.share.{name_of(layer)}"] = is_dead.astype(jnp.float32).mean()
-    return values, memory
+    return values
 
 
-def observe_health(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
+def observe_health(inputs: DiagnosticInputs) -> Values:
     """Return health.ratio.<norm>, the largest |mean| / standard deviation of a channel that enters
     the norm, 2^24 at most, in training mode over batch and space."""
     values = {}
-    norms = run(scene, scene.params).norms
+    norms = run(inputs, inputs.params).norms
     found = means_and_stds([norm.x for norm in norms])
     for norm, (mean, std) in zip(norms, found, strict=True):
         mean = jnp.abs(mean)
         floor = jnp.maximum(mean / RESOLVED, TINY)
         values[f"health.ratio.{name_of(norm)}"] = jnp.max(mean / jnp.maximum(std, floor))
-    return values, memory
+    return values
 
 
 def are_near(arrays: list[jax.Array]) -> list[jax.Array]:
@@ -53,21 +53,21 @@ def share(near: list[jax.Array], counts: list[jax.Array] | None = None) -> jax.A
     return jnp.sum(is_near & count) / jnp.sum(count)
 
 
-def observe_moments(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Memory]:
+def observe_moments(inputs: DiagnosticInputs) -> Values:
     """Return the share of channels, of all norms or layers together, whose |mean| <= 0.1 and
     |standard deviation - 1| <= 0.1 over batch and space:
 
-    moments.normalized: normalized values in training on the probe batch, before scale and bias;
-    moments.scaled: after them; moments.received: what conv, dense and head receive, but for the
-    image; moments.evaluation: normalized values in evaluation mode on held-out images with
+    moments.normalized: normalized values in training on the diagnostic batch, without scale and
+    bias; moments.scaled: after them; moments.received: what conv, dense and head receive, but for
+    the image; moments.evaluation: normalized values in evaluation mode on held-out images with
     re-estimated statistics. Channels whose scale is next to 0 are left out of the first and last.
     """
-    training = run(scene, scene.params)
-    statistics = statistics_of(scene, scene.stats_x)
-    evaluation = run(scene, scene.params, x=scene.held_out, train=False, batch_stats=statistics)
+    training = run(inputs, inputs.params)
+    statistics = statistics_of(inputs, inputs.stats_x)
+    evaluation = run(inputs, inputs.params, x=inputs.held_out, train=False, batch_stats=statistics)
     norms, count = training.norms, len(training.norms)
-    inputs = [layer.x for layer in training.layers[1:]]
-    near = are_near([n.x_hat for n in norms] + [n.y for n in norms] + inputs)
+    received = [layer.x for layer in training.layers[1:]]
+    near = are_near([n.x_hat for n in norms] + [n.y for n in norms] + received)
     known = [n.is_known for n in norms]
     values = {
         "moments.normalized": share(near[:count], known),
@@ -75,4 +75,4 @@ def observe_moments(scene: DiagnosticInputs, memory: Memory) -> tuple[Values, Me
         "moments.received": share(near[2 * count :]),
         "moments.evaluation": share(are_near([n.x_hat for n in evaluation.norms]), known),
     }
-    return values, memory
+    return values

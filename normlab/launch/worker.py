@@ -160,8 +160,8 @@ class Worker:
         """Write a profile of a few training steps, once their program is compiled; only one."""
         folder, self.profile_trace = self.profile_trace, None
         if folder:
-            trainer.population.rehearsal(TRACED_STEPS)()
-            run = trainer.population.rehearsal(TRACED_STEPS)
+            trainer.population.warm_up(TRACED_STEPS)()
+            run = trainer.population.warm_up(TRACED_STEPS)
             with jax.profiler.trace(folder):
                 run()
             self.tell("traced", steps=TRACED_STEPS, folder=folder)

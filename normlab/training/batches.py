@@ -98,7 +98,7 @@ class MemberBatches:
         return int(np.sum(np.isin(self.scoring.parts, CURVE_PARTS)))
 
     def chunk(self, first: int, length: int) -> ChunkBatches:
-        """Return the feed of steps first .. first + length - 1, padded behind the last step."""
+        """Return the batches of steps first .. first + length - 1, padded behind the last step."""
         last = min(first + length, self.config["train.steps"])
         seed, batch = self.config["seed"], self.config["data.batch"]
         rows = batch_rows(self.split, seed, batch, first, last, late_of(self.config))
@@ -123,7 +123,7 @@ def late_of(config: Config) -> tuple[int, int] | None:
 
 
 class Schedule:
-    """The timetable of a run, cut into chunks."""
+    """What happens at each step of a run, cut into chunks."""
 
     def __init__(self, config: Config, curve_batches: int, all_batches: int):
         steps = config["train.steps"]
@@ -133,17 +133,17 @@ class Schedule:
         if late := late_of(config):
             self.is_late[late[1] :] = True
             self.rate[self.is_late] *= np.float32(late[0] / config["data.batch"])
-        self.batches = np.zeros(steps, np.int32)
-        self.batches[np.array(self.points) - 1] = curve_batches
-        self.batches[-1] = all_batches
+        self.scored = np.zeros(steps, np.int32)
+        self.scored[np.array(self.points) - 1] = curve_batches
+        self.scored[-1] = all_batches
 
     def chunk(self, first: int, length: int) -> ScheduleChunk:
-        """Return the timetable of steps first .. first + length - 1, padded behind the last."""
+        """Return the schedule of steps first .. first + length - 1, padded behind the last."""
         part = slice(first, first + length)
         return ScheduleChunk(
             rate=pad_rows(self.rate[part], length),
             is_step=np.arange(first, first + length) < len(self.rate),
-            batches=pad_rows(self.batches[part], length),
+            scored=pad_rows(self.scored[part], length),
             is_late=pad_rows(self.is_late[part], length),
-            all_batches=self.batches[-1],
+            all_batches=self.scored[-1],
         )

@@ -1,4 +1,4 @@
-"""What probes see of a run, inside the compiled program."""
+"""Diagnostics of a run, inside the compiled program."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from normlab.settings import Config
 from normlab.training.optim import direction
 from normlab.training.state import Hyper, TrainState
 
-PROBE_STREAM = 2
-"""Folded into a run's key before the step: the noise that probes see changes with every step, and
-is that of no step."""
+DIAGNOSTIC_STREAM = 2
+"""Folded into a run's key before the step. The noise that diagnostics see changes with every step,
+and no step trains with it."""
 
 
 class Diagnostics(NamedTuple):
     start: Callable[[TrainState, Hyper, Any], dict[str, Any]]
-    """(state at step 0, hyper, x) -> what the probes remember at first."""
+    """(state at step 0, hyper, x) -> the first `diagnostic_state`."""
     observe: Callable[..., tuple[TrainState, dict[str, Any]]]
-    """(state, hyper, relative rate, data, feed) -> state with its memory moved, values by name."""
+    """(state, hyper, relative rate, data, batches) -> state with a new `diagnostic_state`, and
+    values by name."""
 
 
 def make_diagnostics(config: Config, net: nn.Module, whole: nn.Module | None) -> Diagnostics:
-    """Return the probes of a configuration; those of none do nothing."""
+    """Return the diagnostics of a configuration; without any, both functions do nothing."""
     names = probe_names(config["eval.probes"])
     if not names:
         return Diagnostics(lambda state, hyper, x: {}, lambda state, *_: (state, {}))
     from normlab.diagnostics.inputs import DiagnosticInputs
-    from normlab.diagnostics.table import MEMORIES, PROBES
+    from normlab.diagnostics.table import DIAGNOSTICS, STATEFUL
 
-    def scene(state: TrainState, hyper: Hyper, rate, x, y, held_out, stats_x) -> DiagnosticInputs:
+    def inputs_of(state: TrainState, hyper: Hyper, rate, x, y, held_out, stats_x):
         transform = direction(config["optim.name"], hyper.momentum, hyper.weight_decay)
 
         def descend(grads: Any) -> Any:
@@ -49,24 +50,26 @@ def make_diagnostics(config: Config, net: nn.Module, whole: nn.Module | None) ->
             y=y,
             held_out=held_out,
             stats_x=stats_x,
-            key=jax.random.fold_in(jax.random.fold_in(state.key, PROBE_STREAM), state.step),
+            key=jax.random.fold_in(jax.random.fold_in(state.key, DIAGNOSTIC_STREAM), state.step),
             descend=descend,
             rate=hyper.lr * rate,
         )
 
     def start(state: TrainState, hyper: Hyper, x) -> dict[str, Any]:
-        first = scene(state, hyper, 1.0, x, jax.numpy.zeros(len(x), int), x, x)
-        return {name: MEMORIES[name](first) for name in names if name in MEMORIES}
+        first = inputs_of(state, hyper, 1.0, x, jax.numpy.zeros(len(x), int), x, x)
+        return {name: STATEFUL[name].initial_state(first) for name in names if name in STATEFUL}
 
-    def observe(state: TrainState, hyper: Hyper, rate, data, feed):
-        size, stats_x = config["data.batch"], data.gather(feed.stats)
-        y, held_out = feed.stats_labels[:size], data.gather(feed.held_out)
-        now = scene(state, hyper, rate, stats_x[:size], y, held_out, stats_x)
-        values, memory = {}, dict(state.memory)
+    def observe(state: TrainState, hyper: Hyper, rate, data, batches):
+        size, stats_x = config["data.batch"], data.gather(batches.stats)
+        y, held_out = batches.stats_labels[:size], data.gather(batches.held_out)
+        inputs = inputs_of(state, hyper, rate, stats_x[:size], y, held_out, stats_x)
+        values, kept = {}, dict(state.diagnostic_state)
         for name in names:
-            told, moved = PROBES[name](now, memory.get(name, {}))
-            values |= told
-            memory |= {name: moved} if name in memory else {}
-        return state._replace(memory=memory), values
+            if name in STATEFUL:
+                new, kept[name] = STATEFUL[name].observe(inputs, kept[name])
+            else:
+                new = DIAGNOSTICS[name](inputs)
+            values |= new
+        return state._replace(diagnostic_state=kept), values
 
     return Diagnostics(start, observe)

@@ -133,10 +133,9 @@ class Population:
         self.mode = choose_mode(first["host.mode"])
         self.conv_form = choose_conv(first["host.conv"], self.mode)
         self.outcomes = [Outcome() for _ in configs]
-        self.feeds = [MemberBatches(c, dataset) for c in configs]
-        self.calendar = Schedule(
-            first, self.feeds[0].curve_batches, len(self.feeds[0].scoring.parts)
-        )
+        self.members = [MemberBatches(c, dataset) for c in configs]
+        member = self.members[0]
+        self.schedule = Schedule(first, member.curve_batches, len(member.scoring.parts))
         self.flops = step_flops(first, dataset.shape, dataset.classes)
         self.chunk = choose_chunk(first, self.flops)
         self.program = compile_program(
@@ -151,7 +150,7 @@ class Population:
         return Hyper(*(np.asarray(v, np.float32) for v in values))._replace(**seeds)
 
     def _start_inputs(self) -> tuple[Any, ...]:
-        rows = stack([f.chunk(0, 1).train[0] for f in self.feeds], self.width)
+        rows = stack([m.chunk(0, 1).train[0] for m in self.members], self.width)
         return self.hyper, rows, self.images
 
     def start(self) -> TrainState:
@@ -173,8 +172,8 @@ class Population:
         arrays, kind = arrays_of(states, self.size)
         return Snapshot(step, arrays, kind, [asdict(outcome) for outcome in self.outcomes])
 
-    def feed(self, first: int, length: int) -> ChunkBatches:
-        return stack([f.chunk(first, length) for f in self.feeds], self.width)
+    def batches(self, first: int, length: int) -> ChunkBatches:
+        return stack([m.chunk(first, length) for m in self.members], self.width)
 
     def train(
         self, on_chunk: Callable[[Progress], None], resumed: Snapshot | None = None
@@ -188,8 +187,8 @@ class Population:
             states, trace = self.program.advance(
                 states,
                 self.hyper,
-                self.feed(first, length),
-                self.calendar.chunk(first, length),
+                self.batches(first, length),
+                self.schedule.chunk(first, length),
                 self.images,
             )
             rows = self._note(first, jax.device_get(trace))
@@ -201,21 +200,21 @@ class Population:
                 break
         return states
 
-    def rehearsal(self, steps: int) -> Callable[[], None]:
-        """Return a call that advances fresh members by their first `steps` steps, without
-        evaluation, and forgets them; to be called once. It needs no program but that of `train`:
-        the rest of the chunk is padding."""
+    def warm_up(self, steps: int) -> Callable[[], None]:
+        """Return a call that advances fresh members by their first `steps` steps without evaluation
+        and drops them; call it once. It needs no program but that of `train`, because the rest of
+        the chunk is padding."""
         length = self.chunk
-        states, feed = self.start(), self.feed(0, length)
-        table = self.calendar.chunk(0, length)
-        table = table._replace(
-            batches=np.zeros(length, np.int32), is_step=np.arange(length) < steps
+        states, batches = self.start(), self.batches(0, length)
+        schedule = self.schedule.chunk(0, length)
+        schedule = schedule._replace(
+            scored=np.zeros(length, np.int32), is_step=np.arange(length) < steps
         )
         jax.block_until_ready(states)
 
         def run() -> None:
-            told = self.program.advance(states, self.hyper, feed, table, self.images)
-            jax.block_until_ready(told)
+            out = self.program.advance(states, self.hyper, batches, schedule, self.images)
+            jax.block_until_ready(out)
 
         return run
 
@@ -237,7 +236,7 @@ class Population:
         return states._replace(is_alive=states.is_alive & goes_on)
 
     def _note(self, first: int, trace: Trace) -> list[list[dict[str, float]]]:
-        points = [p for p in self.calendar.points if first < p <= first + trace.loss.shape[1]]
+        points = [p for p in self.schedule.points if first < p <= first + trace.loss.shape[1]]
         return [
             self._note_member(outcome, first, points, jax.tree.map(lambda v, i=i: v[i], trace))
             for i, outcome in enumerate(self.outcomes)
@@ -257,7 +256,9 @@ class Population:
             position = point
             row = {"step": point, "train_loss": outcome.take_mean_loss()}
             row |= curve_metrics(trace, point - first - 1)
-            row |= {name: float(values[point - first - 1]) for name, values in trace.probes.items()}
+            row |= {
+                name: float(values[point - first - 1]) for name, values in trace.diagnostics.items()
+            }
             rows.append(row)
             if not np.isfinite(row["loss"]):
                 outcome.diverged_at = point

@@ -54,7 +54,7 @@ class ScheduleChunk(NamedTuple):
     """Rate relative to its peak."""
     is_step: Any
     """False for the padding of a run's last chunk."""
-    batches: Any
+    scored: Any
     """How many batches of the scoring plan to score after this step; 0: no evaluation."""
     is_late: Any
     """Whether the step takes train.late_batch examples."""
@@ -70,22 +70,23 @@ class ChunkBatches(NamedTuple):
     labels: Any
     """[T, B] their classes."""
     stats: Any
-    """[n] training images that running statistics are re-estimated on; the first B are probed."""
+    """[n] training images that running statistics are re-estimated on. Diagnostics see the first
+    B of them."""
     stats_labels: Any
     """[n] their classes."""
     held_out: Any
-    """[m] test images that probes see."""
+    """[m] test images that diagnostics see."""
     scoring: Scoring
 
 
 class Trace(NamedTuple):
-    """What a chunk tells: per step, and per step the scores (zeros where none were taken)."""
+    """What a chunk returns of each step; zeros where nothing was scored."""
 
     loss: Any
     """[T]"""
     scores: Scores
     """Leaves [T, modes, parts]: re-estimated (or no) statistics, running ones, each batch's own."""
-    probes: dict[str, Any]
+    diagnostics: dict[str, Any]
     """[T] by name."""
 
 
@@ -93,7 +94,7 @@ class Program(NamedTuple):
     start: Callable[[Hyper, Any, Any, Any], TrainState]
     """(hyper [S], first rows [S, B], images) -> states [S]"""
     advance: Callable[..., tuple[TrainState, Trace]]
-    """(states [S], hyper [S], feed [S], timetable, images) -> states [S], trace [S]"""
+    """(states [S], hyper [S], batches [S], schedule, images) -> states [S], trace [S]"""
 
 
 def evaluation_networks(
@@ -138,23 +139,26 @@ def make_train(config: Config, train_step: Callable[..., tuple[TrainState, Info]
     return train_any
 
 
-def make_measure(config: Config, evaluate: Callable[..., Scores], look: Diagnostics):
-    """Return measure(state, hyper, rate, batches, all batches, data, feed): scores and probes. A
-    run that reaches train.stop_at_loss is scored in full there, and over."""
+def make_measure(config: Config, evaluate: Callable[..., Scores], diagnostics: Diagnostics):
+    """Return measure(state, hyper, rate, scored, all batches, data, batches): the state, the scores
+    of the first `scored` batches of the plan, and the values of diagnostics.
+
+    A run that reaches train.stop_at_loss is scored in full there, and ends.
+    """
 
     def measure(
-        state: TrainState, hyper: Hyper, rate, batches, every, data: Resident, feed: ChunkBatches
+        state: TrainState, hyper: Hyper, rate, scored, every, data: Resident, batches: ChunkBatches
     ):
-        def score(batches) -> Scores:
-            return evaluate(state, data, feed.stats, feed.scoring, batches)
+        def score(count) -> Scores:
+            return evaluate(state, data, batches.stats, batches.scoring, count)
 
-        scores = score(batches)
+        scores = score(scored)
         if config["train.stop_at_loss"]:
             is_there = train_loss(scores) <= config["train.stop_at_loss"]
-            lacks = is_there & (batches < every)
+            lacks = is_there & (scored < every)
             scores = lax.cond(lacks, lambda: score(every), lambda: scores)
             state = state._replace(is_alive=state.is_alive & ~is_there)
-        state, values = look.observe(state, hyper, rate, data, feed)
+        state, values = diagnostics.observe(state, hyper, rate, data, batches)
         return state, scores, values
 
     return measure
@@ -166,16 +170,18 @@ def member_functions(
     """Return start and advance of one member, to be mapped over a population."""
     net = build_model(config, classes, conv_form)
     whole, own = evaluation_networks(config, classes, conv_form)
-    look = make_diagnostics(config, net, whole)
-    measure = make_measure(config, make_evaluate(net, whole, own), look)
+    diagnostics = make_diagnostics(config, net, whole)
+    measure = make_measure(config, make_evaluate(net, whole, own), diagnostics)
     inputs = input_shape(config, shape)
 
     def start(hyper: Hyper, rows, images) -> TrainState:
         x = Resident(images, inputs).gather(rows)
         state = init_state(net, config["optim.name"], hyper, x)
-        return state._replace(memory=look.start(state, hyper, x))
+        return state._replace(diagnostic_state=diagnostics.start(state, hyper, x))
 
-    def advance(state: TrainState, hyper: Hyper, feed: ChunkBatches, table: ScheduleChunk, images):
+    def advance(
+        state: TrainState, hyper: Hyper, batches: ChunkBatches, schedule: ScheduleChunk, images
+    ):
         data = Resident(images, inputs)
         step = make_train_step(net, config["optim.name"], hyper, config["train.on_nonfinite"])
         train = make_train(config, step, data)
@@ -183,11 +189,11 @@ def member_functions(
         def skip(state: TrainState, *_) -> tuple[TrainState, Info]:
             return state, Info(jnp.full((), jnp.nan))
 
-        def see(state: TrainState, rate, batches):
-            return measure(state, hyper, rate, batches, table.all_batches, data, feed)
+        def see(state: TrainState, rate, scored):
+            return measure(state, hyper, rate, scored, schedule.all_batches, data, batches)
 
-        told = jax.eval_shape(see, state, table.rate[0], table.batches[0])[1:]
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), told)
+        shapes = jax.eval_shape(see, state, schedule.rate[0], schedule.scored[0])[1:]
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
         def rest(state: TrainState, *_):
             return state, *nothing
@@ -196,21 +202,21 @@ def member_functions(
             return lax.cond(state.is_alive, see, rest, state, *now)
 
         def body(state: TrainState, now):
-            rows, labels, rate, is_step, batches, is_late = now
+            rows, labels, rate, is_step, scored, is_late = now
             given = (state, rows, labels, rate, is_late)
             state, info = lax.cond(is_step & state.is_alive, train, skip, *given)
             # The outer predicate is shared by the members, so it stays a branch under vmap.
-            state, *seen = lax.cond(batches > 0, see_living, rest, state, rate, batches)
+            state, *seen = lax.cond(scored > 0, see_living, rest, state, rate, scored)
             return state, Trace(info.loss, *seen)
 
-        now = (feed.train, feed.labels, table.rate, table.is_step, table.batches, table.is_late)
-        return lax.scan(body, state, now)
+        per_step = (schedule.rate, schedule.is_step, schedule.scored, schedule.is_late)
+        return lax.scan(body, state, (batches.train, batches.labels, *per_step))
 
     def advance_living(state: TrainState, *rest) -> tuple[TrainState, Trace]:
         # A member that is over, or padding, must not even scan: 17 us for each of its steps.
-        told = jax.eval_shape(advance, state, *rest)[1]
-        silence = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0, leaf.dtype), told)
-        silence = silence._replace(loss=jnp.full(told.loss.shape, jnp.nan))
+        shapes = jax.eval_shape(advance, state, *rest)[1]
+        silence = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0, leaf.dtype), shapes)
+        silence = silence._replace(loss=jnp.full(shapes.loss.shape, jnp.nan))
         return lax.cond(state.is_alive, advance, lambda s, *_: (s, silence), state, *rest)
 
     return start, advance_living
@@ -225,11 +231,11 @@ def _compile(key: tuple, shape: tuple, classes: int, conv_form: str, mode: str) 
             return jax.vmap(start, (0, 0, None))(hyper, rows, images)
         return lax.map(lambda m: start(*m, images), (hyper, rows))
 
-    def advance_all(states, hyper, feed, table, images):
+    def advance_all(states, hyper, batches, schedule, images):
         if mode == "vmap":
             axes = (0, 0, 0, None, None)
-            return jax.vmap(advance, axes)(states, hyper, feed, table, images)
-        return lax.map(lambda m: advance(*m, table, images), (states, hyper, feed))
+            return jax.vmap(advance, axes)(states, hyper, batches, schedule, images)
+        return lax.map(lambda m: advance(*m, schedule, images), (states, hyper, batches))
 
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
     return Program(

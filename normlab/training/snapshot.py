@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from normlab.training.state import TrainState
+
+STORED_NAME = ("^diagnostic_state/", "memory/")
+"""The older name of these arrays, which checkpoints keep so that each version reads all of them."""
 
 
 class Snapshot(NamedTuple):
@@ -28,7 +32,7 @@ def _is_key(leaf: Any) -> bool:
 def _names(states: Any) -> tuple[list[tuple[str, Any]], Any]:
     leaves, structure = jax.tree_util.tree_flatten_with_path(states)
     named = [(jax.tree_util.keystr(p, simple=True, separator="/"), leaf) for p, leaf in leaves]
-    return named, structure
+    return [(re.sub(*STORED_NAME, name), leaf) for name, leaf in named], structure
 
 
 def arrays_of(states: TrainState, size: int) -> tuple[dict[str, np.ndarray], str]:

@@ -1,4 +1,4 @@
-"""What a run is made of between two steps, and what it is told from outside."""
+"""What a run is made of between two steps, and the settings that it takes as inputs."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class TrainState(NamedTuple):
     key: jax.Array
     is_alive: jax.Array
     """False from the first non-finite loss or gradient on: the state no longer moves."""
-    memory: Any = {}
-    """What probes keep from one look to the next, by name."""
+    diagnostic_state: Any = {}
+    """What diagnostics keep from one measurement to the next, by name."""
 
     @property
     def variables(self) -> dict[str, Any]:

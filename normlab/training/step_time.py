@@ -24,7 +24,7 @@ def step_seconds(configs: dict[str, Config], dataset: Dataset) -> dict[str, floa
     for repeat in range(REPEATS + 1):
         for arm, population in populations.items():
             length = population.chunk
-            run = population.rehearsal(length)
+            run = population.warm_up(length)
             began = time.perf_counter()
             run()
             if repeat:

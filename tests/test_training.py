@@ -326,8 +326,8 @@ def test_data_order_is_a_pure_function_of_seed_and_epoch(dataset):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rows_of_the_splits_never_mix(dataset, seed):
-    feed = MemberBatches(small(seed=seed, train__steps=100), dataset)
-    chunk = feed.chunk(0, 100)
+    member_batches = MemberBatches(small(seed=seed, train__steps=100), dataset)
+    chunk = member_batches.chunk(0, 100)
     scored = [
         set(
             chunk.scoring.rows[chunk.scoring.parts == p][
@@ -337,15 +337,15 @@ def test_rows_of_the_splits_never_mix(dataset, seed):
         for p in range(3)
     ]
     trained = set(chunk.train.ravel()) | set(chunk.stats)
-    assert trained <= set(feed.split.train)
-    assert scored[0] | scored[1] == set(feed.split.validation)
-    assert scored[2] == set(feed.split.test)
+    assert trained <= set(member_batches.split.train)
+    assert scored[0] | scored[1] == set(member_batches.split.validation)
+    assert scored[2] == set(member_batches.split.test)
     assert not trained & (scored[0] | scored[1] | scored[2]) and not scored[0] & scored[1]
 
 
 def test_members_see_their_own_data(dataset):
     population = Population([small(seed=s, host__width=3) for s in (0, 1, 1)], dataset)
-    rows = population.feed(0, 20).train
+    rows = population.batches(0, 20).train
     assert not np.array_equal(rows[0], rows[1])
     np.testing.assert_array_equal(rows[1], rows[2])
 

@@ -1,4 +1,4 @@
-"""Probes where the answer is known in closed form, and what they see of each kind of network."""
+"""Diagnostics whose answer is known in closed form, and what each kind of network gives."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from normlab.diagnostics import gradients, shift
-from normlab.diagnostics.drift import remember
 from normlab.diagnostics.inputs import DiagnosticInputs
 from normlab.diagnostics.names import probe_names
 from normlab.diagnostics.rank import mean_cosine, stable_rank
 from normlab.diagnostics.rotation import angle
 from normlab.diagnostics.sizes import cosine, length, unit
-from normlab.diagnostics.table import MEMORIES, PROBES
+from normlab.diagnostics.table import DIAGNOSTICS, STATEFUL
 from normlab.diagnostics.taps import activation_inputs, name_of, outline, run
 from normlab.models.cnn import CNN
 from normlab.models.mlp import MLP
@@ -32,7 +31,7 @@ def draw(shape, seed=0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def scene_of(net: Any, variables: Any, x: Any, whole: Any = None) -> DiagnosticInputs:
+def inputs_of(net: Any, variables: Any, x: Any, whole: Any = None) -> DiagnosticInputs:
     state = {name: variables.get(name, {}) for name in ("batch_stats", "norm_state")}
     params = variables["params"]
     return DiagnosticInputs(
@@ -51,9 +50,11 @@ def scene_of(net: Any, variables: Any, x: Any, whole: Any = None) -> DiagnosticI
 
 
 def shapes_of(net: Any, x: np.ndarray, **parts) -> DiagnosticInputs:
-    """A scene without numbers, to trace."""
+    """Inputs without numbers, to trace."""
     variables = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=True))
-    return scene_of(net, jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), variables), x, **parts)
+    return inputs_of(
+        net, jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), variables), x, **parts
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,27 +123,28 @@ def test_a_convolution_that_copies_the_image():
     kernel = np.zeros((3, 3, 1, 3), np.float32)
     kernel[1, 1, 0] = a
     head = {"kernel": draw((3, 2)), "bias": draw(2)}
-    base = scene_of(net, {"params": {}}, x)
-    names = ("activations", "dead", "health", "rank", "moments", "drift", "statistics")
+    base = inputs_of(net, {"params": {}}, x)
+    names = ("activations", "dead", "health", "rank", "moments", "statistics")
+    drift = STATEFUL["drift"]
 
     @jax.jit
     @jax.vmap
-    def look(factor, bias, memory):
+    def look(factor, bias, state):
         params = {"conv_1": {"kernel": kernel * factor, "bias": bias}, "head": head}
-        values = {}
+        inputs = base._replace(params=params)
+        values, state = drift.observe(inputs, state)
         for name in names:
-            told, moved = PROBES[name](base._replace(params=params), memory)
-            values |= told
-        return values, PROBES["drift"](base._replace(params=params), memory)[1]
+            values |= DIAGNOSTICS[name](inputs)
+        return values, state
 
     shape = {"conv_1": {"kernel": kernel, "bias": np.float32(b)}, "head": head}
-    start = remember(base._replace(params=shape))
-    assert MEMORIES == {"drift": remember} and start["sorted"].shape == (300, 3)
-    memory = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)
+    start = drift.initial_state(base._replace(params=shape))
+    assert start["sorted"].shape == (300, 3)
+    state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)
     factors, moves = np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)
-    first, memory = look(factors, (b + moves).astype(np.float32), memory)
+    first, state = look(factors, (b + moves).astype(np.float32), state)
     factors[1], moves[1] = (1.0, 1.0, -1.4), (0.5, -0.25, 0.1)
-    second, _ = look(factors, (b + moves).astype(np.float32), memory)
+    second, _ = look(factors, (b + moves).astype(np.float32), state)
     one = {name: float(v[0]) for name, v in first.items()}
     assert not any(name.startswith("statistics") for name in one)
 
@@ -177,35 +179,36 @@ def test_what_positions_are_kept():
     """An odd stride, 512 values at most."""
     for shape, kept in (((16, 12, 12, 1), 461), ((64, 28, 28, 1), 507), ((5, 4, 4, 1), 80)):
         net = CNN(layers=build("none"), widths=(2,), pools=(False,), classes=2, kernel_init=ZEROS)
-        assert remember(shapes_of(net, np.zeros(shape, np.float32)))["sorted"].shape == (kept, 2)
+        inputs = shapes_of(net, np.zeros(shape, np.float32))
+        assert STATEFUL["drift"].initial_state(inputs)["sorted"].shape == (kept, 2)
 
 
-def dense_scene(placement: str, noise: float) -> tuple[DiagnosticInputs, Any]:
+def dense_inputs(placement: str, noise: float) -> tuple[DiagnosticInputs, Any]:
     layers = build("none", act=jnp.tanh, noise=noise)
     init = jax.nn.initializers.normal(1.0)
     net = MLP(layers=layers, widths=(5,), classes=2, kernel_init=init, placement=placement)
     x = draw((6, 4), 3)
     init_all = jax.jit(lambda x: net.init(jax.random.key(0), x, train=True))
-    return scene_of(net, init_all(x), jnp.asarray(x)), x
+    return inputs_of(net, init_all(x), jnp.asarray(x)), x
 
 
 @pytest.mark.parametrize("placement", ["pre", "post"])
 def test_what_enters_the_activation(placement):
     """With noise after the norm; the layer's output where the norm follows the activation. The
     gradient of the head's input is that of the logits times the head's kernel."""
-    scene, x = dense_scene(placement, 1.0)
+    inputs, x = dense_inputs(placement, 1.0)
 
     @jax.jit
     def look(params):
-        taps = run(scene, params)
-        entering = activation_inputs(scene, taps)[0]
+        taps = run(inputs, params)
+        entering = activation_inputs(inputs, taps)[0]
         names = ("gradients", "landscape") if placement == "pre" else ("gradients",)
-        told = [PROBES[name](scene, {})[0] for name in names]
+        told = [DIAGNOSTICS[name](inputs) for name in names]
         norm, (first, head) = taps.norms[0], taps.layers
         return entering, norm.y, norm.noisy, first.y, head.x, taps.logits, told
 
-    entering, y, noisy, hidden, received, logits, told = look(scene.params)
-    dense = scene.params["dense_1"]
+    entering, y, noisy, hidden, received, logits, told = look(inputs.params)
+    dense = inputs.params["dense_1"]
     pre = x @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
     np.testing.assert_allclose(hidden, pre, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(y, pre if placement == "pre" else np.tanh(pre), atol=1e-5)
@@ -215,7 +218,7 @@ def test_what_enters_the_activation(placement):
     odds = np.exp(logits)
     wrong = odds / odds.sum(1, keepdims=True) - np.eye(2)[np.arange(6) % 2]
     slopes = told[0]
-    expected = np.linalg.norm(wrong @ np.asarray(scene.params["head"]["kernel"]).T) / 6
+    expected = np.linalg.norm(wrong @ np.asarray(inputs.params["head"]["kernel"]).T) / 6
     assert slopes["gradients.input.head"] == pytest.approx(expected, rel=1e-3)
     expected = np.linalg.norm(np.asarray(received).T @ wrong) / 6
     assert slopes["gradients.kernel.head"] == pytest.approx(expected, rel=1e-3)
@@ -233,15 +236,15 @@ def test_layers_and_norms_of_a_residual_network(order):
         layers=layers, widths=(2, 4), blocks=1, classes=2, kernel_init=ZEROS, order=order,
         residual="fixup",
     )  # fmt: skip
-    scene = shapes_of(net, np.zeros((4, 8, 8, 1), np.float32))
-    taps = outline(scene)
+    inputs = shapes_of(net, np.zeros((4, 8, 8, 1), np.float32))
+    taps = outline(inputs)
     convs = ["conv_stem", *(f"{block}/conv_{i}" for block in BLOCKS for i in (1, 2))]
     norms = [f"{block}/norm_{i}" for block in BLOCKS for i in (1, 2)]
     assert [name_of(layer) for layer in taps.layers] == [*convs, "head"]
     ends = (["norm_stem"], []) if order == "post" else ([], ["norm_last"])
     assert [name_of(norm) for norm in taps.norms] == ends[0] + norms + ends[1]
     assert taps.layers[-1].x.shape == (4, 4) and taps.norms[-1].x.shape == (4, 4, 4, 4)
-    number = shift.numbers(scene.params, taps)
+    number = shift.numbers(inputs.params, taps)
     assert number["conv_stem"]["kernel"] == 0 and number["head"]["bias"] == 5
     last = number[BLOCKS[1]]
     assert last["conv_1"]["reparam"]["gain"] == 3 and last["conv_2"]["kernel"] == 4
@@ -260,8 +263,8 @@ def test_norms_that_keep_one_statistic(norm, kept):
         layers = build(norm, **options)
         return CNN(layers=layers, widths=(2,), pools=(True,), classes=2, kernel_init=ZEROS)
 
-    scene = shapes_of(make(), np.zeros((4, 6, 6, 1), np.float32), whole=make(momentum=0.0))
+    inputs = shapes_of(make(), np.zeros((4, 6, 6, 1), np.float32), whole=make(momentum=0.0))
     names = ("statistics", "moments", "rotation")
-    told = jax.eval_shape(lambda: [PROBES[name](scene, {})[0] for name in names])
+    told = jax.eval_shape(lambda: [DIAGNOSTICS[name](inputs) for name in names])
     assert set(told[0]) == {f"statistics.{kind}.norm_1" for kind in kept}
     assert len(told[1]) == 4 and len(told[2]) == 4

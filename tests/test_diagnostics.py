@@ -1,5 +1,5 @@
-"""Probes of a small batch-normalized network against float64 NumPy: no code of it is shared, and
-gradients are complex steps of the forward pass."""
+"""Diagnostics of a small batch-normalized network against float64 NumPy, which shares no code with
+them; its gradients are complex steps of the forward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from normlab.diagnostics import curvature
 from normlab.diagnostics.inputs import DiagnosticInputs
 from normlab.diagnostics.names import NAMES
-from normlab.diagnostics.table import PROBES
+from normlab.diagnostics.table import DIAGNOSTICS, STATEFUL
 from normlab.models.mlp import MLP
 from normlab.norms.builder import build
 
@@ -119,7 +119,7 @@ def make(momentum: float) -> MLP:
     return MLP(layers=layers, widths=WIDTHS, classes=CLASSES, kernel_init=init)
 
 
-def scene_of(params: Any, state: Any) -> DiagnosticInputs:
+def inputs_of(params: Any, state: Any) -> DiagnosticInputs:
     return DiagnosticInputs(
         net=make(0.9),
         whole=make(0.0),
@@ -137,7 +137,7 @@ def scene_of(params: Any, state: Any) -> DiagnosticInputs:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, float]:
-    """All probes but the one that remembers, in one program."""
+    """All diagnostics without a state, in one program."""
     stats = {
         norm: {
             "mean": jnp.asarray(mean + OFFSET / 2, jnp.float32),
@@ -150,11 +150,11 @@ def found() -> dict[str, float]:
 
     @jax.jit
     def look(params, state):
-        scene, values = scene_of(params, state), {}
-        for name in PROBES:
-            told = PROBES[name](scene, {})[0] if name != "drift" else {}
-            assert all(key.startswith(f"{name}.") for key in told)
-            values |= told
+        inputs, values = inputs_of(params, state), {}
+        for name, observe in DIAGNOSTICS.items():
+            new = observe(inputs)
+            assert all(key.startswith(f"{name}.") for key in new)
+            values |= new
         return values
 
     values = look(nested(PARAMS), state)
@@ -170,9 +170,9 @@ def size(x: np.ndarray) -> float:
     return float(np.sqrt((x**2).sum()))
 
 
-def test_every_probe_has_its_line_and_every_line_its_probe(found):
-    assert list(NAMES) == list(PROBES)
-    assert {key.split(".")[0] for key in found} == set(NAMES) - {"drift"}
+def test_every_diagnostic_has_its_line_and_every_line_its_diagnostic(found):
+    assert set(NAMES) == {*DIAGNOSTICS, *STATEFUL} and not {*DIAGNOSTICS} & {*STATEFUL}
+    assert {key.split(".")[0] for key in found} == set(DIAGNOSTICS)
 
 
 def test_gradients(found):
