@@ -38,7 +38,7 @@ def quiet(line: str) -> None:
 # --- cases and their references
 
 
-def test_cases_are_the_same_at_every_call_and_differ():
+def test_cases_are_the_same_at_every_call_and_the_few_are_small():
     assert len({case.name for case in CASES}) == len(CASES) >= 42
     for case in CASES:
         one, two = case.draw((8, 16)), case.draw((8, 16))
@@ -48,9 +48,6 @@ def test_cases_are_the_same_at_every_call_and_differ():
     assert not np.array_equal(case_of("std 1e18").draw((8,))[1], case_of("std 1e19").draw((8,))[1])
     for kind in ("const", "mean 1e6", "std 1e30", "denormal", "outlier", "big N", "bf16", "f16"):
         assert any(kind in case.name for case in CASES)
-
-
-def test_the_few_are_of_every_kind_and_small():
     chosen = few()
     assert [case.name for case in chosen] == [case.name for case in CASES if case.name in FEW]
     assert len(chosen) == len(FEW) and {case.dtype for case in chosen} == set(LIMITS)

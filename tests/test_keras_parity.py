@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from benchmarks.validation import keras_parity
 from benchmarks.validation.keras_parity import Arm, Run, Trained
@@ -73,54 +74,21 @@ def test_adam_keras_is_that_of_keras():
     assert np.all(np.abs(train_ours(grads) - right) < 3e-6 * scale)
 
 
-MLP = {"model.name": "mlp", "model.widths": (7, 5)}
-CNN = {"model.name": "cnn", "model.widths": (3, 4)}
-RESNET = {"model.name": "resnet", "model.widths": (3, 4), "model.depth": 6}
-SMALL = {"model.name": "resnet", "model.widths": (4,), "model.depth": 4}
-SHAPES = {"mlp": (2, 6), "cnn": (2, 4, 4, 1), "resnet": (2, 4, 4, 3)}
-
-
-def kernels(settings: dict[str, Any], shape: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Path -> initial kernel of a network of ten classes."""
-    net = build_model(defaults() | settings, 10, "lax")
-    x = jnp.zeros(shape or SHAPES[settings["model.name"]])
-    params = jax.jit(lambda: net.init(jax.random.key(0), x, train=True)["params"])()
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    named = {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
-    return {name: leaf for name, leaf in named.items() if name.endswith("kernel")}
-
-
-@pytest.mark.parametrize(
-    ("settings", "total", "head"),
-    [
-        (MLP, 52.136573, 15.537011),
-        (MLP | {"model.act": "tanh"}, 41.694672, 15.537011),
-        (CNN, 47.088882, 12.753660),
-        (RESNET | {"model.residual": "fixup", "norm.name": "none"}, 49.598400, 0.0),
-    ],
-    ids=["mlp", "tanh", "cnn", "fixup"],
-)
-def test_the_other_initial_weights_are_what_they_were(settings, total, head):
-    found = {
-        name: np.sum(np.abs(leaf), dtype=np.float64) for name, leaf in kernels(settings).items()
-    }
-    assert sum(found.values()) == pytest.approx(total, rel=1e-6)
-    assert found["head/kernel"] == pytest.approx(head, rel=1e-6)
-
-
 @pytest.mark.parametrize(
     ("settings", "shape"),
     [
         ({"model.name": "mlp", "model.widths": (200,)}, (2, 100)),
-        (CNN, None),
-        (SMALL, None),
+        ({"model.name": "resnet", "model.widths": (4,), "model.depth": 4}, (2, 4, 4, 3)),
     ],
-    ids=["mlp", "cnn", "resnet"],
+    ids=["mlp", "resnet"],
 )
 def test_glorot_uniform_fills_its_bounds(settings, shape):
-    found = kernels(settings | {"init.kernel": "glorot_uniform"}, shape)
-    assert "head/kernel" in found
-    for name, leaf in found.items():
+    net = build_model(defaults() | settings | {"init.kernel": "glorot_uniform"}, 10, "lax")
+    x = jnp.zeros(shape)
+    params = jax.jit(lambda: net.init(jax.random.key(0), x, train=True)["params"])()
+    kernels = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items() if "kernel" in k}
+    assert "head/kernel" in kernels
+    for name, leaf in kernels.items():
         field = math.prod(leaf.shape[:-2])
         limit = math.sqrt(6 / (field * (leaf.shape[-2] + leaf.shape[-1])))
         assert np.abs(leaf).max() <= limit, name
@@ -167,10 +135,5 @@ def test_the_verdict_counts_the_judged_runs_and_no_other():
     facts = keras_parity.facts_of([good, bad], "jax")
     assert facts["runs"][1]["largest_difference"]["normlab_keras"] == pytest.approx(2e-4)
     assert facts["runs"][0]["losses"]["keras"]["50"] == 1
-
-
-def test_a_run_that_diverged_is_not_within_the_limit():
-    run = made_up(0.0, Arm("batch"), 1000)
-    run.ours.losses[70:] = np.nan
-    assert not run.is_within_limit
-    assert keras_parity.verdict([run]).startswith("fail")
+    good.ours.losses[70:] = np.nan  # it diverged
+    assert not good.is_within_limit and keras_parity.verdict([good]).startswith("fail")
