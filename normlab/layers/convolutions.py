@@ -170,8 +170,8 @@ conv_same.defvjp(_forward, _backward)
 def kernel_gradient(x: jax.Array, dy: jax.Array, padding: Padding) -> jax.Array:
     """Return dk[i, j, c, f] = sum over n, h, w of x[n, h + i - low, w + j - low, c] dy[n, h, w, f].
 
-    It is a plain convolution whose batch are the channels of x, whose channels are the examples and
-    whose kernel is dy; as many examples at once as fit a cache.
+    It is a plain convolution: its batch are the channels of x, its channels are the examples, its
+    kernel is dy. As many examples are taken at once as fit a cache.
     """
     n, features = x.shape[0], dy.shape[-1]
     count = examples_at_once(n, math.prod(x.shape[1:]) + math.prod(dy.shape[1:]))

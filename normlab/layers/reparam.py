@@ -29,9 +29,9 @@ Reparametrized = tuple[jax.Array, jax.Array | None]
 def act_gain(act: Callable[[jax.Array], jax.Array]) -> float:
     """Return the factor that gives act(z), z ~ N(0, 1), variance 1: 1 / sqrt(Var act(z)).
 
-    Gauss-Legendre integration in float64, 16 nodes on each interval between the integers of
-    [-12, 12]: to 1e-12 for functions that are smooth but for kinks at integers. Raises ValueError
-    where the variance is 0 or not finite.
+    Gauss-Legendre integration in float64, with 16 nodes between any two integers of [-12, 12]. The
+    error is 1e-12 for functions that are smooth except for kinks at integers.
+    Raises ValueError where the variance is 0 or not finite.
 
     >>> round(act_gain(jax.nn.relu), 12)
     1.71285855045
@@ -79,18 +79,18 @@ def standardized(module: nn.Module, kernel: jax.Array, epsilon: float) -> jax.Ar
 class WeightNorm(nn.Module):
     """w = gain * v / |v| for each output unit, v the kernel: its length and direction apart.
 
-    gain and the layer's bias start from the first batch: with t = v.x / |v|, gain = 1 / std[t] and
-    bias = -mean[t] / std[t], so that the layer's first outputs have mean 0 and variance 1. A unit
-    whose t is constant on that batch (variance below 1e-10: zeros, or one example) starts as the
-    plain layer does, with gain = |v| and bias 0.
+    gain and the layer's bias start from the first batch, with t = v.x / |v|: gain = 1 / std[t] and
+    bias = -mean[t] / std[t]. The layer's first outputs then have mean 0 and variance 1. A unit
+    whose t has a variance below 1e-10 there (zeros, or one example) starts as the plain layer does:
+    gain = |v| and bias 0.
 
     Shapes: kernel [..., C] -> the same; parameter `gain` [C]. State: none.
-    Shared parameters: `bias` starts elsewhere than in the other arms, at the value that completes
-    the paper's initialization; `kernel` has the bits it has everywhere, and only its direction
-    counts. Weight decay acts on `kernel`, which alters the speed of its rotation only.
+    Shared parameters: `bias` does not start where it does in the other arms, but at the value that
+    completes the paper's initialization. `kernel` has the bits it has everywhere, and only its
+    direction counts. Weight decay acts on `kernel`, which alters the speed of its rotation only.
     epsilon: added to the mean square of v; a kernel of zeros gives zeros.
     Source: arXiv:1602.07868, sections 2 and 3. Deviations: the dense layer that ends a network
-    stays as it is (the paper reparametrizes all layers); v is drawn as in the other arms, not from
+    stays as it is; the paper reparametrizes all layers. v is drawn as in the other arms, not from
     N(0, 0.05^2), which changes nothing but the size of its first gradients.
 
     >>> v = jax.numpy.array([[3.0], [4.0]])
@@ -152,8 +152,8 @@ class ScaledStandardize(nn.Module):
 
     Where the input is act(z) with z ~ N(0, 1) the outputs have mean 0 and variance gain^2.
     Shapes: kernel [..., C] -> the same; parameter `gain` [C], ones. State: none.
-    act_gain: 1 / sqrt(Var act(z)) of the network's activation, see the function of that name; it
-    is in every layer, the first included, whose input is data.
+    act_gain: 1 / sqrt(Var act(z)) of the network's activation, see the function of that name. It
+    is in every layer, also in the first, whose input is data.
     epsilon: added to the variance, as in Standardize.
     Raises ValueError for a fan-in of one value.
     Source: arXiv:2101.08692, section 4.1, with the gain of arXiv:2102.06171, section 2.
@@ -179,15 +179,15 @@ class Spectral(nn.Module):
     """w = v / sigma, v the kernel as a matrix [fan-in, C], sigma = |v u| its largest singular
     value.
 
-    u [C], a unit vector, follows the right singular vector by u <- v'v u / |v'v u|, one iteration
-    for each training pass; no gradient flows through it. sigma is at most the true value, so that
-    the largest singular value of w is at least 1, and 1 as u converges.
-    Shapes: kernel [..., C] -> the same. No parameters. State: collection `norm_state`, leaf `u`;
-    drawn at random and iterated 15 times at the start, moved where `norm_state` is mutable, which
-    is what training means to a layer that is not told, and never at initializing.
-    A kernel of zeros gives zeros.
+    u [C], a unit vector, follows the right singular vector by u <- v'v u / |v'v u|. Each training
+    pass makes one iteration; no gradient flows through u. sigma is at most the true value. The
+    largest singular value of w is therefore at least 1, and 1 as u converges.
+    Shapes: kernel [..., C] -> the same. No parameters.
+    State: collection `norm_state`, leaf `u`. It is drawn at random and iterated 15 times at the
+    start. It moves where `norm_state` is mutable, since a layer has no argument for training, and
+    never at initializing. A kernel of zeros gives zeros.
     Source: arXiv:1802.05957, section 2.1 and algorithm 1. Deviations: sigma is |v u| with the new
-    u, half an iteration further than the paper's estimate, and the same formula in evaluation; the
+    u, half an iteration further than the paper's estimate. Evaluation has the same formula. The
     dense layer that ends a network stays as it is.
 
     >>> v = jax.numpy.diag(jax.numpy.array([4.0, 2.0]))
@@ -205,8 +205,8 @@ class Spectral(nn.Module):
         fixed = lax.stop_gradient(matrix)
 
         def start() -> jax.Array:
-            # Of Gaussian kernels sigma is then 0.98 to 1 of the true value (medians), at once
-            # 0.44 to 0.78: layers would start twice as steep as they are meant to be.
+            # Of Gaussian kernels sigma is then 0.98 to 1 of the true value (medians). Without
+            # iterations it is 0.44 to 0.78: layers would start twice as steep as intended.
             u = jax.random.normal(self.make_rng("params"), matrix.shape[-1:])
             return lax.fori_loop(0, 15, lambda _, u: iterate(fixed, u), u / length_of(u))
 

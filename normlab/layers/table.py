@@ -15,12 +15,13 @@ class Kernel:
     module: str
     """Where the Linen module is found, "package.file:Class"; "" where the kernel stays as it is."""
     parameters: tuple[str, ...] = ()
-    """Its own parameters, which stand beside `kernel` under the name `reparam`."""
+    """Its own parameters, next to `kernel` under the name `reparam`."""
     moved: tuple[str, ...] = ()
     """Parameters shared with other arms that it starts elsewhere, from the first batch."""
     invariant: tuple[str, ...] = ()
-    """What the layer does not feel of the kernel (but for epsilon): a constant added to the weights
-    of a unit ("shift"), a positive factor on them ("scale") or on the whole kernel ("size")."""
+    """What can be done to the kernel without a change of the layer (epsilon = 0). "shift": a
+    constant is added to the weights of a unit; "scale": a positive factor on them; "size": a
+    positive factor on the whole kernel."""
     has_state: bool = False
     """Whether it keeps state in the collection `norm_state`."""
     source: str = ""

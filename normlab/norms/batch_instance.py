@@ -22,9 +22,9 @@ class BatchInstanceNorm(RunningNorm):
     State: RunningNorm's, options too, of the batch statistics. Evaluation uses the running ones,
     and the instance statistics of its own input.
     Raises ValueError where BatchNorm does, and where an instance has one value.
-    Source: arXiv:1805.07925, section 3. Deviation: rho is clipped where it is used, with the
-    gradient at the clipped value, which brings a rho outside [0, 1] back; the paper clips the
-    parameter after every update.
+    Source: arXiv:1805.07925, section 3. Deviation: rho is clipped where it is used, and its
+    gradient is that at the clipped value, which brings a rho outside [0, 1] back. The paper clips
+    the parameter after every update.
 
     >>> layer = BatchInstanceNorm()
     >>> variables = layer.init(jax.random.key(0), jax.numpy.ones((4, 2, 2, 3)), train=True)

@@ -63,9 +63,9 @@ def build(
 ) -> Layers:
     """Return the layers of the scheme `name`, with `options` such as epsilon, momentum or groups.
 
-    `kernel` names a scheme for the kernels of conv and dense; `noise` > 0 disturbs what the norm
-    puts out (see Noise); `preset` ("flax", "torch", "keras") sets the options that make the norm
-    that library's default layer, `options` override it.
+    `kernel` names a scheme for the kernels of conv and dense. `noise` > 0 disturbs the output of
+    the norm (see Noise). `preset` ("flax", "torch", "keras") sets the options with which the norm
+    is that library's default layer; `options` override it.
     Raises ValueError for an unknown name, and for an option that the scheme does not take.
 
     >>> layers = build("group", groups=2, epsilon=1e-5)

@@ -40,8 +40,9 @@ def from_torch(
     A module is a norm where it has running statistics, or a weight and a bias of one shape.
     `modules`: the norms by name or pattern ("layer?.*.bn*") instead of that rule.
     `paths`: module -> dotted path in Flax; the others keep their names, split at the dots.
-    Raises ValueError for a shape that is not [C], for a weight [C] alone (an RMS norm, but also a
-    PReLU) unless `modules` says what it is, for a name that matches nothing and a path used twice.
+    Raises ValueError for a shape that is not [C], for a name that matches nothing and for a path
+    used twice. A weight [C] alone may be an RMS norm or a PReLU: it is refused too, unless
+    `modules` names it.
 
     >>> variables = from_torch({"bn.weight": [2.0, 3.0], "bn.bias": [0.0, 1.0]})
     >>> variables["params"]["bn"]["scale"].tolist()
@@ -62,8 +63,8 @@ def to_torch(
 ) -> dict[str, np.ndarray]:
     """Return the norms among Flax variables under PyTorch's names: the inverse of `from_torch`.
 
-    A module is a norm where its parameters are `scale` and perhaps `bias`, or where it has none but
-    `mean` and `var`; norms with other parameters, which PyTorch lacks, stay out.
+    A module is a norm where its parameters are `scale` and perhaps `bias`, or where it has only
+    `mean` and `var`. Norms with other parameters, which PyTorch lacks, are left out.
     `paths` is the mapping that `from_torch` takes, read from right to left. All leaves are float32;
     running_mean is mean + mean_lo; num_batches_tracked, int64, is there where `count` is.
     Raises ValueError for a leaf that is not [C] (members of a population go one by one), and as

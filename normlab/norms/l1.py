@@ -48,8 +48,8 @@ class L1BatchNorm(RunningNorm):
     running ones.
     Raises ValueError where BatchNorm does.
     Source: arXiv:1802.09769, arXiv:1803.01814 section 4 and the L1 control of arXiv:1805.11604.
-    Deviations: epsilon stands under a root with s^2, as in batch norm (in the papers beside s, or
-    not at all); s^2 is averaged, as a variance is, not s.
+    Deviations: epsilon is added to s^2 under the root, as in batch norm; the papers add it to s, or
+    have none. s^2 is averaged, as a variance is, not s.
 
     >>> x = jax.numpy.array([[1.0], [3.0]])
     >>> y, _ = L1BatchNorm().init_with_output(jax.random.key(0), x, train=True)

@@ -1,8 +1,8 @@
-"""Norms from outside the repository: the rows of somebody's own file join the table.
+"""Norms from outside the repository: the rows of an external file join the table.
 
 The file is Python with `NORMS = {"my_norm": Norm(...)}` and the Linen classes that its rows name;
-docs/your_own_norm.md shows one. It is run once, from the bytes that are hashed, and leaves nothing
-beside it. It may import jax, so reading it costs the second that this takes; this file does not.
+docs/your_own_norm.md shows one. It is run once, from the bytes that are hashed, and no file is
+written next to it. It may import jax, so reading it costs the second that this takes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _are_texts(values: tuple[Any, ...]) -> bool:
 
 @dataclass(frozen=True)
 class OutsideNorm(Norm):
-    """A row of somebody's own file, and that file: its content is part of a run's identity."""
+    """A row of an external file, and that file: its content is part of a run's identity."""
 
     file: str = ""
     sha256: str = ""
@@ -70,8 +70,8 @@ def add_norms(files: Sequence[str], sha256: Sequence[str] = ()) -> list[str]:
     """Add the rows of all `files` to the table, or none of them; return their names.
 
     `sha256`: what the files must hash to, or they are not run. Raises ValueError, one line, for a
-    file that cannot be read or run or that has no rows, for a name that is taken and for a row that
-    could not be built.
+    file that cannot be read or run, and for one without rows. It is raised too for a name that is
+    taken and a row that cannot be built.
     """
     rows: dict[str, OutsideNorm] = {}
     for i, file in enumerate(files):
@@ -106,7 +106,7 @@ def read_norms(file: str, sha256: str = "") -> dict[str, OutsideNorm]:
     try:
         found = _run(file, content, f"norms_{digest[:16]}").get("NORMS")
         code = content.decode()
-    except (Exception, SystemExit) as error:  # it is somebody's Python: anything can be wrong
+    except (Exception, SystemExit) as error:  # an external file: anything can be wrong
         told = f"{type(error).__name__}: {error}"
         raise ValueError(f"norm file {file!r} cannot be loaded ({told})") from error
     if not isinstance(found, dict) or not found:

@@ -47,15 +47,15 @@ def finish(module: nn.Module, y: jax.Array, dtype, mask: Mask) -> jax.Array:
 
 
 ROOM = 2.0**-8
-"""What values near the largest float are multiplied with before they are added or divided by."""
+"""The factor on values near the largest float before they are added or divided by."""
 
 
 @jax.custom_jvp
 def safe_divide(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return a / b for b > 0, right and with finite derivatives for b near the largest float.
 
-    XLA multiplies with 1 / b, which is 0 for b above 8.5e37, and moves a constant factor of a and
-    b there, but not one that it cannot know. Autodiff would square b.
+    XLA multiplies with 1 / b, which is 0 for b above 8.5e37. It would move a constant factor of a
+    and b there too, but not one that depends on b. Autodiff would square b.
     """
     room = jnp.where(b > 1e30, ROOM, 1.0).astype(b.dtype)
     return (a * room) / (b * room)

@@ -19,15 +19,15 @@ the paper's 40000 steps)."""
 class BatchRenorm(RunningNorm):
     """y = scale * (x_hat * r + d) + bias, x_hat = (x - mean_B) / std_B with the batch's statistics.
 
-    r = std_B / std clipped to [1 / r_max, r_max], d = (mean_B - mean) / std clipped to
-    [-d_max, d_max], with the running mean and std before this step's update; every std includes
-    epsilon, and neither r nor d carries a gradient. Between the limits y is what evaluation gives.
-    Groups of examples (stats_batch) have an r and d each.
+    r = std_B / std is clipped to [1 / r_max, r_max], d = (mean_B - mean) / std to [-d_max, d_max].
+    The running mean and std are those before this step's update; every std includes epsilon.
+    Neither r nor d carries a gradient. Between the limits y is what evaluation gives. Each group of
+    examples (stats_batch) has its own r and d.
     Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C].
     State: RunningNorm's, options too; `count` is always kept. Evaluation as in BatchNorm.
-    renorm_steps: T updates until both limits stand at `r_max` and `d_max`, linearly: 1 and 0 until
-    T / 8, d_max reached at 5 T / 8, r_max at T (the paper: T = 40000); 0: from the first step.
-    With r_max = 1, d_max = 0 it is BatchNorm.
+    renorm_steps: T, the updates until the limits are `r_max` and `d_max`. They are 1 and 0 until
+    T / 8 and grow linearly: d_max is reached at 5 T / 8, r_max at T. The paper has T = 40000. With
+    T = 0 they are open from the first step. With r_max = 1, d_max = 0 it is BatchNorm.
     Raises ValueError for r_max < 1, d_max < 0 or renorm_steps < 0, and where BatchNorm does.
     Source: arXiv:1702.03275, algorithm 1 and section 4.2. Deviation: the running variance is
     averaged, as in batch norm; the paper averages the running std.

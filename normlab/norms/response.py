@@ -100,8 +100,8 @@ class LocalResponseNorm(nn.Module):
     The sum of channel c runs over c - n // 2 ... c + (n - 1) // 2; channels beyond the ends are 0.
     Shapes: x [N, ..., C] -> the same. State: none. No parameters. Masked values count as 0.
     Fields: `size` n > 0, `alpha`, `beta`, `k` > 0.
-    Source: Krizhevsky, Sutskever and Hinton (NIPS 2012), section 3.3, as PyTorch defines it: alpha
-    is divided by n, and k is 1 where the paper's is 2. Size 5 is the paper's.
+    Source: Krizhevsky, Sutskever and Hinton (NIPS 2012), section 3.3, as PyTorch defines it.
+    Deviations: alpha is divided by n, and k is 1 where the paper's is 2. Size 5 is the paper's.
 
     >>> y = LocalResponseNorm(alpha=5.0, beta=0.5).apply({}, jax.numpy.array([[1.0, 0.0, 1.0]]))
     >>> y.round(3).tolist()
@@ -122,8 +122,8 @@ class LocalResponseNorm(nn.Module):
         n, channels = self.size, x.shape[-1]
         padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(n // 2, (n - 1) // 2)])
         near = [padded[..., i : i + channels] for i in range(n)]
-        # In units of this size, 1 for values up to 256, no square overflows; it is a constant,
-        # for which y is the same function of x whatever its value.
+        # In units of this size no square overflows; it is 1 for values up to 256. It is a constant
+        # to derivatives: y is the same function of x whatever the size.
         largest = functools.reduce(jnp.maximum, map(jnp.abs, near))
         size = jax.lax.stop_gradient(jnp.maximum(largest * ROOM, 1.0))
         squares = sum(jnp.square(value / size) for value in near)

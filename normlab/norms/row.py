@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Norm:
-    """One scheme: where its module stands, what it averages over, what it takes and claims."""
+    """One scheme: where its module is, what it averages over, what it takes and claims."""
 
     title: str
     family: str
@@ -23,24 +23,24 @@ class Norm:
     arguments: tuple[str, ...] = ()
     """Further arguments of the module, for people's own models."""
     fixed: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the module that make this row out of its family."""
+    """Arguments of the module by which this row differs from others with the same module."""
     parameters: tuple[str, ...] = ("scale", "bias")
     act: str = ""
-    """The module "package.file:Class" that stands where the network's activation would, for schemes
-    that replace norm and activation together; they stand before it only (placement `pre`)."""
+    """The module "package.file:Class" in the place of the network's activation, for schemes that
+    replace norm and activation together. They are allowed before it only (placement `pre`)."""
     centered: bool = True
     running_statistics: bool = False
     grouped: bool = False
     """Whether the channels are split into `groups`, which must divide them."""
     invariant: tuple[str, ...] = ()
-    """What the output in training does not feel (for epsilon = 0) of the values that share a
-    statistic: a constant added to them ("shift"), a positive factor on them ("scale")."""
+    """What can be done to the values that share a statistic without a change of the output (in
+    training, epsilon = 0). "shift": a constant is added; "scale": a positive factor."""
     standard: bool = False
     """Whether those outputs have mean 0 (if `centered`) and mean square 1 at the initial scale and
     bias."""
     exact: bool = False
-    """Whether the scheme is held to an error of 2e-6 at any mean and magnitude; the others stay
-    finite there and reach 1e-5 on ordinary input."""
+    """Whether the error must be below 2e-6 at any mean and magnitude. The others must be finite
+    there, and below 1e-5 on ordinary input."""
     reference: Any = None
     """float64 NumPy function (x, epsilon) -> y of a row from outside, in training mode at the
     initial parameters."""
@@ -53,7 +53,7 @@ class Norm:
 
     @property
     def is_per_sample(self) -> bool:
-        """Whether no example ever feels another: not in the statistics, nor in those of a step."""
+        """Whether no example depends on another in training."""
         return "N" not in self.over
 
     @property

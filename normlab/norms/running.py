@@ -34,9 +34,9 @@ class RunningNorm(nn.Module):
     evaluating and initialising do not.
 
     epsilon: added to the variance. momentum: weight of the OLD running statistics.
-    average: "moving", new = momentum * old + (1 - momentum) * batch; "debiased", the same without
-    the trace of the start (rate (1 - momentum) / (1 - momentum^t) at update t); "cumulative", the
-    mean of all batches (rate 1 / t).
+    average: "moving" is new = momentum * old + (1 - momentum) * batch. "debiased" is the same
+    without a trace of the start: rate (1 - momentum) / (1 - momentum^t) at update t. "cumulative"
+    is the mean of all batches: rate 1 / t.
     running_var: "biased", or "unbiased" (times n / (n - 1), as PyTorch keeps it).
     stats_batch: b > 0 takes statistics over groups of b consecutive examples (ghost batches,
     arXiv:1705.08741), whose average the running ones follow; 0 is the whole batch.
@@ -84,8 +84,8 @@ class RunningNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        """Return y by the batch's statistics or the running ones, as `train` and the switches say,
-        and move the running ones; masked positions of y are 0, its dtype is that of x."""
+        """Return y by the batch's statistics or the running ones, and move the running ones, as
+        `train` and the switches say. Masked positions of y are 0; its dtype is that of x."""
         parameters, running = self.parameters(x), self.running(x.shape[-1])
         mask = fit_mask(mask, x.shape)
         x = zero_masked(x, mask)

@@ -1,8 +1,8 @@
 """`NORMS`: every normalization scheme as one row of metadata, readable without importing jax.
 
 A scheme is its file plus its row. Models, tests, help texts, table labels and studies ask the row,
-so no other place knows a scheme's name. The schemes that act on kernels stand in
-`normlab/layers/table.py`; each can be combined with any row of `NORMS`.
+so no other place has a scheme's name. `normlab/layers/table.py` has the schemes that act on
+kernels; each can be combined with any row of `NORMS`.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ def normalize_by(x: jax.Array, average: Average, epsilon: float) -> jax.Array:
 def average_groups(batch: Moments, unbiased: bool = False) -> tuple[Average, jax.Array]:
     """Return the mean and variance of a batch per channel, [C], and whether it had valid values.
 
-    Groups of examples are averaged, weighted by their valid values; means relative to the largest
-    one's, since a sum of large means loses what `delta` holds. `unbiased` multiplies each variance
-    by n / (n - 1).
+    Groups of examples are averaged, weighted by their valid values. Means are taken relative to the
+    largest one, since a sum of large means loses what `delta` holds. `unbiased` multiplies each
+    variance by n / (n - 1).
     """
     channels = batch.shift.shape[-1]
     shift, delta, var, n, shrink = (v.reshape(-1, channels) for v in batch)

@@ -14,8 +14,8 @@ SPACE = frozenset("HWT")
 def axes_of(over: tuple[str, ...], ndim: int) -> tuple[int, ...]:
     """Return the axis numbers that the letters `over` name in an array [N, ..., C].
 
-    N is axis 0, C the last axis, and any of H, W, T all axes between them, so that one row of the
-    table serves dense layers [N, C], sequences [N, T, C] and images [N, H, W, C].
+    N is axis 0, C the last axis, and any of H, W, T all axes between them. So one row of the table
+    serves dense layers [N, C], sequences [N, T, C] and images [N, H, W, C].
 
     >>> axes_of(("N", "H", "W"), ndim=4), axes_of(("H", "W", "C"), ndim=2)
     ((0, 1, 2), (1,))

@@ -46,9 +46,9 @@ class Over(NamedTuple):
 
 
 PILOT = 16
-"""The pilot mean reads one value in so many. Whatever the data, the mean p of K among N values
-obeys (p - mean)^2 <= (N - K) / K * var, so that var = E[(x - p)^2] - E[x - p]^2 cancels by a factor
-of N / K = 16 at most, 1e-6 in float32."""
+"""The pilot mean reads every 16th value. Whatever the data, the mean p of K among N values obeys
+(p - mean)^2 <= (N - K) / K * var. So var = E[(x - p)^2] - E[x - p]^2 cancels by a factor of
+N / K = 16 at most, 1e-6 in float32."""
 
 
 def to_float32(x: jax.Array) -> jax.Array:
@@ -57,9 +57,8 @@ def to_float32(x: jax.Array) -> jax.Array:
 
 
 def fit_mask(mask: Any, shape: tuple[int, ...]) -> Mask:
-    """Return the mask in the shape of x [N, ..., C], broadcast by NumPy's rules: from
-    the last axis on, so a mask of examples of [N, C] is [N, 1]. Raises ValueError where it does not
-    fit. No mask is None."""
+    """Return the mask in the shape of x [N, ..., C], broadcast by NumPy's rules from the last axis
+    on. A mask of examples of [N, C] is [N, 1]. Raises ValueError where it does not fit."""
     if mask is None:
         return None
     mask = jnp.asarray(mask, bool)
@@ -80,9 +79,9 @@ def zero_masked(x: jax.Array, mask: Mask) -> jax.Array:
 def _sum(x: jax.Array, over: Over) -> jax.Array:
     """Return the sum over `over`, its axes kept with length 1.
 
-    Space first, channels of the small result second: one reduction over H, W and C / G reads
-    memory in short strides (a CNN's step with group norm: 1870 against 1330 us on one core). A
-    group's sum is repeated for its channels, so that everything that follows is per channel.
+    Space is first, channels of the small result are second: one reduction over H, W and C / G
+    reads memory in short strides. A CNN's step with group norm took 1870 instead of 1330 us on one
+    core. A group's sum is repeated for its channels, so that all that follows is per channel.
     """
     total = jnp.sum(x, axis=over.axes, keepdims=True)
     if over.groups == 1:
@@ -118,8 +117,8 @@ def _first(x: jax.Array, over: Over) -> jax.Array:
 
 
 def _pilot(x: jax.Array, over: Over) -> jax.Array:
-    """Return the mean of about one value in PILOT: every so many rows of the longest axis, or one
-    block where that is the channel axis (strided reads there would touch all of memory).
+    """Return the mean of about one value in PILOT: rows of the longest axis at equal distances. Of
+    a channel axis it is one block, since strided reads there would touch all of memory.
 
     It is taken relative to one value, so that a constant's mean is that constant to the bit.
     """
@@ -143,9 +142,9 @@ def _pilot(x: jax.Array, over: Over) -> jax.Array:
 def _round_off(shift: jax.Array) -> jax.Array:
     """Return `shift` without its last bit: the same number wherever XLA computes it again.
 
-    A consumer may recompute the mean as a fused multiply-add, which is another number, and `delta`
-    then belongs to a shift that is not there: jitted Hessian-vector products were off by 1.4e-3 at
-    mean 1e4, with the rounding by 2e-7. `delta` takes up what the bit held.
+    A consumer may recompute the mean as a fused multiply-add, which is another number. `delta` then
+    belongs to another shift. Jitted Hessian-vector products were off by 1.4e-3 at mean 1e4, with
+    the rounding by 2e-7. `delta` takes up what the bit held.
     """
     kind = jnp.finfo(shift.dtype)
     return lax.reduce_precision(shift, kind.nexp, kind.nmant - 1)
@@ -158,8 +157,8 @@ def _statistics(x: jax.Array, mask, over: Over, n: jax.Array):
         return jnp.zeros_like(square), jnp.zeros_like(square), square
     shift = _pilot(x, over) if mask is None else _mean(x, over, n)
     shift = lax.optimization_barrier(_round_off(shift))
-    # Without the barrier XLA:CPU writes x - shift to memory for its two readers: 2148 against
-    # 1464 us for a training step of a small CNN (one core, 2026-11-20).
+    # Without the barrier XLA:CPU writes x - shift to memory for its two readers. A training step
+    # of a small CNN then takes 2148 instead of 1464 us (one core, 2026-11-20).
     square = _mean(jnp.square(zero_masked(x - lax.optimization_barrier(shift), mask)), over, n)
     delta = _mean(zero_masked(x - shift, mask), over, n)
     return shift, delta, jnp.maximum(square - jnp.square(delta), 0)
@@ -298,7 +297,7 @@ def _normalize_jvp(over: Over, epsilon: float, primals, tangents):
     With h the normalized input, t its tangent and a = scale / sqrt(var + epsilon):
     dy = a t + (dscale - a E[h t]) h + (dbias - a E[t]). Autodiff of rsqrt(var) would form
     (var + epsilon)^(-3/2), which underflows long before y does. The two brackets are small arrays:
-    transposed, all sums of the backward pass come out of sum(g) and sum(g h).
+    transposed, all sums of the backward pass follow from sum(g) and sum(g h).
     """
     x, mask, scale, bias = primals
     t = zero_masked(to_float32(tangents[0]), mask)
@@ -334,7 +333,7 @@ def normalize(
 
     Statistics over `axes`, `groups` and `axis_name` as in `moments`; `scale` and `bias` [C] may be
     left out. `mask` (bool, broadcastable to x): masked positions influence nothing, also when they
-    hold NaN, and come out as 0.
+    hold NaN, and are 0 in y.
 
     >>> y, _ = normalize(jnp.array([[1.0], [3.0]]), (0,), epsilon=0.0)
     >>> y.tolist()
