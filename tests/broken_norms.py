@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -75,124 +77,49 @@ class Plain(nn.Module):
         return self.finish(y, valid, x.dtype)
 
 
-class WrongDivisor(Plain):
-    def moments(self, z, valid):
-        mean, var = super().moments(z, valid)
-        n = jnp.maximum(valid.sum(self.axes(z), keepdims=True), 2)
-        return mean, var * n / (n - 1)
+def broken(name: str, base: type[Plain] = Plain, **methods: Any) -> type[Plain]:
+    """A copy of `base` with these methods in the place of its own."""
+    return type(base)(name, (base,), {"__module__": __name__, **methods})
 
 
-class ConstantMean(Plain):
-    def moments(self, z, valid):
-        mean, var = super().moments(z, valid)
-        return lax.stop_gradient(mean), var
+def unbiased(self, z, valid):
+    mean, var = Plain.moments(self, z, valid)
+    n = jnp.maximum(valid.sum(self.axes(z), keepdims=True), 2)
+    return mean, var * n / (n - 1)
 
 
-class ConstantVariance(Plain):
-    def moments(self, z, valid):
-        mean, var = super().moments(z, valid)
-        return mean, lax.stop_gradient(var)
+def constant_mean(self, z, valid):
+    mean, var = Plain.moments(self, z, valid)
+    return lax.stop_gradient(mean), var
 
 
-class CountsMasked(Plain):
-    def moments(self, z, valid):
-        return super().moments(z, jnp.ones_like(valid))
+def constant_variance(self, z, valid):
+    mean, var = Plain.moments(self, z, valid)
+    return mean, lax.stop_gradient(var)
 
 
-class ReadsMasked(CountsMasked):
-    def zero_masked(self, z, valid):
-        return z
+def cancelling(self, z, valid):
+    mean, _ = Plain.moments(self, z, valid)
+    square, _ = Plain.moments(self, z * z, valid)
+    return mean, jnp.maximum(square - mean * mean, 0)
 
 
-class ForgetsBlank(Plain):
-    """Right in the forward pass; the slopes of masked NaN are 0 * NaN."""
-
-    def zero_masked(self, z, valid):
-        return z
+def nan_of_nothing(self, z, valid):
+    mean, var = Plain.moments(self, z, valid)
+    return jnp.where(valid.sum(self.axes(z), keepdims=True) > 0, mean, jnp.nan), var
 
 
-class NoValidValue(Plain):
-    def moments(self, z, valid):
-        n = valid.sum(self.axes(z), keepdims=True)
-        mean, var = super().moments(z, valid)
-        return jnp.where(n > 0, mean, jnp.nan), var
-
-    def moves(self, train, valid):
-        return True if train and not self.is_initializing() else None
+def batch_in_evaluation(self, z, mean, var):
+    return Plain.evaluate(self, z, *self.moments(z, jnp.ones_like(z, bool)))
 
 
-class KeepsMasked(Plain):
-    def finish(self, y, valid, dtype):
-        return jnp.where(valid, y, 1).astype(dtype)
+def moved_without_values(self, train, valid):
+    return True if train and not self.is_initializing() else None
 
 
-class MovedAtInit(Plain):
-    def moves(self, train, valid):
-        return valid.any() if train else None
-
-
-class MovedInEvaluation(Plain):
-    def moves(self, train, valid):
-        return valid.any() if not self.is_initializing() else None
-
-
-class NeverMoved(Plain):
-    def moves(self, train, valid):
-        return None
-
-
-class WrongMomentum(Plain):
-    def rate(self):
-        return self.momentum
-
-
-class WrongAxes(Plain):
-    def axes(self, z):
-        return tuple(range(1, z.ndim - 1))
-
-
-class NoSquareRoot(Plain):
-    def evaluate(self, z, mean, var):
-        return (z - mean) / (var + self.epsilon)
-
-
-class BatchInEvaluation(Plain):
-    def evaluate(self, z, mean, var):
-        mean, var = self.moments(z, jnp.ones_like(z, bool))
-        return super().evaluate(z, mean, var)
-
-
-class KeepsWide(Plain):
-    def finish(self, y, valid, dtype):
-        return jnp.where(valid, y, 0)
-
-
-class Cancels(Plain):
-    def moments(self, z, valid):
-        mean, _ = super().moments(z, valid)
-        square, _ = super().moments(z * z, valid)
-        return mean, jnp.maximum(square - mean * mean, 0)
-
-
-class HalfStatistics(Plain):
-    def to_float32(self, x):
-        return x
-
-
-class AlwaysFloat32(Plain):
-    def to_float32(self, x):
-        return x.astype(jnp.float32)
-
-
-class NeverRefuses(Plain):
-    def refuse(self, x):
-        pass
-
-
-class NamesNothing(Plain):
-    def refuse(self, x):
-        if x[..., 0].size < 2:
-            raise ValueError("too few values")
+def refuse_without_names(self, x):
+    if x[..., 0].size < 2:
+        raise ValueError("too few values")
 
 
 @jax.custom_vjp
@@ -202,10 +129,38 @@ def _same(z):
 
 _same.defvjp(lambda z: (z, None), lambda _, c: (c,))
 
-
-class ReverseOnly(Plain):
-    def to_float32(self, x):
-        return _same(super().to_float32(x))
+WrongDivisor = broken("WrongDivisor", moments=unbiased)
+ConstantMean = broken("ConstantMean", moments=constant_mean)
+ConstantVariance = broken("ConstantVariance", moments=constant_variance)
+Cancels = broken("Cancels", moments=cancelling)
+CountsMasked = broken(
+    "CountsMasked", moments=lambda self, z, valid: Plain.moments(self, z, jnp.ones_like(valid))
+)
+ReadsMasked = broken("ReadsMasked", CountsMasked, zero_masked=lambda self, z, valid: z)
+# right in the forward pass; the slopes of masked NaN are 0 * NaN
+ForgetsBlank = broken("ForgetsBlank", zero_masked=lambda self, z, valid: z)
+NoValidValue = broken("NoValidValue", moments=nan_of_nothing, moves=moved_without_values)
+KeepsMasked = broken(
+    "KeepsMasked", finish=lambda self, y, valid, dtype: jnp.where(valid, y, 1).astype(dtype)
+)
+MovedAtInit = broken("MovedAtInit", moves=lambda self, train, valid: valid.any() if train else None)
+MovedInEvaluation = broken(
+    "MovedInEvaluation",
+    moves=lambda self, train, valid: None if self.is_initializing() else valid.any(),
+)
+NeverMoved = broken("NeverMoved", moves=lambda self, train, valid: None)
+WrongMomentum = broken("WrongMomentum", rate=lambda self: self.momentum)
+WrongAxes = broken("WrongAxes", axes=lambda self, z: tuple(range(1, z.ndim - 1)))
+NoSquareRoot = broken(
+    "NoSquareRoot", evaluate=lambda self, z, mean, var: (z - mean) / (var + self.epsilon)
+)
+BatchInEvaluation = broken("BatchInEvaluation", evaluate=batch_in_evaluation)
+KeepsWide = broken("KeepsWide", finish=lambda self, y, valid, dtype: jnp.where(valid, y, 0))
+HalfStatistics = broken("HalfStatistics", to_float32=lambda self, x: x)
+AlwaysFloat32 = broken("AlwaysFloat32", to_float32=lambda self, x: x.astype(jnp.float32))
+NeverRefuses = broken("NeverRefuses", refuse=lambda self, x: None)
+NamesNothing = broken("NamesNothing", refuse=refuse_without_names)
+ReverseOnly = broken("ReverseOnly", to_float32=lambda self, x: _same(Plain.to_float32(self, x)))
 
 
 class NoMask(nn.Module):

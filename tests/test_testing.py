@@ -55,7 +55,7 @@ PLANTED = [
     (
         row(broken.NoValidValue),
         masks.check_extremes,
-        {"nothing valid: all is finite", "nothing valid: running statistics stand still"},
+        {"nothing valid: all is finite", "nothing valid: running statistics do not move"},
     ),
     (row(broken.MovedAtInit), contract.check_initialising, {"initialising moves no statistics"}),
     (row(broken.MovedInEvaluation), contract.check_state, {"evaluating moves nothing"}),

@@ -16,7 +16,7 @@ EPSILON, GROUPS = 1e-3, 2
 DENSE, SEQUENCE, CONV = (6, 4), (4, 3, 4), (4, 3, 2, 4)
 
 
-def draw(shape, loc: Any = 0.0, std: Any = 1.0, seed=0) -> np.ndarray:
+def draw(shape, loc: Any = 0.0, std: Any = 1.0, seed=0) -> Any:
     return (loc + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from normlab.norms.group import count_groups
-from normlab.norms.plain import ROOM, affine, finish, refuse_one_value, safe_divide
+from normlab.norms.plain import ROOM, finish, refuse_one_value, safe_divide
 from normlab.norms.running import RunningNorm
 from normlab.statistics.axes import axes_of
 from normlab.statistics.moments import Mask, fit_mask, moments, std, to_float32, zero_masked
@@ -32,25 +32,34 @@ class EvoNormB0(RunningNorm):
 
     leaves = ("var",)
 
-    def parameters(self, x):
-        refuse_one_value(self, x.shape, axes_of(("H", "W"), x.ndim))
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
+        mask, dtype = fit_mask(mask, x.shape), x.dtype
+        x = zero_masked(to_float32(x), mask)
+        space = axes_of(("H", "W"), x.ndim)
+        refuse_one_value(self, x.shape, space)
         v = self.param("v", nn.initializers.ones, (x.shape[-1],))
-        return *affine(self, x.shape[-1]), v
-
-    def from_batch(self, x, axes, running, parameters, **over):
-        batch = moments(x, axes, **over)
-        return self.divided(x, std(batch, self.epsilon), 2, over["mask"], parameters), batch
-
-    def from_running(self, x, mask, running, parameters):
-        return self.divided(x, jnp.sqrt(running.var + self.epsilon), 1, mask, parameters)
-
-    def divided(self, x, over_batch, first, mask, parameters):
-        """Return y by the batch's std; the axes of space begin at `first`."""
-        scale, bias, v = parameters
-        space, small = tuple(range(first, x.ndim - 1)), to_float32(x) * ROOM
+        over_batch = self.batch_std(x, train, mask)
+        # of whole examples: seen by groups of them, XLA rounds the gradient differently
         over_space = std(moments(x, space, mask=mask), self.epsilon)
+        small = x * ROOM
         below = jnp.maximum(over_batch * ROOM, v * small + over_space * ROOM)
-        return safe_divide(small, below) * scale + bias
+        return finish(self, safe_divide(small, below), dtype, mask)
+
+    def batch_std(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
+        """Return the std over N, H, W of the batch, or the running one; moves the running one."""
+        running = self.running(x.shape[-1])
+        uses_running, moves = self.switches(train)
+        result = jnp.sqrt(running.var + self.epsilon)
+        if not uses_running or moves:
+            shape, axes = self.ghosts(x.shape)
+            valid = None if mask is None else mask.reshape(shape)
+            batch = moments(x.reshape(shape), axes, mask=valid, axis_name=self.shared_along)
+            if moves:
+                self.move(running, batch)
+            if not uses_running:
+                result = jnp.repeat(std(batch, self.epsilon)[:, 0], shape[1], axis=0)
+        return result
 
 
 class EvoNormS0(nn.Module):

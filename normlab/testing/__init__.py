@@ -1,10 +1,10 @@
-"""The battery: what a normalization layer must show before it is compared with others.
+"""What a normalization layer must show before it is compared with others.
 
     from normlab.testing import check_norm
     results = check_norm("batch")
 
-Every scheme of the table passes; `scripts/check_norm.py` does the same for a file of somebody's
-own. Each check is a function (Subject) -> list of Results, one Result for one measured claim.
+Every scheme of the table passes. `scripts/check_norm.py` runs the same checks on an external file.
+Each check is a function (LayerUnderTest) -> list of Results, one Result for each measured claim.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def attempt(
 ) -> list[Result]:
     """Return the results of one check; an exception is a failure with its first line as the note.
 
-    It is somebody's code: anything can go wrong in it.
+    It may be external code: anything can go wrong in it.
     """
     try:
         return check(subject)

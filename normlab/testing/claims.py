@@ -1,6 +1,9 @@
-"""What a row says about its outputs: what they do not feel, how they are spread, how far a value
-reaches. Inputs are whole numbers of up to some thousands, so that adding a constant and
-multiplying by a power of two are exact, and epsilon is nothing beside the variance."""
+"""What a row claims about its outputs: what they do not depend on, how they are spread, how far a
+value reaches.
+
+Inputs are whole numbers of up to some thousands. Adding a constant to them and multiplying them by
+a power of two are exact, and epsilon is negligible.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def output(subject: LayerUnderTest, x: np.ndarray) -> np.ndarray:
 
 
 def check_invariances(subject: LayerUnderTest) -> list[Result]:
-    """The output does not feel a constant added, or a factor, where the row says so."""
+    """The output does not depend on a constant added, or on a factor, where the row says so."""
     x, random = whole_numbers(), np.random.default_rng(12)
     shifts = np.round(5000 * random.standard_normal(np.prod(SHAPE)))
     factors = 2.0 ** random.integers(-3, 4, np.prod(SHAPE))
@@ -68,8 +71,8 @@ def check_standard(subject: LayerUnderTest) -> list[Result]:
 
 
 def check_reach(subject: LayerUnderTest) -> list[Result]:
-    """A changed value is felt by those it shares a statistic with, and by no others; at its own
-    position by all channels, where there is no statistic."""
+    """A changed value changes the outputs that share its statistic, and no others. Without a
+    statistic it may change all channels at its position."""
     x = draw(seed=13)
     changed = x.copy()
     changed[0, 0, 0, 0] += 1

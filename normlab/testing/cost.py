@@ -1,4 +1,4 @@
-"""What a layer costs beside two that everybody knows."""
+"""What a layer costs, compared with two that everybody knows."""
 
 from __future__ import annotations
 

@@ -9,13 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from normlab.testing.layer import ORDINARY, SHAPE, LayerUnderTest, Step, compiled, draw
-from normlab.testing.result import Result, measured, off, skipped
-
-
-def worst(one: Step, two: Step) -> float:
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
-    errors = [off(a, b) for a, b in pairs]
-    return float(np.max(errors))  # NaN if any is
+from normlab.testing.result import Result, measured, skipped, worst
 
 
 def check_sharded(subject: LayerUnderTest) -> list[Result]:

@@ -14,7 +14,7 @@ STEP = 1e-5
 """Central differences are off by about STEP^2 + 1e-16 / STEP = 1e-10 here."""
 AGREES = 1e-6
 EVERY = 7
-"""One value of the input in so many is moved; of a parameter, every one."""
+"""Every 7th value of the input is moved, and every value of a parameter."""
 
 
 def differences(value: Callable[[np.ndarray], float], x: np.ndarray, every: int = 1) -> np.ndarray:

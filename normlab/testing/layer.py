@@ -97,7 +97,7 @@ class LayerUnderTest:
         return axes_of(self.row.over, len(SHAPE))
 
     def layer(self, **options: Any) -> Named:
-        """Return the layer with those of the battery's settings that it takes, and `options`."""
+        """Return the layer with those settings of the checks that it takes, and `options`."""
         settings = {"epsilon": EPSILON, "momentum": MOMENTUM, "groups": GROUPS}
         taken = {k: v for k, v in settings.items() if k in self.row.options}
         return Named(build(self.name, **{**taken, **options}).norm)
@@ -156,6 +156,12 @@ class LayerUnderTest:
             return Step(y, dict(state), slopes, dx)
 
         return step
+
+    def settled(self, variables: Variables, x: Any) -> Variables:
+        """Return the variables whose running statistics are those of x, after 200 steps on it."""
+        for _ in range(200):
+            variables = {**variables, **self.step(variables, x, x).state}
+        return variables
 
     @functools.cached_property
     def evaluate(self) -> Callable[..., tuple[Any, Any]]:

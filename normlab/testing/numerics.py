@@ -13,8 +13,8 @@ from normlab.testing.layer import EPSILON, EXACT, GROUPS, SHAPE, LayerUnderTest,
 from normlab.testing.result import Result, held, measured, off, skipped
 
 NARROW = (
-    "the layer computes in float32 when it is given float64, so nothing exact is at hand: widen to "
-    "jnp.promote_types(x.dtype, jnp.float32), or give the row reference=(x, epsilon) -> y"
+    "the layer computes in float32 when it is given float64, so no exact value is known: convert "
+    "x to jnp.promote_types(x.dtype, jnp.float32), or give the row reference=(x, epsilon) -> y"
 )
 
 
@@ -24,19 +24,19 @@ class Right(NamedTuple):
 
 
 def right_values(
-    subject: LayerUnderTest, x: Any, cotangent: Any, epsilon: float = EPSILON
+    subject: LayerUnderTest, x: Any, cotangent: Any, epsilon=EPSILON, variables: Any = None
 ) -> Right:
     """Return y and dx in float64 for the input as it is stored; None where nobody knows.
 
-    From the oracle and in closed form where there are such, else from the layer in float64, whose
-    slopes `gradients` compares with differences.
+    They come from the oracle and the closed form where there are such, else from the layer in
+    float64, whose slopes `gradients` compares with differences. `variables` are those at the start.
     """
     row, x, c = subject.row, np.asarray(x, np.float64), np.asarray(cotangent, np.float64)
     y = dx = None
     if row.exact and row.standard:
         y, dx = reference(row, x, c, epsilon=epsilon, groups=GROUPS)
     elif subject.is_wide:
-        found = subject.step_double(subject.variables, x, c, epsilon)
+        found = subject.step_double(variables or subject.variables, x, c, epsilon)
         y, dx = found.y, found.dx
     oracle = subject.right
     if oracle is not None:
@@ -76,11 +76,11 @@ def check_half(subject: LayerUnderTest) -> list[Result]:
 
 def check_shapes(subject: LayerUnderTest) -> list[Result]:
     """Dense input [N, C] and sequences [N, T, C], each with its own initial variables."""
-    layer, results = subject.layer(), []
+    results = []
 
     @compiled
     def run(x):
-        variables = dict(layer.init(jax.random.key(0), x, train=True))
+        variables = dict(subject.layer().init(jax.random.key(0), x, train=True))
         return variables, subject.forward(variables, x)
 
     for name, shape in (("dense [N, C]", (16, 8)), ("sequence [N, T, C]", (4, 6, 8))):
@@ -92,14 +92,13 @@ def check_shapes(subject: LayerUnderTest) -> list[Result]:
                 raise  # dense input has no space to average over
             results.append(skipped(name, "refused: " + str(error).partition("\n")[0]))
             continue
-        if subject.right is not None:
-            right = subject.right(x.astype(np.float64), EPSILON)
-        elif subject.is_wide:
-            right = subject.step_double(variables, x, x).y
-        else:
-            results.append(held(name, y.shape == shape and np.isfinite(y).all(), f"{y.shape}"))
-            continue
-        results.append(measured(name, off(y, right), subject.limit))
+        right = right_values(subject, x, x, variables=variables).y
+        is_sound = y.shape == shape and np.isfinite(y).all()
+        results.append(
+            held(name, is_sound, f"the shape is {y.shape}, or y is not finite")
+            if right is None
+            else measured(name, off(y, right), subject.limit)
+        )
     return results
 
 
@@ -138,8 +137,6 @@ def check_large_mean(subject: LayerUnderTest) -> list[Result]:
     name = "evaluation at mean 1e6"
     if not (subject.row.exact and subject.row.running_statistics):
         return [skipped(name, "checked for exact rows with running statistics")]
-    variables, x = subject.variables, draw(mean=1e6)
-    for _ in range(200):
-        variables = {**variables, **subject.step(variables, x, x).state}
-    y = right_values(subject, x, x).y
-    return [measured(name, off(subject.evaluate(variables, x)[0], y), EXACT)]
+    x = draw(mean=1e6)
+    found = subject.evaluate(subject.settled(subject.variables, x), x)[0]
+    return [measured(name, off(found, right_values(subject, x, x).y), EXACT)]

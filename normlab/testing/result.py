@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
 
 FLOOR = 1e-3
@@ -12,8 +13,8 @@ FLOOR = 1e-3
 
 
 class Result(NamedTuple):
-    """`figure` is what was measured and `limit` what it may be at most, both None where a claim
-    holds or does not; `note` says what went wrong, or why a claim was not checked."""
+    """`figure` is what was measured and `limit` its largest value that passes; both are None where
+    a claim is true or false. `note` says what went wrong, or why a claim was not checked."""
 
     name: str
     status: Literal["pass", "fail", "skip", "info"]
@@ -47,6 +48,12 @@ def off(value: object, right: object) -> float:
         return 0.0
     size = np.sqrt(np.mean(np.square(exact)))
     return float(np.sqrt(np.mean(np.square(difference))) / max(size, FLOOR))
+
+
+def worst(tree: object, right: object) -> float:
+    """Return the largest `off` of two trees, leaf by leaf; NaN if any is."""
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(right), strict=True)
+    return float(np.max([off(a, b) for a, b in pairs], initial=0.0))
 
 
 def table(results: Sequence[Result]) -> str:
