@@ -124,9 +124,13 @@ def move_aside(path: Path, to: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that died left in a folder that nobody else writes to now."""
+    """Remove what writers that died left in a folder that nobody else writes to now; raises
+    StorageError."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
