@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stress.workspace_files import made_up
+from stress.hostile import made_up
 
 from normlab.runs import files
 from normlab.runs.checkpoints import PopulationFolder, population_id

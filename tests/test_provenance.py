@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stress.workspace_files import made_up
+from stress.hostile import made_up
 
 from normlab.runs import provenance
 from normlab.runs.config import config_sha256, resolve, run_id

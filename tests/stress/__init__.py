@@ -1,5 +1,6 @@
-"""Campaigns that try to lose or corrupt results: kills, damage, full disks, crowds, malice.
+"""Fault injection: kills, crashes, damaged files, full disks, untrusted input.
 
-Each is seeded and replayable, uses the real trainer, and must also catch writers and claimers that
-are broken on purpose. `scripts/stress.py` runs them.
+Each campaign is one file with a function `run(workspace) -> Report`. It uses the real trainer, and
+equal seeds repeat it. It must also catch mutants, which are code that is broken on purpose.
+`scripts/stress.py` runs the campaigns.
 """

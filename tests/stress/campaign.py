@@ -4,62 +4,79 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 
+class Broken(Exception):
+    """A promise that was not kept."""
+
+
 @dataclass(frozen=True)
 class Workspace:
-    """Where a campaign works, by which dice, and how long."""
+    """Where a campaign works, with which random numbers, and how long."""
 
     folder: Path
     """An empty folder of its own."""
     seed: int
     is_long: bool
-    """False: the short version of the test suite, some seconds."""
-    tell: Callable[[str], None] = print
-    """Hears how it is going, a line now and then."""
+    """False: the short version of the test suite."""
+    emit: Callable[[str], None] = print
+    """Gets a line about the progress now and then."""
 
-    def dice(self, what: str) -> random.Random:
-        """Return the dice of one part of the campaign: equal seeds throw equally."""
-        return random.Random(f"{self.seed} {what}")
+    def generator(self, purpose: str) -> random.Random:
+        """Return the random generator of one part of the campaign."""
+        return random.Random(f"{self.seed} {purpose}")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a campaign."""
+    """The outcome of a campaign."""
 
     title: str
     goal: str
     figures: Mapping[str, int | float | str]
-    """Measured, in the order in which they are told."""
     failures: list[str] = field(default_factory=list)
-    """A line for each broken promise, with what is needed to see it again; empty: all were kept."""
-
-    @property
-    def has_passed(self) -> bool:
-        return not self.failures
+    """A line for each broken promise, with what is needed to repeat it; empty: all were kept."""
 
 
 CAMPAIGNS = {
-    "single_runs": "kills",
-    "study": "kills",
-    "crowd": "sweepers",
-    "claims": "sweepers",
-    "every_file_operation": "crashes",
-    "checkpoints": "damage",
-    "results": "damage",
-    "full": "disks",
-    "permission": "disks",
-    "training": "disks",
-    "malice": "malice",
-    "bad_settings": "settings_fuzz",
+    "kills": ("single_runs", "study", "crowd"),
+    "sweepers": ("claims",),
+    "crashes": ("every_file_operation",),
+    "damage": ("checkpoints", "results"),
+    "full_disks": ("full", "permission", "training"),
+    "untrusted_input": ("malice",),
+    "settings": ("bad_settings",),
 }
-"""Campaign -> the module of this package that has it as a function."""
+"""Campaign, which is a module of this package -> earlier names of its parts."""
+
+
+def names_of(words: Iterable[str]) -> list[str]:
+    """Return campaigns by their names or by the earlier ones; raises ValueError."""
+    known = {old: name for name, olds in CAMPAIGNS.items() for old in (name, *olds)}
+    for word in words:
+        if word not in known:
+            raise ValueError(f"unknown campaign {word!r} (campaigns: {', '.join(CAMPAIGNS)})")
+    return list(dict.fromkeys(known[word] for word in words))
 
 
 def find_campaign(name: str) -> Callable[[Workspace], Report]:
     """Return a campaign of CAMPAIGNS; some of them import jax."""
-    module = importlib.import_module(f"stress.{CAMPAIGNS[name]}")
-    return vars(module)[name]
+    return importlib.import_module(f"stress.{name}").run
+
+
+def error_of(act: Callable[[], object]) -> str:
+    """Return how an attempt failed, "" where it did not."""
+    try:
+        act()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def caught(missed: Iterable[str], mutants: Iterable[str]) -> str:
+    """Return the figure of how many mutants were caught."""
+    total = len(list(mutants))
+    return f"{total - len(list(missed))} of {total}"

@@ -1,5 +1,4 @@
-"""Children of a process without jax that limit themselves or end at a chosen file operation, and
-disks that are small."""
+"""Children of a process without jax that end at a chosen file operation."""
 
 from __future__ import annotations
 
@@ -7,25 +6,22 @@ import builtins
 import io
 import json
 import os
-import resource
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-DIED = 9
+CRASHED = 9
 """The exit code of a process that was ended at a file operation."""
-NOBODY = 65534
 TESTS = Path(__file__).resolve().parents[1]
 """Where `stress` is found."""
 
 
 def ask(module: str, *words: object) -> Any:
-    """Return what `python -m module words...` answers; raises RuntimeError."""
+    """Return what `python -m module words...` prints as JSON; raises RuntimeError."""
     command = [sys.executable, "-m", module, *map(str, words)]
     environment = os.environ | {"PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}"}
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -35,7 +31,7 @@ def ask(module: str, *words: object) -> Any:
 
 
 def in_child(act: Callable[[Callable[[str], None]], None]) -> tuple[int, str]:
-    """Return the exit code of a child that does `act(tell)`, 70 if it raised, and what it told."""
+    """Return the exit code of a child that does `act(emit)`, 70 if it raised, and its messages."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -47,8 +43,8 @@ def in_child(act: Callable[[Callable[[str], None]], None]) -> tuple[int, str]:
             code = 70
         os._exit(code)
     os.close(writer)
-    with os.fdopen(reader, "rb") as told:
-        text = told.read().decode()
+    with os.fdopen(reader, "rb") as messages:
+        text = messages.read().decode()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
 
 
@@ -56,52 +52,12 @@ def _write(handle: int, text: str) -> None:
     os.write(handle, text.encode())
 
 
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path | None]:
-    """Give a file system of its own, in memory; None where this process may not mount one."""
-    folder.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    try:
-        is_mounted = (
-            os.geteuid() == 0 and not subprocess.run(command, capture_output=True).returncode
-        )
-    except OSError:
-        is_mounted = False
-    try:
-        yield folder if is_mounted else None
-    finally:
-        if is_mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(folder: Path, free: int) -> Path:
-    """Fill the file system of a folder until `free` bytes are left; return the file to remove."""
-    facts = os.statvfs(folder)
-    filler = folder / "filler"
-    with open(filler, "ab") as file:
-        length = file.tell() + facts.f_bavail * facts.f_frsize - free
-        if length > 0:
-            os.posix_fallocate(file.fileno(), 0, length)
-    return filler
-
-
-def limit_files(length: int) -> None:
-    """Let every write beyond `length` bytes of a file fail in this process."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (length, length))
-
-
-def become_nobody() -> None:
-    """Give up the rights of root, whom a file's rights do not stop."""
-    if os.geteuid() == 0:
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-
-
-class Doomed:
+class CrashPoint:
     """Ends the process that it is installed in at its `at`-th file operation."""
 
-    def __init__(self, at: int, way: str, tell: Callable[[str], None]):
-        self.at, self.way, self.tell, self.count = at, way, tell, 0
-        self.open_file, self.fsync_handle, self.rename = io.open, os.fsync, os.replace
+    def __init__(self, at: int, way: str, emit: Callable[[str], None]):
+        self.at, self.way, self.emit, self.count = at, way, emit, 0
+        self.open_file, self.sync, self.rename = io.open, os.fsync, os.replace
         self.unsynced: dict[int, tuple[int, int]] = {}
         """Inode -> a handle of ours and the length before, of files not synced since."""
         self.renamed: list[tuple[Path, Path, bytes | None]] = []
@@ -116,23 +72,23 @@ class Doomed:
         patch.object(io, "open", self._open).start()
         patch.object(builtins, "open", self._open).start()
 
-    def note(self, what: str) -> None:
+    def note(self, operation: str) -> None:
         """Count an operation; end here where it is the last."""
         if self.way != "half":
             self.count += 1
             if self.count == self.at:
-                self.die(what)
+                self.crash(operation)
 
     def is_cut(self) -> bool:
         """Count a write that may be cut in half, and tell whether this one is."""
         self.count += self.way == "half"
         return self.way == "half" and self.count == self.at
 
-    def die(self, what: str) -> NoReturn:
+    def crash(self, operation: str) -> NoReturn:
         if self.way == "power":
             self._lose()
-        self.tell(what)
-        os._exit(DIED)
+        self.emit(operation)
+        os._exit(CRASHED)
 
     def _lose(self) -> None:
         """Do the worst that a loss of power may do to what was not synced."""
@@ -160,11 +116,11 @@ class Doomed:
         file = self.open_file(path, mode, *rest, **more)
         facts = os.fstat(file.fileno())
         self.unsynced.setdefault(facts.st_ino, (os.dup(file.fileno()), facts.st_size))
-        return DoomedFile(self, file, name)
+        return CutFile(self, file, name)
 
     def _fsync(self, handle: int) -> None:
         self.note("fsync")
-        self.fsync_handle(handle)
+        self.sync(handle)
         facts = os.fstat(handle)
         self.unsynced.pop(facts.st_ino, None)
         if stat.S_ISDIR(facts.st_mode):
@@ -172,31 +128,29 @@ class Doomed:
 
     def _replace(self, source: Any, target: Any) -> None:
         self.note(f"rename to {Path(target).name}")
-        place, old = Path(target), None
-        if place.is_file():
-            with self.open_file(place, "rb") as file:
-                old = file.read()
+        place = Path(target)
+        old = self.open_file(place, "rb").read() if place.is_file() else None
         self.rename(source, target)
         self.renamed.append((Path(source), place, old))
 
 
-class DoomedFile:
-    """A file that is written; what it cannot do, nobody has needed yet."""
+class CutFile:
+    """A file whose writes are counted, and may be cut."""
 
-    def __init__(self, doomed: Doomed, file: Any, name: str):
-        self.doomed, self.file, self.name = doomed, file, name
+    def __init__(self, crash_point: CrashPoint, file: Any, name: str):
+        self.crash_point, self.file, self.name = crash_point, file, name
         self.flush, self.fileno, self.close = file.flush, file.fileno, file.close
 
-    def __enter__(self) -> DoomedFile:
+    def __enter__(self) -> CutFile:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
     def write(self, data: Any) -> int:
-        self.doomed.note(f"write {self.name}")
-        if self.doomed.is_cut():
+        self.crash_point.note(f"write {self.name}")
+        if self.crash_point.is_cut():
             self.file.write(data[: len(data) // 2])
             self.file.flush()
-            self.doomed.die(f"half of write {self.name}")
+            self.crash_point.crash(f"half of write {self.name}")
         return self.file.write(data)

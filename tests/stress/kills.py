@@ -4,296 +4,229 @@ from __future__ import annotations
 
 import json
 import random
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from workspace import runs_of
 
 from normlab.runs import files
 from normlab.runs.checkpoints import Checkpoint, PopulationFolder
 from normlab.runs.errors import Damaged
 from normlab.runs.store import Store
 from normlab.settings import Config
-from stress.campaign import Report, Workspace
-from stress.studies import CHUNK, Child, Stage, need_linux, table_of, until
+from stress.campaign import Report, Workspace, caught
+from stress.processes import ARMS, CHUNK, Child, Stage, until
 
 COMPARED = ("status", "diverged_at", "skipped_steps", "final", "curve_sha256")
 """What of a result must not depend on kills."""
 VARIANTS: tuple[Config, ...] = (
     {"norm.name": "batch", "optim.name": "momentum"},
-    {"norm.name": "batch", "optim.name": "adam", "optim.lr": 0.01},
-    {"norm.name": "layer", "optim.name": "sgd"},
     {"norm.name": "batch_renorm", "optim.name": "adamw", "optim.lr": 0.01},
     {"norm.name": "batch", "norm.average": "cumulative", "optim.schedule": "cosine"},
-    {"norm.name": "group", "norm.noise": 0.5, "optim.name": "momentum"},
+    {"norm.name": "group", "norm.noise": 0.5, "optim.name": "adam", "optim.lr": 0.01},
 )
-RUN_STEPS = 600, 2500
-RUN_KILLS, STUDY_KILLS = (4, 260), (3, 250)
+STEPS, RUN_KILLS, STUDY_KILLS = (600, 2500), (3, 120), (3, 120)
 """Of the short version and the long one."""
 WAITS = {"start": 3.0, "row": 1.5, "finishing": 0.06}
-"""Seconds in which a kill may come after the start, the first row of a curve, the first result."""
-SIGN_SECONDS, QUIET_SECONDS, LIMIT_SECONDS = 15.0, 30.0, 600.0
-"""For a sign (workers may have nothing to do), until a command that was hit must be gone, and until
-those that nobody hits must have ended."""
+"""Most seconds from the start, the first row of a curve or the first result to a kill."""
+SIGN_S, QUIET_S, LIMIT_S = 15.0, 30.0, 600.0
+"""For a sign, until a killed command must have no process, and until all commands must end."""
 GIVEN_UP, ENOUGH, DOZEN = 70, 20, 12
 """The exit code of a command whose worker was killed too often, the failures that end a campaign,
-and the kills that must catch a broken writer."""
+and the kills that must catch a mutant."""
 PHASES = {"start": "starting", "trains": "compiling", "row": "training"}
-PHASES |= dict.fromkeys(("finishing", "again", "finished"), "finishing")
-
-
-GOAL = f"no run lost or recorded twice, all as if undisturbed, at most {CHUNK} steps redone"
 Facts = dict[str, dict[str, Any]]
 """Run -> its result.json."""
 
 
-def facts_of(store: Store, name: str) -> dict[str, Any]:
-    """Return the result of a run; raises Damaged where it or its curve is not as it was written."""
-    store.read(name)
-    return files.read_json(store.run_dir(name) / "result.json")
-
-
-def differences(store: Store, name: str, expected: dict[str, Any]) -> list[str]:
-    """Return what is wrong with one run."""
-    if not store.is_done(name):
-        return [f"run {name} is lost"]
-    try:
-        found = facts_of(store, name)
-    except Damaged as error:
-        return [str(error)]
-    wrong = [k for k in COMPARED if json.dumps(found[k]) != json.dumps(expected[k])]
-    if not found["provenance"]["bit_exact"]:
-        wrong.append(f"its place, marked not bit-exact: {found['provenance']['restarts']}")
-    return [f"run {name} differs in {', '.join(wrong)}"] if wrong else []
-
-
-def setbacks(stage: Stage) -> list[str]:
-    """Return the signs that checkpoints were lost or damaged."""
-    told = [
-        f"run {s.name} went on from step {s.step} after step {s.before}"
-        for s in stage.log.starts()
-        if s.before - s.step > CHUNK
-    ]
-    damaged = sorted(stage.store.root.glob("populations/*/*.corrupt"))
-    return told + [f"a damaged checkpoint: {path.name}" for path in damaged]
-
-
-def leftovers(root: Path) -> list[str]:
-    """Return what no finished run may leave."""
-    patterns = ("populations/*/checkpoint-*", "populations/*/unfinished", "runs/*/.*.tmp")
-    found = [path for pattern in patterns for path in sorted(root.glob(pattern))]
-    return [f"{path.relative_to(root)} is left" for path in found]
-
-
-def audit(stage: Stage, expected: Facts) -> list[str]:
-    """Return every promise that was broken on a stage where all runs should be done."""
-    store, log = stage.store, stage.log
-    told = [line for name, facts in expected.items() for line in differences(store, name, facts)]
-    told += [f"run {name} was never asked for" for name in store.done() - expected.keys()]
-    told += [f"run {name} was recorded twice" for name in log.recorded_twice()]
-    told += [f"run {name} was trained by two at once" for name in log.trained_by_two()]
-    return told + leftovers(store.root) + setbacks(stage)
-
-
-@dataclass(frozen=True)
-class Blow:
-    """What is to be killed and when, as the dice fell."""
+class Kill(NamedTuple):
+    """What is to be killed, and how many seconds after which sign."""
 
     part: str
     sign: str
     seconds: float
 
-    @staticmethod
-    def throw(dice: random.Random) -> Blow:
-        sign = dice.choices(list(WAITS), (20, 55, 25))[0]
-        part = dice.choices(("all", "worker", "supervisor"), (45, 40, 15))[0]
-        return Blow(part, sign, dice.uniform(0, WAITS[sign]))
+
+def any_kill(rng: random.Random) -> Kill:
+    sign = rng.choices(list(WAITS), (20, 55, 25))[0]
+    part = rng.choices(("all", "worker", "supervisor"), (45, 40, 15))[0]
+    return Kill(part, sign, rng.uniform(0, WAITS[sign]))
+
+
+def facts_of(store: Store, run: str) -> dict[str, Any]:
+    """Return the result of a run; raises Damaged where it or its curve is not as it was written."""
+    store.read(run)
+    return files.read_json(store.run_dir(run) / "result.json")
+
+
+def difference(store: Store, run: str, expected: dict[str, Any]) -> str:
+    """Return what is wrong with one run, "" for nothing."""
+    if not store.is_done(run):
+        return f"run {run} is lost"
+    try:
+        found = facts_of(store, run)
+    except Damaged as error:
+        return str(error)
+    wrong = [key for key in COMPARED if json.dumps(found[key]) != json.dumps(expected[key])]
+    if not found["provenance"]["bit_exact"]:
+        wrong.append("its provenance, which is not bit-exact")
+    return f"run {run} differs in {', '.join(wrong)}" if wrong else ""
+
+
+def leftovers(root: Path) -> list[str]:
+    """Return what no finished run may leave, and damaged checkpoints."""
+    kinds = ("checkpoint-*", "unfinished", "*.corrupt")
+    patterns = (*(f"populations/*/{kind}" for kind in kinds), "runs/*/.*.tmp")
+    found = sorted({path for pattern in patterns for path in root.glob(pattern)})
+    return [f"{path.relative_to(root)} is left" for path in found]
 
 
 @dataclass
 class Tally:
     """What is counted while processes are killed."""
 
-    desk: Workspace
-    began: float = field(default_factory=time.monotonic)
+    workspace: Workspace
     parts: Counter[str] = field(default_factory=Counter)
     phases: Counter[str] = field(default_factory=Counter)
-    blows: list[Blow] = field(default_factory=list)
+    recent: list[Kill] = field(default_factory=list)
     runs: int = 0
-    equal: int = 0
-    lost: int = 0
-    twice: int = 0
+    wrong: int = 0
     restarts: int = 0
-    redone: list[int] = field(default_factory=list)
+    redone: int = 0
     failures: list[str] = field(default_factory=list)
 
     @property
     def kills(self) -> int:
         return self.parts.total()
 
-    def fail(self, stage: Stage, what: str) -> None:
-        where = f"seed {self.desk.seed}, {stage.folder.name}, {self.blows[-3:]}"
-        self.failures.append(f"{where}: {what}")
+    def fail(self, stage: Stage, message: str) -> None:
+        where = f"seed {self.workspace.seed}, {stage.folder.name}, {self.recent[-3:]}"
+        self.failures.append(f"{where}: {message}")
 
     def close(self, stage: Stage, expected: Facts) -> None:
-        """Judge a stage where all runs should be done."""
-        for line in audit(stage, expected):
+        """Judge a stage on which all runs should be done."""
+        store = stage.store
+        wrong = [difference(store, run, facts) for run, facts in expected.items()]
+        wrong = [line for line in wrong if line]
+        extra = [f"run {run} was not asked for" for run in store.done() - expected.keys()]
+        for line in [*wrong, *extra, *stage.log.faults(), *leftovers(store.root)]:
             self.fail(stage, line)
-        store, restarts = stage.store, dict[str, int]()
-        for name, facts in expected.items():
-            if not differences(store, name, facts):
-                self.equal += 1
-                told = facts_of(store, name)["provenance"]
-                restarts[told["population"]] = len(told["restarts"])
-        self.runs += len(expected)
-        self.lost += sum(not store.is_done(name) for name in expected)
-        self.twice += len(stage.log.recorded_twice())
-        self.restarts += sum(restarts.values())
-        self.redone += [start.before - start.step for start in stage.log.starts()]
-        self.blows.clear()
-        self.desk.tell(f"{self.kills} kills, {self.equal} of {self.runs} runs bit-equal")
+        if not wrong:
+            told = (facts_of(store, run)["provenance"] for run in expected)
+            self.restarts += sum({p["population"]: len(p["restarts"]) for p in told}.values())
+        self.runs, self.wrong = self.runs + len(expected), self.wrong + len(wrong)
+        self.redone = max([self.redone, *stage.log.redone().values()])
+        self.recent.clear()
+        equal = self.runs - self.wrong
+        self.workspace.emit(f"{self.kills} kills, {equal} of {self.runs} runs bit-equal")
 
-    def report(self, title: str, goal: str) -> Report:
-        figures = {
-            "kills": self.kills,
-            "of": ", ".join(f"{part} {n}" for part, n in self.parts.most_common()),
-            "while": ", ".join(f"{phase} {n}" for phase, n in self.phases.most_common()),
-            "restarts from a checkpoint": self.restarts,
-            "runs lost": self.lost,
-            "runs recorded twice": self.twice,
-            "bit-equal": f"{self.equal} of {self.runs}",
-            "steps redone, median": statistics.median(self.redone or [0]),
-            "steps redone, most": max(self.redone, default=0),
-            "seconds per kill": round((time.monotonic() - self.began) / max(self.kills, 1), 1),
-        }
-        return Report(title, goal, figures, self.failures)
+    def ended_well(self, stage: Stage, child: Child) -> bool:
+        """Tell whether a command ended well; note where it ended in a way that no kill explains."""
+        code = child.process.poll()
+        if code != 0 and not (code in (-9, GIVEN_UP) and child.hits):
+            self.fail(stage, child.last_words())
+        return code == 0
 
 
-def strike(
-    stage: Stage, children: list[Child], blow: Blow, dice: random.Random, tally: Tally
-) -> bool:
-    """Wait for a blow's sign from any of some commands, then for its moment, and kill; return
-    whether there was something to kill."""
+def strike(stage: Stage, children: list[Child], kill: Kill, tally: Tally) -> bool:
+    """Wait for the sign of a kill from one of some commands, then for its moment, and kill; return
+    whether there was a process to kill."""
 
-    def news(child: Child) -> list[str]:
-        notes = stage.log.read()[child.since :]
+    def signs(child: Child) -> list[str]:
+        notes = stage.log.notes()[child.since :]
         return ["start"] + [note.kind for note in notes if note.group == child.group]
 
     def ready() -> list[Child]:
-        return [child for child in children if child.has_ended() or blow.sign in news(child)]
+        return [child for child in children if child.has_ended() or kill.sign in signs(child)]
 
-    until(ready, SIGN_SECONDS)
-    child = dice.choice(ready() or children)
-    until(child.has_ended, blow.seconds)
-    phase = PHASES[news(child)[-1]]
-    if not child.kill(blow.part):
+    until(ready, SIGN_S)
+    child = (ready() or children)[0]
+    until(child.has_ended, kill.seconds)
+    phase = PHASES.get(signs(child)[-1], "finishing")
+    if not child.kill(kill.part):
         return False
-    child.since = len(stage.log.read())
-    tally.parts[blow.part] += 1
+    child.since = len(stage.log.notes())
+    tally.parts[kill.part] += 1
     tally.phases[phase] += 1
-    tally.blows.append(blow)
+    tally.recent.append(kill)
     return True
 
 
-def ended_well(stage: Stage, child: Child, tally: Tally, retries: int) -> bool:
-    """Tell whether a command ended well, and take note where it ended as it must not."""
-    code = child.process.poll()
-    is_given_up = code == GIVEN_UP and child.hits > retries
-    if code != 0 and not is_given_up and not (code == -9 and child.hits):
-        tally.fail(stage, child.last_words())
-    return code == 0
-
-
-def besiege(stage: Stage, settings: Config, dice: random.Random, limit: int, tally: Tally) -> None:
-    """Start a run again and again, killing it while the tally has less than `limit` kills, until it
-    ends by itself."""
-    while True:
-        child, is_hit = stage.start_run(settings), False
-        while tally.kills < limit and not (is_hit or child.has_ended()):
-            is_hit = strike(stage, [child], Blow.throw(dice), dice, tally)
-        if not until(child.is_empty, QUIET_SECONDS if is_hit else LIMIT_SECONDS):
-            tally.fail(stage, "a process outlived the kill" if is_hit else "it never ends")
-            return
-        if ended_well(stage, child, tally, retries=0) or not is_hit:
-            return
-
-
-def undisturbed(desk: Workspace, name: str, start: Callable[[Stage], Child]) -> tuple[Facts, str]:
-    """Return the results and the table of a command that nobody kills; raises RuntimeError."""
-    with Stage(desk, name) as stage:
-        child = start(stage)
-        if not until(child.is_empty, LIMIT_SECONDS) or child.process.returncode:
-            raise RuntimeError(f"an undisturbed command failed: {child.last_words()}")
-        done = sorted(stage.store.done())
-        return {run: facts_of(stage.store, run) for run in done}, table_of(child)
-
-
-def single_runs(desk: Workspace) -> Report:
-    """Kill scripts/train.py, each run until it is done."""
-    need_linux()
-    limit, variants = RUN_KILLS[desk.is_long], VARIANTS if desk.is_long else VARIANTS[:1]
-    steps: Config = {"train.steps": RUN_STEPS[desk.is_long]}
-    runs = [variant | steps | {"seed": seed} for seed, variant in enumerate(variants)]
-    expected = [
-        undisturbed(desk, f"undisturbed-{i}", lambda stage, run=run: stage.start_run(run))[0]
-        for i, run in enumerate(runs)
-    ]
-    tally, number = Tally(desk), 0
-    while tally.kills < limit and len(tally.failures) < ENOUGH:
-        which = number % len(runs)
-        with Stage(desk, f"run-{number}") as stage:
-            besiege(stage, runs[which], desk.dice(stage.folder.name), limit, tally)
-        tally.close(stage, expected[which])
-        number += 1
-    report = tally.report("kills of single runs", GOAL)
-    planted = broken_writers(desk) if desk.is_long else Report("", "", {})
-    figures = {**report.figures, **planted.figures}
-    return replace(report, figures=figures, failures=report.failures + planted.failures)
-
-
-def besiege_study(
-    stage: Stage, crew: int, dice: random.Random, limit: int, table: str, tally: Tally
-) -> None:
-    """Let several commands work on one study, kill one after another and start it again, until all
-    of them have ended well."""
-    hands = [stage.start_study() for _ in range(crew)]
-    end = time.monotonic() + LIMIT_SECONDS
+def besiege(
+    stage: Stage,
+    start: Callable[[], Child],
+    count: int,
+    limit: int,
+    tally: Tally,
+    draw: Callable[[random.Random], Kill] = any_kill,
+) -> list[Child]:
+    """Let `count` commands work, kill one after another while the tally has less than `limit` kills
+    and start it again; return the commands once all have ended well."""
+    rng, end = tally.workspace.generator(stage.folder.name), time.monotonic() + LIMIT_S
+    children = [start() for _ in range(count)]
     while time.monotonic() < end and len(tally.failures) < ENOUGH:
-        for i, child in enumerate(hands):
-            if child.has_ended() and not ended_well(stage, child, tally, retries=1):
-                hands[i] = stage.start_study()
-        going = [child for child in hands if not child.has_ended()]
+        for i, child in enumerate(children):
+            if child.has_ended() and not tally.ended_well(stage, child):
+                if not until(child.is_empty, QUIET_S):
+                    tally.fail(stage, "a process outlived the kill")
+                children[i] = start()
+        going = [child for child in children if not child.has_ended()]
         if not going:
-            tables = {table_of(child) for child in hands}
-            if tables != {table}:
-                tally.fail(stage, f"{tables} is told instead of {table!r}")
-            if not until(lambda: all(c.is_empty() for c in stage.children), QUIET_SECONDS):
-                tally.fail(stage, "a process outlived its command")
-            return
-        if tally.kills < limit:
-            strike(stage, going, Blow.throw(dice), dice, tally)
-        time.sleep(0.05)
-    tally.fail(stage, f"not done after {LIMIT_SECONDS:g} s")
+            return children
+        rng.shuffle(going)
+        if tally.kills >= limit or not strike(stage, going, draw(rng), tally):
+            time.sleep(0.02)
+    tally.fail(stage, f"not done after {LIMIT_S:g} s")
+    return children
 
 
-def study(desk: Workspace) -> Report:
-    """Kill three scripts/study.py on one directory, or two and for a moment."""
-    need_linux()
-    limit, crew = STUDY_KILLS[desk.is_long], 3 if desk.is_long else 2
-    expected, table = undisturbed(desk, "undisturbed", Stage.start_study)
-    tally, number = Tally(desk), 0
-    while tally.kills < limit and len(tally.failures) < ENOUGH:
-        with Stage(desk, f"study-{number}") as stage:
-            besiege_study(stage, crew, desk.dice(stage.folder.name), limit, table, tally)
-        tally.close(stage, expected)
+def undisturbed(tally: Tally, name: str, start: Callable[[Stage], Child], count: int) -> Facts:
+    """Return the results of commands that nobody kills; together they begin each run once."""
+    with Stage(tally.workspace, name) as stage:
+        besiege(stage, partial(start, stage), count, 0, tally)
+        for run, times in stage.log.count("trains").items():
+            if times > 1:
+                tally.fail(stage, f"run {run} was begun {times} times")
+        return {run: facts_of(stage.store, run) for run in sorted(stage.store.done())}
+
+
+def kill_runs(tally: Tally) -> None:
+    """Kill scripts/train.py, each run until it is done."""
+    is_long = tally.workspace.is_long
+    steps: Config = {"train.steps": STEPS[is_long]}
+    variants = VARIANTS if is_long else VARIANTS[:1]
+    starts = [
+        partial(Stage.start_run, settings=v | steps | {"seed": i}) for i, v in enumerate(variants)
+    ]
+    expected = [undisturbed(tally, f"run-{i}", start, 1) for i, start in enumerate(starts)]
+    number = 0
+    while tally.kills < RUN_KILLS[is_long] and len(tally.failures) < ENOUGH:
+        which = number % len(starts)
+        with Stage(tally.workspace, f"killed-run-{number}") as stage:
+            besiege(stage, partial(starts[which], stage), 1, RUN_KILLS[is_long], tally)
+            tally.close(stage, expected[which])
         number += 1
-    return tally.report("kills of studies that share a directory", GOAL)
 
 
-# Broken on purpose, in child processes only.
+def kill_studies(tally: Tally) -> None:
+    """Kill two scripts/study.py on one directory, or three in the long version."""
+    is_long, number = tally.workspace.is_long, 0
+    crew, limit = 3 if is_long else 2, tally.kills + STUDY_KILLS[is_long]
+    expected = undisturbed(tally, "study", Stage.start_study, crew)
+    while tally.kills < limit and len(tally.failures) < ENOUGH:
+        with Stage(tally.workspace, f"killed-study-{number}") as stage:
+            children = besiege(stage, stage.start_study, crew, limit, tally)
+            if len({child.table() for child in children} - {""}) != 1:
+                tally.fail(stage, f"not one table: {[child.table() for child in children]}")
+            if len(expected) != runs_of(len(ARMS)):
+                tally.fail(stage, f"{len(expected)} runs were done, not {runs_of(len(ARMS))}")
+            tally.close(stage, expected)
+        number += 1
 
 
 def save_in_place() -> None:
@@ -326,25 +259,49 @@ def begin_again_in_silence() -> None:
     PopulationFolder.newest = newest
 
 
-FAULTS = {save_in_place: "a damaged checkpoint", begin_again_in_silence: "went on from step 0"}
-"""Broken writer -> what the campaign must say of it."""
+MUTANTS = (save_in_place, begin_again_in_silence)
 
 
-def broken_writers(desk: Workspace) -> Report:
-    """Try writers of checkpoints that are broken: a dozen kills must show it."""
-    need_linux()
-    tally, missed = Tally(desk), set(FAULTS)
-    for fault, sign in FAULTS.items():
-        dice = desk.dice(fault.__name__)
-        with Stage(desk, fault.__name__, fault) as stage:
-            while fault in missed and len(stage.children) < DOZEN:
-                child = stage.start_run(VARIANTS[0] | {"train.steps": RUN_STEPS[True]})
-                strike(stage, [child], Blow("all", "row", dice.uniform(0.1, 1)), dice, tally)
-                until(child.is_empty, QUIET_SECONDS)
-                if any(sign in line for line in setbacks(stage)):
-                    missed.remove(fault)
-            if fault in missed:
-                tally.fail(stage, f"{DOZEN} kills did not show that the writer is broken")
-    caught = f"{len(FAULTS) - len(missed)} of {len(FAULTS)}"
-    figures = {"planted faults caught": caught, "kills to catch them": tally.kills}
-    return Report("broken writers of checkpoints", "noticed", figures, tally.failures)
+def missed_mutants(workspace: Workspace) -> list[str]:
+    """Return the broken writers of checkpoints that a dozen kills do not show."""
+    missed = []
+    for mutant in MUTANTS:
+        tally, rng = Tally(workspace), workspace.generator(mutant.__name__)
+        with Stage(workspace, mutant.__name__, mutant) as stage:
+            is_seen = False
+            while not is_seen and len(stage.children) < DOZEN:
+                child = stage.start_run(VARIANTS[0] | {"train.steps": STEPS[True]})
+                strike(stage, [child], Kill("all", "row", rng.uniform(0.1, 1)), tally)
+                until(child.is_empty, QUIET_S)
+                signs = stage.log.faults() + [
+                    line for line in leftovers(stage.store.root) if ".corrupt" in line
+                ]
+                is_seen = bool(signs)
+            missed += [] if is_seen else [mutant.__name__]
+    return missed
+
+
+def run(workspace: Workspace) -> Report:
+    """Kill single runs, then studies that share a directory, then mutants."""
+    began, tally = time.monotonic(), Tally(workspace)
+    kill_runs(tally)
+    kill_studies(tally)
+    seconds = (time.monotonic() - began) / max(tally.kills, 1)
+    missed = missed_mutants(workspace)
+    lost = [line for line in tally.failures if "is lost" in line]
+    twice = [line for line in tally.failures if "twice" in line]
+    figures = {
+        "kills": tally.kills,
+        "of": ", ".join(f"{part} {n}" for part, n in tally.parts.most_common()),
+        "while": ", ".join(f"{phase} {n}" for phase, n in tally.phases.most_common()),
+        "restarts from a checkpoint": tally.restarts,
+        "runs lost": len(lost),
+        "runs recorded twice": len(twice),
+        "bit-equal": f"{tally.runs - tally.wrong} of {tally.runs}",
+        "steps redone, most": tally.redone,
+        "seconds per kill": round(seconds, 1),
+        "mutants caught": caught(missed, [m.__name__ for m in MUTANTS]),
+    }
+    goal = f"no run lost or recorded twice, all as if undisturbed, at most {CHUNK} steps redone"
+    failures = tally.failures + [f"a mutant was not caught: {name}" for name in missed]
+    return Report("Kills of runs and of studies that share a directory", goal, figures, failures)

@@ -1,4 +1,4 @@
-"""Readers and writers that are broken on purpose: a campaign that misses one proves nothing."""
+"""Writers and readers that are broken on purpose: a campaign that misses one proves nothing."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from normlab.runs.errors import Damaged, NoCheckpoint, StorageError
 from normlab.runs.store import Record, Store, curve_text
 from normlab.settings import from_json
 
-Fault = list[tuple[Any, str, Any]]
-"""Where, which name, and what stands there instead."""
+Mutant = list[tuple[Any, str, Any]]
+"""An object, a name in it and what replaces it."""
 SAVE, NEWEST, FINISH = PopulationFolder.save, PopulationFolder.newest, Store.finish
 READ_NORMS, READ_JSON, WRITE = outside.read_norms, files.read_json, files.write_atomic
 
 
 @contextmanager
-def planted(fault: Fault) -> Iterator[None]:
-    """Let a fault stand in the product for as long as this lasts."""
+def planted(mutant: Mutant) -> Iterator[None]:
+    """Replace code by a mutant for as long as this lasts."""
     with ExitStack() as stack:
-        for target in fault:
+        for target in mutant:
             stack.enter_context(patch.object(*target))
         yield
 
@@ -64,7 +64,7 @@ def _result_first(store: Store, run: str, result: Any, curve: Any) -> None:
     FINISH(store, run, result, curve)
 
 
-WRITERS: dict[str, Fault] = {
+WRITERS: dict[str, Mutant] = {
     "a file is written over": [(files, "write_atomic", _write_over)],
     "a file is not synced": [(files, "write_atomic", _write_unsynced)],
     "a folder is not synced": [(files, "sync_folder", lambda folder: None)],
@@ -89,22 +89,9 @@ def _unexplained(path: Path, content: str | bytes) -> None:
         raise OSError("cannot write") from error
 
 
-def _leave_half(path: Path, content: str | bytes) -> None:
-    temporary = path.with_name(f".{path.name}.0.tmp")
-    try:
-        _write_over(temporary, content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise files.unwritable(path, error, len(content)) from error
-
-
-CARELESS_WRITERS: dict[str, Fault] = {
+CARELESS_WRITERS: dict[str, Mutant] = {
     "errors are swallowed": [(files, "write_atomic", _write_or_not)],
     "errors are not explained": [(files, "write_atomic", _unexplained)],
-}
-DISK_WRITERS: dict[str, Fault] = CARELESS_WRITERS | {
-    "a file is written over": [(files, "write_atomic", _write_over)],
-    "half-written files stay": [(files, "write_atomic", _leave_half)],
 }
 
 
@@ -161,22 +148,6 @@ def _any_step(folder: PopulationFolder, step: int) -> dict[str, Any]:
     return files.read_json(folder._facts_file(step))
 
 
-ARRAYS_UNSEALED = (PopulationFolder, "_read_arrays", _read_arrays_unsealed)
-CHECKPOINT_READERS: dict[str, Fault] = {
-    "arrays without a checksum": [ARRAYS_UNSEALED],
-    "arrays as np.save writes them": [
-        (checkpoints, "save", _save_raw),
-        (checkpoints, "load", _load_raw),
-        ARRAYS_UNSEALED,
-    ],
-    "JSON without a checksum": [(files, "read_json", _read_unsealed)],
-    "a fresh start where nothing can be read": [(PopulationFolder, "newest", _begin_again)],
-    "no warning": [(PopulationFolder, "newest", _in_silence)],
-    "damaged checkpoints are deleted": [(PopulationFolder, "_put_away", _throw_away)],
-    "the step is not looked at": [(PopulationFolder, "_read_facts", _any_step)],
-}
-
-
 def _read_any_curve(store: Store, run: str) -> Record:
     """Read as the store does, but for the checksum of the curve."""
     facts = files.read_json(store.run_dir(run) / "result.json")
@@ -190,9 +161,17 @@ def _read_any_norms(file: str, sha256: str = "") -> dict[str, Any]:
     return READ_NORMS(file)
 
 
-RESULT_READERS: dict[str, Fault] = {
+ARRAYS_UNSEALED = (PopulationFolder, "_read_arrays", _read_arrays_unsealed)
+RAW = [(checkpoints, "save", _save_raw), (checkpoints, "load", _load_raw)]
+READERS: dict[str, Mutant] = {
+    "arrays without a checksum": [ARRAYS_UNSEALED],
+    "arrays as np.save writes them": [*RAW, ARRAYS_UNSEALED],
     "JSON without a checksum": [(files, "read_json", _read_unsealed)],
-    "nothing where something is damaged": [(files, "read_json", _nothing_where_damaged)],
+    "nothing where JSON is damaged": [(files, "read_json", _nothing_where_damaged)],
+    "a fresh start where nothing can be read": [(PopulationFolder, "newest", _begin_again)],
+    "no warning": [(PopulationFolder, "newest", _in_silence)],
+    "damaged checkpoints are deleted": [(PopulationFolder, "_put_away", _throw_away)],
+    "the step is not checked": [(PopulationFolder, "_read_facts", _any_step)],
     "a curve without a checksum": [(Store, "read", _read_any_curve)],
     "code without a checksum": [(outside, "read_norms", _read_any_norms)],
 }

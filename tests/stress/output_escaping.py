@@ -1,26 +1,21 @@
-"""What must do nothing: printed files in the programs that show them, and calls that would run what
-a file holds, which must not stand in the source."""
+"""Printed files must do nothing in the programs that show them."""
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import re
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 from normlab.report.report import collect, write_report
-from normlab.runs import files as disk
+from normlab.runs import files
 from normlab.runs.store import Record, Store
 from normlab.studies.planning import ConfigCache
-from normlab.studies.study import ROOT
-from stress.workspace_files import FORMULAS, NASTY, Ground, planted_study
+from stress.hostile import FORMULAS, NASTY, Target, planted_study
 
-PACKAGE = ROOT / "normlab"
 ACTIVE = ("script", "iframe", "object", "embed", "link", "base", "form", "foreignobject", "animate")
 ADDRESSES = ("href", "src", "xlink:href", "srcset", "action", "formaction", "data", "poster")
 HARMLESS = re.compile(r"#|data:image/svg\+xml;base64,|(tables|figures)/[\w.=-]+$|runs\.csv$")
@@ -31,10 +26,6 @@ LATEX = re.compile(
     r"|\$(-|\\times|\\infty)\$"
 )
 """All that may be a command in a table."""
-BANNED_MODULES = ("pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "yaml")
-BANNED_CALLS = ("eval", "exec", "__import__")
-ALLOWED = ("norms/outside.py: exec",)
-"""A norm of somebody's own is run, from the bytes that were hashed."""
 
 
 class Parsed(HTMLParser):
@@ -76,7 +67,7 @@ def active_parts(file: Path) -> list[str]:
 
 
 def hostile_records(store: Store, text: str) -> dict[str, Record]:
-    """Return the finished runs with `text` wherever they can say something."""
+    """Return the finished runs with `text` wherever they have a text."""
 
     def spoil(record: Record) -> Record:
         config = {n: text if isinstance(v, str) else v for n, v in record.config.items()}
@@ -89,20 +80,20 @@ def hostile_records(store: Store, text: str) -> dict[str, Record]:
     return {name: spoil(store.read(name)) for name in store.done()}
 
 
-def printed(ground: Ground, has_figures: bool = False) -> list[str]:
+def printed(target: Target, has_figures: bool = False) -> list[str]:
     """Write reports in which every text is hostile and return what of them is active."""
-    store, pages, wrong = ground.renew(), [], []
+    store, pages, wrong = target.renew(), [], []
     rule = store.root / "studies" / "planted-quick.json"
-    disk.write_json(rule, {"rule_hash": "another", "written": NASTY})
-    plain, study = (replace(planted_study(t), file=t, figures=()) for t in ("x", NASTY))
-    told = [(plain, "x"), (study, NASTY)]
-    told += [(planted_study(NASTY), NASTY)] if has_figures else []
-    for study, text in told:
+    files.write_json(rule, {"rule_hash": "another", "written": NASTY})  # on every page, it differs
+    plain, nasty = (replace(planted_study(t), file=t, figures=()) for t in ("x", NASTY))
+    studies = [(plain, "x"), (nasty, NASTY)]
+    studies += [(planted_study(NASTY), NASTY)] if has_figures else []
+    for study, text in studies:
         records = hostile_records(store, text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # letters that no font has
-            memory = ConfigCache(needs_data=False)
-            page = write_report(store, collect(store, [study], "quick", memory, records))
+            cache = ConfigCache(needs_data=False)
+            page = write_report(store, collect(store, [study], "quick", cache, records))
         pages.append(Parsed(page.read_text(encoding="utf-8")))
     for file in sorted(p for p in (store.root / "report").rglob("*") if p.is_file()):
         wrong += [f"{file.suffix} {file.name[:30]}: {part[:60]}" for part in active_parts(file)]
@@ -110,28 +101,4 @@ def printed(ground: Ground, has_figures: bool = False) -> list[str]:
         wrong.append(".html: the texts changed its structure")
     if not all(text in pages[1].text for text in ("{{7*7}}", "<script>", FORMULAS[0])):
         wrong.append(".html: the texts are not there as they were given")
-    return [*wrong, *ground.escaped()]
-
-
-def banned(source: str) -> Iterator[str]:
-    """Yield what a source does that could run what a file holds."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            origin = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            modules = origin or [alias.name for alias in node.names]
-            yield from (m for m in modules if m.partition(".")[0] in BANNED_MODULES)
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func).removeprefix("builtins.")
-            yield from [called] if called in BANNED_CALLS else []
-            for keyword in node.keywords:
-                is_safe = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
-                if keyword.arg in ("allow_pickle", "shell") and not is_safe:
-                    yield f"{keyword.arg}={ast.unparse(keyword.value)}"
-
-
-def banned_in(package: Path) -> list[str]:
-    """Return "file: call" of all that stands in a package and must not."""
-    files = sorted(package.rglob("*.py"))
-    found = [(f.relative_to(package).as_posix(), f.read_text(encoding="utf-8")) for f in files]
-    told = [f"{name}: {what}" for name, source in found for what in banned(source)]
-    return [line for line in told if line not in ALLOWED]
+    return [*wrong, *target.escaped()]

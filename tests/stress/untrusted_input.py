@@ -1,63 +1,54 @@
-"""Malice: files and names planted in a results directory and given to whatever reads or writes it.
+"""Malicious files, links and names in a results directory, given to all that reads or writes it.
 
-Nothing planted may run (a canary would stand beside the results), nothing outside the results may
-change, what is printed may do nothing, and a reader either answers or refuses in one line.
+Nothing planted may run (it would make a canary), nothing outside the results may change, what is
+printed may do nothing, and a reader either answers or refuses in one line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import jinja2
 import numpy as np
+from workspace import ROOT
 
 from normlab.launch import sweep
 from normlab.launch.batching import stopped_groups
-from normlab.norms.outside import add_norms, outside_norms
+from normlab.norms import outside
 from normlab.norms.table import NORMS
+from normlab.report import tables
 from normlab.report.report import collect, write_report
-from normlab.runs import files as disk
+from normlab.runs import files
 from normlab.runs.checkpoints import PopulationFolder, unfinished
 from normlab.runs.errors import LabError
 from normlab.runs.fsck import examine
-from normlab.runs.store import Store
-from normlab.studies import study as study_module
+from normlab.runs.store import Record, Store
 from normlab.studies.planning import ConfigCache
-from normlab.studies.study import ROOT, Study, load_study
-from stress.campaign import Report, Workspace
-from stress.naive_readers import FAULTS, READERS, SOURCES
-from stress.output_escaping import PACKAGE, banned, banned_in, printed
-from stress.workspace_files import BAD_NAMES, Ground, made_up
+from normlab.studies.study import load_study
+from stress.campaign import Report, Workspace, caught
+from stress.hostile import BAD_NAMES, Target, made_up
+from stress.output_escaping import printed
 
 Found = list[str]
+ENVIRONMENT, READ_NORMS = jinja2.Environment, outside.read_norms
 
 
-@contextlib.contextmanager
-def kept_norms() -> Iterator[None]:
-    """Leave the table of norms as it was."""
-    before = dict(NORMS)
-    try:
-        yield
-    finally:
-        NORMS.clear()
-        NORMS.update(before)
-
-
-def end_of(deed: Callable[[], object]) -> Found:
-    """Return what is wrong with how a deed ends: nothing for an answer or a refusal in a line."""
+def end_of(act: Callable[[], object]) -> Found:
+    """Return what is wrong with how an act ends: nothing for an answer or a refusal in a line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            deed()
+            act()
     except LabError as error:
         text = str(error)
         is_line = "\n" not in text and len(text) < 1000
@@ -67,247 +58,236 @@ def end_of(deed: Callable[[], object]) -> Found:
     return []
 
 
-def report(store: Store, study: Study) -> Path:
-    return write_report(store, collect(store, [study], "quick", ConfigCache(needs_data=False)))
-
-
-def names_of_all(store: Store) -> set[str]:
-    return {name for folder in unfinished(store) for name in folder.runs_if_known()}
-
-
-def look_at_populations(store: Store) -> None:
+def read_populations(store: Store) -> None:
+    names = {name for folder in unfinished(store) for name in folder.runs_if_known()}
+    stopped_groups(store, names)
     for folder in unfinished(store):
-        folder.runs_if_known()
         folder.newest(lambda message: None)
 
 
-def plan(store: Store, study: Study) -> None:
-    job = sweep.Job([study], "quick", store)
-    job.prepare()
-    job.missing()
-
-
-def readers(ground: Ground, place: str, content: bytes) -> Found:
+def readers(target: Target, place: str, content: bytes) -> Found:
     """Plant a file and return what is wrong with how each reader takes it."""
-    store = ground.renew()
-    ground.plant(place, content)
-    deeds: dict[str, Callable[[], object]] = {
-        "Store.read": lambda: store.read(ground.run),
+    store = target.renew()
+    target.plant(place, content)
+
+    def report() -> None:
+        cache = ConfigCache(needs_data=False)
+        write_report(store, collect(store, [target.study], "quick", cache))
+
+    def plan() -> None:
+        job = sweep.Job([target.study], "quick", store)
+        job.prepare()
+        job.missing()
+
+    acts: dict[str, Callable[[], object]] = {
+        "Store.read": lambda: store.read(target.run),
         "recall_norms": store.recall_norms,
         "started_studies": lambda: sweep.started_studies(store),
         "fsck": lambda: list(examine(store.root)),
-        "stopped_groups": lambda: stopped_groups(store, names_of_all(store)),
-        "report": lambda: report(store, ground.study),
-        "newest": lambda: look_at_populations(store),
-        "plan": lambda: plan(store, ground.study),
+        "populations": lambda: read_populations(store),
+        "plan": plan,
     }
-    if place.startswith("populations/"):
-        del deeds["report"]  # which never looks there
-    wrong = [f"{reader}: {told}" for reader, deed in deeds.items() for told in end_of(deed)]
-    return [*wrong, *ground.escaped()]
+    if not place.startswith("populations/"):  # where no report looks
+        acts["report"] = report
+    return [
+        f"{name}: {line}" for name, act in acts.items() for line in end_of(act)
+    ] + target.escaped()
 
 
-def names(ground: Ground) -> Found:
-    """Return the names that are no plain names and are taken nevertheless."""
-    store, wrong = ground.renew(), []
-    file = str(ROOT / "configs" / "base.py")  # any file: what it holds is put in its place
-
-    def named(**changed: Any) -> None:
-        with patch.object(study_module, "load_module") as module:
-            module.return_value.STUDY = replace(ground.study, **changed)
-            load_study(file)
-
-    setup = ground.study.setups["quick"][0]
-    uses: dict[str, Callable[[str], object]] = {
-        "run": store.run_dir,
-        "population": lambda name: PopulationFolder(store, name),
-        "study": lambda name: named(name=name),
-        "setup": lambda name: named(setups={"quick": (replace(setup, name=name),)}),
-    }
-    for what, use in uses.items():
-        for name in BAD_NAMES:
+def names(target: Target) -> Found:
+    """Return the names that are no plain names and are accepted nevertheless."""
+    store, wrong = target.renew(), []
+    for name in BAD_NAMES:
+        for use in (store.run_dir, lambda name: PopulationFolder(store, name)):
             try:
                 use(name)
-                wrong.append(f"{what} {name[:20]!r} is taken")
+                wrong.append(f"{name[:20]!r} is accepted")
             except LabError:
                 pass
-            except Exception as error:
-                wrong.append(f"{what} {name[:20]!r}: {type(error).__name__}: {error}")
     return wrong
 
 
-def writers(ground: Ground, store: Store) -> Iterator[Callable[[], object]]:
-    """Yield what commands write into a results directory."""
-    rows = [{"step": 10, "accuracy": 0.5}]
-    result, curve = made_up(ground.config)
-    arrays = {"x": np.zeros(3)}
-    yield store.open
-    yield lambda: sweep.Job([ground.study], "quick", store).write_rules()
-    yield lambda: store.lock(ground.run)
-    yield lambda: store.start_curve(ground.run, rows)
-    yield lambda: store.append_curve(ground.run, rows)
-    yield lambda: store.fail(ground.run, {"attempts": []})
-    yield lambda: store.finish(ground.run, result, curve)
-    yield lambda: PopulationFolder(store, ground.population).form(ground.left, {})
-    yield lambda: PopulationFolder(store, ground.population).save(30, arrays, {"runs": ground.left})
-    yield lambda: disk.write_json(store.root / "steptimes.json", {"x": 1})
-    yield lambda: report(store, ground.study)
+def writers(target: Target, store: Store) -> list[Callable[[], object]]:
+    """Return what commands write into a results directory."""
+    rows, arrays = [{"step": 10, "accuracy": 0.5}], {"x": np.zeros(3)}
+    result, curve = made_up(target.config)
+    return [
+        store.open,
+        lambda: sweep.Job([target.study], "quick", store).write_rules(),
+        lambda: store.lock(target.run),
+        lambda: store.start_curve(target.run, rows),
+        lambda: store.append_curve(target.run, rows),
+        lambda: store.fail(target.run, {"attempts": []}),
+        lambda: store.finish(target.run, result, curve),
+        lambda: PopulationFolder(store, target.population).form(target.left, {}),
+        lambda: PopulationFolder(store, target.population).save(30, arrays, {"runs": target.left}),
+        lambda: files.write_json(store.root / "steptimes.json", {"x": 1}),
+        lambda: write_report(store, []),
+    ]
 
 
-def links(ground: Ground, place: str) -> Found:
+def links(target: Target, place: str) -> Found:
     """Plant a link that leads out and return what was written through it."""
-    store, path = ground.renew(), ground.root / place
-    is_file = path.suffix or path.name == ".lock"
+    store, path = target.renew(), target.root / place
+    is_file = path.suffix or path.name in (".lock", "unfinished")
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
     path.parent.mkdir(exist_ok=True)
-    path.symlink_to(ground.outside / "file" if is_file else ground.outside)
-    NORMS["planted"] = ground.row
-    foreign = [told for deed in writers(ground, store) for told in end_of(deed)]
-    return [*foreign, *ground.escaped()]
+    path.symlink_to(target.outside / "file" if is_file else target.outside)
+    NORMS["planted"] = target.row
+    wrong = [line for act in writers(target, store) for line in end_of(act)]
+    return [*wrong, *target.escaped()]
 
 
-def link_places(ground: Ground) -> Found:
-    run, population = f"runs/{ground.run}", f"populations/{ground.population}"
-    files = [f"{run}/{name}" for name in ("result.json", "curve.jsonl", "failure.json", ".lock")]
-    files += [f"{population}/manifest.json", f"{population}/unfinished", "report/index.html"]
-    files += ["steptimes.json", f".steptimes.json.{os.getpid()}.tmp", ground.norm]
-    rooms = ["runs", "populations", "norms", "studies", "report", "report/tables"]
-    return [*files, *rooms, run, population]
+def link_places(target: Target) -> list[str]:
+    run, population = f"runs/{target.run}", f"populations/{target.population}"
+    places = [f"{run}/{name}" for name in ("result.json", "curve.jsonl", "failure.json", ".lock")]
+    places += [f"{population}/manifest.json", f"{population}/unfinished", "report/index.html"]
+    places += ["steptimes.json", f".steptimes.json.{os.getpid()}.tmp", target.norm]
+    return [*places, "runs", "populations", "norms", "studies", "report", run, population]
 
 
-def dead_code(ground: Ground) -> Found:
+def code(target: Target) -> Found:
     """Return which code that lies in the results runs: a file that a started study names, a norm's
     file that was changed, a row that brings its own code."""
-    store, wrong = ground.renew(), []
-    (store.root / "evil.py").write_text(ground.code)
-    facts = {"file": str(store.root / "evil.py"), "rule_hash": "x", "written": "x"}
+    store, wrong = target.renew(), []
+    (store.root / "evil.py").write_text(target.code)
     for stem in ("evil.py-quick", "evil-quick"):
-        disk.write_json(store.root / "studies" / f"{stem}.json", facts)
+        facts = {"file": str(store.root / "evil.py"), "written": "x"}
+        files.write_json(store.root / "studies" / f"{stem}.json", facts)
     with contextlib.chdir(store.root):
         wrong += end_of(lambda: sweep.started_studies(store))
-    wrong += [f"a started study: {told}" for told in ground.escaped()]
-    changed = store.root / ground.norm
-    changed.write_text(f"{ground.code}  # changed")
+    changed = store.root / target.norm
+    changed.write_text(f"{target.code}  # changed")
     with contextlib.suppress(ValueError):
-        add_norms([str(changed)], [changed.stem])
+        outside.add_norms([str(changed)], [changed.stem])
         wrong.append("a norm's file that was changed is loaded")
-    for sha256 in (ground.sha256, "../../escaped"):
+    for digest in (target.row.sha256, "../../escaped"):
         NORMS.pop("planted", None)
         kept = store.root / "norms" / "planted.json"
-        disk.write_json(kept, disk.read_json(kept) | {"code": ground.code, "sha256": sha256})
+        files.write_json(kept, files.read_json(kept) | {"code": target.code, "sha256": digest})
         wrong += end_of(store.recall_norms)
-        wrong += [f"the row of {name} brings its code along" for name in outside_norms()]
+        wrong += [f"the row of {name} has its code" for name in outside.outside_norms()]
         wrong += end_of(store.open)
-    return [*wrong, *ground.escaped()]
+    return [*wrong, *target.escaped()]
 
 
-def changed_norm_in_worker(ground: Ground) -> Found:
-    """Give a worker a norm's file that was changed and return what it did."""
-    store = ground.renew()
-    changed = store.root / ground.norm
-    changed.write_text(f"{ground.code}  # changed")
-    flags = [f"--results={store.root}", f"--norms={changed}"]
-    run = subprocess.run(
-        [sys.executable, "-m", "normlab.launch.worker", *flags], input=b"", capture_output=True
-    )
-    return [*([] if run.returncode else ["a worker takes a changed norm"]), *ground.escaped()]
-
-
-def scripts(ground: Ground, place: str, content: bytes) -> Found:
+def scripts(target: Target, place: str, content: bytes) -> Found:
     """Plant a file, run the command lines and return what is wrong with how they end."""
-    store, wrong = ground.renew(), []
-    ground.plant(place, content)
-    study = ground.folder.parent / "planted.py"
-    study.write_text("from stress.workspace_files import planted_study\nSTUDY = planted_study('x')")
+    store, wrong = target.renew(), []
+    target.plant(place, content)
+    study = target.folder.parent / "planted.py"
+    study.write_text("from stress.hostile import planted_study\nSTUDY = planted_study('x')")
     lines = {"report": [f"--study={study}"], "study": [f"--study={study}", "--dry_run"], "fsck": []}
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    options: dict[str, Any] = {"cwd": store.root, "env": os.environ | {"PYTHONPATH": path}}
     for name, flags in lines.items():
         command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *flags]
         command.append(f"--results={store.root}")
-        run = subprocess.run(command, cwd=store.root, capture_output=True, text=True, timeout=120)
+        run = subprocess.run(command, capture_output=True, text=True, **options)
         is_line = len(run.stderr.splitlines()) <= 1 and "internal" not in run.stderr
         if run.returncode not in (0, 1, 2, 7) or not is_line:
-            wrong.append(f"scripts/{name}.py left with {run.returncode}: {run.stderr[-200:]}")
-    return [*wrong, *ground.escaped()]
+            wrong.append(f"scripts/{name}.py ended with {run.returncode}: {run.stderr[-200:]}")
+    return [*wrong, *target.escaped()]
 
 
-def canary_of(ground: Ground, payload: str) -> bool:
-    """Tell whether a payload runs where a gullible reader reads it."""
-    ground.renew()
-    program = f"import sys; data = sys.stdin.buffer.read(); {READERS[payload]}"
-    data = ground.payloads()[payload]
-    subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, timeout=60)
-    return bool(ground.escaped())
+# Mutants: code that is broken on purpose.
 
 
-def faults(ground: Ground) -> dict[str, bool]:
-    """Return for each planted fault of the code whether the checks see it."""
-    broken = ground.places[0], b'{"config": 3}'
-    checks: dict[str, tuple[Callable[[], Found], str]] = {
-        "a page that escapes nothing": (lambda: printed(ground), ".html"),
-        "CSV as it comes": (lambda: printed(ground), ".csv"),
-        "LaTeX as it comes": (lambda: printed(ground), ".tex"),
-        "Markdown as it comes": (lambda: printed(ground), ".md"),
-        "names without a check": (lambda: names(ground), "'../x' is taken"),
-        "links that are followed": (lambda: links(ground, f"runs/{ground.run}"), "outside: "),
-        "records as they come": (lambda: readers(ground, *broken), "KeyError"),
-        "a study by the file it names": (lambda: dead_code(ground), "canary"),
-        "norms without their hash": (lambda: dead_code(ground), "canary"),
+def _unescaped(**options: Any) -> jinja2.Environment:
+    environment = ENVIRONMENT(**options)
+    environment.autoescape = False
+    return environment
+
+
+def _follow_names(root: Path, *names: str) -> Path:
+    return root.joinpath(*names)
+
+
+def _read_unchecked(store: Store, name: str) -> Record:
+    kept = json.loads((store.root / "runs" / name / "result.json").read_text())
+    return Record(name, kept["config"], kept["status"], kept["final"], [])
+
+
+def _start_named_files(store: Store) -> list[Any]:
+    notes = sorted((store.root / "studies").glob("*.json"))
+    return [load_study(files.read_json(path)["file"]) for path in notes]
+
+
+def _read_norms_unhashed(file: str, sha256: str = "") -> dict[str, outside.OutsideNorm]:
+    return READ_NORMS(file)
+
+
+def mutants(target: Target) -> dict[str, tuple[tuple[Any, str, Any], Callable[[], Found], str]]:
+    """Return name -> what is replaced, the check that must see it, and a word of what it says."""
+    forged, run = (target.places[0], b'{"config": 3}'), f"runs/{target.run}"
+    names_followed = (files, "inside", _follow_names)
+
+    def pages() -> Found:
+        return printed(target)
+
+    def run_code() -> Found:
+        return code(target)
+
+    return {
+        "an unescaped page": ((jinja2, "Environment", _unescaped), pages, ".html"),
+        "unescaped CSV": ((tables, "csv_cell", tables.cell_text), pages, ".csv"),
+        "unescaped LaTeX": ((tables, "latex_text", str), pages, ".tex"),
+        "unescaped Markdown": ((tables, "markdown_text", str), pages, ".md"),
+        "unchecked names": (names_followed, lambda: names(target), "'../x' is accepted"),
+        "followed links": (names_followed, lambda: links(target, run), "outside: "),
+        "unchecked records": (
+            (Store, "read", _read_unchecked),
+            lambda: readers(target, *forged),
+            "KeyError",
+        ),
+        "a study by its file": ((sweep, "started_studies", _start_named_files), run_code, "canary"),
+        "unhashed norms": ((outside, "read_norms", _read_norms_unhashed), run_code, "canary"),
     }
-    seen = {f"a reader of {payload}": canary_of(ground, payload) for payload in READERS}
-    seen |= {f"source {source!r}": any(banned(source)) for source in SOURCES}
-    for what, (place, name, fault) in FAULTS.items():
-        check, words = checks[what]
-        with patch.object(place, name, fault):
-            seen[what] = any(words in line for line in check())
-    return seen
 
 
-def chosen_plants(ground: Ground, desk: Workspace) -> dict[str, tuple[str, bytes]]:
-    """Return what is planted this time: all files of other kinds and some of the forged ones."""
-    plants, dice = ground.plants(), desk.dice("plants")
-    labels = [label for label in plants if " = " not in label]
-    labels = labels if desk.is_long else dice.sample(labels, 20)
-    for place in ground.places:
-        forged = [n for n, plant in plants.items() if " = " in n and plant[0] == place]
-        labels += dice.sample(forged, min(len(forged), 200 if desk.is_long else 4))
-    return {label: plants[label] for label in labels}
+def missed_mutants(target: Target) -> list[str]:
+    missed = []
+    for name, (replaced, check, words) in mutants(target).items():
+        with patch.object(*replaced):
+            if not any(words in line for line in check()):
+                missed.append(name)
+    return missed
 
 
-def malice(desk: Workspace) -> Report:
-    """Plant all of it; a failure names what was planted and what came of it."""
-    failures: Found = []
-    with kept_norms():
-        ground = Ground(desk.folder / "here")
-        plants = chosen_plants(ground, desk)
-        for i, (label, plant) in enumerate(plants.items(), 1):
-            failures += [f"{label}: {told}" for told in readers(ground, *plant)]
-            if i % 100 == 0:
-                desk.tell(f"malice: {i} of {len(plants)} files planted")
-        places = link_places(ground)
+def run(workspace: Workspace) -> Report:
+    """Plant all of it; a failure names what was planted and what happened."""
+    failures, norms = [], dict(NORMS)
+    try:
+        target, rng = Target(workspace.folder / "here"), workspace.generator("plants")
+        plants = target.plants()
+        chosen = list(plants) if workspace.is_long else rng.sample(list(plants), 40)
+        for label in chosen:
+            failures += [f"{label}: {line}" for line in readers(target, *plants[label])]
+        places = link_places(target)
         for place in places:
-            failures += [f"a link at {place}: {told}" for told in links(ground, place)]
-        failures += names(ground) + dead_code(ground)
-        failures += changed_norm_in_worker(ground) if desk.is_long else []
-        active = printed(ground, has_figures=True)
-        whole = {label: plants[label] for label in list(plants)[:: 40 if desk.is_long else 60]}
-        for label, plant in whole.items():
-            failures += [f"{label}: {told}" for told in scripts(ground, *plant)]
-        calls = banned_in(PACKAGE)
-        seen = faults(ground)
-    failures += [f"printed: {told}" for told in active] + [f"source: {told}" for told in calls]
-    failures += [f"not noticed: {what}" for what, is_seen in seen.items() if not is_seen]
+            failures += [f"a link at {place}: {line}" for line in links(target, place)]
+        failures += names(target) + code(target)
+        active = printed(target, has_figures=True)
+        commands = chosen[:: 20 if workspace.is_long else 40]
+        for label in commands:
+            failures += [f"{label}: {line}" for line in scripts(target, *plants[label])]
+        missed, total = missed_mutants(target), mutants(target)
+    finally:
+        NORMS.clear()
+        NORMS.update(norms)
+    failures += [f"printed: {line}" for line in active]
     figures = {
-        "files planted": len(plants),
+        "files planted": len(chosen),
         "links planted": len(places),
-        "names tried": 4 * len(BAD_NAMES),
-        "commands run": 3 * len(whole),
-        "canaries executed": sum("canary" in told for told in failures),
-        "files outside the results": sum("outside: " in told for told in failures),
+        "names tried": len(BAD_NAMES),
+        "commands run": 3 * len(commands),
+        "canaries executed": sum("canary" in line for line in failures),
+        "files outside the results": sum("outside: " in line for line in failures),
         "active parts printed": len(active),
-        "calls that run what is read": len(calls),
-        "planted faults caught": f"{sum(seen.values())} of {len(seen)}",
+        "mutants caught": caught(missed, total),
     }
+    failures += [f"a mutant was not caught: {name}" for name in missed]
     goal = "nothing planted runs, nothing outside changes, every refusal is one line"
-    return Report("Malicious files and names", goal, figures, failures)
+    return Report("Untrusted input", goal, figures, failures)

@@ -1,7 +1,4 @@
-"""What malice plants: a results directory that is whole, and files, names and texts against it.
-
-`Ground` is that directory with what must not change beside it; code that is planted makes a canary.
-"""
+"""A results directory that is whole, and the files, names and texts that are planted against it."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from made_up_runs import PROVENANCE
 
 from normlab.launch import sweep
 from normlab.norms.outside import OutsideNorm
@@ -24,7 +22,7 @@ from normlab.norms.table import NORMS
 from normlab.runs import files
 from normlab.runs.checkpoints import PopulationFolder, population_id
 from normlab.runs.config import config_sha256, run_id
-from normlab.runs.provenance import SCHEMA, host_facts, timing_place
+from normlab.runs.provenance import host_facts
 from normlab.runs.store import Store
 from normlab.settings import Config
 from normlab.studies.decisions import Contrast
@@ -38,34 +36,28 @@ NASTY = (
     "\\input{/etc/x} $x$ ^^5cinput %x _x {{7*7}} {%x%} --> ]]> &lt;script&gt; \u202e"
 )
 FORMULAS = ('=HYPERLINK("x")', "+1+cmd|'x'!A0", "-2+3+cmd|'x'!A0", "@SUM(1)", "\t=1", "\r=1")
-FORMULAS += ("[1cm]", "*")
-BAD_NAMES = ("", ".", "..", "../x", "/etc/x", "a/../../x", "a/b", "a\0b", "a\nb", "a\n", "x" * 300)
-BAD_NAMES += (".x", "a\\b", "a b", "é", "~", "$(x)", "a;b")
-ODD: tuple[Any, ...] = (None, "<script>", "=1+1", -1, True, math.nan, math.inf, 10**400)
-ODD += ([], {}, [[1]], {"a": {"b": 1}}, "\\input{x}")
+BAD_NAMES = ("", ".", "..", "../x", "/etc/x", "a/b", "a\0b", "a\nb", "x" * 300, ".x", "a b", "é")
+ODD: tuple[Any, ...] = (None, "<script>", -1, True, math.nan, 10**400, [], {}, [[1]], {"a": {}})
 DEEP = "[" * 100_000 + "]" * 100_000
-CODE = "__import__('pathlib').Path({!r}).touch()"
-"""What must never run: it makes the canary."""
 
 
 def made_up(config: Config) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Return a complete result and the curve of a run that was never trained."""
-    made: dict[type, Any] = {str: "x", dict: {}, list: [], bool: True, int: 1}
-    facts = {n: next(made[kind] for kind in made if kind in kinds) for n, kinds in SCHEMA.items()}
-    facts |= host_facts() | {"config_sha256": config_sha256(config), "seed": config["seed"]}
+    facts = {"config_sha256": config_sha256(config), "seed": config["seed"]}
     splits = itertools.product(("", "running_"), ("validation", "test"), ("loss", "accuracy"))
     final = {f"{mode}{split}_{what}": 0.95 for mode, split, what in splits}
     row = {"train_loss": 0.5, "loss": 0.5, "running_loss": 0.5}
     points = ((10, 0.5), (20, 0.95))
     curve = [row | {"step": s, "accuracy": a, "running_accuracy": a} for s, a in points]
     result = {"config": config, "status": "trained", "diverged_at": None, "skipped_steps": 0}
-    return result | {"final": final, "seconds": 0.5, "provenance": facts}, curve
+    provenance = PROVENANCE | host_facts() | facts
+    return result | {"final": final, "seconds": 0.5, "provenance": provenance}, curve
 
 
 def planted_study(text: str) -> Study:
-    """Return a study that says `text` wherever it can say something."""
+    """Return a study that has `text` wherever it has a text."""
     names = {"none": f"none {text}", "batch": f"{FORMULAS[0]} batch", "planted": "planted"}
-    arms = tuple(Arm(told, {"norm.name": n}, n != "planted") for n, told in names.items())
+    arms = tuple(Arm(name, {"norm.name": n}, n != "planted") for n, name in names.items())
     setup = Setup(
         name="tiny",
         title=text,
@@ -80,30 +72,29 @@ def planted_study(text: str) -> Study:
     def claims(evidence: Mapping[str, Any], profile: str) -> list[Contrast]:
         one, two = (evidence["tiny"].runs_of(arm.name) for arm in arms[:2])
         effects = {s: error_points(one[s]) - error_points(two[s]) for s in one if s in two}
-        told: dict[str, Any] = dict.fromkeys(("claim", "sentence", "contrast", "scope"), text)
-        told |= {"effects": effects, "unit": POINTS, "sesoi": 1.0, "n": 2, "test": PAIRED_T}
-        return [Contrast(id=formula, setup="tiny", **told) for formula in FORMULAS]
+        texts: dict[str, Any] = dict.fromkeys(("claim", "sentence", "comparison", "scope"), text)
+        texts |= {"effects": effects, "unit": POINTS, "sesoi": 1.0, "n": 2, "test": PAIRED_T}
+        return [Contrast(id=formula, setup="tiny", **texts) for formula in FORMULAS]
 
-    said = ("title", "question", "fair_test", "source", "expect", "refuted_if", "cost", "variant")
-    texts: dict[str, Any] = dict.fromkeys(said, text)
+    kinds = ("title", "question", "fair_test", "source", "expect", "refuted_if", "cost", "variant")
+    texts: dict[str, Any] = dict.fromkeys(kinds, text)
     figures = (Figure("curves", "tiny", text),)
     return Study("planted", setups={"quick": (setup,)}, claims=claims, figures=figures, **texts)
 
 
-class Ground:
-    """Results with finished runs, a population that stopped, a norm from outside and a study that
-    was started; beside them a folder that must stay as it is, and where a canary would stand."""
+class Target:
+    """Results with finished runs, a population that stopped, a norm from outside and a study; a
+    folder outside of them that must stay as it is, and the canary that planted code would make."""
 
     def __init__(self, folder: Path):
         self.folder, self.root, self.good = folder, folder / "results", folder.parent / "good"
         self.outside, self.canary = folder / "outside", folder / "canary"
         self.study = replace(planted_study("x"), variant="", figures=())
-        self.code = CODE.format(str(self.canary))
-        self.sha256 = hashlib.sha256(self.code.encode()).hexdigest()
+        self.code = f"__import__('pathlib').Path({str(self.canary)!r}).touch()"
+        digest = hashlib.sha256(self.code.encode()).hexdigest()
         about: dict[str, Any] = {"title": NASTY, "family": NASTY, "file": f"{NASTY}.py"}
         about |= {"module": "normlab.norms.sample:SampleNorm", "code": self.code}
-        self.row = OutsideNorm(over=("C",), sha256=self.sha256, **about)
-        self.norm = f"norms/{self.sha256}.py"
+        self.row, self.norm = OutsideNorm(over=("C",), sha256=digest, **about), f"norms/{digest}.py"
         NORMS["planted"] = self.row
         store = Store(self.good).open()
         job = sweep.Job([self.study], "quick", store)
@@ -115,17 +106,16 @@ class Ground:
         self.run = min(job.wanted())
         self.config = job.wanted()[self.run].config
         self.left = {run_id(c): c for c in (self.config | {"seed": seed} for seed in (77, 78))}
-        place = PopulationFolder(store, population_id(self.left))
-        place.form(self.left, {})
-        for step in (10, 20):
-            place.save(step, {"x": np.zeros(3)}, {"runs": self.left})
-        files.write_json(store.root / "steptimes.json", {timing_place(host_facts()): {"x": 1.0}})
-        newest = f"populations/{place.name}/checkpoint-0000000020"
-        self.places = [f"runs/{self.run}/{name}" for name in ("result.json", "curve.jsonl")]
-        self.places += [f"populations/{place.name}/manifest.json", f"{newest}.json"]
-        self.places += [f"{newest}.safetensors", "norms/planted.json", "steptimes.json"]
-        self.places += ["studies/planted-quick.json"]
-        self.population = place.name
+        self.population = population_id(self.left)
+        population = PopulationFolder(store, self.population)
+        population.form(self.left, {})
+        population.save(20, {"x": np.zeros(3)}, {"runs": self.left})
+        files.write_json(store.root / "steptimes.json", {"A processor": {"x": 1.0}})
+        at = f"populations/{self.population}"
+        self.places = [f"runs/{self.run}/result.json", f"runs/{self.run}/curve.jsonl"]
+        self.places += [f"{at}/manifest.json", f"{at}/checkpoint-0000000020.json"]
+        self.places += [f"{at}/checkpoint-0000000020.safetensors", "norms/planted.json"]
+        self.places += ["steptimes.json", "studies/planted-quick.json"]
 
     def renew(self) -> Store:
         """Make everything as it was at first."""
@@ -137,36 +127,31 @@ class Ground:
         return Store(self.root)
 
     def escaped(self) -> list[str]:
-        """Return what stands beside the results that should not, or not so."""
+        """Return what outside of the results is not as it should be."""
         kept = {self.outside, self.outside / "file", self.canary}
-        places = [p for p in self.folder.rglob("*") if self.root not in (p, *p.parents)]
-        told = [f"outside: {p.relative_to(self.folder)} was made" for p in {*places} - kept]
+        paths = [p for p in self.folder.rglob("*") if self.root not in (p, *p.parents)]
+        found = [f"outside: {p.relative_to(self.folder)} was made" for p in {*paths} - kept]
         is_same = (self.outside / "file").read_bytes() == b"mine"
-        told += [] if is_same else ["outside: file was changed"]
-        return [*told, "a canary was made"] if self.canary.exists() else told
+        found += [] if is_same else ["outside: file was changed"]
+        return [*found, "a canary was made"] if self.canary.exists() else found
 
     def payloads(self) -> dict[str, bytes]:
-        """Return files of other kinds, some of which run code where their own reader reads them."""
+        """Return files of other kinds; a reader of pickle or npy would run code."""
         pickled = f"cbuiltins\nexec\n(V{self.code}\ntR.".encode()
         head = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n"
-        code = f"!!python/object/apply:exec [{json.dumps(self.code)}]"
+        shape = json.dumps({"x": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 4]}})
         return {
             "pickle": pickled,
             "npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + pickled,
-            "yaml": code.encode(),
-            "deep": DEEP.encode(),
-            "deep line": DEEP.encode() + b"\n",
+            "deep": DEEP.encode() + b"\n",
             "not text": b"\xff\xfe\x00" * 99,
             "nothing": b"",
-            "number": b"1e999\n",
             "header": struct.pack("<Q", 2**63 - 1) + b"{}",
-            "short header": struct.pack("<Q", 99) + b"{}",
-            "array": safetensors({"x": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}),
-            "shape": safetensors({"x": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 4]}}),
+            "shape": struct.pack("<Q", len(shape)) + shape.encode() + b"\0" * 4,
         }
 
     def plants(self) -> dict[str, tuple[str, bytes]]:
-        """Return label -> (place, content) of all that is planted; some of it is sealed, as by
+        """Return label -> (place, content) of all that is planted; forged JSON is sealed, as by
         somebody who knows how checksums are made."""
         found = {f"{p}: {k}": (p, v) for p in self.places for k, v in self.payloads().items()}
         for place in [p for p in self.places if p.endswith(".json")]:
@@ -174,14 +159,10 @@ class Ground:
             for path, odd in itertools.product(list(leaves(value)), ODD):
                 forged = json.dumps(put(value, path, odd), indent=1)
                 found[f"{place}: {'.'.join(path)} = {str(odd)[:20]}"] = place, sealed(forged)
-            for key in value:
-                deep = json.dumps(value, indent=1)[:-2] + f',\n "{key}": {DEEP}\n}}'
-                found[f"{place}: deep {key}"] = place, sealed(deep)
         for odd in ODD:
             row = {"step": 10, "accuracy": odd, "train_loss": 1.0}
-            for told, line in {"row": odd, "accuracy": row, "step": row | {"step": odd}}.items():
-                label = f"{self.places[1]}: {told} = {str(odd)[:20]}"
-                found[label] = self.places[1], json.dumps(line).encode() + b"\n"
+            content = json.dumps(row).encode() + b"\n"
+            found[f"{self.places[1]}: accuracy = {str(odd)[:20]}"] = self.places[1], content
         return found
 
     def plant(self, place: str, content: bytes) -> None:
@@ -194,11 +175,6 @@ class Ground:
         if path.suffix != ".json":
             digest = hashlib.sha256(content).hexdigest()
             files.write_json(owner, files.read_json(owner) | {key: digest})
-
-
-def safetensors(header: dict[str, Any]) -> bytes:
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + b"\0" * 4
 
 
 def sealed(body: str) -> bytes:

@@ -1,6 +1,6 @@
-"""What the real trainer left of two populations, as results directories to copy and to harm.
+"""Results directories as the real trainer leaves them, to be copied and damaged.
 
-Nothing here imports jax before it trains, so that a process which reads this can fork.
+Nothing here imports jax before it trains, so that a process which reads the states can fork.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from normlab.settings import Config
 
 STEPS, CHUNK = 25, 5
 SAVED = (5, 10, 15)
-STATES = ("before-5", "before-10", "before-15", "stopped", "done")
-"""Before each of three saves, at the stop after the third, and with results."""
+"""Steps of the saves; the states are before-5, before-15, stopped (after the last) and done."""
 TINY = {
     "data.name": "synthetic",
     "data.batch": 16,
@@ -41,22 +40,18 @@ TINY = {
 }
 
 
-class Broken(Exception):
-    """A promise that was not kept."""
-
-
-class Real:
-    """The population that is harmed, `name`, and `other`, one like it in the same directories."""
+class States:
+    """Two populations of two runs: the one under test, `name`, and `other` in the same folders."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.name, self.other = files.read_json(folder / "real.json")["populations"]
+        self.name, self.other = files.read_json(folder / "states.json")["populations"]
         stopped, done = self.population(Store(folder / "stopped")), Store(folder / "done")
         early = self.population(Store(folder / "before-15"))
         self.saves = [early.read(5), early.read(10), stopped.read(15)]
         other = PopulationFolder(Store(folder / "stopped"), self.other)
-        self.other_saves = [other.read(10), other.read(15)]
-        self.configs: dict[str, Config] = stopped.runs()
+        self.other_saves = [other.read(step) for step in SAVED[1:]]
+        self.configs, self.other_configs = stopped.runs(), other.runs()
         self.facts = files.read_json(stopped.path / "manifest.json")["facts"]
         self.results: dict[str, dict[str, Any]] = {}
         self.curves: dict[str, list[dict[str, float]]] = {}
@@ -69,14 +64,19 @@ class Real:
         return PopulationFolder(store, self.name)
 
     def copy(self, state: str, place: Path) -> Store:
-        """Return a copy of one state at `place`, instead of what is there."""
+        """Return a copy of one state that replaces what is at `place`."""
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self.folder / state, place)
         return Store(place)
 
+    def is_as_recorded(self, store: Store, run: str) -> bool:
+        """Tell whether a finished run has the values of an undisturbed one."""
+        record = store.read(run)
+        return (record.final, record.curve) == (self.results[run]["final"], self.curves[run])
+
 
 @functools.cache
-def _parts() -> tuple[Any, Any]:
+def _dataset_and_clock() -> tuple[Any, Any]:
     from normlab.data import load
     from normlab.launch.costs import CompileClock
 
@@ -93,40 +93,34 @@ def train(
     """Train a population with the real trainer, to its end or until it has saved at `stop_at`."""
     from normlab.launch.trainer import Trainer
 
-    dataset, clock = _parts()
+    dataset, clock = _dataset_and_clock()
     reached = [0]
 
-    def tell(event: str, **facts: Any) -> None:
+    def emit(event: str, **facts: Any) -> None:
         if event == "chunk":
             reached[0] = facts["step"]
             on_chunk(facts["step"])
 
+    def is_stopping() -> bool:
+        return reached[0] == stop_at < STEPS
+
     locks = [store.lock(name) for name in configs]
+    trainer = Trainer(store, configs, dataset, clock=clock, tell=emit, is_stopping=is_stopping)
     try:
-        Trainer(
-            store,
-            configs,
-            dataset,
-            clock=clock,
-            tell=tell,
-            is_stopping=lambda: reached[0] == stop_at < STEPS,
-        ).train([])
+        trainer.train([])
     except SystemExit:
-        pass  # saved, as it was told
+        pass  # saved on request
     finally:
         for lock in locks:
             if lock is not None:
                 lock.release()
 
 
-def train_real(folder: Path) -> Real:
-    """Train two tiny populations and keep STATES below `folder`."""
+def train_states(folder: Path) -> States:
+    """Train two tiny populations and keep their states below `folder`."""
     store = Store(folder / "work").open()
-    pairs = [
-        {run_id(c): c for c in (resolve(TINY | {"seed": s}).config for s in seeds)}
-        for seeds in ((0, 1), (2, 3))
-    ]
-    mine, others = pairs
+    configs = [resolve(TINY | {"seed": seed}).config for seed in range(4)]
+    mine, others = ({run_id(c): c for c in pair} for pair in (configs[:2], configs[2:]))
 
     def keep(step: int) -> None:
         if step in SAVED:
@@ -139,11 +133,10 @@ def train_real(folder: Path) -> Real:
     train(store, others)
     train(store, mine)
     shutil.copytree(store.root, folder / "done")
-    names = {path.name for path in (store.root / "populations").iterdir()}
-    (name,) = names - {other}
-    files.write_json(folder / "real.json", {"populations": [name, other]})
+    (name,) = {path.name for path in (store.root / "populations").iterdir()} - {other}
+    files.write_json(folder / "states.json", {"populations": [name, other]})
     shutil.rmtree(store.root)
-    return Real(folder)
+    return States(folder)
 
 
 def same(one: Checkpoint | None, two: Checkpoint | None) -> bool:
@@ -156,8 +149,3 @@ def same(one: Checkpoint | None, two: Checkpoint | None) -> bool:
 def _bits(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
     arrays = {n: (a.dtype.str, a.shape, a.tobytes()) for n, a in checkpoint.arrays.items()}
     return arrays, json.dumps(checkpoint.facts, sort_keys=True)
-
-
-def leftovers(root: Path) -> list[str]:
-    """Return the names of temporary files."""
-    return sorted(path.name for path in root.rglob("*.tmp"))

@@ -1,0 +1,82 @@
+"""The short versions of all campaigns: every promise is kept and every mutant is caught."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from workspace import CACHE, ROOT
+
+from stress import processes
+from stress.campaign import CAMPAIGNS, Workspace, find_campaign, names_of
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and fork")
+AT_LEAST = {
+    "kills": {"kills": 6, "restarts from a checkpoint": 1},
+    "sweepers": {"runs": 100, "kills": 1},
+    "crashes": {"crash points": 150},
+    "damage": {"injuries": 80},
+    "full_disks": {"refused": 25, "trainings refused and continued": 1},
+    "untrusted_input": {"files planted": 40, "links planted": 15},
+    "settings": {"accepted": 15, "trained": 1},
+}
+"""Figures without which a campaign would have tried nothing."""
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Workspace:
+    for name, value in CACHE.items():
+        monkeypatch.setenv(name, value)
+    return Workspace(tmp_path, seed=0, is_long=False, emit=lambda line: None)
+
+
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_every_promise_is_kept_and_every_mutant_is_caught(name, workspace):
+    report = find_campaign(name)(workspace)
+    assert report.failures == []
+    few = {f: least for f, least in AT_LEAST[name].items() if int(report.figures[f]) < least}
+    assert not few, report.figures
+    caught, _, total = str(report.figures.get("mutants caught", "1 of 1")).partition(" of ")
+    assert caught == total
+
+
+def test_earlier_names_of_campaigns_are_accepted():
+    assert names_of(["study", "crowd", "claims", "damage"]) == ["kills", "sweepers", "damage"]
+    with pytest.raises(ValueError, match="unknown campaign 'x'"):
+        names_of(["x"])
+
+
+def test_a_stage_leaves_no_process_running(workspace):
+    sleeper = "import time; time.sleep(60)"
+    starter = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"
+    stage = processes.Stage(workspace, "stage")
+    child = stage.start("-c", starter)
+    with pytest.raises(KeyError), stage:
+        assert processes.until(lambda: len(processes.members(child.group)) == 2, 20)
+        child.kill("supervisor")
+        assert processes.until(lambda: len(processes.members(child.group)) == 1, 20)
+        raise KeyError
+    assert processes.until(child.is_empty, 20)
+
+
+KILLED_CAMPAIGN = """
+import os, sys
+from pathlib import Path
+from stress.campaign import Workspace
+from stress.processes import Stage, until
+stage = Stage(Workspace(Path(sys.argv[1]), 0, False), "stage")
+child = stage.start("-c", "import time; print('here', flush=True); time.sleep(60)")
+until(child.out.read_text, 20)
+print(child.group, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_campaign_that_is_killed_leaves_no_process_running(workspace):
+    command = [sys.executable, "-c", KILLED_CAMPAIGN, str(workspace.folder)]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": path}
+    group = int(subprocess.run(command, capture_output=True, env=environment).stdout)
+    assert processes.until(lambda: not processes.members(group), 20)
