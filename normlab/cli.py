@@ -29,6 +29,22 @@ ECHO = 0.5
 FLAGS = flags.FLAGS
 
 
+class UsageError(LabError):
+    """A command line that means nothing."""
+
+    code, kind = USAGE, "usage"
+
+
+def define_results() -> None:
+    """Define `--results=DIR`."""
+    flags.DEFINE_string("results", "results", "Directory of all results.")
+
+
+def define_data_dir() -> None:
+    """Define `--data_dir=DIR`."""
+    flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+
+
 def refuse_unknown_settings(argv: list[str]) -> None:
     """Exit with one line if `--config.x` names no setting.
 
@@ -139,30 +155,34 @@ def leave(code: int, kind: str, message: str) -> NoReturn:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parse the flags. Bad usage gives one line and exit code 2; --help gives exit code 0."""
+    """Parse the flags and return the other words: bad usage is one line and exit code 2, --help
+    exit code 0."""
     try:
-        rest = FLAGS(find_config(argv))
+        return FLAGS(find_config(argv))
     except flags.Error as error:
         leave(USAGE, "usage", f"{error}; see --help")
     except SystemExit as done:
-        sys.exit(OK if done.code == 1 else done.code)  # absl exits --help with 1
+        sys.exit(OK if done.code == 1 else done.code)  # absl leaves --help with 1
     except Exception as error:  # ml-collections reads the configuration file while it parses
         leave(USAGE, "config", f"{error}; see --help")
-    if len(rest) > 1:
-        leave(USAGE, "usage", f"unexpected argument {rest[1]!r}; everything is a flag: see --help")
-    return rest
 
 
-def start(main: Callable[[], int]) -> None:
-    """Run `main`, which returns its exit code. An error becomes one line (--debug: a traceback)."""
+def start(main: Callable[..., int], takes_words: bool = False) -> None:
+    """Run a command. `main()` returns its exit code; errors become one line (--debug: all).
+
+    `takes_words`: main gets the words of the command line that are no flags.
+    """
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
 
     def guarded(argv: list[str]) -> None:
-        del argv
+        words = argv[1:]
         logging.set_verbosity(logging.WARNING)
         try:
             heed_signals()
-            code = main()
+            if words and not takes_words:
+                problem = f"unexpected argument {words[0]!r}; everything is a flag: see --help"
+                leave(USAGE, "usage", problem)
+            code = main(words) if takes_words else main()
         except KeyboardInterrupt as stop:
             is_preempted = isinstance(stop, Preempted)
             word = "preempted" if is_preempted else "interrupted"

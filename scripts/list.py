@@ -9,10 +9,9 @@ Examples:
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from absl import app, flags
+from absl import flags
 
 from normlab import cli
 from normlab.data import DATASETS, DataUnavailable, check
@@ -20,15 +19,13 @@ from normlab.diagnostics.names import NAMES
 from normlab.layers.table import KERNELS
 from normlab.models.table import MODELS
 from normlab.norms.table import COMMON, NORMS
-from normlab.runs.errors import ConfigError
 from normlab.settings import SETTINGS
 from normlab.studies.study import ROOT, config_names, load_study, study_names
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 flags.DEFINE_bool("markdown", False, "norms: print docs/norms.md.")
-flags.DEFINE_bool("debug", False, "Show tracebacks.")
+cli.define_data_dir()
 cli.define_norms()
+FLAGS = flags.FLAGS
 
 Rows = list[Sequence[str]]
 
@@ -193,30 +190,15 @@ def aligned(rows: Rows) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parse the flags and the one name; anything else is one line and exit code 2."""
-    try:
-        rest = FLAGS(argv)
-    except flags.Error as error:
-        cli.leave(cli.USAGE, "usage", f"{error}; see --help")
-    except SystemExit:
-        sys.exit(cli.OK)
-    if len(rest) != 2 or rest[1] not in LISTS:
-        given = f"{' '.join(rest[1:])!r} is no list" if rest[1:] else "no list named"
-        cli.leave(cli.USAGE, "usage", f"{given}; use python scripts/list.py {'|'.join(LISTS)}")
-    return rest
-
-
-def main(argv: list[str]) -> None:
-    try:
-        cli.load_norms()
-        is_page = FLAGS.markdown and argv[1] == "norms"
-        print(norms_page() if is_page else aligned(LISTS[argv[1]]()) + "\n", end="")
-    except (ConfigError, OSError) as error:
-        if FLAGS.debug:
-            raise
-        cli.explain(error)
+def main(words: list[str]) -> int:
+    if len(words) != 1 or words[0] not in LISTS:
+        given = f"{' '.join(words)!r} is no list" if words else "no list named"
+        raise cli.UsageError(f"{given}; use python scripts/list.py {'|'.join(LISTS)}")
+    cli.load_norms()
+    is_page = FLAGS.markdown and words[0] == "norms"
+    print(norms_page() if is_page else aligned(LISTS[words[0]]()) + "\n", end="")
+    return cli.OK
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    cli.start(main, takes_words=True)

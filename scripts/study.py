@@ -29,12 +29,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from absl import flags
 
 from normlab import cli
-from normlab.launch.batching import stopped_groups
+from normlab.launch.batching import stopped_populations
 from normlab.launch.progress import clock
 from normlab.launch.supervisor import Failure, lost_runs
 from normlab.launch.sweep import Job, started_studies
@@ -49,14 +50,14 @@ flags.DEFINE_list("arms", [], "Only these arms (their verdicts are then explorat
 flags.DEFINE_list("setups", [], "Only these setups (a network and its data), by name.")
 flags.DEFINE_integer("seeds", None, "Reporting seeds of every arm, instead of the planned n.", 1)
 flags.DEFINE_multi_string("only", [], "SETTING=VALUE: train only runs that have it.")
-flags.DEFINE_string("results", "results", "Directory of all results.")
-flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 flags.DEFINE_integer("retries", 1, "How often a population that broke is tried again.", 0)
 flags.DEFINE_enum(
     "rerun", "none", ("none", "stale"), "stale: repeat runs of an older training version."
 )
 flags.DEFINE_bool("restart", False, "Begin populations that were stopped again from step 0.")
 flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
+cli.define_results()
+cli.define_data_dir()
 cli.define_norms()
 cli.define_overrides()
 FLAGS = flags.FLAGS
@@ -67,15 +68,17 @@ def chosen_studies() -> list[Study]:
     if not FLAGS.study:
         raise ConfigError(f"no study; give --study=NAME (studies: {', '.join(study_names())}, all)")
     norms = cli.load_norms()
-    names = with_profile(study_names()) if "all" in FLAGS.study else FLAGS.study
-    studies = with_norms([load_study(name) for name in names], norms)
+    studies = [load_study(n) for n in (study_names() if "all" in FLAGS.study else FLAGS.study)]
+    if "all" in FLAGS.study:
+        studies = [study for study in studies if FLAGS.profile in study.setups]
+    studies = with_norms(studies, norms)
     for study in studies:
         check_study(study, FLAGS.profile, FLAGS.data_dir)
+    for name in FLAGS.setups:
+        known = [setup.name for study in studies for setup in study.setups[FLAGS.profile]]
+        if name not in known:
+            raise ConfigError(f"unknown setup {name!r} (setups: {', '.join(known)})")
     return studies
-
-
-def with_profile(names: list[str]) -> list[str]:
-    return [name for name in names if FLAGS.profile in load_study(name).setups]
 
 
 def with_norms(studies: list[Study], norms: Sequence[str]) -> list[Study]:
@@ -83,54 +86,35 @@ def with_norms(studies: list[Study], norms: Sequence[str]) -> list[Study]:
 
     Raises ConfigError for a norm that can run in none.
     """
-    flags = {"overrides": cli.overrides(), "arms": tuple(FLAGS.arms), "seeds": FLAGS.seeds}
     able: dict[str, list[str]] = {study.name: [] for study in studies}
     for norm in norms:
         refusals: list[ConfigError] = []
         for study in studies:
             try:
                 adapt(study, overrides=cli.overrides(), norms=[norm])
+                able[study.name].append(norm)
             except ConfigError as error:
                 refusals.append(error)
-            else:
-                able[study.name].append(norm)
         if len(refusals) == len(studies):
             raise refusals[0]
-    return [adapt(study, **flags, norms=able[study.name]) for study in studies]
-
-
-def chosen_setups(studies: list[Study]) -> list[str]:
-    """Return the setups that --setups names; raises ConfigError for one that no study has."""
-    known = [s.name for study in studies for s in study.setups[FLAGS.profile]]
-    for name in FLAGS.setups:
-        if name not in known:
-            raise ConfigError(f"unknown setup {name!r} (setups: {', '.join(known)})")
-    return FLAGS.setups
-
-
-def left_out(studies: list[Study]) -> list[tuple[str, str]]:
-    """Return (norm, setup) of the norms from outside that did not join a setup."""
-    setups = [(study, setup) for study in studies for setup in study.setups[FLAGS.profile]]
-    return [(n, setup.name) for study, setup in setups for n in study.norms if not setup.arm(n)]
+    options = {"overrides": cli.overrides(), "arms": tuple(FLAGS.arms), "seeds": FLAGS.seeds}
+    return [adapt(study, **options, norms=able[study.name]) for study in studies]
 
 
 def print_plan(job: Job) -> None:
-    """Print what is known to be needed by now; later stages depend on these results."""
-    wanted = job.wanted()
-    missing = job.missing()
-    stages: dict[tuple[str, str], list[str]] = {}
-    for name, run in wanted.items():
-        stages.setdefault((f"{run.setup}, {run.arm}", run.stage), []).append(name)
-    for (arm, stage), names in stages.items():
-        done = sum(n not in missing for n in names)
-        print(f"{arm:<40} {stage:<32} {len(names):>5} runs, {done:>5} done")
-    stopped = stopped_groups(job.store, missing)
+    """Print which runs are known to be required by now; later stages depend on their results."""
+    required, missing = job.required(), job.missing()
+    stages = {name: (f"{run.setup}, {run.arm}", run.stage) for name, run in required.items()}
+    left = Counter(stages[name] for name in missing if name in stages)
+    for (arm, stage), count in Counter(stages.values()).items():
+        print(f"{arm:<40} {stage:<32} {count:>5} runs, {count - left[arm, stage]:>5} done")
+    stopped = stopped_populations(job.store, missing)
     if stopped:
-        count = sum(len(group.configs) for group in stopped)
+        count = sum(len(population.configs) for population in stopped)
         print(f"{len(stopped)} populations of {count} runs continue from their checkpoints")
-    steps = sum(c["train.steps"] for c in missing.values())
+    steps = sum(config["train.steps"] for config in missing.values())
     print(
-        f"{len(wanted)} runs known by now, {len(missing)} to train ({steps:,} run-steps); "
+        f"{len(required)} runs known by now, {len(missing)} to train ({steps:,} run-steps); "
         "the runs of later stages follow from these"
     )
 
@@ -140,58 +124,24 @@ def main() -> int:
     studies = chosen_studies()
     store = Store(FLAGS.results)
     store.check()
-    for name, setup in left_out(studies):
-        print(f"note: {name} cannot run in {setup}")
-    job = Job(
-        studies,
-        FLAGS.profile,
-        store,
-        data_dir=FLAGS.data_dir,
-        only=cli.parse_settings(FLAGS.only),
-        setups=chosen_setups(studies),
-        is_as_planned=is_as_planned(studies),
-        processes=cli.overrides().get("host.processes", 0),
-        retries=FLAGS.retries,
-        restart=FLAGS.restart,
-        warn=cli.warn,
-    )
+    for study in studies:
+        for setup in study.setups[FLAGS.profile]:
+            for norm in study.norms:
+                if not setup.arm(norm):
+                    print(f"note: {norm} cannot run in {setup.name}")
+    options = {"data_dir": FLAGS.data_dir, "setups": FLAGS.setups, "warn": cli.warn}
+    only = cli.parse_settings(FLAGS.only)
+    job = Job(studies, FLAGS.profile, store, only=only, **options)
     if FLAGS.dry_run:
         print_plan(job)
         return cli.OK
-    if FLAGS.rerun == "stale":
-        print(f"{job.set_stale_aside()} runs of an older training version are repeated")
-    failures = job.run()
+    failures = train(job)
     print(f"{job.trained:,} runs trained in {clock(time.monotonic() - began)}", flush=True)
-    report_with_times(job)
+    report(job)
     for failure in failures:
-        print(f"{failure.status}: {failure.group.label}: {failure.message}", file=sys.stderr)
+        print(f"{failure.status}: {failure.population.label}: {failure.message}", file=sys.stderr)
     raise_lost(lost_runs(failures, store))
     return cli.OK
-
-
-def raise_lost(lost: dict[str, Failure]) -> None:
-    """Raise an error for runs that could not be finished: the kind of the first that has one."""
-    if lost:
-        first = next(iter(lost))
-        told = (
-            f"{len(lost)} runs could not be finished, the first is {first}; the reasons are "
-            f"above and in {FLAGS.results}/runs/*/failure.json"
-        )
-        statuses = {failure.status for failure in lost.values()}
-        for error in (Drift, NoCheckpoint):
-            if error.kind in statuses:
-                raise error(told)
-        raise RuntimeError(told)
-
-
-def report_with_times(job: Job) -> None:
-    """Time single steps of studies as planned, then report; a timing that fails costs a column."""
-    try:
-        if job.is_as_planned:
-            job.time_steps(lambda: print("timing single steps ...", flush=True))
-    except RuntimeError as error:
-        print(f"warning: {error}; the tables go without seconds", file=sys.stderr)
-    report(job)
 
 
 def is_as_planned(studies: Sequence[Study]) -> bool:
@@ -199,21 +149,51 @@ def is_as_planned(studies: Sequence[Study]) -> bool:
     return not (FLAGS.arms or FLAGS.seeds or any(s.variant or s.norms for s in studies))
 
 
+def train(job: Job) -> list[Failure]:
+    """Train what is missing; studies as planned keep their rule first."""
+    if FLAGS.rerun == "stale":
+        print(f"{job.set_stale_aside()} runs of an older training version are repeated")
+    job.store.open()
+    if is_as_planned(job.studies):
+        job.write_rules()
+    job.prepare(FLAGS.restart)
+    processes = cli.overrides().get("host.processes", 0)
+    return job.run(processes=processes, retries=FLAGS.retries)
+
+
+def raise_lost(lost: dict[str, Failure]) -> None:
+    """Raise an error for runs that could not be finished: the kind of the first that has one."""
+    if lost:
+        message = (
+            f"{len(lost)} runs could not be finished, the first is {next(iter(lost))}; the reasons "
+            f"are above and in {FLAGS.results}/runs/*/failure.json"
+        )
+        statuses = {failure.status for failure in lost.values()}
+        kinds = [error for error in (Drift, NoCheckpoint) if error.kind in statuses]
+        raise (kinds or [RuntimeError])[0](message)
+
+
 def report(job: Job) -> None:
-    """Write the report and print its headline.
+    """Write the report and print its headline; time single steps of studies as planned before.
 
     All studies that run as planned share one page. Anything exploratory has its own page, so that
     it cannot replace a verdict.
     """
     from normlab.report.report import collect, headline, judge_overall, write_report
 
+    is_planned = is_as_planned(job.studies)
+    try:
+        if is_planned:
+            job.time_steps(lambda: print("timing single steps ...", flush=True))
+    except RuntimeError as error:  # costs a column
+        print(f"warning: {error}; the tables go without seconds", file=sys.stderr)
     cache = ConfigCache(job.data_dir, needs_data=False)
     reports = collect(job.store, list(job.studies), job.profile, cache, job.records)
     print(headline(reports))
-    if job.is_as_planned:
-        told = {(r.study.name, r.profile) for r in reports}
+    if is_planned:
+        shown = {(r.study.name, r.profile) for r in reports}
         for study, profile in started_studies(job.store):
-            if (study.name, profile) not in told:
+            if (study.name, profile) not in shown:
                 reports += collect(job.store, [study], profile, cache, job.records)
         page = write_report(job.store, judge_overall(reports))
     else:

@@ -35,7 +35,7 @@ from typing import Any
 from absl import flags
 
 from normlab import cli
-from normlab.launch.progress import news
+from normlab.launch.progress import notice
 from normlab.launch.supervisor import Supervisor, WorkerProcess
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import resolve, run_id
@@ -44,36 +44,30 @@ from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.settings import Config
 
-flags.DEFINE_string("results", "results", "Directory of all results.")
-flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 flags.DEFINE_bool("restart", False, "Train from step 0 even if the run is finished or was stopped.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
 flags.DEFINE_string("profile_trace", None, "Directory for a profile of a few training steps.")
+cli.define_results()
+cli.define_data_dir()
 cli.define_norms()
 cli.define_config_file()
 FLAGS = flags.FLAGS
+COLUMNS = ("train_loss", "loss", "accuracy", "running_loss", "running_accuracy")
 
 
-def final_order(name: str) -> tuple[bool, bool, str]:
-    """Sort test before validation, accuracy before loss, running averages last."""
-    return name.startswith("running"), "validation" in name, name
-
-
-OPEN_TRACE = "open its plugins/profile/*/*.trace.json.gz at https://ui.perfetto.dev"
-COLUMNS = ("step", "train_loss", "loss", "accuracy", "running_loss", "running_accuracy")
+def format_value(name: str, value: float, digits: int) -> str:
+    """Return a metric as text: losses in nats, accuracies in percent with `digits` digits."""
+    return f"{100 * value:.{digits}f} %" if name.endswith("accuracy") else f"{value:.4f}"
 
 
 def format_row(row: dict[str, float]) -> str:
-    """Return an evaluation as one line; losses in nats, accuracies in percent."""
-    cells = [f"step {row['step']:>6}"]
-    for name in COLUMNS[1:]:
-        if name in row:
-            label = name.replace("_", " ")
-            is_share = name.endswith("accuracy")
-            cells.append(
-                f"{label} {100 * row[name]:.1f} %" if is_share else f"{label} {row[name]:.4f}"
-            )
-    return "  ".join(cells)
+    """Return an evaluation as one line."""
+    cells = [
+        f"{name.replace('_', ' ')} {format_value(name, row[name], 1)}"
+        for name in COLUMNS
+        if name in row
+    ]
+    return "  ".join([f"step {row['step']:>6}", *cells])
 
 
 class Screen:
@@ -84,39 +78,37 @@ class Screen:
         self.shown = 0
         self.began = time.monotonic()
 
-    def show(self, hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+    def show(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+        """Print an event; raises InUse where another process trains the run."""
+        if event == "done" and facts["busy"]:
+            raise InUse(f"run {self.name} is being trained by another process; wait for it")
         if event == "given":
             print("compiling (fast once the cache is warm) ...", flush=True)
         if event == "traced":
             print(
-                f"profile of {facts['steps']} steps in {facts['folder']}; {OPEN_TRACE}", flush=True
+                f"profile of {facts['steps']} steps in {facts['folder']}; open its "
+                "plugins/profile/*/*.trace.json.gz at https://ui.perfetto.dev",
+                flush=True,
             )
         if event in ("chunk", "done"):
             rows = self.store.live_curve(self.name)
             for row in rows[self.shown :]:
                 print(f"{time.monotonic() - self.began:6.1f} s  {format_row(row)}", flush=True)
             self.shown = len(rows)
-        told = news(hand, event, facts)
-        if told:
-            print(told, flush=True)
+        line = notice(worker, event, facts)
+        if line:
+            print(line, flush=True)
 
 
 def train(store: Store, name: str, config: Config) -> None:
     """Train the run in a worker process; raises InUse where another process trains it."""
-    screen = Screen(store, name)
-
-    def show(hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
-        if event == "done" and facts["busy"]:
-            raise InUse(f"run {name} is being trained by another process; wait for it")
-        screen.show(hand, event, facts)
-
     with Supervisor(
         store,
         processes=1,
         data_dir=FLAGS.data_dir,
         profile_trace=FLAGS.profile_trace,
         retries=0,
-        on_event=show,
+        on_event=Screen(store, name).show,
     ) as supervisor:
         supervisor.run(lambda: {} if store.is_done(name) else {name: config})
         for failure in supervisor.failures:
@@ -155,13 +147,13 @@ def begin_again(store: Store, name: str) -> None:
 
 
 def print_result(store: Store, record: Record) -> None:
+    """Print a run's final metrics: test before validation, running averages last."""
     if record.diverged_at is not None:
         print(f"diverged at step {record.diverged_at}: its loss or gradient was not finite")
     if record.final and "test_loss" not in record.final:
         print(f"stopped early at step {record.curve[-1]['step']}; test was not looked at")
-    for name, value in sorted(record.final.items(), key=lambda item: final_order(item[0])):
-        is_share = name.endswith("accuracy")
-        print(f"{name:<28} {100 * value:.2f} %" if is_share else f"{name:<28} {value:.4f}")
+    for name in sorted(record.final, key=lambda n: (n.startswith("running"), "validation" in n, n)):
+        print(f"{name:<28} {format_value(name, record.final[name], 2)}")
     print(f"{record.seconds:.1f} s; {store.run_dir(record.run_id)}")
 
 

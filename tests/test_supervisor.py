@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from workspace import LONG, RUNS, SHORT, Workspace, finish, needs_proc, workers_of
 
-from normlab.launch.batching import Group, group_runs, spread
+from normlab.launch.batching import PlannedPopulation, form_populations, halve_largest
 from normlab.launch.supervisor import Failure, lost_runs
 from normlab.runs.store import Store
 from normlab.settings import defaults
@@ -119,19 +119,21 @@ def configs(count: int, **settings) -> dict[str, dict]:
 
 def test_groups_are_of_one_cohort_and_one_width():
     runs = configs(70) | configs(3, norm__name="group") | configs(2, optim__lr=0.5)
-    groups = group_runs(runs)
+    groups = form_populations(runs)
     assert sorted(len(g.configs) for g in groups) == [3, 24, 24, 24]
     assert sorted(n for g in groups for n in g.configs) == sorted(runs)
     for group in groups:
         assert len({c["norm.name"] for c in group.configs.values()}) == 1
-    assert group_runs({}) == []
+    assert form_populations({}) == []
 
 
 def test_lost_runs_are_those_still_not_done(tmp_path):
     store = Store(tmp_path).open()
     store.run_dir("a").mkdir()
     (store.run_dir("a") / "result.json").touch()
-    failures = [Failure(Group({"a": defaults(), "b": defaults()}), "killed", m) for m in "xy"]
+    failures = [
+        Failure(PlannedPopulation({"a": defaults(), "b": defaults()}), "killed", m) for m in "xy"
+    ]
     assert lost_runs(failures, store) == {"b": failures[1]}
 
 
@@ -151,10 +153,10 @@ def test_idle_workers_share_the_largest_groups_where_that_is_worth_it(
     sizes, steps, workers, expected
 ):
     groups = [
-        Group({f"{g}-{i}": defaults() | {"train.steps": steps} for i in range(size)})
+        PlannedPopulation({f"{g}-{i}": defaults() | {"train.steps": steps} for i in range(size)})
         for g, size in enumerate(sizes)
     ]
-    shared = spread(groups, workers)
+    shared = halve_largest(groups, workers)
     assert sorted(len(group.configs) for group in shared) == expected
     names = [name for group in shared for name in group.configs]
     assert sorted(names) == sorted(name for group in groups for name in group.configs)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normlab.launch.batching import stopped_groups
+from normlab.launch.batching import stopped_populations
 from normlab.launch.worker import Worker, judge
 from normlab.runs.checkpoints import PopulationFolder, population_id
 from normlab.runs.config import run_id
@@ -105,12 +105,12 @@ def test_a_population_is_continued_with_all_its_locks_or_not_at_all(store):
 def test_only_stopped_populations_of_wanted_runs_are_judged(store):
     names = {run_id(config): config for config in CONFIGS.values()}
     stop_runs(store, names)
-    (group,) = stopped_groups(store, [next(iter(names))])
+    (group,) = stopped_populations(store, [next(iter(names))])
     assert group.resumes and group.configs == names
     stop_runs(store, {"0123456789abcdef": defaults()})  # of a norm's file that was edited, say
-    assert [g.configs for g in stopped_groups(store, names)] == [names]
+    assert [g.configs for g in stopped_populations(store, names)] == [names]
     with pytest.raises(Drift, match="settings of run 0123456789abcdef"):
-        stopped_groups(store, ["0123456789abcdef"])
+        stopped_populations(store, ["0123456789abcdef"])
 
 
 @pytest.mark.parametrize(

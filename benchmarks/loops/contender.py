@@ -36,14 +36,17 @@ class Contender:
         self.processes = [self._start(core, environment) for core in cores]
 
     def _start(self, core: int | None, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-        options = [] if core is None else [f"--core={core}"]
         return start_worker(
-            "benchmarks.loops.worker", options, environment=environment, log=self.log, folder=ROOT
+            "benchmarks.loops.worker",
+            {"core": core},
+            environment=environment,
+            log=self.log,
+            folder=ROOT,
         )
 
     def _receive(self, process: subprocess.Popen[str]) -> Any:
         """Return the value of a process's next answer; raises Broken."""
-        reply = next(receive(process), None)
+        reply = next(receive(process.stdout), None)
         if reply is None:
             raise Broken(f"its process ended with code {process.wait()}: {last_line(self.log)}")
         if "error" in reply:

@@ -6,9 +6,7 @@ method of the loop. The process binds itself to its core before it imports a lib
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import sys
 import traceback
 from typing import Any
@@ -17,7 +15,7 @@ from benchmarks.loops.network import load_job
 from benchmarks.loops.stepwise import Run
 from normlab.data import DATASETS
 from normlab.data.split import split_rows
-from normlab.launch.json_lines import answer, bind_to_core, open_answers
+from normlab.launch.json_lines import answer, open_worker, receive
 
 
 def make(request: dict[str, Any]) -> Any:
@@ -37,13 +35,9 @@ def carry_out(loop: Any, request: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="one contender; started by scripts/bench.py")
-    parser.add_argument("--core", type=int, help="bind to this core")
-    bind_to_core(parser.parse_args().core)
-    answers = open_answers()
+    _, answers = open_worker()
     loop: Any = None
-    for line in sys.stdin:
-        request = json.loads(line)
+    for request in receive(sys.stdin):
         try:
             if request["do"] == "make":
                 loop, value = make(request), None

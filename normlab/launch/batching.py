@@ -12,11 +12,11 @@ from normlab.runs.store import Store
 from normlab.settings import Config, defaults
 
 WORTH_SHARING = 20_000
-"""Run-steps of a group that take longer than the second worker's compilation, 5 to 10 seconds."""
+"""Run-steps of a population that take longer than the second worker's compilation, 5 to 10 s."""
 
 
 @dataclass(frozen=True)
-class Group:
+class PlannedPopulation:
     """Runs to train together: one cohort, at most the width of a population."""
 
     configs: dict[str, Config]
@@ -41,44 +41,44 @@ class Group:
         )
 
 
-def group_runs(configs: dict[str, Config]) -> list[Group]:
-    """Return the runs as groups of one cohort each, at most host.width wide."""
+def form_populations(configs: dict[str, Config]) -> list[PlannedPopulation]:
+    """Return the runs as populations of one cohort each, at most host.width wide."""
     cohorts: dict[tuple[str, int], dict[str, Config]] = {}
     for name, config in configs.items():
         key = (cohort_id(config), config["host.width"])
         cohorts.setdefault(key, {})[name] = config
-    groups = []
+    populations = []
     for (_, width), runs in cohorts.items():
         names = list(runs)
-        parts = -(-len(names) // width)
-        size = -(-len(names) // parts)
-        groups += [
-            Group({n: runs[n] for n in names[i : i + size]}) for i in range(0, len(names), size)
-        ]
-    return groups
+        count = -(-len(names) // width)
+        size = -(-len(names) // count)
+        for i in range(0, len(names), size):
+            populations.append(PlannedPopulation({n: runs[n] for n in names[i : i + size]}))
+    return populations
 
 
-def spread(groups: list[Group], workers: int) -> list[Group]:
-    """Return the groups, the largest ones halved while there are more workers than groups, down to
-    WORTH_SHARING."""
-    groups = list(groups)
-    while 0 < len(groups) < workers:
-        largest = max(groups, key=lambda group: 0 if group.resumes else group.run_steps)
-        runs, half = list(largest.configs.items()), len(largest.configs) // 2
+def halve_largest(populations: list[PlannedPopulation], workers: int) -> list[PlannedPopulation]:
+    """Return the populations, the largest halved while there are more workers than populations,
+    down to WORTH_SHARING."""
+    populations = list(populations)
+    while 0 < len(populations) < workers:
+        largest = max(populations, key=lambda p: 0 if p.resumes else p.run_steps)
+        half = len(largest.configs) // 2
         if half == 0 or largest.resumes or largest.run_steps < WORTH_SHARING:
             break
-        groups.remove(largest)
-        groups += [Group(dict(runs[:half])), Group(dict(runs[half:]))]
-    return groups
+        populations.remove(largest)
+        runs = list(largest.configs.items())
+        populations += [PlannedPopulation(dict(part)) for part in (runs[:half], runs[half:])]
+    return populations
 
 
-def stopped_groups(store: Store, wanted: Collection[str]) -> list[Group]:
-    """Return the populations that stopped after a checkpoint and hold a run that is wanted, as they
-    were formed; raises Drift where the settings of one are not those that its runs are named by."""
-    groups = []
+def stopped_populations(store: Store, required: Collection[str]) -> list[PlannedPopulation]:
+    """Return the populations that stopped after a checkpoint and hold a required run, as they were
+    formed; raises Drift where the settings of one are not those that its runs are named by."""
+    populations = []
     for folder in unfinished(store):
         runs = {name: defaults() | config for name, config in folder.runs_if_known().items()}
-        if runs.keys().isdisjoint(wanted):
+        if runs.keys().isdisjoint(required):
             continue
         wrong = [name for name, config in runs.items() if not _is_named_by(name, config)]
         if wrong:
@@ -86,8 +86,8 @@ def stopped_groups(store: Store, wanted: Collection[str]) -> list[Group]:
                 f"population {folder.name}: the settings of run {wrong[0]} are not those that it "
                 f"was begun with; move {str(folder.path)!r} away to begin it again"
             )
-        groups.append(Group(runs, resumes=True))
-    return groups
+        populations.append(PlannedPopulation(runs, resumes=True))
+    return populations
 
 
 def _is_named_by(name: str, config: Config) -> bool:

@@ -10,25 +10,25 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 
 def start_worker(
     module: str,
-    arguments: Sequence[str] = (),
+    options: Mapping[str, Any],
     *,
     environment: Mapping[str, str],
     log: Path | None = None,
     folder: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """Start `python -m module` in `folder`, its variables on top of ours. Standard error is
-    appended to `log`, or shared with this process."""
+    """Start `python -m module` in `folder`, its variables on top of ours; `open_worker` returns
+    the options there. Standard error is appended to `log`, or shared with this process."""
     errors = open(log, "ab") if log else None
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", module, json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -52,10 +52,10 @@ def send(process: subprocess.Popen[str], request: Mapping[str, Any]) -> None:
         pass
 
 
-def receive(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    """Yield the answers of a worker until it is gone."""
-    assert process.stdout is not None
-    for line in process.stdout:
+def receive(lines: IO[str] | None) -> Iterator[dict[str, Any]]:
+    """Yield the answers of a worker, or in a worker the requests, until the other side is gone."""
+    assert lines is not None
+    for line in lines:
         yield json.loads(line)
 
 
@@ -65,20 +65,18 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def open_answers() -> TextIO:
-    """Return the worker's stream of answers; what is printed from now on goes to standard error."""
+def open_worker() -> tuple[dict[str, Any], TextIO]:
+    """Return this worker's options and its stream of answers. What is printed from now on goes to
+    standard error. With the option `core` the process stays on that core, where the system can."""
+    options = json.loads(sys.argv[1])
+    if options.get("core") is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {options["core"]})
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    return answers
+    return options, answers
 
 
 def answer(answers: TextIO, facts: Mapping[str, Any]) -> None:
     """Write an answer; raises BrokenPipeError where nobody reads them."""
     answers.write(json.dumps(facts) + "\n")
     answers.flush()
-
-
-def bind_to_core(core: int | None) -> None:
-    """Keep this process on one core, where the system can."""
-    if core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})

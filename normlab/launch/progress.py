@@ -6,8 +6,9 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
+from normlab.launch.batching import PlannedPopulation
 from normlab.launch.supervisor import WorkerProcess
 
 
@@ -32,30 +33,31 @@ class ProgressState:
         self.began = time.monotonic()
         self.steps_done = 0
         self.lines: dict[int, str] = {}
+        """Worker -> what it is doing."""
         self.seen: dict[int, tuple[int, float]] = {}
+        """Worker -> (step, seconds) of its last chunk."""
 
-    def note(self, hand: WorkerProcess, event: str, facts: dict[str, Any]) -> bool:
-        """Take an event; return whether there is something new to show."""
-        if event == "given" and hand.group:
-            self.seen[hand.number] = (0, 0.0)
-            self.lines[hand.number] = f"{hand.group.label}: compiling"
-            return True
-        if event == "chunk" and hand.group:
-            self._note_chunk(hand, facts)
+    def note(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> bool:
+        """Take an event; return whether it ended a chunk."""
+        if event == "given" and worker.population:
+            self.seen[worker.number] = (0, 0.0)
+            self.lines[worker.number] = f"{worker.population.label}: compiling"
+        elif event == "chunk" and worker.population:
+            self._note_chunk(worker.number, worker.population, facts)
             return True
         return False
 
-    def _note_chunk(self, hand: WorkerProcess, facts: dict[str, Any]) -> None:
-        assert hand.group is not None
-        before, at = self.seen.get(hand.number, (0, 0.0))
-        members = len(hand.group.configs)
-        run_steps = (facts["step"] - before) * members
+    def _note_chunk(
+        self, number: int, population: PlannedPopulation, facts: dict[str, Any]
+    ) -> None:
+        before, at = self.seen.get(number, (0, 0.0))
+        run_steps = (facts["step"] - before) * len(population.configs)
         self.steps_done += run_steps
         rate = run_steps / max(facts["seconds"] - at, 1e-9)
-        self.seen[hand.number] = (facts["step"], facts["seconds"])
+        self.seen[number] = (facts["step"], facts["seconds"])
         scores = f"loss {facts['train_loss']:.3g}, best {100 * facts['best']:.1f} %, "
-        self.lines[hand.number] = (
-            f"{hand.group.label}: step {facts['step']}/{hand.group.config['train.steps']}, "
+        self.lines[number] = (
+            f"{population.label}: step {facts['step']}/{population.config['train.steps']}, "
             f"{rate:,.0f} run-steps/s, {'' if math.isnan(facts['best']) else scores}"
             f"{facts['alive']} going"
         )
@@ -67,9 +69,9 @@ class ProgressState:
         return f"{done:,} of {known:,} known runs, {clock(seconds)} so far, {clock(left)} left"
 
 
-def news(hand: WorkerProcess, event: str, facts: dict[str, Any]) -> str | None:
+def notice(worker: WorkerProcess, event: str, facts: dict[str, Any]) -> str | None:
     """Return a line for an event that is worth one beside the display, None for the others."""
-    label = hand.group.label if hand.group else "worker"
+    label = worker.population.label if worker.population else "worker"
     if event == "resumed":
         return f"{label}: continued from step {facts['step']}"
     if event == "saved":
@@ -84,8 +86,8 @@ def news(hand: WorkerProcess, event: str, facts: dict[str, Any]) -> str | None:
 class PlainDisplay:
     """One line per chunk, for logs."""
 
-    def __init__(self, board: ProgressState, out: TextIO = sys.stdout):
-        self.board, self.out = board, out
+    def __init__(self, progress: ProgressState):
+        self.progress = progress
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -93,22 +95,22 @@ class PlainDisplay:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
-        told = news(hand, event, facts)
-        if told:
-            print(told, file=self.out, flush=True)
-        if self.board.note(hand, event, facts) and event == "chunk":
-            line = self.board.lines[hand.number]
-            print(f"[{self.board.summary()}] {line}", file=self.out, flush=True)
+    def show(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+        line = notice(worker, event, facts)
+        if line:
+            print(line, flush=True)
+        if self.progress.note(worker, event, facts):
+            line = self.progress.lines[worker.number]
+            print(f"[{self.progress.summary()}] {line}", flush=True)
 
 
 class LiveDisplay:
     """A panel that is redrawn in place: the whole above, one line per worker below."""
 
-    def __init__(self, board: ProgressState):
+    def __init__(self, progress: ProgressState):
         from rich.live import Live
 
-        self.board = board
+        self.progress = progress
         self.live = Live(get_renderable=self._draw, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> LiveDisplay:
@@ -118,25 +120,25 @@ class LiveDisplay:
     def __exit__(self, *facts: Any) -> None:
         self.live.__exit__(*facts)
 
-    def show(self, hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
-        told = news(hand, event, facts)
-        if told:
-            self.live.console.print(told, markup=False, highlight=False)
-        self.board.note(hand, event, facts)
+    def show(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+        line = notice(worker, event, facts)
+        if line:
+            self.live.console.print(line, markup=False, highlight=False)
+        self.progress.note(worker, event, facts)
 
     def _draw(self):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        done, known, _ = self.board.left()
+        done, known, _ = self.progress.left()
         grid = Table.grid()
-        grid.add_row(Text(self.board.summary(), style="bold"))
+        grid.add_row(Text(self.progress.summary(), style="bold"))
         grid.add_row(ProgressBar(total=max(known, 1), completed=done, width=60))
-        for _, line in sorted(self.board.lines.items()):
+        for _, line in sorted(self.progress.lines.items()):
             grid.add_row(Text(line, overflow="ellipsis", no_wrap=True))
         return grid
 
 
-def choose_display(board: ProgressState) -> PlainDisplay | LiveDisplay:
-    return LiveDisplay(board) if sys.stdout.isatty() else PlainDisplay(board)
+def choose_display(progress: ProgressState) -> PlainDisplay | LiveDisplay:
+    return LiveDisplay(progress) if sys.stdout.isatty() else PlainDisplay(progress)

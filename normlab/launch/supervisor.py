@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from normlab.launch.batching import Group, group_runs, spread, stopped_groups
+from normlab.launch.batching import (
+    PlannedPopulation,
+    form_populations,
+    halve_largest,
+    stopped_populations,
+)
 from normlab.launch.devices import find_devices
 from normlab.launch.json_lines import receive, send, start_worker
 from normlab.runs.checkpoints import PopulationFolder, population_id
@@ -21,30 +26,29 @@ from normlab.runs.store import Store
 from normlab.settings import Config, program_key
 
 POLL_S = 1.0
-"""Seconds between two looks at runs that another process holds."""
+"""Seconds until runs that another process holds are tried again."""
 HEARTBEAT_S = 60.0
-"""Seconds between two looks at workers that say nothing."""
+"""Seconds between two checks for workers that send nothing."""
 SHUTDOWN_S = 8.0
 """Seconds that workers have to finish their chunk and save when all is to stop."""
 
 
-@dataclass
+@dataclass(eq=False)
 class WorkerProcess:
     """One worker process and what it is doing."""
 
     number: int
     process: subprocess.Popen[str]
-    group: Group | None = None
+    population: PlannedPopulation | None = None
     programs: set[tuple] = field(default_factory=set)
-    heard: float = field(default_factory=time.monotonic)
-    """When it last told something."""
+    last_message: float = field(default_factory=time.monotonic)
 
 
 @dataclass
 class Failure:
     """A population that ended before its runs did."""
 
-    group: Group
+    population: PlannedPopulation
     status: str
     """error, memory, killed, timeout, or the kind of a LabError."""
     message: str
@@ -52,13 +56,13 @@ class Failure:
     """The end of the traceback."""
 
     def facts(self) -> dict[str, Any]:
-        width = self.group.config["host.width"]
+        width = self.population.config["host.width"]
         facts = {"status": self.status, "message": self.message, "tail": self.tail}
         return facts | {"width": width, "when": now()}
 
 
 class Supervisor:
-    """Runs groups on `processes` workers. `on_event(hand, event, facts)` sees all that happens.
+    """Trains populations on `processes` workers. `on_event(worker, event, facts)` gets all events.
 
     Each worker writes a profile of a few steps of its first population to `profile_trace`. Leaving
     by an interruption or a full disk lets the workers finish their chunk and save.
@@ -74,12 +78,11 @@ class Supervisor:
         retries: int = 1,
         on_event: Callable[[WorkerProcess, str, dict[str, Any]], None] = lambda *_: None,
     ):
-        self.store, self.data_dir, self.retries = store, data_dir, retries
-        self.profile_trace = profile_trace
-        self.on_event = on_event
-        self.find_devices = find_devices(processes)
+        self.store, self.retries, self.on_event = store, retries, on_event
+        self.options = {"data_dir": data_dir, "profile_trace": profile_trace}
+        self.devices = find_devices(processes)
         self.events: queue.Queue[tuple[WorkerProcess, dict[str, Any]]] = queue.Queue()
-        self.hands: list[WorkerProcess] = []
+        self.workers: list[WorkerProcess] = []
         self.failures: list[Failure] = []
         self.attempts: dict[str, list[dict[str, Any]]] = {}
         """Run -> what ended its attempts in this command."""
@@ -99,73 +102,76 @@ class Supervisor:
         except KeyboardInterrupt:
             pass  # asked twice: leave at once
         finally:
-            for hand in self.hands:
-                hand.process.kill()
-                hand.process.wait()
+            for worker in self.workers:
+                worker.process.kill()
+                worker.process.wait()
+
+    def _busy(self) -> list[WorkerProcess]:
+        return [worker for worker in self.workers if worker.population]
 
     def _let_save(self) -> None:
-        """Ask the busy workers to finish their chunk, save and leave, and give them GRACE."""
-        busy = [hand for hand in self.hands if hand.group]
-        for hand in busy:
-            hand.process.terminate()
+        """Ask the busy workers to finish their chunk, save and leave within SHUTDOWN_S."""
+        busy = self._busy()
+        for worker in busy:
+            worker.process.terminate()
         deadline = time.monotonic() + SHUTDOWN_S
         while busy:
             try:
-                hand, facts = self.events.get(timeout=max(0, deadline - time.monotonic()))
+                worker, facts = self.events.get(timeout=max(0, deadline - time.monotonic()))
             except queue.Empty:
                 return
             event = facts.pop("event")
-            self.on_event(hand, event, facts)
-            if event in ("done", "error", "gone"):
-                busy = [other for other in busy if other is not hand]
+            self.on_event(worker, event, facts)
+            if event in ("done", "error", "gone") and worker in busy:
+                busy.remove(worker)
 
     def _start(self, number: int) -> WorkerProcess:
-        place = self.find_devices[number]
-        options = [f"--results={self.store.root}"]
-        options += [f"--core={place.core}"] if place.core is not None else []
-        options += [f"--data_dir={self.data_dir}"] if self.data_dir else []
-        options += [f"--profile_trace={self.profile_trace}"] if self.profile_trace else []
-        options += [f"--norms={file}" for file in self.store.norm_files()]
-        process = start_worker("normlab.launch.worker", options, environment=place.environment)
-        hand = WorkerProcess(number, process)
-        threading.Thread(target=self._listen, args=(hand,), daemon=True).start()
-        return hand
+        device = self.devices[number]
+        norms = [str(file) for file in self.store.norm_files()]
+        options = {"results": str(self.store.root), "norms": norms, "core": device.core}
+        options |= self.options
+        process = start_worker("normlab.launch.worker", options, environment=device.environment)
+        worker = WorkerProcess(number, process)
+        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        return worker
 
-    def _listen(self, hand: WorkerProcess) -> None:
-        for facts in receive(hand.process):
-            self.events.put((hand, facts))
-        self.events.put((hand, {"event": "gone"}))
+    def _listen(self, worker: WorkerProcess) -> None:
+        for facts in receive(worker.process.stdout):
+            self.events.put((worker, facts))
+        self.events.put((worker, {"event": "gone"}))
 
-    def _give(self, hand: WorkerProcess, group: Group) -> None:
-        hand.group, hand.heard = group, time.monotonic()
-        hand.programs.add(program_key(group.config))
-        attempts = self.attempts.get(next(iter(group.configs)), [])
-        request = {"configs": group.configs, "resumes": group.resumes, "attempts": attempts}
-        send(hand.process, {"do": "train"} | request)
-        self.on_event(hand, "given", {})
+    def _assign(self, worker: WorkerProcess, population: PlannedPopulation) -> None:
+        worker.population, worker.last_message = population, time.monotonic()
+        worker.programs.add(program_key(population.config))
+        attempts = self.attempts.get(next(iter(population.configs)), [])
+        request = {"configs": population.configs, "resumes": population.resumes}
+        send(worker.process, {"do": "train", "attempts": attempts} | request)
+        self.on_event(worker, "given", {})
 
-    def _choose(self, hand: WorkerProcess, groups: list[Group]) -> Group:
-        """Return the group for an idle worker: one that was begun, else one whose program it has
-        already compiled, else one that nobody has, else any; the largest of them."""
-        others = set().union(*(h.programs for h in self.hands if h is not hand))
+    def _choose(
+        self, worker: WorkerProcess, populations: list[PlannedPopulation]
+    ) -> PlannedPopulation:
+        """Return the population for an idle worker: one that was begun, else one whose program it
+        has already compiled, else one that nobody has, else any; the largest of them."""
+        others = set().union(*(w.programs for w in self.workers if w is not worker))
 
-        def rank(group: Group) -> tuple[bool, int, int]:
-            key = program_key(group.config)
-            known = 2 if key in hand.programs else key not in others
-            return group.resumes, known, group.run_steps
+        def rank(population: PlannedPopulation) -> tuple[bool, int, int]:
+            key = program_key(population.config)
+            known = 2 if key in worker.programs else key not in others
+            return population.resumes, known, population.run_steps
 
-        return max(groups, key=rank)
+        return max(populations, key=rank)
 
-    def run(self, wanted: Callable[[], dict[str, Config]]) -> None:
-        """Train until `wanted()`, asked again after every population, names nothing more.
+    def run(self, missing: Callable[[], dict[str, Config]]) -> None:
+        """Train until `missing()`, called again after every population, names no more runs.
 
         Runs that another process is training are waited for: it may die and leave them.
         """
         while True:
-            busy = {n for h in self.hands if h.group for n in h.group.configs}
-            left = {n: c for n, c in wanted().items() if n not in busy | self.given_up}
-            self._employ(self._plan(left, busy))
-            if any(h.group for h in self.hands):
+            training = {name for w in self.workers if w.population for name in w.population.configs}
+            left = {n: c for n, c in missing().items() if n not in training | self.given_up}
+            self._employ(self._plan(left, training))
+            if self._busy():
                 self._wait()
             elif left:
                 time.sleep(POLL_S)
@@ -173,141 +179,143 @@ class Supervisor:
             else:
                 return
 
-    def _plan(self, left: dict[str, Config], busy: set[str]) -> list[Group]:
+    def _plan(self, left: dict[str, Config], training: set[str]) -> list[PlannedPopulation]:
         """Return what to train now: populations that stopped and hold a run that is left, whole and
         as they were formed, and the other runs in new ones."""
-        away = busy | self.given_up | self.taken
-        stopped = stopped_groups(self.store, left)
-        old = {name for group in stopped for name in group.configs}
+        away = training | self.given_up | self.taken
+        stopped = stopped_populations(self.store, left)
+        old = {name for population in stopped for name in population.configs}
         new = {
             name: config | {"host.width": self.widths.get(name, config["host.width"])}
             for name, config in left.items()
             if name not in old | away
         }
-        return [g for g in stopped if away.isdisjoint(g.configs)] + group_runs(new)
+        return [p for p in stopped if away.isdisjoint(p.configs)] + form_populations(new)
 
-    def _employ(self, groups: list[Group]) -> None:
-        idle = [h for h in self.hands if h.group is None]
-        groups = spread(groups, len(idle) + len(self.find_devices) - len(self.hands))
-        while groups and len(self.hands) < len(self.find_devices) and len(idle) < len(groups):
-            hand = self._start(len(self.hands))
-            self.hands.append(hand)
-            idle.append(hand)
-        for hand in idle:
-            if groups:
-                group = self._choose(hand, groups)
-                groups.remove(group)
-                self._give(hand, group)
+    def _employ(self, populations: list[PlannedPopulation]) -> None:
+        idle = [worker for worker in self.workers if worker.population is None]
+        startable = len(self.devices) - len(self.workers)
+        populations = halve_largest(populations, len(idle) + startable)
+        for _ in range(min(startable, len(populations) - len(idle))):
+            worker = self._start(len(self.workers))
+            self.workers.append(worker)
+            idle.append(worker)
+        for worker in idle[: len(populations)]:
+            population = self._choose(worker, populations)
+            populations.remove(population)
+            self._assign(worker, population)
 
     def _wait(self) -> None:
         """Take events until a worker becomes free."""
         while True:
             try:
-                hand, facts = self.events.get(timeout=min(self._seconds_left(), HEARTBEAT_S))
+                worker, facts = self.events.get(timeout=min(self._seconds_left(), HEARTBEAT_S))
             except queue.Empty:
                 self._end_silent()
                 return
-            hand.heard = time.monotonic()
+            worker.last_message = time.monotonic()
             event = facts.pop("event")
-            if hand not in self.hands:
-                continue  # the last words of one that was replaced
+            if worker not in self.workers:
+                continue  # the last message of one that was replaced
             if event == "gone":
-                self._note_end(hand)
+                self._note_end(worker)
             elif event == "error":
-                self._note_error(hand, facts)
+                self._note_error(worker, facts)
             elif event == "done":
                 self.taken |= set(facts["busy"])
-                hand.group = None
-            self.on_event(hand, event, facts)
-            if hand.group is None:
+                worker.population = None
+            self.on_event(worker, event, facts)
+            if worker.population is None:
                 return
 
     def _seconds_left(self) -> float:
         """Return the time until the first busy worker has been silent for too long."""
-        limits = [h.heard + h.group.config["host.time_limit"] for h in self.hands if h.group]
+        limits = [
+            w.last_message + w.population.config["host.time_limit"]
+            for w in self.workers
+            if w.population
+        ]
         return max(0.0, min(limits, default=math.inf) - time.monotonic())
 
     def _end_silent(self) -> None:
-        """Replace the workers that have said nothing for host.time_limit."""
-        for hand in self.hands:
-            if hand.group is None:
+        """Replace the workers that have sent nothing for host.time_limit."""
+        for worker in self.workers:
+            if worker.population is None:
                 continue
-            limit = hand.group.config["host.time_limit"]
-            if time.monotonic() - hand.heard >= limit:
+            limit = worker.population.config["host.time_limit"]
+            if time.monotonic() - worker.last_message >= limit:
                 message = f"nothing was heard of it for {limit:g} s (host.time_limit)"
-                self._fail(hand, Failure(hand.group, "timeout", message))
-                self._replace(hand)
+                self._fail(worker, Failure(worker.population, "timeout", message))
+                self._replace(worker)
 
-    def _replace(self, hand: WorkerProcess) -> None:
+    def _replace(self, worker: WorkerProcess) -> None:
         """Start another worker in the place of one that is dead or of no more use."""
-        hand.process.kill()
-        hand.process.wait()
-        self.hands[self.hands.index(hand)] = self._start(hand.number)
+        worker.process.kill()
+        worker.process.wait()
+        self.workers[self.workers.index(worker)] = self._start(worker.number)
 
-    def _note_end(self, hand: WorkerProcess) -> None:
-        """Take note of a worker's end."""
-        code = hand.process.wait()
-        if hand.group and code != Preempted.code:
+    def _note_end(self, worker: WorkerProcess) -> None:
+        code = worker.process.wait()
+        if worker.population and code != Preempted.code:
             message = f"worker process ended with code {code}"
             message += " (killed: out of memory, perhaps)" if code == -9 else ""
-            self._fail(hand, Failure(hand.group, "killed", message))
-        hand.group = None
-        self._replace(hand)
+            self._fail(worker, Failure(worker.population, "killed", message))
+        worker.population = None
+        self._replace(worker)
 
-    def _note_error(self, hand: WorkerProcess, facts: dict[str, Any]) -> None:
+    def _note_error(self, worker: WorkerProcess, facts: dict[str, Any]) -> None:
         if facts["status"] == StorageError.kind:
             raise StorageError(facts["message"])
-        if hand.group is None:
+        if worker.population is None:
             return
-        failure = Failure(hand.group, facts["status"], facts["message"], facts["tail"])
-        if failure.status == "memory" and hand.group.config["host.width"] > 1:
-            self._halve(hand, failure)
-            self._replace(hand)  # for a new one all of the memory is free
-        else:
-            self._fail(hand, failure, facts["again"])
+        failure = Failure(worker.population, facts["status"], facts["message"], facts["tail"])
+        self._fail(worker, failure, facts["again"])
+        if failure.status == "memory":
+            self._replace(worker)  # for a new one all of the memory is free
 
-    def _halve(self, hand: WorkerProcess, failure: Failure) -> None:
-        """Let the runs of a population that was too large be tried at half its width."""
-        group, half = failure.group, failure.group.config["host.width"] // 2
-        self._tell(hand, failure, f"tried again at width {half}")
-        folder = PopulationFolder(self.store, population_id(group.configs))
+    def _fail(self, worker: WorkerProcess, failure: Failure, again: bool = True) -> None:
+        """Note a failure. The runs are tried again while retries are left and it may help, after
+        an error of memory at half the width; else they are given up."""
+        names, width = failure.population.configs, failure.population.config["host.width"]
+        for name in names:
+            self.attempts.setdefault(name, []).append(failure.facts())
+        if failure.status == "memory" and width > 1:
+            self._set_width(failure.population, width // 2)
+            then = f"tried again at width {width // 2}"
+        else:
+            self.failures.append(failure)
+            then = "tried again" if again and self._has_retry(names) else "given up"
+        facts = {"status": failure.status, "message": failure.message, "then": then}
+        self.on_event(worker, "failed", facts)
+        worker.population = None
+        if then == "given up":
+            self.given_up |= set(names)
+            for name in names:
+                if not self.store.is_done(name):
+                    self.store.fail(name, {"attempts": self.attempts[name]})
+
+    def _has_retry(self, names: Iterable[str]) -> bool:
+        """Tell whether a retry is left. Halving the width is not one."""
+        counted = [
+            sum(attempt["status"] != "memory" for attempt in self.attempts[name]) for name in names
+        ]
+        return max(counted) <= self.retries
+
+    def _set_width(self, population: PlannedPopulation, width: int) -> None:
+        """Let the runs of a population that was too large begin again in narrower ones."""
+        folder = PopulationFolder(self.store, population_id(population.configs))
         if folder.path.exists():
             folder.set_aside()
-        for name in group.configs:
-            self.widths[name] = half
-            self.attempts.setdefault(name, []).append(failure.facts())
-
-    def _fail(self, hand: WorkerProcess, failure: Failure, again: bool = True) -> None:
-        """Take note of a failure: the runs are tried again while retries are left and it may help,
-        else given up."""
-        self.failures.append(failure)
-        names = failure.group.configs
-        for name in names:
-            self.attempts.setdefault(name, []).append(failure.facts())
-        tried = max(sum(a["status"] != "memory" for a in self.attempts[n]) for n in names)
-        if again and tried <= self.retries:
-            self._tell(hand, failure, "tried again")
-            return
-        self._tell(hand, failure, "given up")
-        self.given_up |= set(names)
-        for name in names:
-            if not self.store.is_done(name):
-                self.store.fail(name, {"attempts": self.attempts[name]})
-
-    def _tell(self, hand: WorkerProcess, failure: Failure, then: str) -> None:
-        """Take the population away from its worker and say what becomes of it."""
-        facts = {"status": failure.status, "message": failure.message, "then": then}
-        self.on_event(hand, "failed", facts)
-        hand.group = None
+        self.widths |= dict.fromkeys(population.configs, width)
 
     def time_steps(self, configs: dict[str, Config]) -> dict[str, float]:
         """Return seconds of a training step of a single run of each arm, measured by an idle
         worker while the others rest."""
-        if not self.hands:
-            self.hands.append(self._start(0))
-        send(self.hands[0].process, {"do": "time", "configs": configs})
+        if not self.workers:
+            self.workers.append(self._start(0))
+        send(self.workers[0].process, {"do": "time", "configs": configs})
         while True:
-            hand, facts = self.events.get()
+            _, facts = self.events.get()
             if facts["event"] == "timed":
                 return facts["seconds"]
             if facts["event"] in ("gone", "error"):
@@ -316,5 +324,5 @@ class Supervisor:
 
 def lost_runs(failures: Iterable[Failure], store: Store) -> dict[str, Failure]:
     """Return the runs of failed populations that are still not done, each with its last failure."""
-    lost = {n: f for f in failures for n in f.group.configs if not store.is_done(n)}
+    lost = {n: f for f in failures for n in f.population.configs if not store.is_done(n)}
     return dict(sorted(lost.items()))

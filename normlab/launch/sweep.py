@@ -1,9 +1,8 @@
-"""Carry out studies: find the runs that are missing, have them trained, until none is wanted."""
+"""Carry out studies: find the runs that are missing, have them trained, until none is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from normlab.launch.progress import ProgressState, choose_display
@@ -21,72 +20,66 @@ from normlab.studies.rules import write_rule
 from normlab.studies.study import Study, load_study, study_names
 
 
-@dataclass
 class Job:
     """Studies of one profile on one results directory."""
 
-    studies: Sequence[Study]
-    profile: str
-    store: Store
-    data_dir: str | None = None
-    only: Config = field(default_factory=dict)
-    setups: Sequence[str] = ()
-    """Names of the setups to run; () for all."""
-    is_as_planned: bool = True
-    """False for variants and first looks, which register no rule."""
-    processes: int = 0
-    retries: int = 1
-    restart: bool = False
-    """Whether populations that stopped begin again instead of going on."""
-    warn: Callable[[str], None] = lambda message: None
-    cache: ConfigCache = field(init=False)
-    records: Records = field(init=False)
-    trained: int = 0
-
-    def __post_init__(self) -> None:
-        self.cache = ConfigCache(self.data_dir)
-        self.records = Records(self.store)
+    def __init__(
+        self,
+        studies: Sequence[Study],
+        profile: str,
+        store: Store,
+        *,
+        data_dir: str | None = None,
+        only: Config | None = None,
+        setups: Collection[str] = (),
+        warn: Callable[[str], None] = lambda message: None,
+    ):
+        """`only`: settings of the runs to train; `setups`: names of the setups, () for all."""
+        self.studies, self.profile, self.store, self.data_dir = studies, profile, store, data_dir
+        self.only, self.setups, self.warn = only or {}, setups, warn
+        self.cache = ConfigCache(data_dir)
+        self.records = Records(store)
+        self.trained = 0
         self._missing: dict[str, Config] = {}
         self._known = 0
 
-    def wanted(self) -> dict[str, RequiredRun]:
+    def required(self) -> dict[str, RequiredRun]:
         """Return all runs that the studies ask for as far as they can be planned by now."""
-        wanted: dict[str, RequiredRun] = {}
+        required: dict[str, RequiredRun] = {}
         for study in self.studies:
             for setup in study.setups[self.profile]:
                 if not self.setups or setup.name in self.setups:
-                    wanted |= SetupRuns(setup, self.records, self.cache).wanted
-        chosen = {n: w for n, w in wanted.items() if self._is_chosen(w.config)}
-        if wanted and not chosen:
-            raise ConfigError(self._no_match(wanted))
+                    required |= SetupRuns(setup, self.records, self.cache).wanted
+        chosen = {n: run for n, run in required.items() if self.only.items() <= run.config.items()}
+        if required and not chosen:
+            raise ConfigError(self._no_match(required))
         return chosen
 
-    def _no_match(self, wanted: dict[str, RequiredRun]) -> str:
-        told = ", ".join(f"{name}={value}" for name, value in self.only.items())
+    def _no_match(self, required: dict[str, RequiredRun]) -> str:
+        given = ", ".join(f"{name}={value}" for name, value in self.only.items())
         values = {
-            name: sorted({w.config[name] for w in wanted.values()}, key=str) for name in self.only
+            name: sorted({run.config[name] for run in required.values()}, key=str)
+            for name in self.only
         }
         there = "; ".join(f"{n}: {', '.join(map(str, v[:20]))}" for n, v in values.items())
-        return f"--only {told} matches no run of the study (there are {there})"
-
-    def _is_chosen(self, config: Config) -> bool:
-        return all(config[name] == value for name, value in self.only.items())
+        return f"--only {given} matches no run of the study (there are {there})"
 
     def missing(self) -> dict[str, Config]:
         self.records.ids |= self.store.done()  # other processes may be at work here too
-        wanted = self.wanted()
-        self._missing = {n: w.config for n, w in wanted.items() if n not in self.records}
-        self._known = len(wanted)
+        required = self.required()
+        self._missing = {n: run.config for n, run in required.items() if n not in self.records}
+        self._known = len(required)
         return self._missing
 
     def left(self) -> tuple[int, int, int]:
         """Return runs done, runs known, run-steps still to do."""
-        todo = [c["train.steps"] for n, c in self._missing.items() if n not in self.records]
-        return self._known - len(todo), self._known, sum(todo)
+        steps = [c["train.steps"] for n, c in self._missing.items() if n not in self.records]
+        return self._known - len(steps), self._known, sum(steps)
 
     def set_stale_aside(self) -> int:
         """Let runs that older training code made be repeated; return how many."""
-        stale = [n for n in self.wanted() if n in self.records and is_stale(self.records[n])]
+        done = [name for name in self.required() if name in self.records]
+        stale = [name for name in done if is_stale(self.records[name])]
         for name in stale:
             self.records.forget(name)
         return len(stale)
@@ -95,25 +88,26 @@ class Job:
         """Let runs whose record is damaged be repeated: no damage goes into a verdict unseen."""
         while True:
             try:
-                for name in self.wanted():
+                for name in self.required():
                     self.records.get(name)
                 return
             except Damaged as error:
                 self.warn(str(error))
                 self.records.forget(error.run_id, "corrupt")
 
-    def prepare(self) -> None:
-        """Look at what is there before anything is trained."""
+    def prepare(self, restart: bool = False) -> None:
+        """Check what is there before anything is trained. `restart`: populations that stopped
+        begin again instead of going on."""
         for doubt in self.store.doubts():
             self.warn(doubt)
         self.set_damaged_aside()
         tidy(self.store)
-        wanted = self.wanted()
+        required = self.required()
         for folder in unfinished(self.store):
             runs = folder.runs_if_known()
             if not runs:
                 self.warn(f"{str(folder.path)!r} cannot be read; its runs begin again")
-            elif self.restart and not wanted.keys().isdisjoint(runs):
+            elif restart and not required.keys().isdisjoint(runs):
                 folder.set_aside()
 
     def write_rules(self) -> None:
@@ -121,37 +115,26 @@ class Job:
         for study in self.studies:
             write_rule(self.store, study, self.profile, self.cache)
 
-    def run(self) -> list[Failure]:
+    def run(self, *, processes: int = 0, retries: int = 1) -> list[Failure]:
         """Train everything that is missing; return the populations that failed."""
-        self.store.open()
-        if self.is_as_planned:
-            self.write_rules()
-        self.prepare()
         if not self.missing():
             return []
         display = choose_display(ProgressState(self.left))
 
-        def on_event(hand: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+        def on_event(worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
             if event == "done":
                 self.trained += len(facts["ids"])
                 self.records.ids |= set(facts["ids"])
                 self.records.ids |= {n for n in facts["busy"] if self.store.is_done(n)}
-            display.show(hand, event, facts)
+            display.show(worker, event, facts)
 
-        with (
-            display,
-            Supervisor(
-                self.store,
-                processes=self.processes,
-                data_dir=self.data_dir,
-                retries=self.retries,
-                on_event=on_event,
-            ) as supervisor,
-        ):
+        options: dict[str, Any] = {"processes": processes, "retries": retries}
+        options |= {"data_dir": self.data_dir, "on_event": on_event}
+        with display, Supervisor(self.store, **options) as supervisor:
             supervisor.run(self.missing)
             return supervisor.failures
 
-    def time_steps(self, tell: Callable[[], None]) -> None:
+    def time_steps(self, on_start: Callable[[], None]) -> None:
         """Measure the step time of a single run of every tuned-for-speed arm, once for each
         machine and code; the arms of a setup in turn, so all of them as soon as one is missing."""
         path = self.store.root / "steptimes.json"
@@ -159,8 +142,8 @@ class Job:
         entry = known.setdefault(timing_place(host_facts()), {})
         for configs in self._timed_setups():
             names = {arm: program_id(config) for arm, config in configs.items()}
-            if any(name not in entry for name in names.values()):
-                tell()
+            if not entry.keys() >= set(names.values()):
+                on_start()
                 with Supervisor(self.store, data_dir=self.data_dir) as supervisor:
                     seconds = supervisor.time_steps(configs)
                 entry |= {names[arm]: value for arm, value in seconds.items()}
@@ -169,11 +152,11 @@ class Job:
     def _timed_setups(self) -> list[dict[str, Config]]:
         """Return arm -> one of its runs, for each finished setup that is tuned for speed."""
         setups = [s for study in self.studies for s in study.setups[self.profile]]
-        evidences = [SetupRuns(s, self.records, self.cache) for s in setups]
+        found = [SetupRuns(setup, self.records, self.cache) for setup in setups]
         return [
-            {arm: next(iter(runs.values())).config for arm, runs in e.reports.items()}
-            for e in evidences
-            if e.times_steps and e.is_complete
+            {arm: next(iter(runs.values())).config for arm, runs in setup_runs.reports.items()}
+            for setup_runs in found
+            if setup_runs.times_steps and setup_runs.is_complete
         ]
 
 

@@ -25,7 +25,7 @@ SHARE = 0.03
 
 
 class Trainer:
-    """One population. `tell(event, **facts)` hears what happens; after a chunk at whose end
+    """One population. `emit(event, **facts)` gets what happens; after a chunk at whose end
     `is_stopping()` it saves and leaves with Preempted's code."""
 
     def __init__(
@@ -35,12 +35,12 @@ class Trainer:
         dataset: Dataset,
         *,
         clock: CompileClock,
-        tell: Callable[..., None],
+        emit: Callable[..., None],
         is_stopping: Callable[[], bool],
     ):
         matmul_rate()  # measured by the first population, before its time begins
         self.store, self.configs, self.dataset = store, configs, dataset
-        self.clock, self.tell, self.is_stopping = clock, tell, is_stopping
+        self.clock, self.emit, self.is_stopping = clock, emit, is_stopping
         self.names, self.config = list(configs), next(iter(configs.values()))
         self.began, self.compiled = time.monotonic(), clock.seconds
         self.folder = PopulationFolder(store, population_id(self.names))
@@ -90,7 +90,7 @@ class Trainer:
         """Return where to go on; None to begin. Raises NoCheckpoint and Drift."""
 
         def warn(message: str) -> None:
-            self.tell("warning", message=message)
+            self.emit("warning", message=message)
 
         checkpoint = self.folder.newest(warn)
         if checkpoint is None:
@@ -103,7 +103,7 @@ class Trainer:
         self.past["restarts"] = [*self.past["restarts"], restart]
         if changed:
             warn(f"{', '.join(changed)} changed since the start: its runs are marked not bit-exact")
-        self.tell("resumed", step=checkpoint.step)
+        self.emit("resumed", step=checkpoint.step)
         return self._snapshot(checkpoint)
 
     def _snapshot(self, checkpoint: Checkpoint) -> Snapshot:
@@ -124,7 +124,7 @@ class Trainer:
         for name, rows in zip(self.names, progress.rows, strict=True):
             if rows and not self.store.is_done(name):
                 self.store.append_curve(name, rows)
-        self.tell(
+        self.emit(
             "chunk",
             step=progress.step,
             alive=progress.alive,
@@ -138,7 +138,7 @@ class Trainer:
         if is_stopping or time.monotonic() >= self.next_save:
             self._save(progress)
         if is_stopping:
-            self.tell("saved", step=progress.step)
+            self.emit("saved", step=progress.step)
             raise SystemExit(Preempted.code)
 
     def _save(self, progress: Progress) -> None:

@@ -1,17 +1,15 @@
-"""The worker process: trains the populations it is told to, one after another.
+"""The worker process: trains one requested population after another.
 
-Requests come as JSON lines on standard input, events leave as JSON lines on standard output. It
-takes the lock of every run itself, so that no other process can train it. On SIGTERM, and when its
-supervisor is gone, it finishes the chunk, saves and leaves. `--core=1` binds it to one core: two
-such workers train small networks twice as fast as one that owns two.
+Requests come as JSON lines on standard input, events leave as JSON lines on standard output. The
+worker takes the lock of every run itself, so that no other process can train it. On SIGTERM, and
+when its supervisor is gone, it finishes the chunk, saves and leaves. Each worker stays on one core:
+two such workers train small networks twice as fast as one that owns two.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -21,9 +19,9 @@ from typing import Any, TextIO
 
 import jax
 
-from normlab.data import load
+from normlab.data import Dataset, load
 from normlab.launch.costs import CompileClock
-from normlab.launch.json_lines import answer, bind_to_core, open_answers
+from normlab.launch.json_lines import answer, open_worker, receive
 from normlab.launch.trainer import Trainer
 from normlab.norms.outside import add_norms
 from normlab.runs.checkpoints import population_id, unfinished
@@ -31,6 +29,7 @@ from normlab.runs.errors import LabError, Preempted, StorageError
 from normlab.runs.provenance import processor_name
 from normlab.runs.store import Store
 from normlab.settings import Config, from_json
+from normlab.training.population import Population
 from normlab.training.step_time import step_seconds
 
 CACHE_BYTES = 2 * 1024**3
@@ -62,46 +61,39 @@ class Worker:
         self.store, self.data_dir, self.events = store, data_dir, events
         self.profile_trace = profile_trace
         self.supervisor = os.getppid()
-        self.datasets: dict[str, Any] = {}
-        self.is_busy = self.is_told_to_stop = False
+        self.datasets: dict[str, Dataset] = {}
+        self.is_busy = self.has_stop_request = False
 
-    def tell(self, event: str, **facts: Any) -> None:
+    def emit(self, event: str, **facts: Any) -> None:
         try:
             answer(self.events, {"event": event, **facts})
         except BrokenPipeError:
-            self.is_told_to_stop = True
+            self.has_stop_request = True
 
     def stop(self, *_: object) -> None:
         """Leave after this chunk, at once where there is none; the handler of SIGTERM."""
-        self.is_told_to_stop = True
+        self.has_stop_request = True
         if not self.is_busy:
             os._exit(Preempted.code)
 
     def is_stopping(self) -> bool:
-        return self.is_told_to_stop or os.getppid() != self.supervisor
+        return self.has_stop_request or os.getppid() != self.supervisor
 
-    def dataset(self, name: str):
+    def dataset(self, configs: dict[str, Config]) -> Dataset:
+        name = next(iter(configs.values()))["data.name"]
         if name not in self.datasets:
             self.datasets[name] = load(name, self.data_dir)
         return self.datasets[name]
 
     def serve(self, requests: TextIO) -> None:
         """Answer requests until standard input ends."""
-        self.tell("ready")
-        for line in requests:
+        self.emit("ready")
+        for request in receive(requests):
             self.is_busy = True
             try:
-                self.answer(json.loads(line))
+                self.answer(request)
             except Exception as error:  # one population must not end the study
-                status, is_worth_it = judge(error)
-                told = str(error) if isinstance(error, LabError) else ""
-                self.tell(
-                    "error",
-                    status=status,
-                    message=told or f"{type(error).__name__}: {error}",
-                    tail=traceback.format_exc().splitlines()[-TAIL:],
-                    again=is_worth_it,
-                )
+                self.emit("error", **error_facts(error))
             if self.is_stopping():
                 sys.exit(Preempted.code)
             self.is_busy = False
@@ -111,8 +103,7 @@ class Worker:
         if request["do"] == "train":
             self.train(configs, request["resumes"], request["attempts"])
         else:
-            data = self.dataset(next(iter(configs.values()))["data.name"])
-            self.tell("timed", seconds=step_seconds(configs, data))
+            self.emit("timed", seconds=step_seconds(configs, self.dataset(configs)))
 
     def train(
         self, configs: dict[str, Config], resumes: bool, attempts: list[dict[str, Any]]
@@ -127,56 +118,67 @@ class Worker:
         try:
             for name in sorted(configs):
                 lock = self.store.lock(name)
-                if lock is None and resumes:
-                    self.tell("done", ids=[], busy=list(configs))
-                    return
                 if lock is not None:
                     locks[name] = lock
-            free = self.still_free({n: configs[n] for n in configs if n in locks}, resumes)
+                elif resumes:
+                    self.emit("done", ids=[], busy=list(configs))
+                    return
+            free = self.still_free([name for name in configs if name in locks], resumes)
             if free:
-                self.train_free({n: configs[n] for n in free}, attempts)
-            self.tell("done", ids=free, busy=[n for n in configs if n not in free])
+                self.train_free({name: configs[name] for name in free}, attempts)
+            self.emit("done", ids=free, busy=[name for name in configs if name not in free])
         finally:
             for lock in locks.values():
                 lock.release()
 
-    def still_free(self, configs: dict[str, Config], resumes: bool) -> list[str]:
-        """Return those of the locked runs that are this worker's to train, looked at again now that
-        nobody else can change it: not done, and of no population that stopped after a checkpoint
+    def still_free(self, names: list[str], resumes: bool) -> list[str]:
+        """Return those of the locked runs that are this worker's to train, read again now that
+        nobody else can change them: not done, and of no population that stopped after a checkpoint
         but the one that is to be continued."""
-        names = list(configs)
-        if resumes:
-            is_there = population_id(names) in {folder.name for folder in unfinished(self.store)}
-            return names if is_there and not all(map(self.store.is_done, names)) else []
+        stopped = {folder.name: folder for folder in unfinished(self.store)}
         left = [name for name in names if not self.store.is_done(name)]
-        stopped = {name for folder in unfinished(self.store) for name in folder.runs_if_known()}
-        return [name for name in left if name not in stopped]
+        if resumes:
+            return names if left and population_id(names) in stopped else []
+        others = {name for folder in stopped.values() for name in folder.runs_if_known()}
+        return [name for name in left if name not in others]
 
     @functools.cached_property
     def clock(self) -> CompileClock:
         return CompileClock()
 
-    def trace(self, trainer: Trainer) -> None:
+    def trace(self, population: Population) -> None:
         """Write a profile of a few training steps, once their program is compiled; only one."""
         folder, self.profile_trace = self.profile_trace, None
         if folder:
-            trainer.population.warm_up(TRACED_STEPS)()
-            run = trainer.population.warm_up(TRACED_STEPS)
+            population.warm_up(TRACED_STEPS)()
+            run = population.warm_up(TRACED_STEPS)
             with jax.profiler.trace(folder):
                 run()
-            self.tell("traced", steps=TRACED_STEPS, folder=folder)
+            self.emit("traced", steps=TRACED_STEPS, folder=folder)
 
     def train_free(self, configs: dict[str, Config], attempts: list[dict[str, Any]]) -> None:
         trainer = Trainer(
             self.store,
             configs,
-            self.dataset(next(iter(configs.values()))["data.name"]),
+            self.dataset(configs),
             clock=self.clock,
-            tell=self.tell,
+            emit=self.emit,
             is_stopping=self.is_stopping,
         )
-        self.trace(trainer)
+        self.trace(trainer.population)
         trainer.train(attempts)
+
+
+def error_facts(error: Exception) -> dict[str, Any]:
+    """Return what the supervisor is sent about an error."""
+    status, again = judge(error)
+    message = str(error) if isinstance(error, LabError) else ""
+    return {
+        "status": status,
+        "message": message or f"{type(error).__name__}: {error}",
+        "tail": traceback.format_exc().splitlines()[-TAIL:],
+        "again": again,
+    }
 
 
 def judge(error: Exception) -> tuple[str, bool]:
@@ -192,19 +194,13 @@ def judge(error: Exception) -> tuple[str, bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="normlab's worker; started by its supervisor")
-    parser.add_argument("--results", required=True)
-    parser.add_argument("--data_dir")
-    parser.add_argument("--norms", action="append", default=[], help="a file with further norms")
-    parser.add_argument("--profile_trace", help="directory for a profile of a few steps")
-    parser.add_argument("--core", type=int, help="bind to this core")
-    arguments = parser.parse_args()
-    bind_to_core(arguments.core)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what Ctrl-C means
-    events = open_answers()
+    options, events = open_worker()
     use_cache()
-    add_norms(arguments.norms, [Path(file).stem for file in arguments.norms])
-    worker = Worker(Store(arguments.results), arguments.data_dir, events, arguments.profile_trace)
+    add_norms(options["norms"], [Path(file).stem for file in options["norms"]])
+    worker = Worker(
+        Store(options["results"]), options["data_dir"], events, options["profile_trace"]
+    )
     signal.signal(signal.SIGTERM, worker.stop)
     worker.serve(sys.stdin)
 

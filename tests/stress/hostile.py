@@ -103,8 +103,8 @@ class Target:
             for name, config in missing.items():
                 store.run_dir(name).mkdir()
                 store.finish(name, *made_up(config))
-        self.run = min(job.wanted())
-        self.config = job.wanted()[self.run].config
+        self.run = min(job.required())
+        self.config = job.required()[self.run].config
         self.left = {run_id(c): c for c in (self.config | {"seed": seed} for seed in (77, 78))}
         self.population = population_id(self.left)
         population = PopulationFolder(store, self.population)

@@ -105,7 +105,7 @@ def train(
         return reached[0] == stop_at < STEPS
 
     locks = [store.lock(name) for name in configs]
-    trainer = Trainer(store, configs, dataset, clock=clock, tell=emit, is_stopping=is_stopping)
+    trainer = Trainer(store, configs, dataset, clock=clock, emit=emit, is_stopping=is_stopping)
     try:
         trainer.train([])
     except SystemExit:

@@ -23,7 +23,7 @@ import numpy as np
 from workspace import ROOT
 
 from normlab.launch import sweep
-from normlab.launch.batching import stopped_groups
+from normlab.launch.batching import stopped_populations
 from normlab.norms import outside
 from normlab.norms.table import NORMS
 from normlab.report import tables
@@ -60,7 +60,7 @@ def end_of(act: Callable[[], object]) -> Found:
 
 def read_populations(store: Store) -> None:
     names = {name for folder in unfinished(store) for name in folder.runs_if_known()}
-    stopped_groups(store, names)
+    stopped_populations(store, names)
     for folder in unfinished(store):
         folder.newest(lambda message: None)
 
