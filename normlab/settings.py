@@ -4,9 +4,9 @@ Every setting has one of four classes:
 
 - `static` settings decide which runs may train together.
 - `traced` settings are inputs of the compiled program, one value for each member of a population.
-- `observe` settings say when and on what a run is measured.
-- `host` settings say how a run is executed. They change at most the rounding. They are recorded
-  with every result, and are no part of a run's identity.
+- `measurement` settings say when and on what a run is measured.
+- `execution` settings say how a run is executed. They change at most the rounding. They are
+  recorded with every result, and are no part of a run's identity.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from normlab.lookup import did_you_mean
 
-Class = Literal["static", "traced", "observe", "host"]
+Class = Literal["static", "traced", "measurement", "execution"]
 Config = dict[str, Any]
 """A flat configuration: dotted setting name -> value."""
 
@@ -37,7 +37,7 @@ class Setting:
     when a default changes, so that old runs keep their ids and new ones get others."""
 
     @property
-    def silent(self) -> Any:
+    def identity_default(self) -> Any:
         return self.default if self.frozen is None else self.frozen
 
 
@@ -217,20 +217,22 @@ SETTINGS: dict[str, Setting] = {
         "optimiser and statistics unchanged and continue (skip)",
         choices=("diverge", "skip"),
     ),
-    "train.eval_every": Setting(50, "observe", "least distance of two evaluations", "steps", low=1),
+    "train.eval_every": Setting(
+        50, "measurement", "least distance of two evaluations", "steps", low=1
+    ),
     "train.eval_growth": Setting(
-        1.0, "observe", "least ratio of the steps of two evaluations", low=1, high=2
+        1.0, "measurement", "least ratio of the steps of two evaluations", low=1, high=2
     ),
     "train.stop_at": Setting(
         0.0,
-        "observe",
+        "measurement",
         "validation accuracy that ends a run early, for tuning of speed; 0: never",
         low=0,
         high=1,
     ),
     "train.stop_at_loss": Setting(
         0.0,
-        "observe",
+        "measurement",
         "loss on eval.train_examples, in evaluation mode, that ends a run; 0: never",
         "nats",
         low=0,
@@ -245,20 +247,20 @@ SETTINGS: dict[str, Setting] = {
     "train.late_from": Setting(0, "static", "step at which late_batch begins", "steps", low=0),
     "train.checkpoint_seconds": Setting(
         60.0,
-        "host",
+        "execution",
         "least time between two checkpoints; 0: a checkpoint after every chunk",
         "seconds",
         low=0,
     ),
     "eval.curve_examples": Setting(
-        1000, "observe", "validation images of each point of a curve", "examples", low=1
+        1000, "measurement", "validation images of each point of a curve", "examples", low=1
     ),
     "eval.stats_examples": Setting(
-        512, "observe", "training images for the re-estimation of running statistics", low=2
+        512, "measurement", "training images for the re-estimation of running statistics", low=2
     ),
     "eval.train_examples": Setting(
         0,
-        "observe",
+        "measurement",
         "training images of each point of a curve, in evaluation mode: metrics train_set_..., "
         "and replaced_... for images with replaced labels",
         "examples",
@@ -266,28 +268,28 @@ SETTINGS: dict[str, Setting] = {
     ),
     "eval.probes": Setting(
         "",
-        "observe",
+        "measurement",
         "diagnostics at each point of a curve: names of normlab/diagnostics, joined by +",
     ),
-    "eval.batch": Setting(100, "observe", "examples scored at once", "examples", low=1),
+    "eval.batch": Setting(100, "measurement", "examples scored at once", "examples", low=1),
     "eval.batch_statistics": Setting(
         False,
-        "observe",
+        "measurement",
         "also score every batch of eval.batch examples with its own statistics (batch_... metrics)",
     ),
     "host.mode": Setting(
         "auto",
-        "host",
+        "execution",
         "members one after another (map: bit-equal in every population) or at once (vmap)",
         choices=("auto", "map", "vmap"),
     ),
-    "host.width": Setting(32, "host", "members of one population", "runs", low=1, high=4096),
+    "host.width": Setting(32, "execution", "members of one population", "runs", low=1, high=4096),
     "host.chunk": Setting(
-        100, "host", "steps of a population between two returns to the host", "steps", low=1
+        100, "execution", "steps of a population between two returns to the host", "steps", low=1
     ),
     "host.time_limit": Setting(
         1800.0,
-        "host",
+        "execution",
         "time without progress of a population after which its worker is killed",
         "seconds",
         low=0,
@@ -295,13 +297,13 @@ SETTINGS: dict[str, Setting] = {
     ),
     "host.conv": Setting(
         "auto",
-        "host",
+        "execution",
         "form of the convolutions: cpu, lax (accelerators) or patches (members at once on a CPU)",
         choices=("auto", "cpu", "lax", "patches"),
     ),
     "host.processes": Setting(
         0,
-        "host",
+        "execution",
         "worker processes; 0: one for each accelerator, or for each core if there is none",
         low=0,
         high=256,

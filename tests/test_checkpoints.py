@@ -14,13 +14,7 @@ from small_runs import small
 
 from normlab import data
 from normlab.runs import files
-from normlab.runs.checkpoints import (
-    PopulationFolder,
-    check_drift,
-    population_id,
-    tidy,
-    unfinished,
-)
+from normlab.runs.checkpoints import PopulationFolder, check_drift, population_id, tidy, unfinished
 from normlab.runs.errors import Damaged, Drift, NoCheckpoint
 from normlab.runs.store import Store
 from normlab.settings import Config, defaults

@@ -181,9 +181,9 @@ def another_value(setting: Setting):
 def test_every_setting_but_the_hosts_is_part_of_the_run(name):
     other = defaults() | {name: another_value(SETTINGS[name])}
     is_same = run_id(other) == run_id(defaults())
-    assert is_same == (SETTINGS[name].kind == "host")
+    assert is_same == (SETTINGS[name].kind == "execution")
     is_same_cohort = cohort_id(other) == cohort_id(defaults())
-    assert is_same_cohort == (SETTINGS[name].kind in ("host", "traced"))
+    assert is_same_cohort == (SETTINGS[name].kind in ("execution", "traced"))
 
 
 def test_adding_a_setting_keeps_the_ids(monkeypatch):

@@ -184,4 +184,4 @@ def test_the_hash_of_the_settings_is_of_all_but_the_hosts():
         changed = CONFIG | {name: setting.default + 1 if value is None else value}
         if name == "norm.name" or changed[name] != CONFIG[name]:
             is_same = config_sha256(changed) == config_sha256(CONFIG)
-            assert is_same == (setting.kind == "host"), name
+            assert is_same == (setting.kind == "execution"), name

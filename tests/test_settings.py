@@ -24,7 +24,7 @@ RANGED = [
 @pytest.mark.parametrize("name", SETTINGS)
 def test_setting_has_a_reason_and_a_legal_default(name):
     setting = SETTINGS[name]
-    assert setting.why and setting.kind in ("static", "traced", "observe", "host")
+    assert setting.why and setting.kind in ("static", "traced", "measurement", "execution")
     assert not setting.choices or setting.default in setting.choices
     assert resolve({name: setting.default}).config == resolve({}).config
 

@@ -124,7 +124,7 @@ def step_times(store: Store, e: SetupRuns) -> StepTimes | None:
     entry = (read_json(path) if path.exists() else {}).get(timing_place(origin), {})
     names = {arm: program_id(run.config) for arm, run in programs.items()}
     if not isinstance(entry, dict) or not all(isinstance(v, (int, float)) for v in entry.values()):
-        raise Damaged(repr(str(path)), "no seconds in it")
+        raise Damaged(path, "no seconds in it")
     seconds = {arm: entry[name] for arm, name in names.items() if name in entry}
     return StepTimes(seconds, f"{origin['processor']}, 1 core") if seconds else None
 

@@ -102,7 +102,7 @@ def shared_settings(configs: Iterable[Config]) -> list[tuple[str, str, str]]:
     return [
         (name, str(listed[0][name]), setting.why)
         for name, setting in SETTINGS.items()
-        if setting.kind != "host" and listed and len({str(c[name]) for c in listed}) == 1
+        if setting.kind != "execution" and listed and len({str(c[name]) for c in listed}) == 1
     ]
 
 
@@ -112,7 +112,7 @@ def varied_settings(configs: Iterable[Config]) -> list[tuple[str, str, str]]:
     out = []
     for name, setting in SETTINGS.items():
         values = sorted({c[name] for c in listed}, key=lambda v: (str(type(v)), v))
-        if setting.kind != "host" and len(values) > 1:
+        if setting.kind != "execution" and len(values) > 1:
             shown = ", ".join(map(str, values)) if len(values) <= 12 else _span(values)
             out.append((name, shown, setting.why))
     return out

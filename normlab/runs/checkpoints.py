@@ -143,9 +143,9 @@ class PopulationFolder:
         path = self._facts_file(step)
         facts = files.read_json(path)
         if facts.get("step") != step:
-            raise Damaged(repr(str(path)), "it is of another step")
+            raise Damaged(path, "it is of another step")
         if not self._owns(facts):
-            raise Damaged(repr(str(path)), "it is of another population")
+            raise Damaged(path, "it is of another population")
         return facts
 
     def _read_arrays(self, step: int, facts: dict[str, Any]) -> bytes:
@@ -153,9 +153,9 @@ class PopulationFolder:
         try:
             data = files.read_bytes(path, LARGEST_ARRAYS)
         except FileNotFoundError as error:
-            raise Damaged(repr(str(path)), "it is missing") from error
+            raise Damaged(path, "it is missing") from error
         if hashlib.sha256(data).hexdigest() != facts.get("arrays_sha256"):
-            raise Damaged(repr(str(path)), "sha256 mismatch")
+            raise Damaged(path, "sha256 mismatch")
         return data
 
     def read(self, step: int) -> Checkpoint:
@@ -164,7 +164,7 @@ class PopulationFolder:
         try:
             return Checkpoint(step, load(self._read_arrays(step, facts)), facts)
         except SafetensorError as error:
-            raise Damaged(repr(str(self._arrays_file(step))), str(error)) from error
+            raise Damaged(self._arrays_file(step), str(error)) from error
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """Return the newest checkpoint that is whole; None where there never was one.

@@ -12,7 +12,7 @@ from normlab.layers.table import find_kernel
 from normlab.models.table import MODELS
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import COMMON, NORMS, Norm, find_norm
-from normlab.runs.constraints import check_training, training_examples
+from normlab.runs.constraints import check_constraints, training_examples
 from normlab.runs.errors import ConfigError
 from normlab.settings import SETTINGS, Config, defaults, nearest_setting, program_key
 
@@ -47,11 +47,9 @@ def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True
         raise ConfigError(f"{error}{hint}") from error
     if full["model.name"] not in MODELS:
         raise ConfigError(f"unknown model {full['model.name']!r} (models: {', '.join(MODELS)})")
-    resolved, notes = _reset_unused(full, row)
-    check_training(resolved)
-    row = find_norm(resolved["norm.name"])
-    _check_layers(resolved, row)
-    return Resolved(resolved, notes)
+    resolved = Resolved(*_reset_unused(full, row))
+    check_constraints(resolved.config)
+    return resolved
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -84,18 +82,20 @@ def _check_range(name: str, value: Any) -> None:
             raise ConfigError(f"{name} = {value} must be {above} {setting.low}")
     if isinstance(value, tuple):
         if len(value) > LAYERS or max(value) > WIDEST:
-            told = f"at most {LAYERS} widths of at most {WIDEST}"
-            raise ConfigError(f"{name} = {str(value):.60}... must be {told}")
+            limit = f"at most {LAYERS} widths of at most {WIDEST}"
+            raise ConfigError(f"{name} = {str(value):.60}... must be {limit}")
     elif setting.high is not None and value > setting.high:
         raise ConfigError(f"{name} = {value} must be at most {setting.high}")
 
 
 def _unused(config: Config, row: Norm) -> list[str]:
-    model = MODELS[config["model.name"]]
-    names = [n for n in SETTINGS if n.startswith("norm.") and n != "norm.name"]
-    unused = [n for n in names if n.removeprefix("norm.") not in row.options + COMMON]
-    names = [n for n in SETTINGS if n.startswith("model.") and n != "model.name"]
-    unused += [n for n in names if n.removeprefix("model.") not in model.options]
+    """Return the settings that the norm, the network and the optimiser do not take."""
+    taken = {"norm": (*row.options, *COMMON), "model": MODELS[config["model.name"]].options}
+    unused = []
+    for name in SETTINGS:
+        room, _, option = name.partition(".")
+        if room in taken and option not in (*taken[room], "name"):
+            unused.append(name)
     if config["optim.name"] == "sgd":
         unused.append("optim.momentum")
     if not row.running_statistics:
@@ -114,71 +114,9 @@ def _reset_unused(config: Config, row: Norm) -> tuple[Config, list[str]]:
             config[name] = SETTINGS[name].default
     if config["norm.stats_batch"] == config["data.batch"]:
         config["norm.stats_batch"] = 0
-    examples = training_examples(config)
-    config["eval.stats_examples"] = min(config["eval.stats_examples"], examples)
+    seen = config["eval.stats_examples"]
+    config["eval.stats_examples"] = min(seen, training_examples(config))
     return config, notes
-
-
-def _check_layers(config: Config, row: Norm) -> None:
-    model, image = MODELS[config["model.name"]], DATASETS[config["data.name"]].shape
-    try:
-        if model.check:
-            model.check(config, row)
-        shapes = model.shapes(config, image)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    name = config["norm.name"]
-    for i, (height, width, channels) in enumerate(shapes, 1):
-        if row.grouped and channels % config["norm.groups"]:
-            legal = [g for g in range(1, channels + 1) if channels % g == 0]
-            raise ConfigError(
-                f"norm.groups = {config['norm.groups']} does not divide the {channels} channels "
-                f"of layer {i}; use one of {legal}"
-            )
-        values = _values_per_statistic(config, row, height, width, channels)
-        if row.needs_space and height * width < 2:
-            values = 1
-        if row.over and values < 2:
-            raise ConfigError(
-                f"norm.name = {name!r}: a statistic of layer {i} would be made of {values} value "
-                f"(H, W, C = {height}, {width}, {channels}), at least 2 are needed; use a larger "
-                "batch or a scheme that averages over more axes"
-            )
-    if "shift" in find_kernel(config["norm.kernel"]).invariant and not model.is_convolutional:
-        fan_ins = [math.prod(image), *(c for _, _, c in shapes[:-1])]
-        if min(fan_ins) < 2:
-            raise ConfigError(
-                f"norm.kernel = {config['norm.kernel']!r} needs at least 2 inputs to every layer, "
-                f"model.widths = {config['model.widths']} gives 1; use wider layers"
-            )
-    if row.act and config["model.placement"] == "post":
-        raise ConfigError(
-            f"model.placement = 'post': norm {name!r} replaces the activation too and can only "
-            "stand in its place; use placement 'pre'"
-        )
-    channels = shapes[-1][2]
-    is_per_channel = row.needs_space or (row.grouped and config["norm.groups"] == channels)
-    if (
-        config["model.placement"] == "post"
-        and model.ends_in_global_mean
-        and row.centered
-        and is_per_channel
-    ):
-        raise ConfigError(
-            f"model.placement = 'post' puts norm {name!r} right before the global mean of "
-            f"{config['model.name']!r}, whose output is then a constant; use placement 'pre'"
-        )
-
-
-def _values_per_statistic(config: Config, row: Norm, height: int, width: int, channels: int) -> int:
-    sizes = {
-        "N": config["norm.stats_batch"] or config["data.batch"],
-        "H": height,
-        "W": width,
-        "C": channels,
-        "C/G": channels // config["norm.groups"] if row.grouped else channels,
-    }
-    return math.prod(sizes[letter] for letter in row.over)
 
 
 def identity(config: Config) -> Config:
@@ -187,7 +125,7 @@ def identity(config: Config) -> Config:
     kept = {
         name: value
         for name, value in config.items()
-        if SETTINGS[name].kind != "host" and value != SETTINGS[name].silent
+        if SETTINGS[name].kind != "execution" and value != SETTINGS[name].identity_default
     }
     version = find_norm(config["norm.name"]).version
     return kept | ({"norm.version": version} if version > 1 else {}) | outside_file(config)
@@ -220,5 +158,5 @@ def program_id(config: Config) -> str:
 
 def cohort_id(config: Config) -> str:
     """Return the name of the cohort: the runs that may train in one population."""
-    kept = {n: v for n, v in config.items() if SETTINGS[n].kind in ("static", "observe")}
+    kept = {n: v for n, v in config.items() if SETTINGS[n].kind in ("static", "measurement")}
     return _digest(kept)[:16]

@@ -1,113 +1,175 @@
-"""What settings of data, batches and measurements may not be together."""
+"""What the settings of one run may not be together.
+
+Each check yields one message for each problem: the value, the limit and the way out.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 from normlab.data.table import DATASETS
 from normlab.diagnostics.names import probe_names
+from normlab.layers.table import find_kernel
+from normlab.models.shapes import Shape
 from normlab.models.table import MODELS
+from normlab.norms.table import Norm, find_norm
 from normlab.runs.errors import ConfigError
 from normlab.settings import Config
 
 
-def check_training(config: Config) -> None:
-    """Raise ConfigError for examples, batches, augmentation or probes that cannot be."""
-    _check_examples(config)
-    _check_batch(config)
-    _check_late(config)
-    _check_augment(config)
-    _check_probes(config)
+def check_constraints(config: Config) -> None:
+    """Raise ConfigError for the first problem of a complete configuration."""
+    for check in (_examples, _batch, _late_batch, _augment, _diagnostics, _network):
+        for message in check(config):
+            raise ConfigError(message)
 
 
 def training_examples(config: Config) -> int:
     return config["data.train_examples"] or DATASETS[config["data.name"]].train
 
 
-def _check_examples(config: Config) -> None:
-    name = config["data.name"]
-    sizes = {"train": DATASETS[name].train, "validation": DATASETS[name].validation}
-    for part, size in sizes.items():
+def divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _examples(config: Config) -> Iterator[str]:
+    row = DATASETS[config["data.name"]]
+    for part, size in (("train", row.train), ("validation", row.validation)):
         asked = config[f"data.{part}_examples"]
         if asked > size:
-            raise ConfigError(
+            yield (
                 f"data.{part}_examples = {asked} is larger than the {size} {part} examples of "
-                f"{name}; use at most {size}"
+                f"{config['data.name']}; use at most {size}"
             )
     seen, examples = config["eval.train_examples"], training_examples(config)
     if config["data.label_noise"] and 0 < seen < examples:
-        raise ConfigError(
-            f"eval.train_examples = {seen} of {examples} with label noise: use 0 or all of them"
-        )
+        yield (f"eval.train_examples = {seen} of {examples} with label noise: use 0 or all of them")
     if config["train.stop_at_loss"] and not seen:
-        raise ConfigError(
+        yield (
             f"train.stop_at_loss = {config['train.stop_at_loss']} needs training examples to be "
             "measured on; set eval.train_examples"
         )
 
 
-def _check_late(config: Config) -> None:
-    late, batch = config["train.late_batch"], config["data.batch"]
-    if late > batch:
-        raise ConfigError(
-            f"train.late_batch = {late} is larger than data.batch = {batch}; use at most that"
-        )
-    if late and config["norm.stats_batch"]:
-        raise ConfigError(
-            f"train.late_batch = {late} and norm.stats_batch = {config['norm.stats_batch']}: only "
-            "one of them can be set"
-        )
-
-
-def _check_probes(config: Config) -> None:
-    try:
-        probe_names(config["eval.probes"])
-    except ValueError as error:
-        raise ConfigError(f"eval.probes = {config['eval.probes']!r}: {error}") from error
-    seen = min(config["eval.stats_examples"], training_examples(config))
-    if config["eval.probes"] and seen < config["data.batch"]:
-        raise ConfigError(
-            f"eval.probes look at a batch of the first eval.stats_examples = {seen} training "
-            f"images, data.batch is {config['data.batch']}; use at least that many"
-        )
-
-
-def _check_batch(config: Config) -> None:
+def _batch(config: Config) -> Iterator[str]:
     batch, stats = config["data.batch"], config["norm.stats_batch"]
-    examples = training_examples(config)
+    examples, steps = training_examples(config), config["train.steps"]
     if batch > examples:
-        raise ConfigError(
+        yield (
             f"data.batch = {batch} is larger than the {examples} training examples of "
             f"{config['data.name']}; use at most {examples}"
         )
     if stats and batch % stats:
-        legal = [b for b in range(1, batch + 1) if batch % b == 0]
-        raise ConfigError(
-            f"norm.stats_batch = {stats} does not divide data.batch = {batch}; use one of {legal}"
+        yield (
+            f"norm.stats_batch = {stats} does not divide data.batch = {batch}; "
+            f"use one of {divisors(batch)}"
         )
     if config["eval.batch_statistics"] and stats and config["eval.batch"] % stats:
-        raise ConfigError(
+        yield (
             f"eval.batch = {config['eval.batch']} is not a multiple of norm.stats_batch = {stats}, "
             "which eval.batch_statistics needs; use one that is"
         )
-    if config["optim.warmup"] >= config["train.steps"] and config["optim.warmup"]:
-        raise ConfigError(
-            f"optim.warmup = {config['optim.warmup']} must be below train.steps = "
-            f"{config['train.steps']}"
+    if config["optim.warmup"] and config["optim.warmup"] >= steps:
+        yield f"optim.warmup = {config['optim.warmup']} must be below train.steps = {steps}"
+
+
+def _late_batch(config: Config) -> Iterator[str]:
+    late, batch, stats = (
+        config[name] for name in ("train.late_batch", "data.batch", "norm.stats_batch")
+    )
+    if late > batch:
+        yield f"train.late_batch = {late} is larger than data.batch = {batch}; use at most that"
+    if late and stats:
+        yield (
+            f"train.late_batch = {late} and norm.stats_batch = {stats}: only one of them can be set"
         )
 
 
-def _check_augment(config: Config) -> None:
+def _augment(config: Config) -> Iterator[str]:
     name, model = config["data.name"], config["model.name"]
     height, width, _ = DATASETS[name].shape
     if config["data.augment"] == "none":
         return
     if not MODELS[model].is_convolutional:
         legal = ", ".join(m for m, row in MODELS.items() if row.is_convolutional)
-        raise ConfigError(
+        yield (
             f"data.augment = 'crop_flip' needs images, {model!r} is a network without space; use "
             f"none, or one of {legal}"
         )
     if min(height, width) < 8:
-        raise ConfigError(
+        yield (
             f"data.augment = 'crop_flip' shifts by up to 4 pixels, the {height} x {width} images "
             f"of {name} are smaller than 8 x 8; use none"
+        )
+
+
+def _diagnostics(config: Config) -> Iterator[str]:
+    try:
+        probe_names(config["eval.probes"])
+    except ValueError as error:
+        yield f"eval.probes = {config['eval.probes']!r}: {error}"
+    seen = min(config["eval.stats_examples"], training_examples(config))
+    if config["eval.probes"] and seen < config["data.batch"]:
+        yield (
+            f"eval.probes look at a batch of the first eval.stats_examples = {seen} training "
+            f"images, data.batch is {config['data.batch']}; use at least that many"
+        )
+
+
+def _network(config: Config) -> Iterator[str]:
+    row, image = find_norm(config["norm.name"]), DATASETS[config["data.name"]].shape
+    model, shapes = MODELS[config["model.name"]], []
+    try:
+        if model.check:
+            model.check(config, row)
+        shapes = model.shapes(config, image)
+    except ValueError as error:
+        yield str(error)
+    for i, shape in enumerate(shapes, 1):
+        yield from _layer(config, row, i, shape)
+    if "shift" in find_kernel(config["norm.kernel"]).invariant and not model.is_convolutional:
+        fan_ins = [math.prod(image), *(channels for _, _, channels in shapes[:-1])]
+        if min(fan_ins) < 2:
+            yield (
+                f"norm.kernel = {config['norm.kernel']!r} needs at least 2 inputs to every layer, "
+                f"model.widths = {config['model.widths']} gives 1; use wider layers"
+            )
+    if config["model.placement"] == "post":
+        yield from _after_the_activation(config, row, shapes[-1][2])
+
+
+def _layer(config: Config, row: Norm, number: int, shape: Shape) -> Iterator[str]:
+    height, width, channels = shape
+    groups = config["norm.groups"] if row.grouped else 1
+    if channels % groups:
+        yield (
+            f"norm.groups = {groups} does not divide the {channels} channels of layer {number}; "
+            f"use one of {divisors(channels)}"
+        )
+    examples = config["norm.stats_batch"] or config["data.batch"]
+    sizes = {"N": examples, "H": height, "W": width, "C": channels, "C/G": channels // groups}
+    values = math.prod(sizes[letter] for letter in row.over)
+    if row.needs_space and height * width < 2:
+        values = 1
+    if row.over and values < 2:
+        yield (
+            f"norm.name = {config['norm.name']!r}: a statistic of layer {number} would be made of "
+            f"{values} value (H, W, C = {height}, {width}, {channels}), at least 2 are needed; use "
+            "a larger batch or a scheme that averages over more axes"
+        )
+
+
+def _after_the_activation(config: Config, row: Norm, channels: int) -> Iterator[str]:
+    name, model = config["norm.name"], config["model.name"]
+    if row.act:
+        yield (
+            f"model.placement = 'post': norm {name!r} replaces the activation too and can only "
+            "stand in its place; use placement 'pre'"
+        )
+    is_per_channel = row.needs_space or (row.grouped and config["norm.groups"] == channels)
+    if MODELS[model].ends_in_global_mean and row.centered and is_per_channel:
+        yield (
+            f"model.placement = 'post' puts norm {name!r} right before the global mean of "
+            f"{model!r}, whose output is then a constant; use placement 'pre'"
         )

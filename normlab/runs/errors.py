@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class LabError(Exception):
-    """Something that the user can understand and mend."""
+    """Something that the user can understand and correct."""
 
     code = 70
     kind = "internal"
@@ -55,8 +57,9 @@ class Damaged(StorageError):
 
     code, kind = 7, "damaged"
 
-    def __init__(self, what: str, why: str, way_out: str = "move it away", run_id: str = ""):
-        super().__init__(f"{what} is damaged ({why}); {way_out}")
+    def __init__(self, what: str | Path, why: str, way_out: str = "move it away", run_id: str = ""):
+        name = what if isinstance(what, str) else repr(str(what))
+        super().__init__(f"{name} is damaged ({why}); {way_out}")
         self.why, self.run_id = why, run_id
 
 

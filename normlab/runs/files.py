@@ -148,14 +148,14 @@ def read_bytes(path: Path, limit: int) -> bytes:
         with open(handle, "rb") as file:
             facts = os.fstat(handle)
             if not stat.S_ISREG(facts.st_mode):
-                raise Damaged(repr(str(path)), "it is no plain file")
+                raise Damaged(path, "it is no plain file")
             if facts.st_size > limit:
-                raise Damaged(repr(str(path)), f"it is longer than {size_text(limit)}")
+                raise Damaged(path, f"it is longer than {size_text(limit)}")
             return file.read()
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Damaged(repr(str(path)), f"it cannot be read: {error.strerror}") from error
+        raise Damaged(path, f"it cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -164,16 +164,16 @@ def read_json(path: Path) -> dict[str, Any]:
     content = read_bytes(path, LARGEST_JSON)
     seal = SEAL.search(content)
     if seal is None:
-        raise Damaged(repr(str(path)), "it has no checksum at its end")
+        raise Damaged(path, "it has no checksum at its end")
     body = content[: seal.start()] + b"\n}"
     if hashlib.sha256(body).hexdigest().encode() != seal[1]:
-        raise Damaged(repr(str(path)), "sha256 mismatch")
+        raise Damaged(path, "sha256 mismatch")
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Damaged(repr(str(path)), str(error)) from error
+        raise Damaged(path, str(error)) from error
     if not isinstance(value, dict):
-        raise Damaged(repr(str(path)), "not an object")
+        raise Damaged(path, "not an object")
     return value
 
 

@@ -67,7 +67,7 @@ def _read_norm(store: Store, path: Path) -> None:
 def _read_code(_: Store, path: Path) -> None:
     """Compare the code of a norm with its name, as a worker does before it runs the code."""
     if hashlib.sha256(files.read_bytes(path, files.LARGEST_JSON)).hexdigest() != path.stem:
-        raise Damaged(repr(str(path)), "sha256 mismatch")
+        raise Damaged(path, "sha256 mismatch")
 
 
 def _read_population(store: Store, path: Path) -> Iterator[Finding]:

@@ -70,7 +70,7 @@ class Store:
                 raise ValueError(f"it is of the norm {facts['name']!r}")
             return OutsideNorm.from_facts(facts)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Damaged(repr(str(path)), str(error)) from error
+            raise Damaged(path, str(error)) from error
 
     def recall_norms(self) -> None:
         """Add the kept rows to the table where their names are free; raises StorageError."""

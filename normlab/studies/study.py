@@ -232,7 +232,7 @@ def adapt(
     if "norm.name" not in overrides:
         study = join_norms(study, [n for n in norms if not arms or n in arms], overrides)
     _check_arms(study, arms)
-    told = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "host"}
+    told = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "execution"}
     variant = ", ".join(f"{n}={v}" for n, v in sorted(told.items()))
 
     def change(setup: Setup) -> Setup:
