@@ -19,8 +19,10 @@ from absl import flags
 
 from normlab import cli
 from normlab.launch.sweep import started_studies
-from normlab.report.markdown import short_form
-from normlab.report.report import StudyReport, collect, headline, judge_overall, write_report
+from normlab.report.claims import short_table
+from normlab.report.model import StudyReport, collect, judge_overall
+from normlab.report.terminal import headline
+from normlab.report.write import write_report
 from normlab.runs.errors import ConfigError, StorageError
 from normlab.runs.store import Records, Store
 from normlab.studies.planning import ConfigCache
@@ -64,7 +66,7 @@ def main() -> int:
         reports += collect(store, [study], profile, cache, records)
     reports = judge_overall(reports)
     page = write_report(store, reports, ledger=Path(FLAGS.ledger) if FLAGS.ledger else None)
-    print(short_form(reports).rstrip() if FLAGS.short else headline(reports, page))
+    print(short_table(reports).markdown_rows() if FLAGS.short else headline(reports, page))
     return cli.OK
 
 

@@ -179,7 +179,9 @@ def report(job: Job) -> None:
     All studies that run as planned share one page. Anything exploratory has its own page, so that
     it cannot replace a verdict.
     """
-    from normlab.report.report import collect, headline, judge_overall, write_report
+    from normlab.report.model import collect, judge_overall
+    from normlab.report.terminal import headline
+    from normlab.report.write import write_report
 
     is_planned = is_as_planned(job.studies)
     try:

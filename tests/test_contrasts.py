@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normlab.report.report import explained
+from normlab.report.model import explained
 from normlab.runs.record import Record
 from normlab.settings import defaults
 from normlab.studies.decisions import Contrast, decide

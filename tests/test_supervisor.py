@@ -84,18 +84,17 @@ def test_nothing_but_the_worker_imports_jax():
     code = """
 import sys
 from normlab.report import setup_table
-from normlab.report import cells
 from normlab import cli
 from normlab.runs import config
 from normlab.studies import planning
 from normlab.report.figures import draw
 from normlab.launch import sweep
 from normlab.studies import metrics
-from normlab.report import reproducibility
+from normlab.report import provenance
 from normlab.report import html
 from normlab.launch import progress
 from normlab.report import protocol
-from normlab.report import report
+from normlab.report import write
 from normlab.runs import store
 from normlab.studies import study
 from normlab.launch import supervisor

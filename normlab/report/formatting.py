@@ -1,4 +1,4 @@
-"""How numbers read in tables, on the page and in the terminal: one place, so that they agree."""
+"""Words and numbers that all pages write alike, and the command line that repeats a study."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from normlab.norms.table import NORMS
 from normlab.studies.decisions import Verdict
 from normlab.studies.study import Study
 
-INFINITE = "one of the two never gets there, in most seeds"
-"""What an infinite effect means."""
 SYMBOLS = {
     "supported": "✓",
     "refuted": "✗",
@@ -22,26 +20,18 @@ SYMBOLS = {
     "no data": "…",
     "not decided": "…",
 }
+OVERRIDES = re.compile(r", (?=[a-z_]+(?:\.[a-z_]+)*=)")
+"""Between two overrides of a variant; their values may contain commas."""
 
 
-def p_text(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+def with_symbol(word: str, count: int = 0) -> str:
+    return " ".join(filter(None, [SYMBOLS.get(word), str(count or ""), word]))
 
 
-def effect_text(verdict: Verdict) -> str:
-    """Return the effect with its interval, as a reader sees it."""
-    return verdict.contrast.unit.text(verdict.effect, verdict.interval)
-
-
-def raw_effect_text(verdict: Verdict) -> str:
-    """Return the effect with its interval in the unit that the rule is written in."""
-    return verdict.contrast.unit.raw_text(verdict.effect, verdict.interval)
-
-
-def sesoi_text(verdict: Verdict) -> str:
-    """Return the smallest effect of interest; empty where fixed limits replace it."""
-    contrast = verdict.contrast
-    return "" if contrast.test.limits else contrast.unit.sesoi_text(contrast.sesoi)
+def word_text(verdict: Verdict) -> str:
+    """Return the verdict's word with its symbol; an exploratory one says why it is no more."""
+    differs = f", n differs ({verdict.n}, planned {verdict.contrast.n})"
+    return with_symbol(verdict.word) + (differs if verdict.word == "exploratory" else "")
 
 
 def n_text(verdict: Verdict) -> str:
@@ -50,35 +40,26 @@ def n_text(verdict: Verdict) -> str:
     return str(verdict.n) if verdict.n == planned else f"{verdict.n} of {planned}"
 
 
-def word_text(verdict: Verdict) -> str:
-    """Return the verdict's word with its symbol; an exploratory row says why."""
-    text = f"{SYMBOLS.get(verdict.word, '')} {verdict.word}".strip()
-    if verdict.word != "exploratory":
-        return text
-    return f"{text}, n differs ({verdict.n}, planned {verdict.contrast.n})"
-
-
-def primary_arms(study: Study, profile: str, setup: str) -> list[str]:
-    arms = [a for s in study.setups[profile] if s.name == setup for a in s.arms]
-    return [a.name for a in arms if a.is_primary]
+def p_text(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def norm_files(study: Study, profile: str) -> list[str]:
-    """Return the files that the norms of a study's arms come from, but for those of normlab."""
-    told = [s.settings | a.settings for s in study.setups[profile] for a in s.arms]
-    rows = [NORMS.get(settings["norm.name"]) for settings in told if "norm.name" in settings]
+    """Return the files of the norms from outside among a study's arms."""
+    arms = [s.settings | a.settings for s in study.setups[profile] for a in s.arms]
+    rows = [NORMS.get(settings["norm.name"]) for settings in arms if "norm.name" in settings]
     return sorted({row.file for row in rows if isinstance(row, OutsideNorm)})
 
 
 def command(study: Study, profile: str, seeds: int | None = None, setup: str = "") -> str:
-    """Return the command line that makes a study's runs and report again; with `seeds`, one that
-    brings the primary arms of one setup to that many."""
-    overrides = re.split(r", (?=[a-z_]+(?:\.[a-z_]+)*=)", study.variant) if study.variant else []
+    """Return the command line that repeats a study's runs and report; with `seeds`, one that brings
+    the primary arms of one setup to that many."""
     flags = [f"--study={study.file or study.name}", f"--profile={profile}"]
     files = norm_files(study, profile)
     flags += ["--norms=" + ",".join(files)] if files else []
-    flags += [f"--config.{override}" for override in overrides]
+    flags += [f"--config.{override}" for override in OVERRIDES.split(study.variant) if override]
     if seeds:
-        flags += [f"--setups={setup}", "--arms=" + ",".join(primary_arms(study, profile, setup))]
-        flags += [f"--seeds={seeds}"]
+        arms = [a for s in study.setups[profile] if s.name == setup for a in s.arms]
+        primary = ",".join(arm.name for arm in arms if arm.is_primary)
+        flags += [f"--setups={setup}", f"--arms={primary}", f"--seeds={seeds}"]
     return shlex.join(["python", "scripts/study.py", *flags])

@@ -2,34 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from normlab.report.cells import (
-    BATCH,
-    RUNNING,
-    Line,
-    accuracy_cell,
-    difference_cell,
-    error_cell,
-    failed_cell,
-    has_mode,
-    largest_rate_cell,
-    n_of,
-    rate_cell,
-    rate_ratio_cell,
-    seconds_cell,
-    speed_cell,
-    steps_cell,
-)
-from normlab.report.tables import Cell, Table
+from normlab.report.tables import Cell, Measured, Table
 from normlab.runs.record import Record
-from normlab.studies.hypothesis_tests import median_interval
-from normlab.studies.metrics import is_failed
+from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, median, median_interval
+from normlab.studies.metrics import accuracy, error_points, is_failed, log_octaves, steps_to_target
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import Arm, Sweep, Tuning
+from normlab.studies.units import NOTHING, decimal, magnitude, rate_text, with_interval
+
+RUNNING = "running_"
+"""Prefix of what was measured with running averages."""
+BATCH = "batch_"
+"""Prefix of what was measured with the statistics of each scored batch."""
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of one step of a single run of each arm of a setup, as one machine measured."""
+
+    seconds: Mapping[str, float]
+    machine: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: an arm, or runs that follow from one."""
+
+    name: str
+    role: str
+    runs: Mapping[int, Record]
+    tried: Sequence[Record]
+    """The runs whose failures are counted: sweeps count those at every rate."""
+    reference: Mapping[int, Record]
+    """The runs that this line is compared with, paired by seed; empty for the reference itself."""
+    rates: Mapping[int, float]
+    """Sweep: seed -> log10 of the largest rate that trains."""
+    reference_rates: Mapping[int, float]
+
+    @property
+    def n(self) -> int:
+        return max(len(self.runs), len(self.rates))
+
+    def has_mode(self, mode: str) -> bool:
+        """Tell whether any run was measured in this mode of evaluation."""
+        return any(f"{mode}test_accuracy" in run.final for run in self.runs.values())
+
+    def pairs(self) -> list[tuple[Record, Record]]:
+        """Return (run, run of the reference) of the seeds that both have."""
+        return [(r, self.reference[s]) for s, r in self.runs.items() if s in self.reference]
+
 
 Column = tuple[str, Callable[[Line], Cell]]
+
+
+def setup_table(e: SetupRuns, times: StepTimes | None = None) -> Table:
+    """Return the table of a setup, with seconds to the target where a step was timed."""
+    lines = lines_of(e)
+    columns = _columns(e, times.seconds if times else {})
+    cells = {title: [make(line) for line in lines] for title, make in columns}
+    used = {t: column for t, column in cells.items() if any(c not in (None, "") for c in column)}
+    rows = [*zip(*used.values(), strict=True)]
+    return Table(e.setup.title, [*used], rows, _note(e, lines, times))
+
+
+def lines_of(e: SetupRuns) -> list[Line]:
+    """Return the table's lines: every arm in the study's order, then the runs that follow."""
+    lines = []
+    for arm in e.setup.arms:
+        other, runs = reference_of(e, arm), e.runs_of(arm.name)
+        sweep = isinstance(e.setup.protocol, Sweep)
+        grid = e.grids.get(arm.name, {}).values()
+        lines.append(
+            Line(
+                name=arm.name,
+                role="primary" if arm.is_primary else "screening",
+                runs=runs,
+                tried=[r for found in (grid if sweep else [runs]) for r in found.values()],
+                reference=e.runs_of(other) if other else {},
+                rates=_swept(e, arm.name),
+                reference_rates=_swept(e, other),
+            )
+        )
+    for name, runs in e.follows.items():
+        lines.append(Line(name, "follows", runs, [*runs.values()], {}, {}, {}))
+    return lines
+
+
+def _swept(e: SetupRuns, arm: str) -> Mapping[int, float]:
+    is_known = isinstance(e.setup.protocol, Sweep) and arm in e.best
+    return e.largest_rates(arm) if is_known else {}
 
 
 def reference_of(e: SetupRuns, arm: Arm) -> str:
@@ -48,115 +113,139 @@ def reference_of(e: SetupRuns, arm: Arm) -> str:
     return name if name != arm.name and e.setup.arm(name) else ""
 
 
-def _reference_title(e: SetupRuns) -> str:
-    references = {reference_of(e, a) for a in e.setup.arms} - {""}
-    return references.pop() if len(references) == 1 else "the line's largest level"
-
-
-def _swept(e: SetupRuns, arm: str) -> Mapping[int, float]:
-    is_known = isinstance(e.setup.protocol, Sweep) and arm in e.best
-    return e.largest_rates(arm) if is_known else {}
-
-
-def lines_of(e: SetupRuns) -> list[Line]:
-    """Return the table's lines: every arm in the study's order, then the runs that follow."""
-    lines = []
-    for arm in e.setup.arms:
-        other = reference_of(e, arm)
-        lines.append(
-            Line(
-                name=arm.name,
-                role="primary" if arm.is_primary else "screening",
-                runs=e.runs_of(arm.name),
-                reference=e.runs_of(other) if other else {},
-                rates=_swept(e, arm.name),
-                reference_rates=_swept(e, other) if other else {},
-                tried=_tried(e, arm.name),
-            )
-        )
-    for name, runs in e.follows.items():
-        lines.append(Line(name, "follows", runs, {}, {}, {}, list(runs.values())))
-    return lines
-
-
-def _tried(e: SetupRuns, arm: str) -> list[Record]:
-    if isinstance(e.setup.protocol, Sweep):
-        return [run for runs in e.grids.get(arm, {}).values() for run in runs.values()]
-    return list(e.runs_of(arm).values())
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """Seconds of one step of a single run of each arm of a setup, as one machine measured."""
-
-    seconds: Mapping[str, float]
-    machine: str
-
-
-def arm_table(e: SetupRuns, times: StepTimes | None = None) -> Table:
-    """Return the table of a setup, with seconds to the target where a step was timed."""
-    lines = lines_of(e)
-    columns = _columns(e, times.seconds if times else {})
-    rows = [[make(line) for _, make in columns] for line in lines]
-    used = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
-    return Table(
-        title=e.setup.title,
-        columns=tuple(columns[i][0] for i in used),
-        rows=tuple(tuple(row[i] for i in used) for row in rows),
-        note=_note(e, lines, times),
-    )
-
-
 def _columns(e: SetupRuns, step_seconds: Mapping[str, float]) -> list[Column]:
-    protocol = e.setup.protocol
-    first: list[Column] = [("arm", lambda a: a.name), ("role", lambda a: a.role)]
-    failed = "failed, all rates" if isinstance(protocol, Sweep) else "failed"
-    last: list[Column] = [(failed, failed_cell), ("test accuracy, %", accuracy_cell)]
+    protocol, target = e.setup.protocol, e.setup.target
+    references = {reference_of(e, a) for a in e.setup.arms} - {""}
+    other = references.pop() if len(references) == 1 else "the line's largest level"
+    rate, failed = "tuned rate", "failed"
     if isinstance(protocol, Sweep):
-        middle = _sweep_columns(e)
-        rate = "best rate"
+        rate, failed = "best rate", "failed, all rates"
+        middle: list[Column] = [
+            ("largest rate that trains", _largest_rate),
+            (f"times the rate of {other}", _rate_ratio),
+        ]
+    elif protocol.metric == "steps":
+        middle = [
+            (f"steps to {100 * target:g} %", partial(_steps, target=target)),
+            (f"times faster than {other}", partial(_speed, target=target)),
+            ("steps, running averages", partial(_steps, target=target, mode=RUNNING)),
+        ]
     else:
-        middle = _step_columns(e) if protocol.metric == "steps" else _error_columns(e)
-        rate = "tuned rate"
-    timed: list[Column] = [
-        ("seconds to target", lambda a: seconds_cell(a, e.setup.target, step_seconds))
-    ]
-    return [*first, (rate, rate_cell), ("n", n_of), *middle, *last, *timed]
-
-
-def _step_columns(e: SetupRuns) -> list[Column]:
-    goal, other = f"{100 * e.setup.target:g} %", _reference_title(e)
+        middle = [
+            ("test error, points", _error),
+            (f"difference to {other}", _difference),
+            ("test error, running averages", partial(_error, mode=RUNNING)),
+            ("test error, each batch's own statistics", partial(_error, mode=BATCH)),
+        ]
     return [
-        (f"steps to {goal}", lambda a: steps_cell(a, e.setup.target)),
-        (f"times faster than {other}", lambda a: speed_cell(a, e.setup.target)),
-        ("steps, running averages", lambda a: steps_cell(a, e.setup.target, RUNNING)),
+        ("arm", lambda line: line.name),
+        ("role", lambda line: line.role),
+        (rate, _rate),
+        ("n", lambda line: line.n),
+        *middle,
+        (failed, _failed),
+        ("test accuracy, %", _accuracy),
+        ("seconds to target", partial(_seconds, target=target, step_seconds=step_seconds)),
     ]
 
 
-def _error_columns(e: SetupRuns) -> list[Column]:
-    return [
-        ("test error, points", error_cell),
-        (f"difference to {_reference_title(e)}", difference_cell),
-        ("test error, running averages", lambda a: error_cell(a, RUNNING)),
-        ("test error, each batch's own statistics", lambda a: error_cell(a, BATCH)),
-    ]
+def _estimate(summarize, values: Sequence[float], text: Callable[[float], str]) -> Measured:
+    """Return the centre of the values with its interval."""
+    if not values:
+        return Measured(NOTHING, {})
+    centre, (low, high), _ = summarize(values)
+    told = with_interval(text(centre), text(low), text(high))
+    return Measured(told, {"": centre, "low": low, "high": high})
 
 
-def _sweep_columns(e: SetupRuns) -> list[Column]:
-    return [
-        ("largest rate that trains", largest_rate_cell),
-        (f"times the rate of {_reference_title(e)}", rate_ratio_cell),
-    ]
+def _mean(values: Sequence[float], places: int) -> Measured:
+    return _estimate(PAIRED_T.summarize, values, lambda v: decimal(v, places))
+
+
+def _median_power(
+    base: float, exponents: Sequence[float], text: Callable[[float], str] = magnitude
+) -> Cell:
+    """Return the median of base^exponent; nothing without exponents."""
+    if not exponents:
+        return ""
+    centre, (low, high), _ = SIGNED_RANK.summarize(exponents)
+    powers = base**centre, (base**low, base**high), 0.0
+    return _estimate(lambda _: powers, exponents, text)
+
+
+def _rate(line: Line) -> Cell:
+    rates = {run.config["optim.lr"] for run in line.runs.values()}
+    rate = rates.pop() if len(rates) == 1 else None
+    return Measured(rate_text(rate), {"": rate})
+
+
+def _steps(line: Line, target: float, mode: str = "") -> Cell:
+    if mode and not line.has_mode(mode):
+        return ""
+    steps = [steps_to_target(run, target, mode) for run in line.runs.values()]
+    return _estimate(SIGNED_RANK.summarize, steps, magnitude)
+
+
+def _speed(line: Line, target: float) -> Cell:
+    """Return how many times fewer steps than the reference, median over pairs."""
+    steps = [[steps_to_target(run, target) for run in pair] for pair in line.pairs()]
+    return _median_power(2.0, [log_octaves(other, own) for own, other in steps])
+
+
+def _error(line: Line, mode: str = "") -> Cell:
+    if mode and not line.has_mode(mode):
+        return ""
+    return _mean([error_points(run, mode=mode) for run in line.runs.values()], 2)
+
+
+def _difference(line: Line) -> Cell:
+    """Return error minus the reference's error, mean over pairs."""
+    differences = [error_points(run) - error_points(other) for run, other in line.pairs()]
+    return _mean(differences, 2) if differences else ""
+
+
+def _largest_rate(line: Line) -> Cell:
+    return _median_power(10.0, [*line.rates.values()], rate_text)
+
+
+def _rate_ratio(line: Line) -> Cell:
+    """Return the largest rate over the reference's, median over pairs."""
+    other = line.reference_rates
+    pairs = [(rate, other[s]) for s, rate in line.rates.items() if s in other]
+    return _median_power(10.0, [0.0 if a == b else a - b for a, b in pairs])  # inf - inf is NaN
+
+
+def _accuracy(line: Line) -> Cell:
+    return _mean([100 * accuracy(run, "test") for run in line.runs.values()], 1)
+
+
+def _failed(line: Line) -> Cell:
+    """Return how many runs failed, and how many of those became non-finite."""
+    if not line.tried:
+        return Measured(NOTHING, {})
+    diverged = sum(run.status != "trained" for run in line.tried)
+    failed, n = sum(map(is_failed, line.tried)), len(line.tried)
+    text = f"{failed} of {n}" + (f" ({diverged} diverged)" if diverged else "")
+    return Measured(text, {"": failed, "of": n, "diverged": diverged})
+
+
+def _seconds(line: Line, target: float, step_seconds: Mapping[str, float]) -> Cell:
+    """Return median steps to the target times the seconds of a step of a single run."""
+    if line.name not in step_seconds or not line.runs:
+        return ""
+    steps = median([steps_to_target(run, target) for run in line.runs.values()])
+    seconds = steps * step_seconds[line.name]
+    return Measured(magnitude(seconds), {"": seconds})
 
 
 def _note(e: SetupRuns, lines: list[Line], times: StepTimes | None) -> str:
-    sizes = sorted({n_of(line) for line in lines if n_of(line) >= 2}, reverse=True)
+    sizes = sorted({line.n for line in lines if line.n >= 2}, reverse=True)
     covered = [f"{100 * median_interval(range(n))[2]:.0f} % at n = {n}" for n in sizes]
     parts = ["Means: 95 % t intervals."]
     protocol = e.setup.protocol
     if covered and (isinstance(protocol, Sweep) or protocol.metric == "steps"):
         parts.append(f"Medians: order-statistic intervals, covering {', '.join(covered)}.")
-    if any(has_mode(line, RUNNING) for line in lines):
+    if any(line.has_mode(RUNNING) for line in lines):
         parts.append(
             "Batch statistics are re-estimated before each evaluation; "
             "columns of running averages are secondary."

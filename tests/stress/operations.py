@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from normlab.report.report import write_report
+from normlab.report.write import write_report
 from normlab.runs import files
 from normlab.runs.checkpoints import Checkpoint
 from normlab.runs.store import Store

@@ -10,7 +10,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from normlab.report.report import collect, write_report
+from normlab.report.model import collect
+from normlab.report.write import write_report
 from normlab.runs import files
 from normlab.runs.store import Record, Store
 from normlab.studies.planning import ConfigCache

@@ -27,7 +27,8 @@ from normlab.launch.batching import stopped_populations
 from normlab.norms import outside
 from normlab.norms.table import NORMS
 from normlab.report import tables
-from normlab.report.report import collect, write_report
+from normlab.report.model import collect
+from normlab.report.write import write_report
 from normlab.runs import files
 from normlab.runs.checkpoints import PopulationFolder, unfinished
 from normlab.runs.errors import LabError

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
+READING = {
+    "curves": "Lines: mean over n seeds; bands: 95 % percentile bootstrap of that mean.",
+    "rates": "Lines: mean over n seeds; bands: least to largest. Below: share of failed runs.",
+    "levels": "Points: mean over n seeds with 95 % t interval; dashed: arms without that setting.",
+    "probe": "Lines: median over n seeds; bands: 25th to 75th percentile.",
+    "layers": "Points: median over n seeds; bands: 25th to 75th percentile.",
+    "effects": "Dots: one seed each; diamonds: mean or median with its interval.",
+    "percentiles": "Lines: percentiles of the values within a network, median over n seeds.",
+}
+"""Kind of figure -> what it shows."""
 RESAMPLES = 2000
 HEIGHTS = {"rates": 4.4, "layers": 3.3}
 """Inches; the other kinds: 3.7."""
@@ -42,19 +52,17 @@ def draw(figure: Figure, e: SetupRuns) -> Drawing | None:
         return drawing if KINDS[figure.kind](drawing, figure, e) else None
 
 
-def save(drawing: Drawing, path: Path) -> list[Path]:
-    """Write path.svg and path.pdf, without dates in them; return both."""
+def save(drawing: Drawing, path: Path) -> Path:
+    """Write path.svg and path.pdf, without dates in them; return the SVG."""
     import matplotlib
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = []
-    for kind, date in (("svg", "Date"), ("pdf", "CreationDate")):
+    for kind, date in (("pdf", "CreationDate"), ("svg", "Date")):
         content = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             drawing.savefig(content, format=kind, metadata={date: None})
-        files.append(path.with_name(f"{path.name}.{kind}"))
-        write_atomic(files[-1], content.getvalue())
-    return files
+        write_atomic(path.with_name(f"{path.name}.{kind}"), content.getvalue())
+    return path.with_name(f"{path.name}.svg")
 
 
 def bootstrap_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,38 @@
+"""The verdicts in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from normlab.report.claims import Result, statements
+from normlab.report.model import StudyReport
+
+WIDTH = 100
+"""Columns of the terminal."""
+
+
+def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
+    """Return the verdicts under their sentences, in at most 100 columns, and where the page is."""
+    claims = statements(reports)
+    cells = [_cells(result) for claim in claims for result in claim.results]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines: list[str] = []
+    for claim in claims:
+        lines.append(_clip(f"{claim.sentence}{': depends' if claim.word == 'depends' else ''}"))
+        for result in claim.results:
+            padded = [t.ljust(w) for t, w in zip(_cells(result), widths, strict=True)]
+            lines.append(_clip("  ".join(["", *padded, result.contrast.scope])))
+            if result.verdict.n_enough:
+                lines.append(f"      n = {result.verdict.n_enough} would decide: {result.command}")
+    return "\n".join([*lines, f"page: {page}"] if page else lines)
+
+
+def _clip(line: str) -> str:
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+
+
+def _cells(result: Result) -> list[str]:
+    word = result.verdict.word
+    reason = ", n differs" if word == "exploratory" else ""
+    return [result.contrast.id, word + reason, result.effect, f"n = {result.n}"]

@@ -1,0 +1,118 @@
+"""The files of a report: the page, tables, figures, one line for each run, the table of claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from normlab.report.claims import claim_order, verdict_table
+from normlab.report.figures.draw import READING, draw, save
+from normlab.report.figures.forest import draw_effects
+from normlab.report.html import html
+from normlab.report.markdown import write_claims_page
+from normlab.report.model import Picture, SetupReport, StudyReport, step_times
+from normlab.report.provenance import runs_of
+from normlab.report.setup_table import setup_table
+from normlab.report.tables import Table, csv_text
+from normlab.runs.files import make_folder, write_atomic
+from normlab.runs.record import is_stale
+from normlab.runs.store import Store
+from normlab.settings import SETTINGS
+from normlab.studies.planning import ConfigCache
+from normlab.studies.rules import read_rule
+
+ORIGIN = ("git_commit", "training_version", "processor", "cores", "device", "mode", "width")
+"""What runs.csv has of the provenance of a run."""
+
+
+def write_report(
+    store: Store, reports: Sequence[StudyReport], name: str = "report", ledger: Path | None = None
+) -> Path:
+    """Write results/<name>: index.html, tables, figures, runs.csv; return the page. With `ledger`,
+    also the table of claims as that Markdown file, with a folder of figures next to it."""
+    folder = store.root / name
+    for part in ("tables", "figures"):
+        make_folder(store.root, *name.split("/"), part)
+    cache = ConfigCache(needs_data=False)
+    done = [complete(store, report, folder, cache) for report in sorted(reports, key=_order)]
+    for report in done:
+        for setup in report.setups:
+            write_table(folder / setup.table_file, setup.table)
+    write_table(folder / "tables" / "verdicts", verdict_table(done))
+    write_atomic(folder / "runs.csv", runs_csv(done))
+    write_atomic(folder / "index.html", html(done))
+    if ledger:
+        write_claims_page(ledger, done)
+    return folder / "index.html"
+
+
+def _order(report: StudyReport) -> tuple[int, str]:
+    """Order studies by the first claim that they decide."""
+    return min((claim_order(v.contrast.claim) for v in report.verdicts), default=(0, ""))
+
+
+def complete(store: Store, report: StudyReport, folder: Path, cache: ConfigCache) -> StudyReport:
+    """Return the report with its tables, its figures, which are drawn and saved, and its rule."""
+    effects = draw_effects(report.verdicts)
+    pictures = draw_all(report, folder / "figures")
+    setups = [
+        SetupReport(
+            runs,
+            setup_table(runs, step_times(store, runs)),
+            f"tables/{report.stem}-{name}",
+            pictures.get(name, []),
+        )
+        for name, runs in report.evidences.items()
+    ]
+    if effects:
+        svg = save(effects, folder / "figures" / f"{report.stem}-effects")
+        effects = Picture(svg, "The effect of every seed, test by test.", READING["effects"])
+    rule = read_rule(store, report.study, report.profile, cache)
+    return replace(report, setups=setups, effects=effects, rule=rule)
+
+
+def draw_all(report: StudyReport, folder: Path) -> dict[str, list[Picture]]:
+    """Draw every figure of a study that has data; return setup -> figures."""
+    drawn: dict[str, list[Picture]] = {}
+    names: set[str] = set()
+    for i, figure in enumerate(report.study.figures):
+        runs = report.evidences.get(figure.setup)
+        drawing = draw(figure, runs) if runs else None
+        if drawing:
+            name = "-".join(filter(None, [report.stem, figure.setup, figure.kind, figure.key]))
+            name = f"{name}-{i}" if name in names else name
+            names.add(name)
+            picture = Picture(save(drawing, folder / name), figure.caption, READING[figure.kind])
+            drawn.setdefault(figure.setup, []).append(picture)
+    return drawn
+
+
+def write_table(path: Path, table: Table) -> None:
+    endings = {".md": table.to_markdown(), ".csv": table.to_csv(), ".tex": table.to_latex()}
+    for ending, text in endings.items():
+        write_atomic(path.with_name(path.name + ending), text)
+
+
+def runs_csv(reports: Sequence[StudyReport]) -> str:
+    """Return one line for each run: who uses it, every setting, finals, seconds, provenance."""
+    runs = {run.run_id: run for r in reports for run in runs_of(r.evidences.values())}
+    users: dict[str, list[str]] = {}
+    for report in reports:
+        for name, setup in report.evidences.items():
+            for run_id, w in setup.wanted.items():
+                users.setdefault(run_id, []).append(f"{report.stem}/{name}/{w.arm}/{w.stage}")
+    finals = sorted({name for run in runs.values() for name in run.final})
+    columns = ["run", "used_by", *SETTINGS, "status", "diverged_at", *finals, "seconds", "stale"]
+    rows: list[list[str | float | None]] = []
+    for run_id, run in sorted(runs.items()):
+        settings = [_plain(run.config.get(name)) for name in SETTINGS]
+        scores = [run.final.get(name) for name in finals]
+        row = [run_id, "; ".join(users[run_id]), *settings, run.status, run.diverged_at, *scores]
+        row += [run.seconds, "yes" if is_stale(run) else "no"]
+        rows.append([*row, *(_plain(run.provenance.get(name)) for name in ORIGIN)])
+    return csv_text([*columns, *ORIGIN], rows)
+
+
+def _plain(value: object) -> str | float | None:
+    return value if isinstance(value, (int, float, str)) or value is None else str(value)
