@@ -1,10 +1,15 @@
-"""Small configurations for the tests of the engine, and how to train them."""
+"""Small configurations for the tests of training, how to train them, and layers that only log."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from normlab.data import Dataset
+from normlab.norms import Layers
 from normlab.settings import Config, defaults
 from normlab.training.population import Outcome, Population
 from normlab.training.state import TrainState
@@ -35,3 +40,38 @@ def train(configs: list[Config], dataset: Dataset) -> tuple[list[Outcome], Train
     population = Population(configs, dataset)
     states = population.train(lambda progress: None)
     return population.outcomes, states
+
+
+def draw(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+    """Return the leaves of nested dicts by their path, "conv_1/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(k.key for k in path): leaf for path, leaf in leaves}
+
+
+def member(states: Any, i: int = 0) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf[i]), states._replace(key=states.step))
+
+
+def recorder(log: list) -> Layers:
+    """Return layers that note their name, the shape they receive and, of norms, `train`, `mask`."""
+
+    def layer(result):
+        def make(*arguments, name, **options):
+            def call(x, **flags):
+                log.append((name, x.shape[1:], flags))
+                return result(x, *arguments, **options)
+
+            return call
+
+        return make
+
+    def convolved(x, features, kernel_init, stride):
+        return jnp.zeros((*x[:, ::stride, ::stride].shape[:3], features))
+
+    dense = layer(lambda x, features, kernel_init: jnp.zeros((len(x), features)))
+    same = layer(lambda x: x)
+    return Layers(conv=layer(convolved), dense=dense, head=dense, norm=same, act=same)

@@ -1,5 +1,5 @@
-"""Runs that are compared at a fit, on noisy labels, with a batch that changes, from another draw of
-the weights; and what probes see of a run."""
+"""Runs compared at a fit, on noisy labels, with a batch that changes, from other initial weights;
+how statistics are used in evaluation; and diagnostics of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from small_runs import small, train
+from small_runs import member, small, train
 
 from normlab import data
 from normlab.runs.config import resolve
@@ -24,10 +24,6 @@ FITTED = {"eval.train_examples": 100, "train.stop_at_loss": FIT, "train.eval_eve
 @pytest.fixture(scope="module")
 def dataset() -> data.Dataset:
     return data.load("synthetic")
-
-
-def member(states: Any, i: int = 0) -> Any:
-    return jax.tree.map(lambda leaf: leaf[i], states)
 
 
 def test_a_share_of_the_labels_is_replaced_by_other_classes(dataset):
@@ -84,15 +80,14 @@ def test_scores_of_the_training_examples_are_a_plain_loop_s(dataset):
         assert outcome.final[f"{name}_loss"] == outcome.curve[-1][f"{name}_loss"]
 
 
-@pytest.mark.parametrize("chunk", [3, 60])
-def test_a_run_ends_scored_in_full_where_it_fits(dataset, chunk):
+def test_a_run_ends_scored_in_full_where_it_fits(dataset):
     config = small(FITTED, norm__name="batch", train__steps=60, optim__lr=0.05, host__width=2)
     free = {**config, "train.stop_at_loss": 0.0, "host.chunk": 60}
 
     def pair(settings, **more):
         return train([{**settings, **more, "seed": seed} for seed in (0, 1)], dataset)[0]
 
-    full, ended = pair(free), pair({**config, "host.chunk": chunk})
+    full, ended = pair(free), pair({**config, "host.chunk": 7})
     for i, (whole, short) in enumerate(zip(full, ended, strict=True)):
         at = [i for i, row in enumerate(whole.curve) if row["train_set_loss"] <= FIT]
         assert at and 0 < at[0] < len(whole.curve) - 1
@@ -143,7 +138,7 @@ def test_initial_weights_can_be_drawn_apart_from_the_data(dataset):
     configs = [small(host__width=3, seed=s, init__seed=i) for s, i in ((0, -1), (0, 5), (5, -1))]
     population = Population(configs, dataset)
     usual, other, fifth = (
-        np.asarray(member(population.start().params, i)["dense_1"]["kernel"]) for i in range(3)
+        member(population.start(), i).params["dense_1"]["kernel"] for i in range(3)
     )
     assert (usual != other).any()
     np.testing.assert_array_equal(other, fifth)
@@ -159,13 +154,18 @@ def test_fewer_examples_are_the_first_of_the_split(dataset):
     assert len(few.validation) == 20 and len(set(everything)) == len(everything)
 
 
-@pytest.fixture(scope="module")
-def watched(dataset):
+def watched_population(dataset) -> Population:
     config = small(norm__name="batch", eval__probes="drift+rotation", train__steps=12)
     config |= {"train.eval_every": 3, "host.width": 2, "host.chunk": 6}
+    return Population([config, {**config, "seed": 1}], dataset)
+
+
+@pytest.fixture(scope="module")
+def watched(dataset):
+    population = watched_population(dataset)
+    config = population.config
     plain = {**config, "eval.probes": ""}
     snapshots: list[Snapshot] = []
-    population = Population([config, {**config, "seed": 1}], dataset)
     states = population.train(lambda p: snapshots.append(p.snapshot()))
     outcomes, bare = train([plain, {**plain, "seed": 1}], dataset)
     return population, states, snapshots, outcomes, bare
@@ -187,15 +187,50 @@ def test_diagnostics_are_rows_of_the_curve_and_change_no_bit(watched):
 def test_the_state_of_a_diagnostic_survives_a_stop(watched, dataset):
     population, states, snapshots, *_ = watched
     assert "memory/drift/sorted" in snapshots[0].arrays  # its name in checkpoints of any age
-    config = small(norm__name="batch", eval__probes="drift+rotation", train__steps=12)
-    config |= {"train.eval_every": 3, "host.width": 2, "host.chunk": 6}
-    again = Population([config, {**config, "seed": 1}], dataset)
+    again = watched_population(dataset)
     ended = again.train(lambda p: None, resumed=snapshots[0])
     for whole, resumed in zip(population.outcomes, again.outcomes, strict=True):
         assert whole.curve[2:] == resumed.curve[2:] and whole.final == resumed.final
     np.testing.assert_array_equal(
         states.diagnostic_state["drift"]["sorted"], ended.diagnostic_state["drift"]["sorted"]
     )
+
+
+def run(dataset, **settings) -> tuple[dict[str, float], Any]:
+    outcomes, states = train([small({"norm.name": "batch"}, **settings)], dataset)
+    return outcomes[0].final, states
+
+
+def test_evaluation_with_the_statistics_of_the_scored_batch(dataset):
+    """It depends on the size of the batch, the other modes do not, and padding has no part in it:
+    one batch of a whole split is mostly padding."""
+    few, many, whole = (
+        run(dataset, eval__batch_statistics=True, eval__batch=size)[0] for size in (2, 50, 3000)
+    )
+    assert {"batch_test_accuracy", "running_test_accuracy", "test_accuracy"} <= set(few)
+    for name in ("test_loss", "running_test_loss"):
+        assert few[name] == pytest.approx(many[name], rel=1e-4)
+        assert many[name] == pytest.approx(whole[name], rel=1e-4)
+    assert few["batch_test_loss"] > 1.05 * many["batch_test_loss"]
+    assert whole["batch_test_loss"] == pytest.approx(many["batch_test_loss"], rel=0.1)
+
+
+@pytest.mark.parametrize("average", ["debiased", "cumulative"])
+def test_other_averages_count_their_updates_and_change_only_what_evaluation_sees(dataset, average):
+    plain, states = run(dataset)
+    assert not any(name.startswith("batch_") for name in plain)
+    other, moved = run(dataset, norm__average=average)
+    assert plain["test_loss"] == other["test_loss"]
+    assert plain["running_test_loss"] != other["running_test_loss"]
+    counts = [leaf for leaf in np.asarray(moved.norm_state["norm_1"]["count"])]
+    assert counts == [20] and not states.norm_state
+
+
+def test_noise_changes_training_and_is_a_function_of_the_seed(dataset):
+    plain, once, again = (
+        run(dataset, norm__noise=strength)[0]["test_loss"] for strength in (0.0, 1.0, 1.0)
+    )
+    assert once == again != plain
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from small_runs import small
+from small_runs import draw, leaves_of, recorder, small
 
 from normlab.data import DATASETS
 from normlab.layers.convolutions import FORMS
@@ -20,19 +19,15 @@ from normlab.models.cnn import CNN, max_pool
 from normlab.models.mlp import MLP
 from normlab.models.shapes import layer_widths, pool_after, vgg_layers
 from normlab.models.table import MODELS
-from normlab.norms import NORMS, Layers
+from normlab.norms import NORMS
 from normlab.runs.config import ConfigError, resolve
-from normlab.training.state import Hyper, TrainState, init_state
+from normlab.training.state import Hyper, init_state
 
 SHAPES = {"mlp": (4, 6), "cnn": (4, 8, 8, 1)}
 WIDTHS = {"mlp": (8, 4, 4), "cnn": (4, 8)}
 KERNELS = {"mlp": ("dense_1", "dense_2", "dense_3", "head"), "cnn": ("conv_1", "conv_2", "head")}
 STAGES = (64, 128, 256, 512, 512)
 """Widths of the published VGGs."""
-
-
-def draw(shape, seed=0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -84,38 +79,23 @@ def shapes_of(config, shape) -> dict[str, tuple[int, ...]]:
     """Path -> shape of every parameter."""
     net = build_model(config, 10, "patches")
     variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=True), draw(shape))
-    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
-    return {"/".join(k.key for k in path): leaf.shape for path, leaf in leaves}
+    return {path: leaf.shape for path, leaf in leaves_of(variables["params"]).items()}
 
 
-def test_parameters_of_the_mlp():
-    config = small(model__widths=(8, 4), norm__name="batch")
-    assert shapes_of(config, (4, 6)) == {
-        "dense_1/kernel": (6, 8),
-        "dense_1/bias": (8,),
-        "norm_1/scale": (8,),
-        "norm_1/bias": (8,),
-        "dense_2/kernel": (8, 4),
-        "dense_2/bias": (4,),
-        "norm_2/scale": (4,),
-        "norm_2/bias": (4,),
-        "head/kernel": (4, 10),
-        "head/bias": (10,),
-    }
-
-
-def test_parameters_of_the_cnn():
-    config = small(model__name="cnn", model__widths=(4, 8), model__depth=3, norm__name="none")
-    assert shapes_of(config, (4, 8, 8, 1)) == {
-        "conv_1/kernel": (3, 3, 1, 4),
-        "conv_1/bias": (4,),
-        "conv_2/kernel": (3, 3, 4, 4),
-        "conv_2/bias": (4,),
-        "conv_3/kernel": (3, 3, 4, 8),
-        "conv_3/bias": (8,),
-        "head/kernel": (8, 10),
-        "head/bias": (10,),
-    }
+def test_parameters_of_a_dense_and_a_plain_convolutional_network():
+    mlp = small(model__widths=(8, 4), norm__name="batch")
+    dense = {"dense_1": (6, 8), "dense_2": (8, 4), "head": (4, 10)}
+    norms = {"norm_1": (8,), "norm_2": (4,)}
+    expected = {f"{n}/kernel": shape for n, shape in dense.items()}
+    expected |= {f"{n}/bias": shape[-1:] for n, shape in (dense | norms).items()}
+    expected |= {f"{n}/scale": shape for n, shape in norms.items()}
+    assert shapes_of(mlp, (4, 6)) == expected
+    cnn = small(model__name="cnn", model__widths=(4, 8), model__depth=3, norm__name="none")
+    convs = {"conv_1": (3, 3, 1, 4), "conv_2": (3, 3, 4, 4), "conv_3": (3, 3, 4, 8)}
+    layers = convs | {"head": (8, 10)}
+    expected = {f"{n}/kernel": shape for n, shape in layers.items()}
+    expected |= {f"{n}/bias": shape[-1:] for n, shape in layers.items()}
+    assert shapes_of(cnn, (4, 8, 8, 1)) == expected
 
 
 @pytest.mark.parametrize("depth", range(1, 8))
@@ -148,8 +128,8 @@ def test_a_vgg_on_32x32_ends_in_one_pixel():
     config = small(model__name="vgg", model__widths=(2, 2, 4, 4, 8), model__depth=11)
     log: list = []
     net: Any = build_model(config, 10, "patches")
-    net.clone(layers=record(log)).apply({}, draw((2, 32, 32, 3)), train=True)
-    convolutions = [space[0] for name, space, _ in log if name.startswith("conv")]
+    net.clone(layers=recorder(log)).apply({}, draw((2, 32, 32, 3)), train=True)
+    convolutions = [shape[0] for name, shape, _ in log if name.startswith("conv")]
     assert convolutions == [32, 16, 8, 8, 4, 4, 2, 2]
     assert [name for name, _, _ in log][-4:] == ["conv_8", "norm_8", "act_8", "head"]
 
@@ -163,66 +143,62 @@ def test_parameters_of_a_vgg():
     assert shapes["head/kernel"] == (512, 10) and len(convolutions) == 2 * 13
 
 
-VGG_REFUSED = {
-    "depth": ({"model.depth": 12}, "model.depth = 12 is not that of a vgg; use one of 11, 13, 16,"),
-    "widths": (
-        {"model.depth": 16},
+VGG, RESNET = {"model.name": "vgg"}, {"model.name": "resnet"}
+REFUSED = {
+    "depth of a vgg": (
+        VGG | {"model.depth": 12},
+        "model.depth = 12 is not that of a vgg; use one of 11, 13, 16,",
+    ),
+    "widths of a vgg": (
+        VGG | {"model.depth": 16},
         "model.widths = (100, 100, 100): a vgg of depth 16 has 5 stages; give 5 widths",
     ),
     "too many pools": (
-        {"model.depth": 11, "model.widths": (8,) * 5},
+        VGG | {"model.depth": 11, "model.widths": (8,) * 5},
         "nothing is left of the image before layer 7; use fewer stages",
     ),
     "one pool too many": (
-        {"model.widths": (8, 8, 8, 8)},
+        VGG | {"model.widths": (8, 8, 8, 8)},
         "nothing is left of the image before the global mean",
+    ),
+    "depth of a resnet": (
+        RESNET | {"model.depth": 21},
+        "model.depth = 21 is not 6 n + 2, the depth of a resnet of 3 stages; use 20 or 26",
+    ),
+    "depth below the least": (RESNET | {"model.depth": 3}, "use 8"),
+    "depth of two stages": (RESNET | {"model.widths": (8, 16), "model.depth": 8}, "use 6 or 10"),
+    "falling widths": (RESNET | {"model.widths": (8, 16, 8)}, "use widths that do not fall"),
+    "groups of a later stage": (
+        RESNET | {"model.widths": (4, 8, 18), "norm.name": "group"},
+        "norm.groups = 4 does not divide the 18 channels of layer 6",
+    ),
+    "image of one pixel": (
+        RESNET | {"model.widths": (4, 4, 4, 4), "norm.name": "instance"},
+        "a statistic of layer 8 would be made of 1 value (H, W, C = 1, 1, 4)",
+    ),
+    "norm and activation in one": (
+        RESNET | {"norm.name": "frn"},
+        "model.block = 'post': norm 'frn' replaces the activation right after it too, and a "
+        "block's second norm has none; use model.block=pre",
+    ),
+    "kernels of zeros": (
+        RESNET | {"model.residual": "fixup", "norm.kernel": "weight_norm"},
+        "norm.kernel = 'weight_norm': model.residual = 'fixup' starts kernels at 0",
     ),
 }
 
 
-@pytest.mark.parametrize("case", VGG_REFUSED)
-def test_what_is_no_vgg_is_refused_in_one_line(case):
-    config, words = VGG_REFUSED[case]
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_network_is_refused_in_one_line(case):
+    config, words = REFUSED[case]
     with pytest.raises(ConfigError) as refusal:
-        resolve({"model.name": "vgg", **config})
+        resolve(config)
     assert words in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_a_pool_after_the_last_layer_lets_an_instance_norm_stand_there():
     config = {"model.name": "vgg", "model.placement": "post", "norm.name": "instance"}
     assert resolve(config).notes == []
-
-
-def record(log: list) -> Layers:
-    """Layers that note in which order they are called, on which shape, and whether in training."""
-
-    def layer(kind, result):
-        def make(*arguments, name, **options):
-            def call(x, **flags):
-                log.append((name, x.shape[1:-1], flags.get("train")))
-                assert name.startswith(kind)
-                return result(x, *arguments, **options)
-
-            return call
-
-        return make
-
-    def convolved(x, features, kernel_init, stride):
-        return jnp.zeros((*x[:, ::stride, ::stride].shape[:3], features))
-
-    def multiplied(x, features, kernel_init):
-        return jnp.zeros((len(x), features))
-
-    def unchanged(x):
-        return x
-
-    return Layers(
-        conv=layer("conv_", convolved),
-        dense=layer("dense_", multiplied),
-        head=layer("head", multiplied),
-        norm=layer("norm_", unchanged),
-        act=layer("act_", unchanged),
-    )
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -232,31 +208,17 @@ def record(log: list) -> Layers:
 )
 def test_placement_puts_the_norm_before_or_after_the_activation(placement, order, train):
     log: list = []
-    common: Any = dict(layers=record(log), classes=10, kernel_init=None, placement=placement)
+    common: Any = dict(layers=recorder(log), classes=10, kernel_init=None, placement=placement)
     MLP(widths=(8, 4), **common).apply({}, draw((4, 6)), train=train)
     names = [f.format(i) for i in (1, 2) for f in ("dense_{}", *order)]
     assert [name for name, _, _ in log] == [*names, "head"]
-    assert all(flag is train for name, _, flag in log if name.startswith("norm"))
+    assert all(f["train"] is train for name, _, f in log if name.startswith("norm"))
     log.clear()
     cnn = CNN(widths=(4, 8, 8), pools=(True, False, False), stride=2, **common)
     cnn.apply({}, draw((4, 12, 8, 1)), train=train)
     names = [f.format(i) for i in (1, 2, 3) for f in ("conv_{}", *order)]
     assert [name for name, _, _ in log] == [*names, "head"]
-    assert [space for _, space, _ in log] == [(12, 8)] + [(6, 4)] * 2 + [(3, 2)] * 6 + [()]
-
-
-def note_norms(log: list) -> Layers:
-    """Layers that note the shape of what every norm receives."""
-    layers = record([])
-
-    def norm(*, name):
-        def call(x, **flags):
-            log.append(x.shape[1:])
-            return x
-
-        return call
-
-    return dataclasses.replace(layers, norm=norm, act=lambda name: lambda x: x)
+    assert [shape[:-1] for _, shape, _ in log] == [(12, 8)] + [(6, 4)] * 2 + [(3, 2)] * 6 + [()]
 
 
 @pytest.mark.parametrize(
@@ -275,21 +237,30 @@ def test_the_shapes_that_a_configuration_is_checked_by(changes):
     log: list = []
     net: Any = build_model(config, 10, "patches")
     shape = DATASETS["fashion_mnist"].shape
-    net.clone(layers=note_norms(log)).apply({}, draw((1, *shape)), train=True)
-    assert log == MODELS[config["model.name"]].shapes(config, shape)
+    net.clone(layers=recorder(log)).apply({}, draw((1, *shape)), train=True)
+    received = [shape for name, shape, _ in log if "norm_" in name]
+    assert received == MODELS[config["model.name"]].shapes(config, shape)
 
 
-def start(name: str, model: str, placement="pre", gain=1.0) -> TrainState:
-    changes = {"norm.name": name, "norm.groups": 2, "model.name": model}
-    config = small(changes, model__placement=placement, model__widths=WIDTHS[model])
-    hyper = Hyper(seed=3, lr=0.1, momentum=0.9, weight_decay=0.0, gain=gain)
-    net = build_model(config, 10, "patches")
-    return init_state(net, "sgd", hyper, jnp.asarray(draw(SHAPES[model])))
+Start = tuple[str, str, float]
 
 
-def leaves_of(params) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in leaves}
+def start(model: str, *arms: Start) -> dict[Start, dict[str, Any]]:
+    """Return the first parameters of every arm (norm, placement, gain), in one program."""
+
+    @jax.jit
+    def draw_all(x):
+        found = []
+        for name, placement, gain in arms:
+            changes = {"norm.name": name, "norm.groups": 2, "model.name": model}
+            config = small(changes, model__placement=placement, model__widths=WIDTHS[model])
+            hyper = Hyper(seed=3, lr=0.1, momentum=0.9, weight_decay=0.0, gain=gain)
+            net = build_model(config, 10, "patches")
+            found.append(init_state(net, "sgd", hyper, x).params)
+        return found
+
+    found = draw_all(draw(SHAPES[model]))
+    return {arm: leaves_of(params) for arm, params in zip(arms, found, strict=True)}
 
 
 @pytest.mark.parametrize("model", SHAPES)
@@ -297,23 +268,21 @@ def test_arms_share_the_bits_of_every_parameter_they_share(model):
     """Every pair of schemes and placements, by comparison with the first that has the parameter."""
     shared: dict[str, np.ndarray] = {}
     names = [n for n, row in NORMS.items() if not (row.needs_space and model == "mlp")]
-    for placement in ("pre", "post"):
-        for name in names:
-            if placement == "post" and NORMS[name].act:
-                continue
-            leaves = leaves_of(start(name, model, placement).params)
-            hidden = [p for p in leaves if p.endswith("kernel")]
-            assert sorted(hidden) == [f"{m}/kernel" for m in KERNELS[model]]
-            assert all(p.replace("kernel", "bias") in leaves for p in hidden)
-            for path, leaf in leaves.items():
-                np.testing.assert_array_equal(leaf, shared.setdefault(path, leaf), err_msg=path)
+    arms = [(n, "pre", 1.0) for n in names]
+    arms += [(n, "post", 1.0) for n in names if not NORMS[n].act]
+    for leaves in start(model, *arms).values():
+        hidden = [p for p in leaves if p.endswith("kernel")]
+        assert sorted(hidden) == [f"{m}/kernel" for m in KERNELS[model]]
+        assert all(p.replace("kernel", "bias") in leaves for p in hidden)
+        for path, leaf in leaves.items():
+            np.testing.assert_array_equal(leaf, shared.setdefault(path, leaf), err_msg=path)
     kernels = [v for p, v in shared.items() if p.endswith("kernel")]
     assert all(np.std(v) > 0 for v in kernels)
 
 
 @pytest.mark.parametrize("model", SHAPES)
 def test_gain_multiplies_hidden_kernels_only(model):
-    plain, scaled = (leaves_of(start("affine", model, gain=g).params) for g in (1.0, 4.0))
+    plain, scaled = start(model, ("affine", "pre", 1.0), ("affine", "pre", 4.0)).values()
     for path, leaf in plain.items():
         is_hidden = path.endswith("kernel") and not path.startswith("head")
         np.testing.assert_array_equal(scaled[path], leaf * (4 if is_hidden else 1), err_msg=path)

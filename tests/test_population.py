@@ -14,21 +14,12 @@ from normlab.settings import Config
 from normlab.training.population import Outcome, choose_conv, choose_mode
 
 WIDTH = 12
-NETS: dict[str, dict[str, Any]] = {
-    "mlp_batch": {"norm.name": "batch"},
-    "cnn_group": {
-        "norm.name": "group",
-        "norm.groups": 2,
-        "model.name": "cnn",
-        "model.widths": (4, 4),
-        "train.steps": 10,
-    },
-}
+NET = {"model.name": "cnn", "model.widths": (4, 4), "norm.name": "batch", "train.steps": 10}
 
 
-def members(net: str, mode: str, width: int) -> list[Config]:
+def members(mode: str, width: int) -> list[Config]:
     """Twelve runs that differ in every traced setting."""
-    changes = NETS[net] | {"host.mode": mode, "host.width": width, "train.eval_every": 10}
+    changes = NET | {"host.mode": mode, "host.width": width, "train.eval_every": 10}
     return [
         small(
             changes,
@@ -63,14 +54,19 @@ def dataset() -> data.Dataset:
     return data.load("synthetic")
 
 
-@pytest.fixture(scope="module", params=NETS)
-def mapped(request, dataset) -> tuple[str, list[Result]]:
-    return request.param, run(members(request.param, "map", WIDTH), dataset)
+@pytest.fixture(scope="module")
+def mapped(dataset) -> list[Result]:
+    return run(members("map", WIDTH), dataset)
+
+
+@pytest.fixture(scope="module")
+def at_once(dataset) -> list[Result]:
+    return run(members("vmap", WIDTH), dataset)
 
 
 def test_under_map_a_member_gets_the_result_it_gets_alone(mapped, dataset):
-    net, together = mapped
-    configs = members(net, "map", 1)
+    together = mapped
+    configs = members("map", 1)
     for config, expected in zip(configs, together, strict=True):
         (alone,) = run([config], dataset)
         assert_equal_bits(alone, expected)
@@ -79,28 +75,23 @@ def test_under_map_a_member_gets_the_result_it_gets_alone(mapped, dataset):
 
 
 def test_under_map_neither_size_nor_slot_nor_padding_matters(mapped, dataset):
-    net, together = mapped
-    configs = members(net, "map", 7)
+    together = mapped
+    configs = members("map", 7)
     order = [9, 0, 4, 11, 2]
     for i, result in zip(order, run([configs[i] for i in order], dataset), strict=True):
         assert_equal_bits(result, together[i])
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_under_vmap_at_equal_width_neither_slot_nor_padding_matters(net, dataset):
-    configs = members(net, "vmap", WIDTH)
-    together = run(configs, dataset)
+def test_under_vmap_at_equal_width_neither_slot_nor_padding_matters(at_once, dataset):
+    configs, together = members("vmap", WIDTH), at_once
     for group in ([3], [11, 5, 0, 7], list(range(WIDTH - 1, -1, -1))):
         for i, result in zip(group, run([configs[i] for i in group], dataset), strict=True):
             assert_equal_bits(result, together[i])
 
 
-def test_map_and_vmap_agree_to_rounding(mapped, dataset):
-    net, together = mapped
-    for (outcome, _), (expected, _) in zip(
-        run(members(net, "vmap", WIDTH), dataset), together, strict=True
-    ):
-        assert outcome.final["test_loss"] == pytest.approx(expected.final["test_loss"], rel=1e-3)
+def test_map_and_vmap_agree_to_rounding(mapped, at_once):
+    for (one, _), (other, _) in zip(mapped, at_once, strict=True):
+        assert one.final["test_loss"] == pytest.approx(other.final["test_loss"], rel=1e-3)
 
 
 def test_a_population_wider_than_its_setting_is_not_cut(dataset):

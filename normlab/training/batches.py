@@ -103,23 +103,16 @@ class MemberBatches:
         seed, batch = self.config["seed"], self.config["data.batch"]
         rows = batch_rows(self.split, seed, batch, first, last, late_of(self.config))
         rows = pad_rows(rows, length)
+        stats_labels = self.labels[self.stats]
         return ChunkBatches(
-            rows,
-            self.labels[rows],
-            self.stats,
-            self.labels[self.stats],
-            self.held_out,
-            self.scoring,
+            rows, self.labels[rows], self.stats, stats_labels, self.held_out, self.scoring
         )
 
 
 def late_of(config: Config) -> tuple[int, int] | None:
     """Return the later batch and the step at which it begins, None where the batch stays."""
-    return (
-        (config["train.late_batch"], config["train.late_from"])
-        if config["train.late_batch"]
-        else None
-    )
+    late = config["train.late_batch"], config["train.late_from"]
+    return late if late[0] else None
 
 
 class Schedule:

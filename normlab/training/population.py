@@ -38,7 +38,7 @@ thousand million a second (2026-11-20)."""
 
 @dataclass
 class Outcome:
-    """What came of one run."""
+    """The result of one run so far."""
 
     curve: list[dict[str, float]] = field(default_factory=list)
     """One row for each evaluation: step, train_loss (mean since the row before), and loss and
@@ -252,27 +252,19 @@ class Population:
         end = first + (int(bad[0]) if len(bad) else steps)
         position = first
         for point in [p for p in points if p <= end]:
-            outcome.add_losses(trace.loss[position - first : point - first])
+            at = point - first - 1
+            outcome.add_losses(trace.loss[position - first : at + 1])
             position = point
-            row = {"step": point, "train_loss": outcome.take_mean_loss()}
-            row |= curve_metrics(trace, point - first - 1)
-            row |= {
-                name: float(values[point - first - 1]) for name, values in trace.diagnostics.items()
+            row = {
+                "step": point,
+                "train_loss": outcome.take_mean_loss(),
+                **curve_metrics(trace, at),
             }
+            row |= {name: float(values[at]) for name, values in trace.diagnostics.items()}
             rows.append(row)
-            if not np.isfinite(row["loss"]):
-                outcome.diverged_at = point
+            self._end(outcome, row, trace, at)
+            if outcome.is_over:
                 break
-            if self._fits(trace, point - first - 1):
-                outcome.stopped_at = point
-                outcome.final = final_metrics(trace, point - first - 1)
-                break
-            if 0 < self.config["train.stop_at"] <= row["accuracy"]:
-                outcome.stopped_at = point
-                outcome.final = stopped_metrics(row)
-                break
-            if point == self.config["train.steps"]:
-                outcome.final = final_metrics(trace, point - first - 1)
         if not outcome.is_over:
             outcome.add_losses(trace.loss[position - first : end - first])
         outcome.curve += rows
@@ -280,17 +272,29 @@ class Population:
             outcome.diverged_at = end + 1
         return rows
 
+    def _end(self, outcome: Outcome, row: dict[str, float], trace: Trace, at: int) -> None:
+        """Note whether the run ends at this row, and its final metrics if it does."""
+        step, target = int(row["step"]), self.config["train.stop_at"]
+        if not np.isfinite(row["loss"]):
+            outcome.diverged_at = step
+        elif self._fits(trace, at):
+            outcome.stopped_at, outcome.final = step, final_metrics(trace, at)
+        elif 0 < target <= row["accuracy"]:  # the test split is not looked at
+            outcome.stopped_at = step
+            outcome.final = {f"validation_{name}": row[name] for name in ("loss", "accuracy")}
+        elif step == self.config["train.steps"]:
+            outcome.final = final_metrics(trace, at)
+
     def _progress(
         self, step: int, rows, seconds: float, snapshot: Callable[[], Snapshot]
     ) -> Progress:
-        alive = [o for o in self.outcomes if not o.is_over]
         finite = [o for o in self.outcomes if o.diverged_at is None]
         losses = [o.curve[-1]["train_loss"] for o in finite if o.curve]
         accuracies = [r["accuracy"] for o in self.outcomes for r in o.curve]
         return Progress(
             step=step,
             steps=self.config["train.steps"],
-            alive=len(alive),
+            alive=sum(not o.is_over for o in self.outcomes),
             train_loss=float(np.median(losses)) if losses else float("nan"),
             best_accuracy=max(accuracies, default=float("nan")),
             seconds=seconds,
@@ -315,11 +319,6 @@ def curve_metrics(trace: Trace, at: int) -> dict[str, float]:
                 prefix = MODES[mode] + name
                 out |= {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
     return out
-
-
-def stopped_metrics(row: dict[str, float]) -> dict[str, float]:
-    """Return the final metrics of a run that was stopped: its last row; test is not looked at."""
-    return {"validation_loss": row["loss"], "validation_accuracy": row["accuracy"]}
 
 
 def final_metrics(trace: Trace, at: int) -> dict[str, float]:
