@@ -24,7 +24,7 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def state_dict() -> dict[str, np.ndarray]:
-    """What a small model of PyTorch holds: a convolution, three norms, a dense layer."""
+    """What a small model of PyTorch holds: two convolutions, three norms, a dense layer."""
     return {
         "stem.weight": draw(8, 3, 3, 3),
         "stem.bias": draw(8),
@@ -38,12 +38,13 @@ def state_dict() -> dict[str, np.ndarray]:
         "plain.num_batches_tracked": np.array(0, np.int64),
         "norm.weight": draw(8, seed=7),
         "norm.bias": draw(8, seed=8),
+        "bare.weight": draw(8, 8, 3, 3, seed=11),
         "head.weight": draw(10, 8, seed=9),
         "head.bias": draw(10, seed=10),
     }
 
 
-NOT_NORMS = ("stem.", "head.")
+NOT_NORMS = ("stem.", "bare.", "head.")
 
 
 def test_only_norms_are_taken_and_go_to_nested_paths():

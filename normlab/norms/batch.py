@@ -23,6 +23,6 @@ class BatchNorm(RunningNorm):
     ['mean', 'mean_lo', 'var']
     """
 
-    def from_batch(self, x, axes, running, parameters, **over):
+    def from_batch(self, x, axes, running, parameters, **options):
         scale, bias = parameters
-        return normalize(x, axes, epsilon=self.epsilon, scale=scale, bias=bias, **over)
+        return normalize(x, axes, epsilon=self.epsilon, scale=scale, bias=bias, **options)

@@ -50,9 +50,9 @@ class BatchInstanceNorm(RunningNorm):
         x_instance, _ = normalize(x, space, epsilon=self.epsilon, mask=mask)
         return (rho * x_batch + (1 - rho) * x_instance) * scale + bias
 
-    def from_batch(self, x, axes, running, parameters, **over):
-        x_batch, batch = normalize(x, axes, epsilon=self.epsilon, **over)
-        return self.gate(x_batch, x, over["mask"], 2, parameters), batch
+    def from_batch(self, x, axes, running, parameters, **options):
+        x_batch, batch = normalize(x, axes, epsilon=self.epsilon, **options)
+        return self.gate(x_batch, x, options["mask"], 2, parameters), batch
 
     def from_running(self, x, mask, running, parameters):
         return self.gate(normalize_by(x, running, self.epsilon), x, mask, 1, parameters)

@@ -57,7 +57,7 @@ class L1BatchNorm(RunningNorm):
     [[-1.0], [1.0]]
     """
 
-    def from_batch(self, x, axes, running, parameters, **over):
+    def from_batch(self, x, axes, running, parameters, **options):
         scale, bias = parameters
-        y, batch = normalize_l1(x, axes, epsilon=self.epsilon, **over)
+        y, batch = normalize_l1(x, axes, epsilon=self.epsilon, **options)
         return y * scale + bias, batch

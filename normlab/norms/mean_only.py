@@ -33,8 +33,8 @@ class MeanOnlyBatchNorm(RunningNorm):
     def parameters(self, x):
         return bias_of(self, x.shape[-1])
 
-    def from_batch(self, x, axes, running, parameters, **over):
-        batch = moments(x, axes, **over)
+    def from_batch(self, x, axes, running, parameters, **options):
+        batch = moments(x, axes, **options)
         shrink = lax.stop_gradient(batch.shrink)  # a constant, whose square underflows
         limit = float(jnp.finfo(x.dtype).max) * shrink
         return jnp.clip(centre(x, batch), -limit, limit) / shrink + parameters, batch

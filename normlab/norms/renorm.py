@@ -71,8 +71,8 @@ class BatchRenorm(RunningNorm):
         r, d = jnp.clip(r, 1 / r_max, r_max), jnp.clip(d, -d_max, d_max)
         return lax.stop_gradient(r), lax.stop_gradient(d)
 
-    def from_batch(self, x, axes, running, parameters, **over):
+    def from_batch(self, x, axes, running, parameters, **options):
         scale, bias = parameters
-        hat, batch = normalize(x, axes, epsilon=self.epsilon, **over)
+        hat, batch = normalize(x, axes, epsilon=self.epsilon, **options)
         r, d = self.corrections(running, batch)
         return (hat * r + d) * scale + bias, batch

@@ -67,11 +67,11 @@ class RunningNorm(nn.Module):
         return affine(self, x.shape[-1])
 
     def from_batch(
-        self, x: jax.Array, axes: tuple[int, ...], running: Average, parameters: Any, **over: Any
+        self, x: jax.Array, axes: tuple[int, ...], running: Average, parameters: Any, **options: Any
     ) -> tuple[jax.Array, Moments]:
         """Return y by the statistics of x [N / b, b, ..., C] over `axes`, and those statistics.
 
-        `over` holds the mask, in the shape of x, and axis_name, as `moments` takes them.
+        `options` holds the mask, in the shape of x, and axis_name, as `moments` takes them.
         """
         raise NotImplementedError
 
@@ -94,9 +94,9 @@ class RunningNorm(nn.Module):
             y = self.from_running(x, mask, running, parameters)
         if not uses_running or moves:
             shape, axes = self.ghosts(x.shape)
-            over = {"mask": mask if mask is None else mask.reshape(shape)}
-            over["axis_name"] = self.shared_along
-            by, batch = self.from_batch(x.reshape(shape), axes, running, parameters, **over)
+            options = {"mask": mask if mask is None else mask.reshape(shape)}
+            options["axis_name"] = self.shared_along
+            by, batch = self.from_batch(x.reshape(shape), axes, running, parameters, **options)
             y = y if uses_running else by.reshape(x.shape)
             if moves:
                 self.move(running, batch)

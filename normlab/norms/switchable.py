@@ -18,9 +18,9 @@ FAR, SMALL = 2.0**120, 2.0**-80
 """Mean squares from FAR on are taken of the values times SMALL."""
 
 
-def statistics(x: jax.Array, axes: tuple[int, ...], **over: Any) -> Moments:
+def statistics(x: jax.Array, axes: tuple[int, ...], **options: Any) -> Moments:
     """Return `moments`, whose n and shrink are constants: (2^-80)^-2 in a derivative overflows."""
-    m = moments(x, axes, **over)
+    m = moments(x, axes, **options)
     return m._replace(n=lax.stop_gradient(m.n), shrink=lax.stop_gradient(m.shrink))
 
 
@@ -132,10 +132,12 @@ class SwitchNorm(RunningNorm):
         scale, bias, mean_weight, var_weight = parameters
         return mix(x, stats, mean_weight, var_weight, self.epsilon) * scale + bias
 
-    def from_batch(self, x, axes, running, parameters, **over):
-        own = within_examples(x, over["mask"])
+    def from_batch(self, x, axes, running, parameters, **options):
+        own = within_examples(x, options["mask"])
         is_dense = len(own) == 1
-        batch = statistics(x, axes, **over) if is_dense else pool(own[0], 1, over["axis_name"])
+        batch = (
+            statistics(x, axes, **options) if is_dense else pool(own[0], 1, options["axis_name"])
+        )
         return self.mixed(x, [*own, batch], parameters), batch
 
     def from_running(self, x, mask, running, parameters):

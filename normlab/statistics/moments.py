@@ -35,7 +35,7 @@ class Moments(NamedTuple):
     shrink: jax.Array
 
 
-class Over(NamedTuple):
+class Reduction(NamedTuple):
     """What one statistic is made of: `axes`, the channels of a group where `groups` > 0, the
     devices or vmapped calls along `axis_name`."""
 
@@ -76,54 +76,54 @@ def zero_masked(x: jax.Array, mask: Mask) -> jax.Array:
     return x if mask is None else jnp.where(mask, x, 0)
 
 
-def _sum(x: jax.Array, over: Over) -> jax.Array:
-    """Return the sum over `over`, its axes kept with length 1.
+def _sum(x: jax.Array, dims: Reduction) -> jax.Array:
+    """Return the sum over `dims`, its axes kept with length 1.
 
     Space is first, channels of the small result are second: one reduction over H, W and C / G
     reads memory in short strides. A CNN's step with group norm took 1870 instead of 1330 us on one
     core. A group's sum is repeated for its channels, so that all that follows is per channel.
     """
-    total = jnp.sum(x, axis=over.axes, keepdims=True)
-    if over.groups == 1:
+    total = jnp.sum(x, axis=dims.axes, keepdims=True)
+    if dims.groups == 1:
         total = jnp.sum(total, axis=-1, keepdims=True)
-    elif over.groups:
-        split = total.reshape(*total.shape[:-1], over.groups, -1)
+    elif dims.groups:
+        split = total.reshape(*total.shape[:-1], dims.groups, -1)
         sums = jnp.broadcast_to(jnp.sum(split, -1, keepdims=True), split.shape)
         total = sums.reshape(total.shape)
-    return total if over.axis_name is None else lax.psum(total, over.axis_name)
+    return total if dims.axis_name is None else lax.psum(total, dims.axis_name)
 
 
-def _mean(x: jax.Array, over: Over, n: jax.Array) -> jax.Array:
-    return _sum(x, over) / jnp.maximum(n, 1)
+def _mean(x: jax.Array, dims: Reduction, n: jax.Array) -> jax.Array:
+    return _sum(x, dims) / jnp.maximum(n, 1)
 
 
-def _count(x: jax.Array, mask: Mask, over: Over) -> jax.Array:
+def _count(x: jax.Array, mask: Mask, dims: Reduction) -> jax.Array:
     if mask is not None:
-        return _sum(mask.astype(x.dtype), over)
-    n = count_values(x.shape, over.axes, over.groups)
-    if over.axis_name is not None:
-        n *= lax.axis_size(over.axis_name)
+        return _sum(mask.astype(x.dtype), dims)
+    n = count_values(x.shape, dims.axes, dims.groups)
+    if dims.axis_name is not None:
+        n *= lax.axis_size(dims.axis_name)
     return jnp.full((1,) * x.ndim, n, x.dtype)
 
 
-def _first(x: jax.Array, over: Over) -> jax.Array:
-    """Return one value of each statistic, the axes of `over` kept with length 1."""
-    for axis in over.axes:
+def _first(x: jax.Array, dims: Reduction) -> jax.Array:
+    """Return one value of each statistic, the axes of `dims` kept with length 1."""
+    for axis in dims.axes:
         x = lax.slice_in_dim(x, 0, 1, 1, axis)
-    if over.groups > 1:
-        split = x.reshape(*x.shape[:-1], over.groups, -1)
+    if dims.groups > 1:
+        split = x.reshape(*x.shape[:-1], dims.groups, -1)
         return jnp.broadcast_to(split[..., :1], split.shape).reshape(x.shape)
-    return x[..., :1] if over.groups else x
+    return x[..., :1] if dims.groups else x
 
 
-def _pilot(x: jax.Array, over: Over) -> jax.Array:
+def _pilot(x: jax.Array, dims: Reduction) -> jax.Array:
     """Return the mean of about one value in PILOT: rows of the longest axis at equal distances. Of
     a channel axis it is one block, since strided reads there would touch all of memory.
 
     It is taken relative to one value, so that a constant's mean is that constant to the bit.
     """
     last = x.ndim - 1
-    axes = over.axes + ((last,) if over.groups == 1 else ())
+    axes = dims.axes + ((last,) if dims.groups == 1 else ())
     axis = max(axes, key=lambda a: x.shape[a], default=last)
     size = x.shape[axis]
     is_split = jax.typeof(x).sharding.spec[axis] is not None  # over devices of an explicit mesh
@@ -133,10 +133,10 @@ def _pilot(x: jax.Array, over: Over) -> jax.Array:
         x = lax.slice_in_dim(x, start, start + size // step, 1, axis)
     elif step > 1:
         x = lax.slice_in_dim(x, 0, size, step, axis)
-    first = _first(x, over)
-    if over.axis_name is not None:
-        first = lax.pmax(first, over.axis_name)
-    return first + _sum(x - first, over) / _count(x, None, over)
+    first = _first(x, dims)
+    if dims.axis_name is not None:
+        first = lax.pmax(first, dims.axis_name)
+    return first + _sum(x - first, dims) / _count(x, None, dims)
 
 
 def _round_off(shift: jax.Array) -> jax.Array:
@@ -150,21 +150,21 @@ def _round_off(shift: jax.Array) -> jax.Array:
     return lax.reduce_precision(shift, kind.nexp, kind.nmant - 1)
 
 
-def _statistics(x: jax.Array, mask, over: Over, n: jax.Array):
+def _statistics(x: jax.Array, mask, dims: Reduction, n: jax.Array):
     """Return shift, delta and variance; the mean square for uncentred statistics."""
-    if not over.centered:
-        square = _mean(jnp.square(x), over, n)
+    if not dims.centered:
+        square = _mean(jnp.square(x), dims, n)
         return jnp.zeros_like(square), jnp.zeros_like(square), square
-    shift = _pilot(x, over) if mask is None else _mean(x, over, n)
+    shift = _pilot(x, dims) if mask is None else _mean(x, dims, n)
     shift = lax.optimization_barrier(_round_off(shift))
     # Without the barrier XLA:CPU writes x - shift to memory for its two readers. A training step
     # of a small CNN then takes 2148 instead of 1464 us (one core, 2026-11-20).
-    square = _mean(jnp.square(zero_masked(x - lax.optimization_barrier(shift), mask)), over, n)
-    delta = _mean(zero_masked(x - shift, mask), over, n)
+    square = _mean(jnp.square(zero_masked(x - lax.optimization_barrier(shift), mask)), dims, n)
+    delta = _mean(zero_masked(x - shift, mask), dims, n)
     return shift, delta, jnp.maximum(square - jnp.square(delta), 0)
 
 
-def _rescue(x, mask, n, shift, delta, var, *, over: Over):
+def _rescue(x, mask, n, shift, delta, var, *, dims: Reduction):
     """Return shift, delta, var and shrink; computed again, on x * shrink, where var overflowed.
 
     In float32 `shrink` is 2^-80: squares of all its values times it are far inside its range.
@@ -173,7 +173,7 @@ def _rescue(x, mask, n, shift, delta, var, *, over: Over):
     small = 2.0 ** (-5 * jnp.finfo(var.dtype).maxexp // 8)
 
     def again():
-        found = _statistics(x * small, mask, over, n)
+        found = _statistics(x * small, mask, dims, n)
         # Only the sums overflowed, not the variance: back to the units of x.
         fits = found[2] < float(jnp.finfo(var.dtype).max) * small * small
         back = jnp.where(fits, 1 / small, 1.0).astype(var.dtype)
@@ -186,29 +186,29 @@ def _rescue(x, mask, n, shift, delta, var, *, over: Over):
 
 
 @functools.cache
-def _batched_rescue(over: Over):
+def _batched_rescue(dims: Reduction):
     """`_rescue` that stays one branch under vmap, where `lax.cond` would compute both sides: 12 %
     of an MLP's training step in a population of 16."""
-    rescue = custom_vmap(functools.partial(_rescue, over=over))
+    rescue = custom_vmap(functools.partial(_rescue, dims=dims))
 
     @rescue.def_vmap
     def rule(size: int, is_batched, *arguments):
         def batch(leaf, has_axis):
             return leaf if has_axis else jnp.broadcast_to(leaf, (size, *leaf.shape))
 
-        deeper = over._replace(axes=tuple(a + 1 for a in over.axes))
+        deeper = dims._replace(axes=tuple(a + 1 for a in dims.axes))
         out = _batched_rescue(deeper)(*jax.tree.map(batch, arguments, tuple(is_batched)))
         return out, (True,) * len(out)
 
     return rescue
 
 
-def _moments(x: jax.Array, mask: Mask, over: Over) -> Moments:
+def _moments(x: jax.Array, mask: Mask, dims: Reduction) -> Moments:
     x = to_float32(x)
-    n = _count(x, mask, over)
-    shift, delta, var = _statistics(x, mask, over, n)
+    n = _count(x, mask, dims)
+    shift, delta, var = _statistics(x, mask, dims, n)
     # Along an axis name the predicate is the same for all, and cond stays a branch by itself.
-    rescue = functools.partial(_rescue, over=over) if over.axis_name else _batched_rescue(over)
+    rescue = functools.partial(_rescue, dims=dims) if dims.axis_name else _batched_rescue(dims)
     shift, delta, var, shrink = rescue(x, mask, n, shift, delta, var)
     return Moments(shift, delta, var, jnp.broadcast_to(n, var.shape), shrink)
 
@@ -217,14 +217,14 @@ _moments_of = jax.custom_jvp(_moments, nondiff_argnums=(2,))
 
 
 @_moments_of.defjvp
-def _moments_jvp(over: Over, primals, tangents):
+def _moments_jvp(dims: Reduction, primals, tangents):
     x, mask = primals
-    m = _moments_of(x, mask, over)
+    m = _moments_of(x, mask, dims)
     t = zero_masked(tangents[0], mask)
     # zeros that vary over the devices where the leaves do, as shard_map wants tangents
     zeros = jax.tree.map(jnp.zeros_like, m)
-    mean_t = _mean(t, over, m.n) if over.centered else zeros.delta
-    mean_ct = _mean(zero_masked(centre(x, m), mask) * t, over, m.n)
+    mean_t = _mean(t, dims, m.n) if dims.centered else zeros.delta
+    mean_ct = _mean(zero_masked(centre(x, m), mask) * t, dims, m.n)
     return m, zeros._replace(delta=mean_t * m.shrink, var=2 * mean_ct * m.shrink)
 
 
@@ -251,8 +251,8 @@ def moments(
     ([[2.0, 4.0]], [[1.0, 4.0]])
     """
     mask = fit_mask(mask, x.shape)
-    x, over = zero_masked(to_float32(x), mask), Over(axes, groups, centered, axis_name)
-    return _moments_of(x, mask, over)
+    x, dims = zero_masked(to_float32(x), mask), Reduction(axes, groups, centered, axis_name)
+    return _moments_of(x, mask, dims)
 
 
 def centre(x: jax.Array, m: Moments) -> jax.Array:
@@ -275,15 +275,15 @@ def _affine(y: jax.Array, scale: jax.Array | None, bias: jax.Array | None) -> ja
     return y if bias is None else y + bias
 
 
-def _normalize(x, mask, scale, bias, over: Over, epsilon: float) -> tuple[jax.Array, Moments]:
-    m = _moments(x, mask, over)
+def _normalize(x, mask, scale, bias, dims: Reduction, epsilon: float) -> tuple[jax.Array, Moments]:
+    m = _moments(x, mask, dims)
     return zero_masked(_affine(centre(x, m) * inverse_std(m, epsilon), scale, bias), mask), m
 
 
-def _turn(x: jax.Array, over: Over) -> jax.Array:
+def _turn(x: jax.Array, dims: Reduction) -> jax.Array:
     """Return x reversed along an axis of the statistics: the derivative then overwrites neither the
     cotangent nor x. In place LLVM does not vectorize it: 1.45 not 0.35 ms, [64, 28, 28, 16]."""
-    axis = over.axes[0] if over.axes else x.ndim - 1
+    axis = dims.axes[0] if dims.axes else x.ndim - 1
     return x if axis == x.ndim - 1 else lax.rev(x, (axis,))
 
 
@@ -291,7 +291,7 @@ _normalize_of = jax.custom_jvp(_normalize, nondiff_argnums=(4, 5))
 
 
 @_normalize_of.defjvp
-def _normalize_jvp(over: Over, epsilon: float, primals, tangents):
+def _normalize_jvp(dims: Reduction, epsilon: float, primals, tangents):
     """Derivative in closed form: linear in the tangents, so grad, jvp and Hessians work.
 
     With h the normalized input, t its tangent and a = scale / sqrt(var + epsilon):
@@ -301,17 +301,17 @@ def _normalize_jvp(over: Over, epsilon: float, primals, tangents):
     """
     x, mask, scale, bias = primals
     t = zero_masked(to_float32(tangents[0]), mask)
-    h, m = _normalize_of(x, mask, None, None, over, epsilon)
+    h, m = _normalize_of(x, mask, None, None, dims, epsilon)
     inv = inverse_std(m, epsilon)
-    mean_ht = _mean(_turn(t, over) * _turn(h, over), over, m.n)
-    mean_t = _mean(t, over, m.n) if over.centered else jnp.zeros_like(mean_ht)
+    mean_ht = _mean(_turn(t, dims) * _turn(h, dims), dims, m.n)
+    mean_t = _mean(t, dims, m.n) if dims.centered else jnp.zeros_like(mean_ht)
     a = inv * m.shrink if scale is None else inv * m.shrink * scale
     slope, offset = -a * mean_ht, -a * mean_t
     if scale is not None:
         slope = slope + tangents[2]
     if bias is not None:
         offset = offset + tangents[3]
-    dy = zero_masked(_turn(a * _turn(t, over), over) + slope * h + offset, mask)
+    dy = zero_masked(_turn(a * _turn(t, dims), dims) + slope * h + offset, mask)
     zeros = jax.tree.map(jnp.zeros_like, m)
     dm = zeros._replace(delta=mean_t * m.shrink, var=2 * mean_ht / inv * m.shrink)
     return (zero_masked(_affine(h, scale, bias), mask), m), (dy, dm)
@@ -339,10 +339,10 @@ def normalize(
     >>> y.tolist()
     [[-1.0], [1.0]]
     """
-    mask, over = fit_mask(mask, x.shape), Over(axes, groups, centered, axis_name)
+    mask, dims = fit_mask(mask, x.shape), Reduction(axes, groups, centered, axis_name)
     if x.ndim > 2 and len(x) == 1 and 0 not in axes:  # as it is, XLA:CPU is up to 8 times slower
-        over = over._replace(axes=tuple(a - 1 for a in axes))
+        dims = dims._replace(axes=tuple(a - 1 for a in axes))
         mask = None if mask is None else mask[0]
-        found = _normalize_of(zero_masked(x[0], mask), mask, scale, bias, over, float(epsilon))
+        found = _normalize_of(zero_masked(x[0], mask), mask, scale, bias, dims, float(epsilon))
         return jax.tree.map(lambda leaf: leaf[None], found)
-    return _normalize_of(zero_masked(x, mask), mask, scale, bias, over, float(epsilon))
+    return _normalize_of(zero_masked(x, mask), mask, scale, bias, dims, float(epsilon))
