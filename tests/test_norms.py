@@ -215,7 +215,7 @@ def test_the_page_is_written_by_a_script_also_with_a_row_from_outside(tmp_path):
     """Which cannot break its table."""
     done = run_fresh("scripts/list.py", "norms", "--markdown")
     assert done.stdout == PAGE.read_text(encoding="utf-8"), (
-        "write it again: python scripts/list.py norms --markdown > new.md && mv new.md docs/norms.md"
+        "write it again: python scripts/list.py norms --markdown > new.md; mv new.md docs/norms.md"
     )
     file = tmp_path / "mine.py"
     row = "Norm('max |x|', 'sample', 'normlab.norms.plain:Identity', over=('C',), source='a|b')"
