@@ -132,11 +132,6 @@ def test_statistics_of_the_whole_batch_have_one_spelling():
     assert resolve({"norm.stats_batch": 32}).config["norm.stats_batch"] == 32
 
 
-def test_integers_are_floats_where_floats_are_meant():
-    assert type(resolve({"optim.lr": 1}).config["optim.lr"]) is float
-    assert run_id(resolve({"optim.lr": 1}).config) == run_id(resolve({"optim.lr": 1.0}).config)
-
-
 @pytest.mark.parametrize("name", config_names())
 def test_config_files_are_complete(name):
     config = load_config(name)
@@ -175,6 +170,12 @@ def another_value(setting: Setting):
     if isinstance(setting.default, tuple):
         return (7,)
     return setting.default + type(setting.default)(1)
+
+
+def test_settings_of_execution_are_these_alone():
+    names = {name for name, setting in SETTINGS.items() if setting.kind == "execution"}
+    hosts = {name for name in SETTINGS if name.startswith("host.")}
+    assert names == hosts | {"train.checkpoint_seconds"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from workspace import LONG, RUNS, SHORT, Workspace, finish, needs_proc, workers_of
 
+from normlab.launch import devices
 from normlab.launch.batching import PlannedPopulation, form_populations, halve_largest
+from normlab.launch.devices import Device
 from normlab.launch.supervisor import Failure, lost_runs
 from normlab.runs.store import Store
 from normlab.settings import defaults
@@ -159,3 +161,34 @@ def test_idle_workers_share_the_largest_groups_where_that_is_worth_it(
     assert sorted(len(group.configs) for group in shared) == expected
     names = [name for group in shared for name in group.configs]
     assert sorted(names) == sorted(name for group in groups for name in group.configs)
+
+
+GPU_0, GPU_1 = (Device(environment={"CUDA_VISIBLE_DEVICES": number}) for number in "01")
+CORES = [Device(core=core) for core in devices.available_cores()]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "variables", "processes", "found"),
+    [
+        ("jax_cuda12_plugin", {}, 0, [GPU_0, GPU_1]),
+        ("jax_cuda12_plugin", {}, 3, [GPU_0, GPU_1, GPU_0]),
+        ("jax_cuda13_plugin", {"CUDA_VISIBLE_DEVICES": "1"}, 0, [GPU_1]),
+        ("jax_cuda12_plugin", {"JAX_PLATFORMS": "cpu"}, 0, CORES),
+        (None, {}, 0, CORES),
+        (None, {}, len(CORES) + 1, [*CORES, CORES[0]]),
+        ("libtpu", {}, 0, [Device()]),
+    ],
+)
+def test_one_worker_for_each_accelerator_else_for_each_core(
+    tmp_path, monkeypatch, plugin, variables, processes, found
+):
+    """A machine with two GPUs in /dev and at most one of jax's plugins."""
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(devices, "DEVICES", tmp_path)
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: name == plugin or None)
+    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert devices.find_devices(processes) == found
