@@ -15,7 +15,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
 DIGITS = f"--config={ROOT / 'configs' / 'digits_mlp.py'}"
-CNN = f"--config={ROOT / 'configs' / 'digits_cnn.py'}"
 MNIST = f"--config={ROOT / 'configs' / 'mnist_mlp.py'}"
 SHORT = [DIGITS, "--config.data.name=synthetic", "--config.train.steps=60"]
 SHORT += ["--config.train.eval_every=20", "--config.model.widths=16"]
@@ -40,80 +39,39 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-# script, flags, a part of the line on stderr
 BAD_INPUT = {
-    "train: unknown key": ("train", [DIGITS, "--config.optim.lrr=1"], "did you mean 'optim.lr'?"),
-    "train: unknown group": ("train", [DIGITS, "--config.optmi.lr=1"], "did you mean 'optim.lr'?"),
-    "train: not a number": ("train", [DIGITS, "--config.optim.lr=fast"], "could not convert"),
-    "train: float for int": ("train", [DIGITS, "--config.train.steps=1.5"], "train.steps=1.5"),
-    "train: nan": ("train", [DIGITS, "--config.optim.lr=nan"], "optim.lr = nan is not finite"),
-    "train: widths": ("train", [DIGITS, "--config.model.widths=a"], "tuple of positive int"),
-    "train: groups": (
-        "train",
-        [DIGITS, "--config.norm.name=group", "--config.norm.groups=7"],
-        "use one of [1, 2, 4, 5, 10, 20, 25, 50, 100]",
-    ),
-    "train: batch": ("train", [DIGITS, "--config.data.batch=5000"], "use at most 897"),
-    "train: norm": ("train", [DIGITS, "--config.norm.name=bach"], "did you mean 'batch'?"),
-    "train: model": ("train", [DIGITS, "--config.model.name=vit"], "mlp, cnn, vgg, resnet"),
-    "train: data": ("train", [DIGITS, "--config.data.name=cifar"], "choose one of digits, mnist"),
-    "train: instance post": (
-        "train",
-        [CNN, "--config.norm.name=instance", "--config.model.placement=post"],
-        "use placement 'pre'",
-    ),
-    "train: instance mlp": ("train", [DIGITS, "--config.norm.name=instance"], "1 value"),
-    "train: unprepared": ("train", [MNIST, "--data_dir=."], "--prepare=mnist --manual_dir=DIR"),
-    "train: no config": ("train", [], "--config=configs/digits_mlp.py"),
-    "train: trace": ("train", [DIGITS, "--profile_trace=/dev/null/x"], "--profile_trace=DIR"),
-    "train: unknown flag": ("train", [DIGITS, "--lr=3"], "Unknown command line flag 'lr'"),
-    "train: positional": ("train", [DIGITS, "optim.lr=3"], "unexpected argument 'optim.lr=3'"),
-    "study: none": ("study", [], "give --study=NAME (studies: accuracy,"),
-    "study: unknown": ("study", ["--study=batchsize"], "(studies: accuracy, batch_size,"),
-    "study: no such file": ("study", ["--study=mine.py"], "unknown study 'mine.py'"),
-    "study: unknown key": (
-        "study",
-        ["--study=batch_size", "--config.optim.momentm=0.8"],
-        "did you mean 'optim.momentum'?",
-    ),
-    "study: not a number": (
-        "study",
-        ["--study=batch_size", "--config.optim.momentum=x"],
-        "could not convert",
-    ),
-    "study: groups": ("study", ["--study=batch_size", "--config.norm.groups=7"], "use one of"),
-    "study: batch": (
-        "study",
-        ["--study=learning_rate", "--config.data.batch=5000"],
-        "use at most 897",
-    ),
-    "study: data": ("study", ["--study=convergence", "--config.data.name=x"], "choose one of"),
-    "study: model": ("study", ["--study=convergence", "--config.model.name=x"], "(models:"),
-    "study: instance post": (
-        "study",
-        ["--study=convergence", "--config.model.placement=post"],
-        "use placement 'pre'",
-    ),
-    "study: varied": (
-        "study",
-        ["--study=batch_size", "--config.optim.lr=0.1"],
-        "use --only=optim.lr=0.1",
-    ),
-    "study: unprepared": (
-        "study",
-        ["--study=convergence", "--profile=standard", "--data_dir=."],
-        "--prepare=mnist --manual_dir=DIR",
-    ),
-    "study: arms": ("study", ["--study=batch_size", "--arms=bach"], "has no arm 'bach' (arms: "),
-    "study: only": ("study", ["--study=batch_size", "--only=optim.l=1"], "did you mean 'optim.lr'"),
-    "study: only type": ("study", ["--study=batch_size", "--only=optim.lr=x"], "type float"),
-    "study: seeds": ("study", ["--study=batch_size", "--seeds=0"], "--seeds=0"),
-    "study: profile": ("study", ["--study=batch_size", "--profile=fast"], "<quick|standard|full>"),
-    "study: positional": ("study", ["batch_size"], "unexpected argument 'batch_size'"),
-    "data: unknown": ("data", ["--prepare=cifar"], "choose one of digits, mnist"),
-    "data: download of nothing": ("data", ["--download"], "need --prepare=NAME"),
-    "data: positional": ("data", ["mnist"], "unexpected argument 'mnist'"),
+    "train DIGITS --config.optim.lrr=1": "did you mean 'optim.lr'?",
+    "train DIGITS --config.optim.lr=fast": "could not convert",
+    "train DIGITS --config.optim.lr=nan": "optim.lr = nan is not finite",
+    "train DIGITS --config.train.steps=1.5": "train.steps=1.5",
+    "train DIGITS --config.model.widths=a": "tuple of positive int",
+    "train DIGITS --config.norm.name=group --config.norm.groups=7": "use one of [1, 2, 4, 5, 10,",
+    "train MNIST --data_dir=.": "--prepare=mnist --manual_dir=DIR",
+    "train": "--config=configs/digits_mlp.py",
+    "train DIGITS --profile_trace=/dev/null/x": "--profile_trace=DIR",
+    "train DIGITS --lr=3": "Unknown command line flag 'lr'",
+    "train DIGITS optim.lr=3": "unexpected argument 'optim.lr=3'",
+    "study": "give --study=NAME (studies: accuracy,",
+    "study --study=mine.py": "unknown study 'mine.py'",
+    "study --study=batch_size --config.optim.momentm=0.8": "did you mean 'optim.momentum'?",
+    "study --study=batch_size --config.optim.momentum=x": "could not convert",
+    "study --study=learning_rate --config.data.batch=5000": "use at most 897",
+    "study --study=convergence --config.model.name=x": "(models:",
+    "study --study=batch_size --config.optim.lr=0.1": "use --only=optim.lr=0.1",
+    "study --study=convergence --profile=standard --data_dir=.": "--prepare=mnist --manual_dir=DIR",
+    "study --study=batch_size --arms=bach": "has no arm 'bach' (arms: ",
+    "study --study=batch_size --setups=x": "unknown setup 'x' (setups: ",
+    "study --study=batch_size --only=optim.l=1": "did you mean 'optim.lr'",
+    "study --study=batch_size --only=optim.lr=x": "type float",
+    "study --study=batch_size --seeds=0": "--seeds=0",
+    "study --study=batch_size --profile=fast": "<quick|standard|full>",
+    "list": "no list named; use python scripts/list.py norms|",
+    "list nroms": "'nroms' is no list",
+    "data --prepare=cifar": "choose one of digits, mnist",
+    "data --download": "need --prepare=NAME",
+    "data mnist": "unexpected argument 'mnist'",
 }
+"""A command -> a part of its line on standard error."""
 
 
 def assert_refused(run: subprocess.CompletedProcess, code: int, words: str) -> None:
@@ -134,7 +92,8 @@ def no_jax(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(case, tmp_path, no_jax):
-    script, flags, words = BAD_INPUT[case]
+    script, *flags = [{"DIGITS": DIGITS, "MNIST": MNIST}.get(word, word) for word in case.split()]
+    words = BAD_INPUT[case]
     before = cpu_seconds()
     run = run_script(script, *flags, cwd=tmp_path, PYTHONPATH=no_jax)
     seconds = cpu_seconds() - before

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from normlab.runs import files
 from normlab.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +96,10 @@ class Workspace:
 
     def done(self) -> set[str]:
         return self.store.done()
+
+    def read_results(self) -> dict[str, dict[str, Any]]:
+        paths = self.results.glob("runs/*/result.json")
+        return {path.parent.name: files.read_json(path) for path in paths}
 
     def is_training(self) -> bool:
         """Tell whether a run has evaluations but no result yet."""
