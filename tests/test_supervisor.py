@@ -15,7 +15,7 @@ from workspace import LONG, RUNS, SHORT, Workspace, finish, needs_proc, workers_
 from normlab.launch import devices
 from normlab.launch.batching import PlannedPopulation, form_populations, halve_largest
 from normlab.launch.devices import Device
-from normlab.launch.supervisor import Failure, lost_runs
+from normlab.launch.supervisor import Failure, Supervisor, WorkerProcess, lost_runs
 from normlab.runs.store import Store
 from normlab.settings import defaults
 
@@ -139,6 +139,19 @@ def test_lost_runs_are_those_still_not_done(tmp_path):
         Failure(PlannedPopulation({"a": defaults(), "b": defaults()}), "killed", m) for m in "xy"
     ]
     assert lost_runs(failures, store) == {"b": failures[1]}
+
+
+def test_a_run_that_is_too_large_for_the_memory_alone_is_given_up(tmp_path):
+    supervisor, events = Supervisor(Store(tmp_path).open(), retries=1), []
+    supervisor.on_event = lambda worker, event, facts: events.append(facts["then"])
+    with subprocess.Popen(["true"], text=True) as process:
+        worker = WorkerProcess(0, process)
+    for width in (2, 1, 1):
+        population = PlannedPopulation({"a": defaults() | {"host.width": width}})
+        supervisor._fail(worker, Failure(population, "memory", "too large"))
+    assert events == ["tried again at width 1", "tried again", "given up"]
+    assert supervisor.widths == {"a": 1} and supervisor.given_up == {"a"}
+    assert (tmp_path / "runs" / "a" / "failure.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,8 @@ class Supervisor:
     def _has_retry(self, names: Iterable[str]) -> bool:
         """Tell whether a retry is left. Halving the width is not one."""
         counted = [
-            sum(attempt["status"] != "memory" for attempt in self.attempts[name]) for name in names
+            sum(attempt["status"] != "memory" or attempt["width"] == 1 for attempt in attempts)
+            for attempts in map(self.attempts.__getitem__, names)
         ]
         return max(counted) <= self.retries
 
