@@ -30,7 +30,8 @@ from normlab.data import load
 from normlab.report.tables import Table
 from normlab.settings import Config
 from normlab.studies.planning import SetupRuns
-from normlab.studies.study import ROOT, adapt, check_study, load_study
+from normlab.studies.setup import ROOT
+from normlab.studies.study import adapt, check_study, load_study
 
 STUDY, PROFILE = "learning_rate", "quick"
 LOOPS = {name: LIBRARIES[name] for name in ("flax", "torch", "torch-compiled")}

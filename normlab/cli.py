@@ -18,7 +18,7 @@ from normlab.data import DataError
 from normlab.norms.outside import add_norms
 from normlab.runs.errors import ConfigError, LabError, Preempted, StorageError
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
-from normlab.studies.study import ROOT, config_names
+from normlab.studies.setup import ROOT, config_names
 
 OK, USAGE, DIVERGED, INTERNAL, INTERRUPTED = 0, 2, 3, 70, 130
 """Exit codes; runs/errors.py has those of errors."""

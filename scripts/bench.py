@@ -30,7 +30,7 @@ from absl import flags
 
 from normlab import cli
 from normlab.runs.errors import ConfigError
-from normlab.studies.study import ROOT
+from normlab.studies.setup import ROOT
 
 SUITES = {
     "numerics": ("numerics", "numerics"),

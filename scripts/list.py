@@ -20,7 +20,8 @@ from normlab.layers.table import KERNELS
 from normlab.models.table import MODELS
 from normlab.norms.table import COMMON, NORMS
 from normlab.settings import SETTINGS
-from normlab.studies.study import ROOT, config_names, load_study, study_names
+from normlab.studies.setup import ROOT, config_names
+from normlab.studies.study import load_study, study_names
 
 flags.DEFINE_bool("markdown", False, "norms: print docs/norms.md.")
 cli.define_data_dir()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from typing import Any
 
 from normlab.runs.record import Record
 from normlab.settings import Config
-from normlab.studies.decisions import Contrast
+from normlab.studies.effects import Claim, speedup
 from normlab.studies.hypothesis_tests import PAIRED_T
-from normlab.studies.metrics import log_octaves, steps_to_target
 from normlab.studies.planning import ConfigCache, SetupRuns
-from normlab.studies.study import Arm, Figure, FollowUp, Setup, Study, Sweep, Tuning
-from normlab.studies.units import OCTAVES
+from normlab.studies.protocols import FollowUp, Sweep, Tuning
+from normlab.studies.setup import Arm, Setup
+from normlab.studies.study import Figure, Study
 from normlab.training.evaluation_steps import eval_steps
 from normlab.training.version import TRAINING_VERSION
 
@@ -146,29 +145,20 @@ FIGURES = (
 )
 
 
-def claims(evidence, profile: str) -> list[Contrast]:
-    e = evidence["steps"]
-    none, batch = e.runs_of("none"), e.runs_of("batch")
-    effects = {
-        s: log_octaves(steps_to_target(none[s], 0.9), steps_to_target(batch[s], 0.9))
-        for s in none.keys() & batch.keys()
-    }
-    common: dict[str, Any] = {
-        "claim": "C1",
-        "sentence": f"Faster {NASTY}",
-        "comparison": "log2 ratio",
-        "scope": "a multilayer perceptron with a name that is longer than a terminal is wide",
-        "effects": effects,
-        "unit": OCTAVES,
-        "test": PAIRED_T,
-        "setup": "steps",
-    }
-    return [
-        Contrast(id="C1a", sesoi=0.3, n=6, **common),
-        Contrast(id="C1b", sesoi=99.0, n=6, **common),
-        Contrast(id="C1c", sesoi=0.3, n=7, **common),
-    ]
-
+FASTER = Claim(
+    "C1a",
+    f"Faster {NASTY}",
+    "steps",
+    replace(speedup("none", "batch"), comparison="log2 ratio", test=PAIRED_T),
+    sesoi=0.3,
+    n=6,
+    scope="a multilayer perceptron with a name that is longer than a terminal is wide",
+)
+CLAIMS = (
+    FASTER,
+    replace(FASTER, id="C1b", sesoi=99.0),
+    replace(FASTER, id="C1c", n=7),
+)
 
 STUDY = Study(
     name="made_up",
@@ -180,6 +170,6 @@ STUDY = Study(
     refuted_if=NASTY,
     cost=NASTY,
     setups={"quick": (STEPS, LEVELS, RATES)},
-    claims=claims,
+    claims=CLAIMS,
     figures=FIGURES,
 )

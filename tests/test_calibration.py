@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmarks.validation import calibration, calibration_runs
 from benchmarks.validation.calibration import Check, Metric, Noise, Proportion, judge
-from normlab.studies import decisions
+from normlab.studies import decisions, effects
 from normlab.studies.decisions import Contrast
 from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
 from normlab.studies.units import POINTS
@@ -143,8 +143,9 @@ def test_a_whole_page(monkeypatch):
 def test_effects_of_real_runs_have_their_sign(monkeypatch):
     """A run is here the pair (steps to the target, error)."""
     monkeypatch.setattr(calibration_runs, "steps_to_target", lambda run, target: run[0])
-    monkeypatch.setattr(calibration_runs, "error_points", lambda run: run[1])
-    monkeypatch.setattr(calibration_runs, "is_failed", lambda run: False)
+    for module in (calibration_runs, effects):
+        monkeypatch.setattr(module, "error_points", lambda run: run[1])
+    monkeypatch.setattr(effects, "is_failed", lambda run: False)
     batch: Any = [(100, 3.0), (100, 3.5)]
     layer: Any = [(200, 5.0), (400, 4.5)]
     steps, errors = calibration_runs.metrics_of(batch, layer, 0.9)

@@ -8,7 +8,7 @@ import pytest
 
 from normlab.runs.config import ConfigError, cohort_id, resolve, run_id
 from normlab.settings import SETTINGS, Setting, defaults, from_json
-from normlab.studies.study import config_names, load_config
+from normlab.studies.setup import config_names, load_config
 
 CNN = {"model.name": "cnn", "model.widths": (16, 32, 64)}
 

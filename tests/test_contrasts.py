@@ -24,6 +24,7 @@ from normlab.studies.hypothesis_tests import (
     THRESHOLDS,
 )
 from normlab.studies.metrics import at_train_loss, is_failed, share_learned, train_accuracy
+from normlab.studies.planning import SetupRuns
 from normlab.studies.units import DECADES
 
 ROW = Contrast("A", "C", "s", "c", "net", {}, DECADES, 0.3, 30, QUANTILE)
@@ -59,6 +60,7 @@ def test_matched_losses_are_those_that_both_reach():
         "b": {0: falling((1.0, 4.0)), 1: falling((0.1, 5.0))},
     }
     e: Any = SimpleNamespace(runs_of=lambda arm: runs[arm])
+    e.paired = lambda *names: SetupRuns.paired(e, *names)
     found = at_matched_losses(e, "a", "b", "p", (1.0, 0.5), lambda v: 10 * v)
     assert found == {0: pytest.approx(10.0 - 40.0)}  # at 1.0 alone; seed 1 of a reaches none
 

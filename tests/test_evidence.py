@@ -14,8 +14,9 @@ from dataclasses import replace
 import pytest
 
 from normlab.runs.record import Record
-from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns, rate_of
-from normlab.studies.study import Arm, FollowUp, Setup, Sweep, Tuning
+from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
+from normlab.studies.protocols import FollowUp, Sweep, Tuning, rate_of
+from normlab.studies.setup import Arm, Setup
 
 Response = Callable[[str, float, int], float]
 """(norm, exponent of the rate, seed) -> final accuracy."""
@@ -151,11 +152,10 @@ def test_a_missed_target_counts_as_ten_times_the_steps():
     setup = replace(SETUP, protocol=replace(TUNING, metric="steps"), target=0.99)
     lab = Lab(setup, INSIDE)
     run = next(iter(lab.records.values()))
-    assert lab.evidence.tuning_value(run) == math.log2(10 * 300)
+    assert setup.protocol.value(run, 0.99) == math.log2(10 * 300)
     diverged = replace(run, status="diverged", curve=[])
-    assert lab.evidence.tuning_value(diverged) == math.log2(10 * 300)
-    by_error = SetupRuns(SETUP, {}, MEMORY)
-    assert by_error.tuning_value(diverged) == 0.9
+    assert setup.protocol.value(diverged, 0.99) == math.log2(10 * 300)
+    assert TUNING.value(diverged, 0.9) == 0.9
 
 
 def test_nothing_is_wanted_twice():

@@ -27,9 +27,19 @@ from normlab.report.figures.style import (
 from normlab.runs.record import Record
 from normlab.settings import defaults
 from normlab.studies.decisions import Contrast, decide
-from normlab.studies.hypothesis_tests import TESTS
+from normlab.studies.hypothesis_tests import (
+    MAX_ERROR,
+    PAIRED_T,
+    PROPORTION,
+    QUANTILE,
+    SIGNED_RANK,
+    THRESHOLDS,
+    HypothesisTest,
+)
 from normlab.studies.planning import SetupRuns
-from normlab.studies.study import Arm, Figure, FollowUp, Kind, Setup, Tuning
+from normlab.studies.protocols import FollowUp, Tuning
+from normlab.studies.setup import Arm, Setup
+from normlab.studies.study import Figure, Kind
 from normlab.studies.units import DECADES, OCTAVES, POINTS, Unit
 
 NASTY = "batch, $x$ and $\\frac{$"
@@ -250,7 +260,7 @@ def unit_of(name: str) -> Unit:
     return known.get(name, Unit(name, is_proportion=name.startswith("share")))
 
 
-def made_rows(*rows: tuple[str, str, list[Any], str, float]) -> list:
+def made_rows(*rows: tuple[str, HypothesisTest, list[Any], str, float]) -> list:
     return decide(
         [
             Contrast(
@@ -263,7 +273,7 @@ def made_rows(*rows: tuple[str, str, list[Any], str, float]) -> list:
                 unit=unit_of(unit),
                 sesoi=delta,
                 n=len(effects),
-                test=TESTS[test],
+                test=test,
             )
             for name, test, effects, unit, delta in rows
         ]
@@ -273,14 +283,14 @@ def made_rows(*rows: tuple[str, str, list[Any], str, float]) -> list:
 FAR = [math.inf, 1.0, 2.0, 3.0, 4.0, 5.0, -math.inf, 2.5]
 PAIRS = [(8.0 + 0.1 * i, 5.0 + 0.1 * i) for i in range(11)]
 ROWS = made_rows(
-    ("C1 $x$ $\\frac{$", "t", [1.0, 2.0, 3.0, 2.5], "octaves", 0.3),
-    ("far", "wilcoxon", FAR, "decades", 0.3),
-    ("share", "share", [1.0, *[0.0] * 19], "share failed", 0.05),
-    ("tail", "tail", PAIRS, "points", 0.5),
-    ("bound", "bound", [0.01, 0.02], "radians", 0.05),
-    ("band", "band", [1.0, 0.98], "share of channels", 0.95),
-    ("too few", "wilcoxon", [math.inf, math.inf, 1.0], "octaves", 0.3),
-    ("nothing", "t", [], "octaves", 0.3),
+    ("C1 $x$ $\\frac{$", PAIRED_T, [1.0, 2.0, 3.0, 2.5], "octaves", 0.3),
+    ("far", SIGNED_RANK, FAR, "decades", 0.3),
+    ("share", PROPORTION, [1.0, *[0.0] * 19], "share failed", 0.05),
+    ("tail", QUANTILE, PAIRS, "points", 0.5),
+    ("bound", MAX_ERROR, [0.01, 0.02], "radians", 0.05),
+    ("band", THRESHOLDS, [1.0, 0.98], "share of channels", 0.95),
+    ("too few", SIGNED_RANK, [math.inf, math.inf, 1.0], "octaves", 0.3),
+    ("nothing", PAIRED_T, [], "octaves", 0.3),
 )
 
 

@@ -16,7 +16,7 @@ from benchmarks.validation.keras_parity import Arm, Run, Trained
 from normlab import data
 from normlab.models.build import build_model
 from normlab.settings import defaults
-from normlab.studies.study import load_config
+from normlab.studies.setup import load_config
 from normlab.training.optim import direction
 
 LR, B1 = 0.01, 0.9

@@ -27,7 +27,7 @@ from normlab.studies.decisions import Contrast, decide
 from normlab.studies.hypothesis_tests import MAX_ERROR, PAIRED_T, QUANTILE, SIGNED_RANK, THRESHOLDS
 from normlab.studies.literature import claims, entries, entry_of
 from normlab.studies.rules import KeptRule
-from normlab.studies.study import ROOT
+from normlab.studies.setup import ROOT
 from normlab.studies.units import NATS, POINTS, Unit
 
 SHARE = Unit("share", is_proportion=True)

@@ -23,7 +23,8 @@ from normlab.runs.config import ConfigError, program_id, resolve, run_id
 from normlab.runs.store import StorageError, Store
 from normlab.settings import defaults
 from normlab.studies.rules import rule_of
-from normlab.studies.study import Setup, adapt, check_study, load_config, load_study, study_names
+from normlab.studies.setup import Setup, load_config
+from normlab.studies.study import adapt, check_study, load_study, study_names
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "my_norm.py"
@@ -34,7 +35,9 @@ SHORT += ["--config.train.steps=20", "--config.model.widths=16", "--config.norm.
 ROW = "from normlab.norms import Norm\nNORMS = {%s: Norm(title='t', family='f', %s)}\n"
 RMS = "module='normlab.norms.sample:SampleNorm', over=('C',), options=('epsilon',)"
 STUDY = """
-from normlab.studies.study import Setup, Study, Tuning, norm_arms
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import Setup, norm_arms
+from normlab.studies.study import Study
 SETUP = Setup(
     name="tiny", title="a tiny network", base="digits_mlp", protocol=Tuning((-1.0,), 0.5, "error",
     seeds=(1000,), extensions=0), arms=norm_arms("none", "my_norm", primary=("none", "my_norm")),
@@ -42,7 +45,7 @@ SETUP = Setup(
 )
 STUDY = Study(
     name="own", title="t", question="q", fair_test="f", source="s", expect="e", refuted_if="r",
-    cost="c", setups={"quick": (SETUP,)}, claims=lambda evidence, profile: [],
+    cost="c", setups={"quick": (SETUP,)}, claims=(),
 )
 """
 

@@ -15,7 +15,8 @@ from normlab.settings import SETTINGS
 from normlab.studies import rules
 from normlab.studies.planning import ConfigCache
 from normlab.studies.rules import UNKNOWN, differences, read_rule, rule_of, write_rule
-from normlab.studies.study import ROOT, adapt, load_study
+from normlab.studies.setup import ROOT
+from normlab.studies.study import adapt, load_study
 from normlab.training.version import HASHES_BEFORE_VERSIONS, TRAINING_VERSION
 
 SOURCE = (ROOT / "experiments" / "batch_size.py").read_text()
@@ -67,7 +68,7 @@ def test_step_times_are_found_where_older_results_keep_them():
 
 def edited(tmp_path: Path, *changes: tuple[str, str], file: str = "mine.py"):
     """Return the study of small batches from a file of one's own, with changes in its text."""
-    text = SOURCE.replace('name="batch_size"', 'name="mine"')
+    text = SOURCE.replace('"batch_size",', '"mine",')
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
@@ -78,7 +79,9 @@ def edited(tmp_path: Path, *changes: tuple[str, str], file: str = "mine.py"):
 
 def test_a_comment_or_another_file_changes_no_rule(tmp_path):
     plain = edited(tmp_path)
-    moved = edited(tmp_path, ("from __future__", "# a comment\nfrom __future__"), file="another.py")
+    moved = edited(
+        tmp_path, ("from dataclasses", "# a comment\nfrom dataclasses"), file="another.py"
+    )
     for profile in STUDY.setups:
         told = rule_of(STUDY, profile)
         assert told == rule_of(plain, profile) == rule_of(moved, profile)

@@ -9,17 +9,15 @@ import pytest
 from normlab.data import DATASETS
 from normlab.runs.config import ConfigError, resolve
 from normlab.studies.hypothesis_tests import MAX_ERROR
-from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
+from normlab.studies.planning import ConfigCache, SetupRuns
+from normlab.studies.protocols import Sweep, Tuning
 from normlab.studies.rules import rule_of
+from normlab.studies.setup import Setup, load_config
 from normlab.studies.study import (
     PROFILES,
-    Setup,
     Study,
-    Sweep,
-    Tuning,
     adapt,
     check_study,
-    load_config,
     load_study,
     study_names,
     varied_settings,
@@ -86,8 +84,7 @@ def all_data_are_there(monkeypatch):
 def rows_of(study: Study, profile: str) -> list:
     memory = ConfigCache()
     setups = {s.name: SetupRuns(s, {}, memory) for s in study.setups.get(profile, ())}
-    evidence = StudyRuns(setups, {})
-    return [] if not setups else study.claims(evidence, profile)
+    return study.contrasts(setups, profile)
 
 
 def config_of(setup: Setup, **settings) -> dict:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from normlab.runs.record import Record
+from normlab.settings import defaults
 from normlab.studies.decisions import (
     LEVEL,
     Contrast,
@@ -20,7 +22,7 @@ from normlab.studies.decisions import (
     n_enough,
     word_of,
 )
-from normlab.studies.effects import accuracy_row
+from normlab.studies.effects import Measured, paired_errors
 from normlab.studies.hypothesis_tests import (
     MCNEMAR,
     PAIRED_T,
@@ -294,42 +296,35 @@ def test_shares(failed, word):
     assert is_inside == (word == "inconclusive")
 
 
-def accuracy(better, worse, failed) -> Contrast:
-    facts = {n: getattr(ROW, n) for n in ("id", "claim", "sentence", "comparison", "scope")}
-    return accuracy_row(
-        better=dict(enumerate(better)),
-        worse=dict(enumerate(worse)),
-        failed=failed,
-        unit=POINTS,
-        sesoi=1.0,
-        n=12,
-        **facts,
+def errors(points: Sequence[float], failed: int = 0) -> dict[int, Record]:
+    """Return runs with these test errors, of which the first ones failed."""
+    finals = [
+        {"validation_accuracy": 0.1 if s < failed else 0.9, "test_accuracy": 1 - p / 100}
+        for s, p in enumerate(points)
+    ]
+    return {s: Record("id", defaults(), "trained", final, []) for s, final in enumerate(finals)}
+
+
+def compared(worse: dict[int, Record], better: dict[int, Record]) -> Measured:
+    return paired_errors((s, (worse[s], better[s])) for s in worse.keys() & better.keys())
+
+
+def test_errors_are_paired_by_seed():
+    found = compared(errors([4.0, 4.0]), errors([1.0, 2.0, 3.0]))
+    assert found.effects == pytest.approx({0: 3.0, 1: 2.0}) and found.test is None
+    assert compared({}, {}).effects == {}
+
+
+@pytest.mark.parametrize("arm, sign", [(0, 1.0), (1, -1.0)])
+def test_many_failures_are_decided_by_mcnemar(arm, sign):
+    quarter, more = (
+        compared(*(errors([2.0 - i] * 12, n if i == arm else 0) for i in (0, 1))) for n in (3, 4)
     )
-
-
-def test_accuracy_rows_pair_by_seed():
-    made = accuracy([1.0, 2.0, 3.0], [4.0, 4.0], lambda s: (False, False))
-    assert made.effects == {0: 3.0, 1: 2.0} and made.test is PAIRED_T
-
-
-@pytest.mark.parametrize("arm", [0, 1])
-def test_many_failures_are_decided_by_mcnemar(arm):
-    def fails_below(count: int):
-        return lambda s: tuple(s < count if i == arm else False for i in (0, 1))
-
-    quarter = accuracy([1.0] * 12, [2.0] * 12, fails_below(3))
-    assert quarter.test is PAIRED_T and quarter.effects[0] == 1.0
-    more = accuracy([1.0] * 12, [2.0] * 12, fails_below(4))
-    sign = -1.0 if arm == 0 else 1.0
-    assert more.test is MCNEMAR and "McNemar" in more.remark and more.unit is TRAINED
+    assert quarter.test is None and quarter.effects[11] == pytest.approx(1.0)
+    assert more.test is MCNEMAR and more.unit is TRAINED and "McNemar" in more.remark
     assert more.effects == {s: sign * (s < 4) for s in range(12)}
-
-
-def test_mcnemar_supports_the_arm_that_trains():
-    made = accuracy([1.0] * 12, [90.0] * 12, lambda s: (False, True))
-    assert decide([made])[0].word == "supported"
-    made = accuracy([90.0] * 12, [1.0] * 12, lambda s: (True, False))
-    assert decide([made])[0].word == "refuted"
+    all_failed = replace(ROW, effects=more.effects | dict.fromkeys(range(12), sign), test=MCNEMAR)
+    assert decide([all_failed])[0].word == ("supported" if arm == 0 else "refuted")
 
 
 def test_n_enough_decides_and_one_fewer_does_not():

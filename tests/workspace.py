@@ -20,11 +20,11 @@ CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
 TINY = '''
 """A study of seconds: some norms, two rates, two seeds on generated images."""
 
-from normlab.studies.hypothesis_tests import PAIRED_T
-from normlab.studies.units import POINTS
+from normlab.studies.effects import Claim, difference
 from normlab.studies.metrics import error_points
-from normlab.studies.study import Arm, Setup, Study, Tuning
-from normlab.studies.decisions import Contrast
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import Arm, Setup
+from normlab.studies.study import Study
 
 ARMS = tuple(Arm(n, {"norm.name": n}, is_primary=True) for n in NORMS)
 SETUP = Setup(
@@ -38,21 +38,12 @@ SETUP = Setup(
 )
 
 
-def claims(evidence, profile):
-    none, batch = (evidence["tiny"].runs_of(arm) for arm in ("none", "batch"))
-    pairs = {s: (none[s], batch[s]) for s in none.keys() & batch.keys()}
-    effects = {s: error_points(a) - error_points(b) for s, (a, b) in pairs.items()}
-    return [
-        Contrast(
-            id="T", claim="T", sentence="It is better", comparison="none - batch", scope="tiny",
-            effects=effects, unit=POINTS, sesoi=1.0, n=2, test=PAIRED_T, setup="tiny",
-        )
-    ]
-
+BETTER = difference("none", "batch", error_points, "none - batch")
+CLAIM = Claim("T", "It is better", "tiny", BETTER, sesoi=1.0, n=2, scope="tiny")
 
 STUDY = Study(
     name="tiny", title="Tiny", question="?", fair_test="f", source="s", expect="e",
-    refuted_if="r", cost="c", setups={"quick": (SETUP,), "standard": (SETUP,)}, claims=claims,
+    refuted_if="r", cost="c", setups={"quick": (SETUP,), "standard": (SETUP,)}, claims=(CLAIM,),
 )
 '''
 

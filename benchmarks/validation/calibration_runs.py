@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from normlab.launch.supervisor import Supervisor, lost_runs
 from normlab.runs.record import Record
 from normlab.runs.store import Records, Store
 from normlab.settings import Config
-from normlab.studies import effects
 from normlab.studies.decisions import Contrast, Verdict, decide
+from normlab.studies.effects import Claim, Measured, error_difference, paired_errors, speedup
 from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
-from normlab.studies.metrics import error_points, is_failed, log_octaves, steps_to_target
+from normlab.studies.metrics import error_points, log_octaves, steps_to_target
 from normlab.studies.planning import ConfigCache, SetupRuns
-from normlab.studies.study import Setup, load_study
+from normlab.studies.setup import Setup
+from normlab.studies.study import load_study
 from normlab.studies.units import OCTAVES, POINTS, Unit
 
 PROFILE = "quick"
@@ -94,39 +95,33 @@ def primaries(setup: Setup, *names: str) -> Setup:
 
 def large_contrasts(speed: SetupRuns, size: SetupRuns) -> list[Contrast]:
     """Return the contrasts that have to be supported, every arm at its own best rate."""
-    facts: dict[str, Any] = {"claim": "", "sentence": "", "n": N}
-    name = "ReLU MLP: error of batch norm over 2 - over 64, tuned rates"
-    errors = effects.error_row(
-        size, "batch/2", "batch/64", id="size", comparison=name, sesoi=1.0, **facts
+    errors = error_difference(
+        *("batch/2", "batch/64"), "ReLU MLP: error of batch norm over 2 - over 64, tuned rates"
     )
-    octaves = Contrast(
-        id="speed",
-        comparison=f"sigmoid MLP: octaves of speed to {speed.setup.target:.0%}, tuned rates",
-        scope=speed.setup.title,
-        effects=effects.octaves(speed, "none", "batch"),
-        unit=OCTAVES,
-        sesoi=0.32,
-        test=SIGNED_RANK,
-        **facts,
-    )
-    return [errors, octaves]
+    name = f"sigmoid MLP: octaves of speed to {speed.setup.target:.0%}, tuned rates"
+    faster = replace(speedup("none", "batch"), comparison=name)
+    return [
+        Claim("size", "", size.setup.name, errors, sesoi=1.0, n=N).contrast(size, PROFILE),
+        Claim("speed", "", speed.setup.name, faster, sesoi=0.32, n=N).contrast(speed, PROFILE),
+    ]
 
 
 def fixed_contrasts(worse: list[Record], better: list[Record]) -> list[Contrast]:
     """Return the errors at one fixed rate: by the rule, and with a failed run's as 90 points."""
-    errors = [{s: error_points(r) for s, r in enumerate(runs)} for runs in (worse, better)]
-    facts: dict[str, Any] = {"claim": "", "sentence": "", "scope": "", "unit": POINTS, "sesoi": 1.0}
-    facts |= {"n": len(worse)}
+    pairs = list(enumerate(zip(worse, better, strict=True)))
+    by_rule = paired_errors(pairs)
+    as_points = {s: error_points(a) - error_points(b) for s, (a, b) in pairs}
     name = f"ReLU MLP: error of batch norm over 2 - over 64, rate {RATE:g}"
-    by_rule = effects.accuracy_row(
-        better=errors[1],
-        worse=errors[0],
-        failed=lambda s: (is_failed(better[s]), is_failed(worse[s])),
-        **facts | {"id": "rule", "comparison": name},
-    )
-    plain = {s: errors[0][s] - errors[1][s] for s in errors[0]}
-    facts |= {"id": "points", "comparison": f"{name}, 90 points for a failed run"}
-    return [by_rule, Contrast(effects=plain, test=PAIRED_T, **facts)]
+
+    def contrast(id: str, comparison: str, measured: Measured) -> Contrast:
+        test, unit = measured.test or PAIRED_T, measured.unit or POINTS
+        facts = ("", "", comparison, "", measured.effects)
+        return Contrast(id, *facts, unit, 1.0, len(pairs), test, remark=measured.remark)
+
+    return [
+        contrast("rule", name, by_rule),
+        contrast("points", f"{name}, 90 points for a failed run", Measured(as_points)),
+    ]
 
 
 def effect_text(verdict: Verdict) -> str:

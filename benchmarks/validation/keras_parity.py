@@ -25,7 +25,7 @@ from normlab.data import Dataset
 from normlab.report.tables import Table
 from normlab.runs.files import make_folder, write_json
 from normlab.settings import Config
-from normlab.studies.study import load_config
+from normlab.studies.setup import load_config
 from normlab.training.population import Population
 
 SEEDS = (0, 1, 2)

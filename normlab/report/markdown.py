@@ -15,7 +15,8 @@ from normlab.report.tables import Markdown, markdown_text
 from normlab.report.templates import render
 from normlab.runs.errors import StorageError
 from normlab.runs.files import write_atomic
-from normlab.studies.study import ROOT, Study
+from normlab.studies.setup import ROOT
+from normlab.studies.study import Study
 
 SHOWN = ("machine", "device", "versions", "Python", "git commit", "training version")
 """What the head of the page says of where the runs come from."""

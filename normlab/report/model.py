@@ -27,7 +27,7 @@ from normlab.runs.provenance import timing_place
 from normlab.runs.record import Record
 from normlab.runs.store import Records, Store
 from normlab.studies.decisions import Verdict, decide, holm_pairs, word_of
-from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
+from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.rules import KeptRule
 from normlab.studies.study import Study
 
@@ -123,19 +123,21 @@ def collect(
     for study in studies:
         setups = study.setups.get(profile, ())
         if setups:
-            runs = study_runs(store, study, {s.name: SetupRuns(s, found, cache) for s in setups})
-            verdicts = [explained(v, runs) for v in decide(study.claims(runs, profile))]
+            runs = {s.name: SetupRuns(s, found, cache) for s in setups}
+            add_measurements(store, study, runs)
+            verdicts = [explained(v, runs) for v in decide(study.contrasts(runs, profile))]
             reports.append(StudyReport(study, profile, runs, verdicts))
     return judge_overall(reports)
 
 
-def study_runs(store: Store, study: Study, setups: Mapping[str, SetupRuns]) -> StudyRuns:
-    """Return the setups with what is measured outside of their runs: step times, benchmarks."""
+def add_measurements(store: Store, study: Study, setups: Mapping[str, SetupRuns]) -> None:
+    """Give the setups what is measured outside of their runs: step times, benchmarks."""
+    paths = {name: store.root / "bench" / f"{name}.json" for name in study.benchmarks}
+    records = {name: read_json(path) for name, path in paths.items() if path.exists()}
     for runs in setups.values():
         times = step_times(store, runs)
         runs.step_seconds = times.seconds if times else {}
-    paths = {name: store.root / "bench" / f"{name}.json" for name in study.measured}
-    return StudyRuns(setups, {n: read_json(p) for n, p in paths.items() if p.exists()})
+        runs.benchmarks = records
 
 
 def explained(verdict: Verdict, setups: Mapping[str, SetupRuns]) -> Verdict:

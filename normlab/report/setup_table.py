@@ -11,7 +11,7 @@ from normlab.runs.record import Record
 from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, median, median_interval
 from normlab.studies.metrics import accuracy, error_points, is_failed, log_octaves, steps_to_target
 from normlab.studies.planning import SetupRuns
-from normlab.studies.study import Arm, Sweep, Tuning
+from normlab.studies.setup import Arm
 from normlab.studies.units import NOTHING, decimal, magnitude, rate_text, with_interval
 
 RUNNING = "running_"
@@ -74,27 +74,20 @@ def lines_of(e: SetupRuns) -> list[Line]:
     lines = []
     for arm in e.setup.arms:
         other, runs = reference_of(e, arm), e.runs_of(arm.name)
-        sweep = isinstance(e.setup.protocol, Sweep)
-        grid = e.grids.get(arm.name, {}).values()
         lines.append(
             Line(
                 name=arm.name,
                 role="primary" if arm.is_primary else "screening",
                 runs=runs,
-                tried=[r for found in (grid if sweep else [runs]) for r in found.values()],
+                tried=e.tried(arm.name),
                 reference=e.runs_of(other) if other else {},
-                rates=_swept(e, arm.name),
-                reference_rates=_swept(e, other),
+                rates=e.largest_rates(arm.name),
+                reference_rates=e.largest_rates(other),
             )
         )
     for name, runs in e.follows.items():
         lines.append(Line(name, "follows", runs, [*runs.values()], {}, {}, {}))
     return lines
-
-
-def _swept(e: SetupRuns, arm: str) -> Mapping[int, float]:
-    is_known = isinstance(e.setup.protocol, Sweep) and arm in e.best
-    return e.largest_rates(arm) if is_known else {}
 
 
 def reference_of(e: SetupRuns, arm: Arm) -> str:
@@ -108,8 +101,7 @@ def reference_of(e: SetupRuns, arm: Arm) -> str:
         line = [a for a in levels if a.line == arm.line] or levels
         name = max(line, key=lambda a: a.level or 0.0).name
     else:
-        is_error = isinstance(e.setup.protocol, Tuning) and e.setup.protocol.metric != "steps"
-        name = "batch" if is_error else "none"
+        name = "none" if e.setup.protocol.has_target else "batch"
     return name if name != arm.name and e.setup.arm(name) else ""
 
 
@@ -117,33 +109,25 @@ def _columns(e: SetupRuns, step_seconds: Mapping[str, float]) -> list[Column]:
     protocol, target = e.setup.protocol, e.setup.target
     references = {reference_of(e, a) for a in e.setup.arms} - {""}
     other = references.pop() if len(references) == 1 else "the line's largest level"
-    rate, failed = "tuned rate", "failed"
-    if isinstance(protocol, Sweep):
-        rate, failed = "best rate", "failed, all rates"
-        middle: list[Column] = [
-            ("largest rate that trains", _largest_rate),
-            (f"times the rate of {other}", _rate_ratio),
-        ]
-    elif protocol.metric == "steps":
-        middle = [
-            (f"steps to {100 * target:g} %", partial(_steps, target=target)),
-            (f"times faster than {other}", partial(_speed, target=target)),
-            ("steps, running averages", partial(_steps, target=target, mode=RUNNING)),
-        ]
-    else:
-        middle = [
-            ("test error, points", _error),
-            (f"difference to {other}", _difference),
-            ("test error, running averages", partial(_error, mode=RUNNING)),
-            ("test error, each batch's own statistics", partial(_error, mode=BATCH)),
-        ]
+    makers: dict[str, Callable[[Line], Cell]] = {
+        "steps": partial(_steps, target=target),
+        "speed": partial(_speed, target=target),
+        "running steps": partial(_steps, target=target, mode=RUNNING),
+        "error": _error,
+        "difference": _difference,
+        "running error": partial(_error, mode=RUNNING),
+        "batch error": partial(_error, mode=BATCH),
+        "largest rate": _largest_rate,
+        "rate ratio": _rate_ratio,
+    }
+    quantities = protocol.columns(f"{100 * target:g} %", other)
     return [
         ("arm", lambda line: line.name),
         ("role", lambda line: line.role),
-        (rate, _rate),
+        (protocol.rate_column, _rate),
         ("n", lambda line: line.n),
-        *middle,
-        (failed, _failed),
+        *((title, makers[quantity]) for title, quantity in quantities),
+        (protocol.failed_column, _failed),
         ("test accuracy, %", _accuracy),
         ("seconds to target", partial(_seconds, target=target, step_seconds=step_seconds)),
     ]
@@ -242,8 +226,7 @@ def _note(e: SetupRuns, lines: list[Line], times: StepTimes | None) -> str:
     sizes = sorted({line.n for line in lines if line.n >= 2}, reverse=True)
     covered = [f"{100 * median_interval(range(n))[2]:.0f} % at n = {n}" for n in sizes]
     parts = ["Means: 95 % t intervals."]
-    protocol = e.setup.protocol
-    if covered and (isinstance(protocol, Sweep) or protocol.metric == "steps"):
+    if covered and e.setup.protocol.has_target:
         parts.append(f"Medians: order-statistic intervals, covering {', '.join(covered)}.")
     if any(line.has_mode(RUNNING) for line in lines):
         parts.append(

@@ -1,15 +1,23 @@
-"""From the runs of two arms to the row of a contrast: errors, steps to a target."""
+"""Claims, and the effects that test them: from the runs of a setup to a contrast."""
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-
+from normlab.runs.record import Record
 from normlab.studies.decisions import Contrast
-from normlab.studies.hypothesis_tests import MCNEMAR, PAIRED_T
+from normlab.studies.hypothesis_tests import (
+    MCNEMAR,
+    PAIRED_T,
+    PROPORTION,
+    SIGNED_RANK,
+    HypothesisTest,
+)
 from normlab.studies.metrics import (
     at_train_loss,
     error_points,
@@ -18,37 +26,184 @@ from normlab.studies.metrics import (
     steps_to_target,
 )
 from normlab.studies.planning import SetupRuns
-from normlab.studies.units import POINTS, TRAINED
+from normlab.studies.units import DECADES, FAILED, OCTAVES, POINTS, TRAINED, Unit
+
+MANY_FAILED = 0.25
+"""Proportion of failed runs of an arm above which errors are not compared, but failures."""
 
 
-def error_row(e: SetupRuns, worse: str, better: str, *, n: int, **facts) -> Contrast:
-    """Return the row with e = test error of `worse` - test error of `better`, in points; `n` is the
-    planned one, whatever number of seeds the setup was given on the command line."""
-    runs = {arm: e.runs_of(arm) for arm in (worse, better)}
-    errors = {arm: {s: error_points(r) for s, r in runs[arm].items()} for arm in runs}
-    facts = {
-        "comparison": f"test error of {worse} - test error of {better}, each at its best rate",
-        "scope": e.setup.title,
-        "setup": e.setup.name,
-        "unit": POINTS,
-        "n": n,
-        **facts,
-    }
-    return accuracy_row(
-        better=errors[better],
-        worse=errors[worse],
-        failed=lambda s: (is_failed(runs[better][s]), is_failed(runs[worse][s])),
-        **facts,
+@dataclass(frozen=True)
+class Measured:
+    """The effects of a contrast, and what the runs say about them."""
+
+    effects: dict[int, Any]
+    remark: str = ""
+    unmet: str = ""
+    """Why the contrast cannot be tested on these runs; empty: it can."""
+    test: HypothesisTest | None = None
+    unit: Unit | None = None
+    """Test and unit that replace those of the effect, because of how the runs ended."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What is measured for each seed, oriented so that more than 0 favours the claim."""
+
+    test: HypothesisTest
+    unit: Unit
+    comparison: str
+    """What is compared, in words; {target} becomes the target of the setup."""
+    measure: Callable[[SetupRuns], dict[int, Any] | Measured]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, the effect that tests it on a setup, and the rule: fixed before any run."""
+
+    id: str
+    sentence: str
+    setup: str
+    """The name of the setup; profiles without it do not test the claim."""
+    effect: Effect
+    sesoi: float | Mapping[str, float]
+    """The smallest effect of interest, or profile -> that."""
+    n: int | Mapping[str, int]
+    """The planned number of seeds, or profile -> that."""
+    prerequisite: str = ""
+    """Id of the claim that must be supported for this one to be testable at all."""
+    scope: str = ""
+    """Network and data, if they are not those of the setup."""
+
+    @property
+    def claim(self) -> str:
+        """The number of the claim: C10 of C10a-layer."""
+        return re.sub("[a-z]*(-.*)?$", "", self.id)
+
+    def contrast(self, e: SetupRuns, profile: str) -> Contrast:
+        effect, measured = self.effect, self.effect.measure(e)
+        if not isinstance(measured, Measured):
+            measured = Measured(measured)
+        return Contrast(
+            id=self.id,
+            claim=self.claim,
+            sentence=self.sentence,
+            comparison=effect.comparison.replace("{target}", f"{100 * e.setup.target:g} %"),
+            scope=self.scope or e.setup.title,
+            effects=measured.effects,
+            unit=measured.unit or effect.unit,
+            sesoi=self.sesoi[profile] if isinstance(self.sesoi, Mapping) else self.sesoi,
+            n=self.n[profile] if isinstance(self.n, Mapping) else self.n,
+            test=measured.test or effect.test,
+            setup=self.setup,
+            prerequisite=self.prerequisite,
+            remark=measured.remark,
+            unmet=measured.unmet,
+        )
+
+
+def subtract(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
+    """Return seed -> first - second; equal values tie, also when both are infinite."""
+    seeds = sorted(first.keys() & second.keys())
+    return {s: 0.0 if first[s] == second[s] else float(first[s] - second[s]) for s in seeds}
+
+
+def difference(
+    first: str,
+    second: str,
+    value: Callable[[Record], float],
+    comparison: str,
+    unit: Unit = POINTS,
+    test: HypothesisTest = PAIRED_T,
+) -> Effect:
+    """Value of `first` - value of `second`."""
+
+    def measure(e: SetupRuns) -> dict[int, float]:
+        return {s: value(a) - value(b) for s, (a, b) in e.paired(first, second)}
+
+    return Effect(test, unit, comparison, measure)
+
+
+def error_difference(worse: str, better: str, comparison: str = "") -> Effect:
+    """Test error of `worse` - test error of `better`; see `paired_errors`."""
+    default = f"test error of {worse} - test error of {better}, each at its best rate"
+    return Effect(
+        PAIRED_T, POINTS, comparison or default, lambda e: paired_errors(e.paired(worse, better))
     )
+
+
+def paired_errors(pairs: Iterable[tuple[int, Sequence[Record]]]) -> Measured:
+    """Return the differences of the test errors of (worse, better), in points.
+
+    If more than a quarter of either arm's runs failed, McNemar's test on "trained" decides
+    instead: the effect is 1 where only `better` trained, -1 where only `worse` did.
+    """
+    runs = dict(pairs)
+    failed = {s: (is_failed(worse), is_failed(better)) for s, (worse, better) in runs.items()}
+    if any(sum(arm) > MANY_FAILED * len(arm) for arm in zip(*failed.values(), strict=True)):
+        effects = {s: float(worse) - float(better) for s, (worse, better) in failed.items()}
+        remark = "decided by McNemar's test on trained"
+        return Measured(effects, remark, test=MCNEMAR, unit=TRAINED)
+    return Measured({s: error_points(worse) - error_points(b) for s, (worse, b) in runs.items()})
+
+
+def interaction(a: str, b: str, c: str, d: str, comparison: str = "") -> Effect:
+    """(error of a - error of b) - (error of c - error of d), test errors in points."""
+
+    def measure(e: SetupRuns) -> dict[int, float]:
+        errors = {s: [error_points(r) for r in runs] for s, runs in e.paired(a, b, c, d)}
+        return {s: v[0] - v[1] - (v[2] - v[3]) for s, v in errors.items()}
+
+    return Effect(PAIRED_T, POINTS, comparison, measure)
 
 
 def octaves(e: SetupRuns, slow: str, fast: str) -> dict[int, float]:
     """Return seed -> log2 of the steps to the target, `slow` over `fast`."""
-    runs, others, target = e.runs_of(slow), e.runs_of(fast), e.setup.target
+    target = e.setup.target
     return {
-        s: log_octaves(steps_to_target(runs[s], target), steps_to_target(others[s], target))
-        for s in sorted(runs.keys() & others.keys())
+        s: log_octaves(steps_to_target(a, target), steps_to_target(b, target))
+        for s, (a, b) in e.paired(slow, fast)
     }
+
+
+def speedup(slow: str, fast: str) -> Effect:
+    """How many times fewer steps `fast` needs to the target."""
+    comparison = f"log2(T {slow} / T {fast}) to {{target}}, each at its best rate"
+    return Effect(SIGNED_RANK, OCTAVES, comparison, lambda e: octaves(e, slow, fast))
+
+
+def speedup_in_seconds(slow: str, fast: str) -> Effect:
+    """The same in seconds of single runs: less log2 of what a step costs; no effects where the
+    steps were not timed."""
+
+    def measure(e: SetupRuns) -> Measured:
+        seconds = e.step_seconds
+        if not seconds.keys() >= {slow, fast}:
+            return Measured({})
+        cost = math.log2(seconds[fast] / seconds[slow])
+        effects = {s: v - cost for s, v in octaves(e, slow, fast).items()}
+        return Measured(effects, f"a step with {fast} norm takes {2**cost:.2f} times as long here")
+
+    steps = speedup(slow, fast)
+    comparison = f"{steps.comparison}, in seconds of single runs"
+    return replace(steps, comparison=comparison, measure=measure)
+
+
+def rate_ratio(large: str, small: str, comparison: str) -> Effect:
+    """log10 of the largest rate that trains, `large` - `small`."""
+
+    def measure(e: SetupRuns) -> dict[int, float]:
+        return subtract(e.largest_rates(large), e.largest_rates(small))
+
+    return Effect(SIGNED_RANK, DECADES, comparison, measure)
+
+
+def failure_proportion(name: str, comparison: str) -> Effect:
+    """The proportion of failed runs of an arm or a follow-up; a small one favours the claim."""
+
+    def measure(e: SetupRuns) -> dict[int, float]:
+        return {s: float(is_failed(run)) for s, run in e.runs_of(name).items()}
+
+    return Effect(PROPORTION, FAILED, comparison, measure)
 
 
 def at_matched_losses(
@@ -61,34 +216,10 @@ def at_matched_losses(
 ) -> dict[int, float]:
     """Return seed -> mean over the training losses that both arms reach of value(first) -
     value(second) there, of a key of their curves; seeds without such a loss are left out."""
-    runs, others = e.runs_of(first), e.runs_of(second)
     found = {}
-    for s in sorted(runs.keys() & others.keys()):
-        pairs = [(at_train_loss(runs[s], key, x), at_train_loss(others[s], key, x)) for x in losses]
-        told = [value(a) - value(b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
-        if told:
-            found[s] = statistics.fmean(told)
+    for seed, runs in e.paired(first, second):
+        pairs = [[at_train_loss(run, key, x) for run in runs] for x in losses]
+        reached = [value(a) - value(b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
+        if reached:
+            found[seed] = statistics.fmean(reached)
     return found
-
-
-def accuracy_row(
-    *,
-    better: dict[int, float],
-    worse: dict[int, float],
-    failed: Callable[[int], tuple[bool, bool]],
-    **facts,
-) -> Contrast:
-    """Return a row whose effect is error `worse` - error `better` in points, paired by seed.
-
-    If more than a quarter of either arm's runs failed, the row is decided by McNemar's test on
-    "trained" instead: e = 1 where only `better` trained, -1 where only `worse` did.
-    `failed(seed)` tells for (better, worse) whether the run failed.
-    """
-    seeds = sorted(better.keys() & worse.keys())
-    flags = {s: failed(s) for s in seeds}
-    shares = [np.mean([flags[s][i] for s in seeds]) if seeds else 0.0 for i in (0, 1)]
-    if max(shares) > 0.25:
-        effects = {s: float(flags[s][1]) - float(flags[s][0]) for s in seeds}
-        facts |= {"unit": TRAINED, "remark": "decided by McNemar's test on trained"}
-        return Contrast(effects=effects, test=MCNEMAR, **facts)
-    return Contrast(effects={s: worse[s] - better[s] for s in seeds}, test=PAIRED_T, **facts)

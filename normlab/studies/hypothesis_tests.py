@@ -246,7 +246,3 @@ THRESHOLDS = HypothesisTest(
     is_difference=False,
     limits=(0.5, 0.95),
 )
-TESTS = {
-    test.name: test
-    for test in (PAIRED_T, SIGNED_RANK, PROPORTION, MCNEMAR, QUANTILE, MAX_ERROR, THRESHOLDS)
-}

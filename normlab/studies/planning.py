@@ -7,24 +7,16 @@ the others on the list; a later stage asks once the earlier one can answer.
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from normlab.runs.config import resolve, run_id
 from normlab.runs.record import Record
 from normlab.settings import Config
-from normlab.studies.metrics import (
-    FAILED_ERROR,
-    MISSED_STEPS,
-    error_points,
-    is_failed,
-    largest_rate,
-    steps_to_target,
-    train_accuracy,
-)
-from normlab.studies.study import Arm, Setup, Sweep, Tuning, load_config
+from normlab.studies import protocols
+from normlab.studies.protocols import FollowUp, rate_of
+from normlab.studies.setup import Arm, Setup, load_config
 
 
 @dataclass(frozen=True)
@@ -59,19 +51,6 @@ class ConfigCache:
         return self.resolved[key]
 
 
-def rate_of(exponent: float) -> float:
-    """Return 10^exponent with 4 significant digits, so that a rate has one spelling."""
-    return float(f"{10**exponent:.4g}")
-
-
-class StudyRuns(dict[str, "SetupRuns"]):
-    """The setups of one study by name, with the records of the benchmarks that it reads."""
-
-    def __init__(self, setups: Mapping[str, SetupRuns], measured: Mapping[str, Any]):
-        super().__init__(setups)
-        self.measured = measured
-
-
 class SetupRuns:
     """All runs of one setup, as far as they are known."""
 
@@ -90,160 +69,114 @@ class SetupRuns:
         """arm -> exponent of its rate: the best, or the median largest that trains."""
         self.step_seconds: Mapping[str, float] = {}
         """arm -> seconds of a step of a single run, where one machine measured them."""
-        groups: dict[str, list[Arm]] = {}
-        for arm in setup.arms:
-            if arm.is_primary:
-                groups.setdefault(arm.group, []).append(arm)
-        for group in [*groups.values(), *([a] for a in setup.arms if not a.is_primary)]:
+        self.benchmarks: Mapping[str, Any] = {}
+        """Records of the benchmarks that the study reads, by name."""
+        for group in _groups(setup.arms):
             self._plan_group(group)
         for follow_up in setup.follows:
-            self._plan_follow(follow_up)
-
-    def seeds(self, arm: Arm) -> range:
-        return range(self.setup.seeds if arm.is_primary else self.setup.screening_seeds)
+            self._plan_follow_up(follow_up)
 
     @property
     def times_steps(self) -> bool:
-        """Whether the setup asks for steps to a target, which seconds can be told of."""
-        protocol = self.setup.protocol
-        return isinstance(protocol, Tuning) and protocol.metric == "steps"
+        return self.setup.protocol.times_steps
 
     @property
     def is_complete(self) -> bool:
         return all(run in self.records for run in self.wanted)
 
-    def _ask(self, arm: Arm, stage: str, exponent: float, seeds, extra=None) -> dict[int, Record]:
+    def _ask(
+        self, arm: Arm, stage: str, exponent: float, seeds: Sequence[int], settings: Config
+    ) -> dict[int, Record]:
         found: dict[int, Record] = {}
         for seed in seeds:
-            settings = arm.settings | (extra or {}) | {"optim.lr": rate_of(exponent)}
-            settings |= {"seed": 0, self.setup.seed_setting: seed}
-            name, config = self.cache.look_up(self.setup, settings)
+            changed = arm.settings | settings | {"optim.lr": rate_of(exponent)}
+            changed |= {"seed": 0, self.setup.seed_setting: seed}
+            name, config = self.cache.look_up(self.setup, changed)
             self.wanted[name] = RequiredRun(name, config, self.setup.name, arm.name, stage)
             if name in self.records:
                 found[seed] = self.records[name]
         return found
 
     def _plan_group(self, group: list[Arm]) -> None:
-        protocol = self.setup.protocol
-        stride = 1
-        if isinstance(protocol, Sweep) and not group[0].is_primary:
-            stride = protocol.screening_stride
-        exponents = list(protocol.exponents[::stride])
+        """Plan arms that share a grid: it grows, then each arm takes its rate and reports."""
+        protocol, target = self.setup.protocol, self.setup.target
+        exponents, spacing = protocol.grid(group[0].is_primary)
         is_known = self._ask_grid(group, exponents)
         for _ in range(protocol.extensions):
-            spacing = protocol.spacing * stride
-            grown = self._grow(group, exponents, spacing) if is_known else exponents
-            if grown == exponents:
+            if not is_known:
+                return
+            sides = [protocol.grows(self.grids[arm.name], target) for arm in group]
+            below, above = (any(side) for side in zip(*sides, strict=True))
+            if not below and not above:
                 break
-            exponents = grown
+            exponents = [
+                *([round(exponents[0] - spacing, 4)] if below else []),
+                *exponents,
+                *([round(exponents[-1] + spacing, 4)] if above else []),
+            ]
             is_known = self._ask_grid(group, exponents)
-        if is_known and isinstance(protocol, Tuning):
-            for arm in group:
-                self.best[arm.name] = self._best_exponent(arm.name)
-                self.reports[arm.name] = self._ask(
-                    arm,
-                    "report",
-                    self.best[arm.name],
-                    self.seeds(arm),
-                    self.setup.report_settings,
-                )
-        elif is_known:
-            for arm in group:
-                self.best[arm.name] = statistics.median_low(self.largest_rates(arm.name).values())
+        for arm in group if is_known else []:
+            self.best[arm.name] = best = protocol.chosen(self.grids[arm.name], target)
+            rate = protocol.reporting_rate(best)
+            if rate is not None:
+                seeds, settings = self.setup.seeds_of(arm), self.setup.report_settings
+                self.reports[arm.name] = self._ask(arm, "report", rate, seeds, settings)
 
     def _ask_grid(self, group: list[Arm], exponents: list[float]) -> bool:
+        """Ask for the runs of a grid; tell whether all of them are there."""
         protocol = self.setup.protocol
-        is_known = True
+        settings, is_known = protocol.grid_settings(self.setup.target), True
         for arm in group:
-            seeds = protocol.seeds if isinstance(protocol, Tuning) else self.seeds(arm)
-            stage = "tune" if isinstance(protocol, Tuning) else "sweep"
-            grid = {e: self._ask(arm, stage, e, seeds, self._brief()) for e in exponents}
+            seeds = protocol.grid_seeds(self.setup.seeds_of(arm))
+            grid = {e: self._ask(arm, protocol.stage, e, seeds, settings) for e in exponents}
             self.grids[arm.name] = grid
             is_known &= all(len(runs) == len(seeds) for runs in grid.values())
         return is_known
 
-    def _brief(self) -> Config:
-        """Return the settings of tuning runs alone: tuned for speed, they end at the target."""
-        return {"train.stop_at": self.setup.target} if self.times_steps else {}
-
-    def _grow(self, group: list[Arm], exponents: list[float], spacing: float) -> list[float]:
-        """Return the grid with a rate added on each side that asks for one."""
-        protocol = self.setup.protocol
-        low, high = exponents[0], exponents[-1]
-        below = above = False
-        for arm in group:
-            if isinstance(protocol, Tuning):
-                best = self._best_exponent(arm.name)
-                below, above = below or best == low, above or best == high
-            else:
-                above = above or not self._ends_in_failures(arm.name)
-        lower = [round(low - spacing, 4)] if below else []
-        upper = [round(high + spacing, 4)] if above else []
-        return [*lower, *exponents, *upper]
-
-    def _ends_in_failures(self, arm: str) -> bool:
-        top = sorted(self.grids[arm])[-2:]
-        return all(not self.reaches(r) for e in top for r in self.grids[arm][e].values())
-
-    def reaches(self, record: Record) -> bool:
-        """Tell whether a run trained: it ended at or above the target on validation."""
-        return not is_failed(record) and record.final["validation_accuracy"] >= self.setup.target
-
-    def tuning_value(self, record: Record) -> float:
-        """Return what tuning minimises: log2 of the steps to the target, or an error."""
-        if self.times_steps:
-            steps = steps_to_target(record, self.setup.target)
-            return math.log2(min(steps, MISSED_STEPS * record.config["train.steps"]))
-        protocol = self.setup.protocol
-        if isinstance(protocol, Tuning) and protocol.metric == "train_error":
-            return 1 - train_accuracy(record)
-        if is_failed(record):
-            return FAILED_ERROR
-        return 1 - record.final["validation_accuracy"]
-
-    def _best_exponent(self, arm: str) -> float:
-        """Return the exponent with the least mean tuning value; ties (no rate reaches the target,
-        say) go to the least validation error, then to the lower rate."""
-        grid = self.grids[arm]
-
-        def rank(exponent: float) -> tuple[float, float, float]:
-            runs = grid[exponent].values()
-            errors = (error_points(r, "validation") for r in runs)
-            value = statistics.fmean(map(self.tuning_value, runs))
-            return value, statistics.fmean(errors), exponent
-
-        return min(grid, key=rank)
-
-    def largest_rates(self, arm: str) -> dict[int, float]:
-        """Return for each seed the exponent of the largest rate that trains (sweep protocol)."""
-        by_seed: dict[int, dict[float, bool]] = {}
-        for exponent, runs in self.grids[arm].items():
-            for seed, record in runs.items():
-                by_seed.setdefault(seed, {})[exponent] = self.reaches(record)
-        return {seed: largest_rate(passed) for seed, passed in sorted(by_seed.items())}
-
-    def rate(self, arm: str) -> float | None:
-        """Return the rate that came out for an arm, or None while it is not known."""
-        return rate_of(self.best[arm]) if math.isfinite(self.best.get(arm, math.inf)) else None
-
-    def _plan_follow(self, follow_up) -> None:
+    def _plan_follow_up(self, follow_up: FollowUp) -> None:
         arm, best = self.setup.arm(follow_up.arm), self.best.get(follow_up.rate_of, math.inf)
         if arm is None or not math.isfinite(best):
             return
-        exponent = round(best + math.log10(follow_up.factor), 4)
-        seeds = range(follow_up.seeds) if follow_up.seeds else self.seeds(arm)
-        self.follows[follow_up.name] = self._ask(
-            arm, f"follow: {follow_up.name}", exponent, seeds, follow_up.settings
-        )
+        seeds = follow_up.seeds_of(self.setup.seeds_of(arm))
+        exponent, settings = follow_up.exponent(best), follow_up.settings
+        self.follows[follow_up.name] = self._ask(arm, follow_up.stage, exponent, seeds, settings)
 
-    def runs_of(self, arm: str) -> dict[int, Record]:
-        """Return the runs that speak for an arm: its report, or its runs at the best swept rate."""
-        if isinstance(self.setup.protocol, Sweep):
-            grid = self.grids.get(arm, {})
-            if not grid or not all(grid.values()):
-                return {}
-            best = min(
-                grid, key=lambda e: (statistics.fmean(map(self.tuning_value, grid[e].values())), e)
-            )
-            return grid[best]
-        return self.reports.get(arm, {})
+    def reaches(self, run: Record) -> bool:
+        return protocols.reaches(run, self.setup.target)
+
+    def largest_rates(self, arm: str) -> dict[int, float]:
+        """Return seed -> exponent of the largest rate that trains, of a sweep; {} while the runs of
+        the grid are not all there."""
+        if arm not in self.best:
+            return {}
+        return self.setup.protocol.largest_rates(self.grids[arm], self.setup.target)
+
+    def rate(self, arm: str) -> float | None:
+        """Return the rate that an arm has been given, or None while it is not known."""
+        return rate_of(self.best[arm]) if math.isfinite(self.best.get(arm, math.inf)) else None
+
+    def runs_of(self, name: str) -> Mapping[int, Record]:
+        """Return the runs that represent an arm or a follow-up."""
+        if name in self.follows:
+            return self.follows[name]
+        grid, reports = self.grids.get(name, {}), self.reports.get(name, {})
+        return self.setup.protocol.runs(grid, reports, self.setup.target)
+
+    def tried(self, arm: str) -> list[Record]:
+        """Return the runs of an arm whose failures are counted."""
+        return self.setup.protocol.tried(self.grids.get(arm, {}), self.reports.get(arm, {}))
+
+    def paired(self, *names: str) -> Iterator[tuple[int, tuple[Record, ...]]]:
+        """Yield (seed, a run of each of these arms or follow-ups) where all of them have one."""
+        runs = [self.runs_of(name) for name in names]
+        for seed in sorted(set.intersection(*map(set, runs)) if runs else ()):
+            yield seed, tuple(found[seed] for found in runs)
+
+
+def _groups(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """Return the arms that share a grid: primary ones by their group, each other one alone."""
+    groups: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if arm.is_primary:
+            groups.setdefault(arm.group, []).append(arm)
+    return [*groups.values(), *([arm] for arm in arms if not arm.is_primary)]

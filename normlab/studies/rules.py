@@ -20,8 +20,9 @@ from normlab.runs.provenance import now
 from normlab.runs.store import Store
 from normlab.settings import Config
 from normlab.studies import decisions, hypothesis_tests, metrics
-from normlab.studies.planning import ConfigCache, SetupRuns, StudyRuns
-from normlab.studies.study import FollowUp, Setup, Study, Sweep, Tuning
+from normlab.studies.planning import ConfigCache, SetupRuns
+from normlab.studies.setup import Setup
+from normlab.studies.study import Study
 
 HASHES_BEFORE_CONTENT = json.loads(
     Path(__file__).with_name("rules_before_content.json").read_text()
@@ -47,7 +48,7 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
     """Return all that decides the verdicts of a study in one profile, as JSON has it."""
     study, cache = study.planned or study, cache or ConfigCache(needs_data=False)
     setups = study.setups[profile]
-    evidence = StudyRuns({s.name: SetupRuns(s, {}, cache) for s in setups}, {})
+    runs = {s.name: SetupRuns(s, {}, cache) for s in setups}
     content = {
         "decision": {
             "level": decisions.LEVEL,
@@ -58,7 +59,7 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
             "error of a failed run": metrics.FAILED_ERROR,
             "missed steps": metrics.MISSED_STEPS,
         },
-        "claims": {row.id: claim_content(row) for row in study.claims(evidence, profile)},
+        "claims": {c.id: claim_content(c) for c in study.contrasts(runs, profile)},
         "setups": {setup.name: setup_content(setup, cache) for setup in setups},
     }
     return json.loads(json.dumps(content, sort_keys=True))
@@ -91,30 +92,14 @@ def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
             | {"is primary": arm.is_primary, "tuned with": arm.group}
             for arm in setup.arms
         },
-        "protocol": protocol_content(setup.protocol),
+        "protocol": setup.protocol.content(),
         "seeds": setup.seeds,
         "screening seeds": setup.screening_seeds,
         "seed setting": setup.seed_setting,
         "target": setup.target,
         "settings of reports": dict(setup.report_settings),
-        "follow-ups": {f.name: follow_up_content(f) for f in setup.follows},
+        "follow-ups": {f.name: f.content() for f in setup.follows},
     }
-
-
-def protocol_content(protocol: Tuning | Sweep) -> dict[str, Any]:
-    grid = {
-        "exponents": protocol.exponents,
-        "spacing": protocol.spacing,
-        "extensions": protocol.extensions,
-    }
-    if isinstance(protocol, Tuning):
-        return grid | {"kind": "tuning", "tuned": protocol.metric, "seeds": protocol.seeds}
-    return grid | {"kind": "sweep", "screening stride": protocol.screening_stride}
-
-
-def follow_up_content(f: FollowUp) -> dict[str, Any]:
-    facts = {"arm": f.arm, "rate of": f.rate_of, "factor": f.factor, "seeds": f.seeds}
-    return facts | {"settings": dict(f.settings)}
 
 
 def digest(content: Any) -> str:

@@ -2,114 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
 from normlab.runs.files import NAME
-from normlab.settings import SETTINGS, Config, flatten, nearest_setting
+from normlab.settings import SETTINGS, Config, nearest_setting
+from normlab.studies.decisions import Contrast
+from normlab.studies.effects import Claim
+from normlab.studies.planning import SetupRuns
+from normlab.studies.setup import ROOT, Setup, load_config, load_module, norm_arms
 
-ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("quick", "standard", "full")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One thing that is compared: a name and the settings that make it."""
-
-    name: str
-    settings: Config
-    is_primary: bool = False
-    """Primary arms run at the planned n and decide; the others are screened and do not."""
-    level: float | None = None
-    """Its place on the axis of a figure over levels (a batch size, say)."""
-    line: str = ""
-    """The line of that figure it belongs to."""
-    group: str = ""
-    """Primary arms of one group are tuned on one grid: an extension for one is one for all."""
-
-
-def norm_arms(*names: str, primary: tuple[str, ...] = ()) -> tuple[Arm, ...]:
-    """Return one arm for each scheme, called as the scheme is."""
-    return tuple(Arm(n, {"norm.name": n}, is_primary=n in primary) for n in names)
-
-
-HALF_DECADES = tuple(e / 2 for e in range(-6, 2))
-"""log10 of the rule book's tuning grid: 10^-3 to 10^0.5."""
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Give every arm its own best rate: the same grid and tuning seeds, then fresh seeds report."""
-
-    exponents: tuple[float, ...]
-    """log10 of the rates."""
-    spacing: float
-    metric: Literal["steps", "error", "train_error"]
-    """What is tuned: steps to the setup's target or error, both on validation, or the error on
-    the training examples of eval.train_examples."""
-    seeds: tuple[int, ...] = (1000, 1001, 1002)
-    extensions: int = 4
-    """While the best rate lies on an edge, the grid grows there, at most this often."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Run every rate of a grid with the reporting seeds; it grows upwards until 2 in a row fail."""
-
-    exponents: tuple[float, ...]
-    spacing: float
-    extensions: int = 8
-    screening_stride: int = 1
-    """Screening arms take every so-manieth rate of the grid."""
-
-
-@dataclass(frozen=True)
-class FollowUp:
-    """Further runs of an arm at a rate that comes out of another's: factor x the best (tuning) or
-    x the median of the largest that trains (sweep)."""
-
-    name: str
-    arm: str
-    rate_of: str
-    factor: float = 1.0
-    seeds: int = 0
-    """0: as many as the arm reports."""
-    settings: Config = field(default_factory=dict)
-    is_secondary: bool = False
-    """Whether no row rests on it: --seeds, which explores, then leaves it out."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Where arms are compared: network, data, protocol."""
-
-    name: str
-    title: str
-    base: str
-    """A configuration in configs/, by name."""
-    arms: tuple[Arm, ...]
-    protocol: Tuning | Sweep
-    settings: Config = field(default_factory=dict)
-    seeds: int = 12
-    """Planned n of the primary arms: seeds 0 .. n - 1."""
-    screening_seeds: int = 5
-    target: float = 0.9
-    """Accuracy to reach."""
-    report_settings: Config = field(default_factory=dict)
-    """Settings of the reporting runs alone: probes, say."""
-    seed_setting: Literal["seed", "init.seed"] = "seed"
-    """What the seeds of this setup draw: all of a run, or its initial weights alone."""
-    follows: tuple[FollowUp, ...] = ()
-
-    def arm(self, name: str) -> Arm | None:
-        return next((a for a in self.arms if a.name == name), None)
-
+SECTIONS = ("Fair test", "Source", "Expect", "Refuted if", "Cost")
+"""What the docstring of a study says under its question, each as `Section: text`."""
 
 Kind = Literal["curves", "rates", "levels", "probe", "layers", "percentiles"]
 
@@ -121,7 +31,7 @@ class Figure:
     caption: str
     key: str = ""
     """What of a curve is drawn (probe), the beginning of the names of its layers' values (layers),
-    or what stands on the vertical axis instead of test error (levels: train_set_accuracy)."""
+    or what the vertical axis shows instead of test error (levels: train_set_accuracy)."""
     arms: tuple[str, ...] = ()
     """Only these; none: all."""
     follows: bool = False
@@ -134,48 +44,66 @@ class Study:
     title: str
     question: str
     fair_test: str
-    """What a fair test of the sentence is, for the page."""
+    """What a fair test of the claims is, for the page."""
     source: str
     expect: str
     refuted_if: str
     cost: str
     setups: Mapping[str, tuple[Setup, ...]]
     """Profile -> setups."""
-    claims: Callable[[Any, str], list[Any]]
-    """(Evidences, profile) -> rows of the rule book, see studies/decisions.py."""
+    claims: tuple[Claim, ...]
     figures: tuple[Figure, ...] = ()
-    measured: tuple[str, ...] = ()
+    benchmarks: tuple[str, ...] = ()
     """Benchmarks whose record in results/bench its claims read."""
     file: str = ""
     """What --study=... takes for it: its name in experiments/, else its path."""
     variant: str = ""
     """The overrides that make this a study of its own, under its own heading."""
     norms: tuple[str, ...] = ()
-    """Norms from outside that joined its arms: they are screened, and its page is its own."""
+    """Norms from outside that joined its arms: they are screened, and it has a page of its own."""
     planned: Study | None = None
-    """The study as its file has it, where a command line changed it: its rule is that one's."""
+    """The study as its file has it, where a command line changed it; the rule is from there."""
+
+    def contrasts(self, runs: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
+        """Return a contrast for each claim whose setup is among `runs`."""
+        return [c.contrast(runs[c.setup], profile) for c in self.claims if c.setup in runs]
 
 
-def load_module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{str(path)!r} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def study(
+    doc: str | None,
+    name: str,
+    title: str,
+    *,
+    setups: Mapping[str, tuple[Setup, ...]],
+    claims: tuple[Claim, ...],
+    figures: tuple[Figure, ...] = (),
+    benchmarks: tuple[str, ...] = (),
+) -> Study:
+    """Return a study whose texts are the docstring of its file: the question is the first line, a
+    blank line ends a section."""
+    question, *_ = (doc or "").strip().splitlines() or [""]
+    ends = "|".join(f"{section}:" for section in SECTIONS)
+    texts = {
+        section: " ".join(text.split())
+        for section, text in re.findall(
+            rf"^({'|'.join(SECTIONS)}): (.+?)(?=^(?:{ends})|^\s*$|\Z)", doc or "", re.M | re.S
+        )
+    }
+    missing = [section for section in SECTIONS if section not in texts]
+    if missing:
+        raise ConfigError(f"the docstring of study {name!r} has no {', '.join(missing)}")
+    fair_test, source, expect, refuted_if, cost = (texts[section] for section in SECTIONS)
+    return Study(
+        *(name, title, question, fair_test, source, expect, refuted_if, cost),
+        setups=setups,
+        claims=claims,
+        figures=figures,
+        benchmarks=benchmarks,
+    )
 
 
 def study_names() -> list[str]:
     return sorted(p.stem for p in (ROOT / "experiments").glob("*.py"))
-
-
-def config_names() -> list[str]:
-    return sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
-
-
-def load_config(name: str) -> Config:
-    """Return the configuration of configs/<name>.py."""
-    return flatten(load_module(ROOT / "configs" / f"{name}.py").get_config().to_dict())
 
 
 def load_study(name: str) -> Study:

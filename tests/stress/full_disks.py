@@ -23,7 +23,7 @@ from pathlib import Path
 
 from normlab.runs.checkpoints import unfinished
 from normlab.runs.store import Store
-from normlab.studies.study import ROOT
+from normlab.studies.setup import ROOT
 from stress.campaign import Broken, Report, Workspace, caught, error_of
 from stress.crash_injection import ask, in_child
 from stress.mutants import CARELESS_WRITERS, WRITERS, planted

@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from normlab.runs.config import config_sha256, run_id
 from normlab.runs.provenance import host_facts
 from normlab.runs.store import Store
 from normlab.settings import Config
-from normlab.studies.decisions import Contrast
-from normlab.studies.hypothesis_tests import PAIRED_T
+from normlab.studies.effects import Claim, difference
 from normlab.studies.metrics import error_points
-from normlab.studies.study import Arm, Figure, Setup, Study, Tuning
-from normlab.studies.units import POINTS
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import Arm, Setup
+from normlab.studies.study import Figure, Study
 
 NASTY = (
     "<script>alert(1)</script> \"'><img src=x onerror=alert(1)> [x](javascript:alert(1)) |x| `x` "
@@ -69,13 +69,11 @@ def planted_study(text: str) -> Study:
         screening_seeds=1,
     )
 
-    def claims(evidence: Mapping[str, Any], profile: str) -> list[Contrast]:
-        one, two = (evidence["tiny"].runs_of(arm.name) for arm in arms[:2])
-        effects = {s: error_points(one[s]) - error_points(two[s]) for s in one if s in two}
-        texts: dict[str, Any] = dict.fromkeys(("claim", "sentence", "comparison", "scope"), text)
-        texts |= {"effects": effects, "unit": POINTS, "sesoi": 1.0, "n": 2, "test": PAIRED_T}
-        return [Contrast(id=formula, setup="tiny", **texts) for formula in FORMULAS]
-
+    one, two = (arm.name for arm in arms[:2])
+    effect = difference(one, two, error_points, text)
+    claims = tuple(
+        Claim(formula, text, "tiny", effect, sesoi=1.0, n=2, scope=text) for formula in FORMULAS
+    )
     kinds = ("title", "question", "fair_test", "source", "expect", "refuted_if", "cost", "variant")
     texts: dict[str, Any] = dict.fromkeys(kinds, text)
     figures = (Figure("curves", "tiny", text),)

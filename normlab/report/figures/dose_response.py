@@ -22,7 +22,8 @@ from normlab.settings import SETTINGS
 from normlab.studies.hypothesis_tests import t_interval
 from normlab.studies.metrics import FAILED_ERROR, error_points
 from normlab.studies.planning import SetupRuns
-from normlab.studies.study import Arm, Figure, Setup
+from normlab.studies.setup import Arm, Setup
+from normlab.studies.study import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,8 +18,10 @@ from normlab.report.figures.style import STYLE, LineStyle, label_log_axis, legen
 from normlab.runs.files import write_atomic
 from normlab.runs.record import Record
 from normlab.studies.metrics import FAILED_ERROR, accuracy, is_failed
-from normlab.studies.planning import SetupRuns, rate_of
-from normlab.studies.study import Arm, Figure
+from normlab.studies.planning import SetupRuns
+from normlab.studies.protocols import rate_of
+from normlab.studies.setup import Arm
+from normlab.studies.study import Figure
 from normlab.studies.units import rate_text
 
 if TYPE_CHECKING:

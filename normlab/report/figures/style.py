@@ -12,7 +12,7 @@ import numpy as np
 from normlab.layers.table import KERNELS
 from normlab.norms.table import NORMS
 from normlab.settings import SETTINGS
-from normlab.studies.study import Arm, Setup
+from normlab.studies.setup import Arm, Setup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
