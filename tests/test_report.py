@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from made_up_runs import FIGURES, PROVENANCE, STUDY, runs_for
 
-from normlab.report.figures.draw import READING, draw
+from normlab.report.figures.draw import KINDS, draw
 from normlab.report.formatting import command
 from normlab.report.model import StudyReport, collect, judge_overall
 from normlab.report.terminal import headline
@@ -108,7 +108,7 @@ def test_the_page_says_what_was_decided_and_how_to_repeat_it(written, records):
     assert "stale: another training version" not in text
     # each figure is in its own setup, after the heading and before the table
     parts = re.split(r"MLP, (?:steps|levels|rates)\s*\n", text)[-3:]
-    kinds = [[f.kind for f in FIGURES if READING[f.kind] in part] for part in parts]
+    kinds = [[f.kind for f in FIGURES if KINDS[f.kind].reading in part] for part in parts]
     assert kinds == [["curves"], ["levels"], ["rates"]]
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from normlab.report.claims import claim_order, verdict_table
-from normlab.report.figures.draw import READING, draw, save
-from normlab.report.figures.forest import draw_effects
+from normlab.report.figures.draw import KINDS, draw, save
+from normlab.report.figures.forest import READING, draw_effects
 from normlab.report.html import html
 from normlab.report.markdown import write_claims_page
 from normlab.report.model import Picture, SetupReport, StudyReport, step_times
@@ -67,7 +67,7 @@ def complete(store: Store, report: StudyReport, folder: Path, cache: ConfigCache
     ]
     if effects:
         svg = save(effects, folder / "figures" / f"{report.stem}-effects")
-        effects = Picture(svg, "The effect of every seed, test by test.", READING["effects"])
+        effects = Picture(svg, "The effect of every seed, test by test.", READING)
     rule = read_rule(store, report.study, report.profile, cache)
     return replace(report, setups=setups, effects=effects, rule=rule)
 
@@ -83,7 +83,9 @@ def draw_all(report: StudyReport, folder: Path) -> dict[str, list[Picture]]:
             name = "-".join(filter(None, [report.stem, figure.setup, figure.kind, figure.key]))
             name = f"{name}-{i}" if name in names else name
             names.add(name)
-            picture = Picture(save(drawing, folder / name), figure.caption, READING[figure.kind])
+            picture = Picture(
+                save(drawing, folder / name), figure.caption, KINDS[figure.kind].reading
+            )
             drawn.setdefault(figure.setup, []).append(picture)
     return drawn
 

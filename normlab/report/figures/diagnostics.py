@@ -49,12 +49,12 @@ def draw_probe(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
 
 
 def _draw_quartiles(ax: Axes, found: Quartiles, group: Group, marked: int = 1) -> None:
-    """Draw a median with its band, and a marker at every so-manieth point."""
-    look = group.look
-    style: dict[str, Any] = {"color": look.color, "linestyle": look.dash, "marker": look.marker}
-    ax.plot(found.at, found.middle, label=group.label, markevery=max(1, marked), **style)
+    """Draw a median with its band, and a marker at every `marked`-th point."""
+    style = group.style
+    line: dict[str, Any] = {"color": style.color, "linestyle": style.dash, "marker": style.marker}
+    ax.plot(found.at, found.middle, label=group.label, markevery=max(1, marked), **line)
     if len(group.runs) > 1:
-        ax.fill_between(found.at, found.low, found.high, color=look.color, alpha=0.15, lw=0)
+        ax.fill_between(found.at, found.low, found.high, color=style.color, alpha=0.15, lw=0)
 
 
 def _scale(ax: Axes, shown: Sequence[Quartiles]) -> None:
@@ -129,7 +129,7 @@ def percentiles_of(group: Group, prefix: str) -> list[Quartiles]:
 
 def _draw_percentiles(ax: Axes, group: Group, lines: Sequence[Quartiles]) -> None:
     low, middle, high = lines
-    color = group.look.color
+    color = group.style.color
     ax.fill_between(low.at, low.middle, high.middle, color=color, alpha=0.2, lw=0)
     for line, width in ((low, 0.8), (middle, 1.8), (high, 0.8)):
         ax.plot(line.at, line.middle, color=color, lw=width)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normlab.report.figures.axis_labels import quantity_text, scale_of
+from normlab.report.figures.series import arms_of, n_range
 from normlab.report.figures.style import (
     DASHES,
     LineStyle,
@@ -60,8 +61,7 @@ class Point:
 
 def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     """Draw test error against levels, or the final accuracy that the figure's key names."""
-    named = [arm for arm in e.setup.arms if arm.name in figure.arms or not figure.arms]
-    found = [Point(arm, values_of(e, arm, figure.key)) for arm in named]
+    found = [Point(arm, values_of(e, arm, figure.key)) for arm in arms_of(figure, e)]
     points = [point for point in found if point.values]
     lines = _lines_of(points)
     if not lines:
@@ -111,29 +111,27 @@ def _lines_of(points: Sequence[Point]) -> dict[str, list[Point]]:
     return {name: sorted(line, key=lambda p: p.level) for name, line in lines.items()}
 
 
-def _draw_line(ax: Axes, line: Sequence[Point], look: LineStyle, name: str, shift: float) -> None:
+def _draw_line(ax: Axes, line: Sequence[Point], style: LineStyle, name: str, shift: float) -> None:
     low, high = np.array([point.interval for point in line]).T
     mean = np.array([point.mean for point in line])
-    sizes = sorted({len(point.values) for point in line})
-    n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     ax.errorbar(
         shift * np.array([point.level for point in line]),
         mean,
         yerr=np.nan_to_num(np.abs(np.stack([mean - low, high - mean]))),
-        color=look.color,
-        linestyle=look.dash,
-        marker=look.marker,
+        color=style.color,
+        linestyle=style.dash,
+        marker=style.marker,
         capsize=2.5,
         elinewidth=1,
-        label=f"{name}, n = {n}",
+        label=f"{name}, n = {n_range(point.values for point in line)}",
     )
 
 
-def _draw_across(ax: Axes, point: Point, look: LineStyle) -> None:
+def _draw_across(ax: Axes, point: Point, style: LineStyle) -> None:
     """Draw an arm that no level changes as a dashed line across the figure."""
-    dash = DASHES[(DASHES.index(look.dash) + 1) % len(DASHES)]
+    dash = DASHES[(DASHES.index(style.dash) + 1) % len(DASHES)]
     label = f"{point.arm.name}, n = {len(point.values)}"
-    ax.axhline(point.mean, color=look.color, ls=dash, lw=1.1, label=label)
+    ax.axhline(point.mean, color=style.color, ls=dash, lw=1.1, label=label)
 
 
 def _scale_errors(ax: Axes, points: Sequence[Point]) -> None:

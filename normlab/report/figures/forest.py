@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normlab.report.figures.style import STYLE, wrapped
-from normlab.report.formatting import SYMBOLS, n_text
+from normlab.report.formatting import n_text, with_symbol
 from normlab.studies.decisions import Verdict
 from normlab.studies.hypothesis_tests import PERCENTILE
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-EFFECTS = -1
-"""Its place among a study's figures."""
+READING = "Dots: one seed each; diamonds: mean or median with its interval."
 ACROSS = 4
 """Most panels side by side."""
 PANEL, LETTER, LINE = (1.85, 2.2), 0.066, 0.18
@@ -95,7 +94,7 @@ def draw_row(ax: Axes, verdict: Verdict) -> None:
     ax.set_xlim(-0.6, 0.95)
     ax.set_xticks([])
     ax.set_ylabel(wrapped(row.unit.axis_label, UNIT_WIDTH))
-    word = wrapped(f"{SYMBOLS.get(verdict.word, '')} {verdict.word}".strip(), TITLE_WIDTH)
+    word = wrapped(with_symbol(verdict.word), TITLE_WIDTH)
     ax.set_title(
         f"{wrapped(row.id, TITLE_WIDTH)}\n{word}\nn = {n_text(verdict)}", fontsize=8, pad=8
     )

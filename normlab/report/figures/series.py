@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from normlab.report.figures.style import LineStyle, follow_up_styles, line_styles
 from normlab.runs.record import Record
 from normlab.studies.planning import SetupRuns
+from normlab.studies.setup import Arm
 from normlab.studies.study import Figure
 
 Rows = Sequence[Mapping[str, float]]
@@ -18,18 +19,18 @@ Rows = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that a figure draws as one: those of an arm, or those of a follow."""
+    """Runs that a figure draws as one: those of an arm, or those of a follow-up."""
 
     name: str
-    look: LineStyle
+    style: LineStyle
     runs: Mapping[int, Record]
 
     @property
     def label(self) -> str:
         """What the legend says: name, n, and how many diverged."""
         diverged = sum(run.status == "diverged" for run in self.runs.values())
-        told = f", {diverged} diverged" if diverged else ""
-        return f"{self.name}\nn = {len(self.runs)}{told}"
+        lost = f", {diverged} diverged" if diverged else ""
+        return f"{self.name}\nn = {len(self.runs)}{lost}"
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,24 @@ class Quartiles:
     high: np.ndarray
 
 
+def arms_of(figure: Figure, e: SetupRuns) -> list[Arm]:
+    """Return the arms that a figure shows: those that it names, else all."""
+    return [arm for arm in e.setup.arms if arm.name in figure.arms or not figure.arms]
+
+
+def n_range(samples: Iterable[Sized]) -> str:
+    """Return the number of runs of several points, as a range where they differ."""
+    sizes = sorted({len(sample) for sample in samples})
+    return f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+
+
 def groups_of(figure: Figure, e: SetupRuns) -> list[Group]:
-    """Return what a figure draws: the setup's arms or follows, or those of them that it names."""
+    """Return what a figure draws: the setup's arms or follow-ups, or those that it names."""
     if figure.follows:
         styles, found = follow_up_styles(e.setup), dict(e.follows)
     else:
-        styles, found = (
-            line_styles(e.setup),
-            {arm.name: e.runs_of(arm.name) for arm in e.setup.arms},
-        )
+        styles = line_styles(e.setup)
+        found = {arm.name: e.runs_of(arm.name) for arm in e.setup.arms}
     chosen = [name for name in found if name in figure.arms or not figure.arms]
     return [Group(name, styles[name], found[name]) for name in chosen if found[name]]
 
