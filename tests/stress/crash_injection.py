@@ -74,15 +74,9 @@ class CrashPoint:
 
     def note(self, operation: str) -> None:
         """Count an operation; end here where it is the last."""
-        if self.way != "half":
-            self.count += 1
-            if self.count == self.at:
-                self.crash(operation)
-
-    def is_cut(self) -> bool:
-        """Count a write that may be cut in half, and tell whether this one is."""
-        self.count += self.way == "half"
-        return self.way == "half" and self.count == self.at
+        self.count += 1
+        if self.count == self.at:
+            self.crash(operation)
 
     def crash(self, operation: str) -> NoReturn:
         if self.way == "power":
@@ -116,7 +110,7 @@ class CrashPoint:
         file = self.open_file(path, mode, *rest, **more)
         facts = os.fstat(file.fileno())
         self.unsynced.setdefault(facts.st_ino, (os.dup(file.fileno()), facts.st_size))
-        return CutFile(self, file, name)
+        return file
 
     def _fsync(self, handle: int) -> None:
         self.note("fsync")
@@ -132,25 +126,3 @@ class CrashPoint:
         old = self.open_file(place, "rb").read() if place.is_file() else None
         self.rename(source, target)
         self.renamed.append((Path(source), place, old))
-
-
-class CutFile:
-    """A file whose writes are counted, and may be cut."""
-
-    def __init__(self, crash_point: CrashPoint, file: Any, name: str):
-        self.crash_point, self.file, self.name = crash_point, file, name
-        self.flush, self.fileno, self.close = file.flush, file.fileno, file.close
-
-    def __enter__(self) -> CutFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def write(self, data: Any) -> int:
-        self.crash_point.note(f"write {self.name}")
-        if self.crash_point.is_cut():
-            self.file.write(data[: len(data) // 2])
-            self.file.flush()
-            self.crash_point.crash(f"half of write {self.name}")
-        return self.file.write(data)

@@ -1,6 +1,6 @@
 """A process that ends at its n-th file operation, for every n until it completes.
 
-It ends in one of three ways. In the third one the power is lost: what was written but not synced
+It ends in one of two ways. In the second one the power is lost: what was written but not synced
 becomes empty, and what was renamed in a folder that was not synced gets its old name again. The
 crashes happen in children of a process without jax: `python -m stress.crashes FOLDER WAY ...`.
 """
@@ -19,12 +19,11 @@ from unittest.mock import patch
 from stress.campaign import Report, Workspace, caught, error_of
 from stress.crash_injection import CRASHED, CrashPoint, ask, in_child
 from stress.mutants import WRITERS, planted
-from stress.operations import Trial, population_operations, run_operations
+from stress.operations import Trial, operations_of
 from stress.states import States, train_states
 
 WAYS = {
     "before": "before an operation",
-    "half": "in the middle of a write",
     "power": "before an operation, with a loss of power",
 }
 MOST = 500
@@ -55,7 +54,7 @@ def main() -> None:
     """Print as JSON the crash points of each way, what was wrong, and the mutants not caught."""
     patch.object(os, "fsync", lambda handle: None).start()  # losses of power are simulated here
     states, ways = States(Path(sys.argv[1])), sys.argv[2:]
-    operations = population_operations(states) + run_operations(states)
+    operations = operations_of(states)
     memory = Path("/dev/shm")  # thousands of small files are faster there
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         trials = [Trial(states, op, Path(folder, op.name)) for op in operations]
@@ -73,11 +72,10 @@ def main() -> None:
 def run(workspace: Workspace) -> Report:
     """End a process at each file operation of all that is written of a population and of a run.
 
-    Nothing is random here; the long version differs by one way to crash.
+    Nothing is random here, so the long version is the same.
     """
     states = train_states(workspace.folder)
-    ways = list(WAYS) if workspace.is_long else ["half", "power"]
-    answer = ask("stress.crashes", states.folder, *ways)
+    answer = ask("stress.crashes", states.folder, *WAYS)
     points, bad, missed = answer["points"], answer["bad"], answer["missed"]
     figures = {
         "crash points": sum(points.values()),

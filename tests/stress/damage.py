@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from normlab.norms.outside import add_norms
-from normlab.norms.table import NORMS
 from normlab.runs import files
 from normlab.runs.checkpoints import Checkpoint, PopulationFolder
 from normlab.runs.errors import NoCheckpoint, StorageError
@@ -20,18 +18,6 @@ from normlab.runs.store import Store
 from stress.campaign import Broken, Report, Workspace, caught, error_of
 from stress.mutants import READERS, planted
 from stress.states import SAVED, States, same, train, train_states
-
-NORM = '''"""Two norms of somebody's own."""
-
-from normlab.norms import Norm
-from normlab.norms.plain import Affine
-
-NORMS = {
-    name: Norm(title=f"{name} norm", family="none", module=Affine, over=(), source="made up")
-    for name in ("first_own", "second_own")
-}
-'''
-OWN = ("first_own", "second_own")
 
 
 class Injury(NamedTuple):
@@ -55,13 +41,6 @@ def cut(name: str, tenths: int) -> Injury:
         (root / name).write_bytes(content[: len(content) * tenths // 10])
 
     return Injury(f"{name} cut to {tenths} tenths", harm)
-
-
-def lengthen(name: str) -> Injury:
-    def harm(root: Path) -> None:
-        (root / name).write_bytes((root / name).read_bytes() + b"\n")
-
-    return Injury(f"{name} longer by an empty line", harm)
 
 
 def delete(name: str) -> Injury:
@@ -99,23 +78,14 @@ class Patient:
         for run in states.other_configs:
             folder = Store(states.folder / "done").run_dir(run)
             shutil.copytree(folder, store.run_dir(run), dirs_exist_ok=True)
-        code = place.with_name("own_norms.py")
-        code.write_text(NORM)
-        try:
-            add_norms([str(code)])
-            store.open()  # keeps the norms
-        finally:
-            forget_norms()
         (store.root / "studies").mkdir()
         for name in ("steptimes.json", "studies/made_up-quick.json"):
             files.write_json(store.root / name, {"p1": 1.25, "name": name})
-        self.code = next(f"norms/{path.name}" for path in (store.root / "norms").glob("*.py"))
         self.values = {name: read(store) for name, read in self.readers().items()}
 
     def readers(self) -> dict[str, Callable[[Store], str]]:
         """Return what reads each file; it raises StorageError."""
-        found: dict[str, Callable[[Store], str]] = {self.code: partial(read_code, self.code)}
-        found |= {f"norms/{name}.json": partial(read_norm, name) for name in OWN}
+        found: dict[str, Callable[[Store], str]] = {}
         for run in self.states.other_configs:
             for name in ("result.json", "curve.jsonl"):
                 found[f"runs/{run}/{name}"] = partial(read_run, run)
@@ -134,13 +104,13 @@ class Patient:
         out.append(exchange(f"{own}manifest.json", f"{other}manifest.json"))
         results, curves = ((first + n, second + n) for n in ("result.json", "curve.jsonl"))
         out += [exchange(*results), together(exchange(*results), exchange(*curves))]
-        out += [exchange(*curves), exchange(*(f"norms/{name}.json" for name in OWN))]
+        out.append(exchange(*curves))
         for name in (*newest, *older, f"{own}manifest.json", *self.readers()):
             size = (self.whole / name).stat().st_size
             places = [rng.randrange(min(200, size) if i % 4 == 0 else size) for i in range(flips)]
             out += [flip(name, place, rng.randrange(8)) for place in places]
             out += [cut(name, tenths) for tenths in [0, *rng.sample(range(1, 10), cuts - 1)]]
-            out += [lengthen(name), delete(name)]
+            out.append(delete(name))
         mark = delete(f"{own}unfinished")
         all_bad = [together(cut(a, 5), cut(b, 5)) for a in newest for b in older]
         return [*out, mark, *all_bad, *(together(injury, mark) for injury in all_bad)]
@@ -237,26 +207,6 @@ def read_run(run: str, store: Store) -> str:
 
 def read_facts(name: str, store: Store) -> str:
     return json.dumps(files.read_json(store.root / name))
-
-
-def read_norm(name: str, store: Store) -> str:
-    return json.dumps(store.read_norm(store.root / "norms" / f"{name}.json").facts())
-
-
-def read_code(name: str, store: Store) -> str:
-    """Return what a worker gets of the file of a norm."""
-    path = store.root / name
-    try:
-        return " ".join(add_norms([str(path)], [path.stem])) + path.read_text()
-    except ValueError as error:
-        raise StorageError(str(error)) from error
-    finally:
-        forget_norms()
-
-
-def forget_norms() -> None:
-    for name in OWN:
-        NORMS.pop(name, None)
 
 
 def wrong_after(injuries: list[Injury], check: Callable[[Injury], None]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone, and folders without permission.
+"""Disks that are full, folders that are gone and folders without permission.
 
 Each must be reported at once, in one line, and change nothing that is there; with room again the
 same call works. `python -m stress.full_disks FOLDER SEED COUNT` tries it in a process without jax,
@@ -27,15 +27,7 @@ from normlab.studies.setup import ROOT
 from stress.campaign import Broken, Report, Workspace, caught, error_of
 from stress.crash_injection import ask, in_child
 from stress.mutants import CARELESS_WRITERS, WRITERS, planted
-from stress.operations import (
-    Operation,
-    Trial,
-    check_message,
-    other_operations,
-    population_operations,
-    run_operations,
-    tree,
-)
+from stress.operations import Operation, Trial, check_message, operations_of, tree
 from stress.states import States, train_states
 
 PAGE, NOBODY, REFUSED = 4096, 65534, 7
@@ -132,8 +124,7 @@ def short_of_room(
 
 
 def without_permission(states: States, operation: Operation) -> Iterator[str]:
-    """Yield the outcome where nothing may be written, where the folder is gone, and where the disk
-    is read-only, if one can be mounted."""
+    """Yield the outcome where nothing may be written, and where the folder is gone."""
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)  # others may read it
         trial = Trial(states, operation, Path(place, "results"))
@@ -145,18 +136,10 @@ def without_permission(states: States, operation: Operation) -> Iterator[str]:
         for path, mode in modes.items():
             path.chmod(mode)
         yield outcome(trial, store, message, "without permission")
-        if operation.name in ("checkpoint", "curve", "json"):  # the others make their folder again
+        if operation.name in ("checkpoint", "curve"):  # the others make their folder again
             shutil.rmtree(store.root)
             message = error_of(partial(operation.act, store))
             yield error_of(partial(check_message, message, store.root)) or "refused"
-    with small_disk(states.folder / "small") as folder:
-        if folder is not None:
-            trial = Trial(states, operation, folder / "results")
-            store = trial.begin()
-            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-            message = error_of(partial(operation.act, store))
-            subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-            yield outcome(trial, store, message, "on a read-only disk")
 
 
 def outcomes(states: States, operation: Operation, seed: str, count: int) -> list[str]:
@@ -169,11 +152,9 @@ def main() -> None:
     """Print as JSON the number of each outcome, what was wrong, and the mutants not caught."""
     folder, seed, count = sys.argv[1:]
     states = States(Path(folder))
-    operations = population_operations(states) + run_operations(states) + other_operations()
-    counts, missed = (
-        Counter(o for op in operations for o in outcomes(states, op, seed, int(count))),
-        [],
-    )
+    operations = operations_of(states)
+    found = [o for op in operations for o in outcomes(states, op, seed, int(count))]
+    counts, missed = Counter(found), []
     for name, mutant in MUTANTS.items():
         with planted(mutant):
             if {"done", "refused"} >= set(outcomes(states, operations[0], seed, 4)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -12,19 +11,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
-
-from normlab.norms import outside
-from normlab.runs import checkpoints, files
+from normlab.runs import files
 from normlab.runs.checkpoints import Checkpoint, PopulationFolder
-from normlab.runs.errors import Damaged, NoCheckpoint, StorageError
+from normlab.runs.errors import NoCheckpoint, StorageError
 from normlab.runs.store import Record, Store, curve_text
 from normlab.settings import from_json
 
 Mutant = list[tuple[Any, str, Any]]
 """An object, a name in it and what replaces it."""
 SAVE, NEWEST, FINISH = PopulationFolder.save, PopulationFolder.newest, Store.finish
-READ_NORMS, READ_JSON, WRITE = outside.read_norms, files.read_json, files.write_atomic
+WRITE = files.write_atomic
 
 
 @contextmanager
@@ -53,11 +49,6 @@ def _remove_first(folder: PopulationFolder, step: int, arrays: Any, facts: Any) 
     SAVE(folder, step, arrays, facts)
 
 
-def _facts_first(folder: PopulationFolder, step: int, arrays: Any, facts: Any) -> None:
-    files.write_json(folder._facts_file(step), facts)  # read back, so with the seal of the arrays
-    SAVE(folder, step, arrays, facts)
-
-
 def _result_first(store: Store, run: str, result: Any, curve: Any) -> None:
     seal = {"run": run, "curve_sha256": hashlib.sha256(curve_text(curve).encode()).hexdigest()}
     files.write_json(store.run_dir(run) / "result.json", result | seal)
@@ -69,7 +60,6 @@ WRITERS: dict[str, Mutant] = {
     "a file is not synced": [(files, "write_atomic", _write_unsynced)],
     "a folder is not synced": [(files, "sync_folder", lambda folder: None)],
     "old checkpoints are removed first": [(PopulationFolder, "save", _remove_first)],
-    "facts before arrays": [(PopulationFolder, "save", _facts_first)],
     "a result before its curve": [(Store, "finish", _result_first)],
     "temporary files stay": [(files, "remove_leftovers", lambda folder: None)],
 }
@@ -101,31 +91,8 @@ def _read_unsealed(path: Path) -> dict[str, Any]:
     return value
 
 
-def _nothing_where_damaged(path: Path) -> dict[str, Any]:
-    try:
-        return READ_JSON(path)
-    except Damaged:
-        return {}
-
-
 def _read_arrays_unsealed(folder: PopulationFolder, step: int, facts: Any) -> bytes:
     return folder._arrays_file(step).read_bytes()
-
-
-def _save_raw(arrays: dict[str, np.ndarray]) -> bytes:
-    content = io.BytesIO()
-    for name, values in arrays.items():
-        np.save(content, np.array(name))
-        np.save(content, values)
-    return content.getvalue()
-
-
-def _load_raw(data: bytes) -> dict[str, np.ndarray]:
-    content, arrays = io.BytesIO(data), {}
-    while content.tell() < len(data):
-        name = str(np.load(content))
-        arrays[name] = np.load(content)
-    return arrays
 
 
 def _begin_again(folder: PopulationFolder, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -144,10 +111,6 @@ def _throw_away(folder: PopulationFolder, step: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def _any_step(folder: PopulationFolder, step: int) -> dict[str, Any]:
-    return files.read_json(folder._facts_file(step))
-
-
 def _read_any_curve(store: Store, run: str) -> Record:
     """Read as the store does, but for the checksum of the curve."""
     facts = files.read_json(store.run_dir(run) / "result.json")
@@ -157,21 +120,11 @@ def _read_any_curve(store: Store, run: str) -> Record:
     return Record(run_id=run, config=from_json(facts["config"]), curve=curve, **known)
 
 
-def _read_any_norms(file: str, sha256: str = "") -> dict[str, Any]:
-    return READ_NORMS(file)
-
-
-ARRAYS_UNSEALED = (PopulationFolder, "_read_arrays", _read_arrays_unsealed)
-RAW = [(checkpoints, "save", _save_raw), (checkpoints, "load", _load_raw)]
 READERS: dict[str, Mutant] = {
-    "arrays without a checksum": [ARRAYS_UNSEALED],
-    "arrays as np.save writes them": [*RAW, ARRAYS_UNSEALED],
+    "arrays without a checksum": [(PopulationFolder, "_read_arrays", _read_arrays_unsealed)],
     "JSON without a checksum": [(files, "read_json", _read_unsealed)],
-    "nothing where JSON is damaged": [(files, "read_json", _nothing_where_damaged)],
     "a fresh start where nothing can be read": [(PopulationFolder, "newest", _begin_again)],
     "no warning": [(PopulationFolder, "newest", _in_silence)],
     "damaged checkpoints are deleted": [(PopulationFolder, "_put_away", _throw_away)],
-    "the step is not checked": [(PopulationFolder, "_read_facts", _any_step)],
     "a curve without a checksum": [(Store, "read", _read_any_curve)],
-    "code without a checksum": [(outside, "read_norms", _read_any_norms)],
 }

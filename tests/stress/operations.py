@@ -8,15 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from normlab.report.write import write_report
-from normlab.runs import files
 from normlab.runs.checkpoints import Checkpoint
 from normlab.runs.store import Store
 from stress.campaign import Broken
 from stress.states import States, same
 
 SPOILT = "checkpoint-0000000015.safetensors"
-TIMES = {"A processor": {f"p{i}": i / 8 for i in range(300)}}
 
 
 class Operation(NamedTuple):
@@ -29,12 +26,17 @@ class Operation(NamedTuple):
     prepare: Callable[[Store], object] = lambda store: None
 
 
+def operations_of(states: States) -> list[Operation]:
+    return population_operations(states) + run_operations(states)
+
+
 def population_operations(states: States) -> list[Operation]:
     """Return the operations on a population: checkpoints, the manifest, the end."""
 
-    def save(number: int) -> Callable[[Store], object]:
-        new = states.saves[number]
-        return lambda store: states.population(store).save(new.step, new.arrays, new.facts)
+    new = states.saves[-1]
+
+    def save(store: Store) -> None:
+        states.population(store).save(new.step, new.arrays, new.facts)
 
     def form(store: Store) -> None:
         states.population(store).form(states.configs, states.facts)
@@ -58,8 +60,7 @@ def population_operations(states: States) -> list[Operation]:
         path.write_bytes(path.read_bytes()[:-1] + b"?")
 
     return [
-        Operation("checkpoint", "before-15", save(2)),
-        Operation("first checkpoint", "before-5", save(0)),
+        Operation("checkpoint", "before-15", save),
         Operation("form", "before-5", form, remove),
         Operation("form again", "stopped", form, leave_half),
         Operation("end", "stopped", end),
@@ -87,35 +88,13 @@ def run_operations(states: States) -> list[Operation]:
         write_curve(store)
         store.finish(run, states.results[run], states.curves[run])
 
-    def remove(store: Store) -> None:
-        shutil.rmtree(store.run_dir(run))
-
-    def fail(store: Store) -> None:
+    def prepare(store: Store) -> None:
+        store.start_curve(run)
         store.fail(run, {"attempts": []})
 
     return [
-        Operation("run", "before-5", write_run, remove),
-        Operation("result", "stopped", write_run, fail),
+        Operation("run", "before-5", write_run, prepare),
         Operation("curve", "stopped", write_curve),
-    ]
-
-
-def other_operations() -> list[Operation]:
-    """Return the operations on files that are no run's; a crash may leave temporary files there."""
-
-    def old_report(store: Store) -> None:
-        for path in write_report(store, []).parent.rglob("*.*"):
-            path.write_text("old")
-
-    def write_times(store: Store) -> None:
-        files.write_json(store.root / "steptimes.json", TIMES)
-
-    def old_times(store: Store) -> None:
-        files.write_json(store.root / "steptimes.json", {"A processor": {}})
-
-    return [
-        Operation("json", "stopped", write_times, old_times),
-        Operation("report", "stopped", lambda store: write_report(store, []), old_report),
     ]
 
 

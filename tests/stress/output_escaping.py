@@ -17,16 +17,15 @@ from normlab.runs.store import Record, Store
 from normlab.studies.planning import ConfigCache
 from stress.hostile import FORMULAS, NASTY, Target, planted_study
 
-ACTIVE = ("script", "iframe", "object", "embed", "link", "base", "form", "foreignobject", "animate")
+ACTIVE_TAGS = ("script", "iframe", "object", "embed", "link", "base", "form", "animate")
 ADDRESSES = ("href", "src", "xlink:href", "srcset", "action", "formaction", "data", "poster")
 HARMLESS = re.compile(r"#|data:image/svg\+xml;base64,|(tables|figures)/[\w.=-]+$|runs\.csv$")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf)(e[+-]?\d+)?", re.IGNORECASE)
-LATEX = re.compile(
-    r"\\(begin|end|centering|caption|toprule|midrule|bottomrule|par|smallskip|footnotesize|ldots"
-    r"|text(backslash|asciitilde|asciicircum|less|greater))(?![A-Za-z])|\\[\\&%$#_{}]"
-    r"|\$(-|\\times|\\infty)\$"
-)
-"""All that may be a command in a table."""
+ACTIVE_TEXT = {
+    ".tex": re.compile(r"\\input|(?<!\\)[%#_]|(?<!\\)\$x|\^\^"),
+    ".md": re.compile(r"<script|<img|(?<!\\)\]\(|(?<!\\)`|(?<!\\)\$"),
+}
+"""What of NASTY would do something where it is not escaped."""
 
 
 class Parsed(HTMLParser):
@@ -42,7 +41,9 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.active += [f"<{tag}>"] if tag in ACTIVE else []
+        self.active += (
+            [f"<{tag}>"] if tag in ("script", "iframe", "object", "embed", "form") else []
+        )
         for name, value in attrs:
             is_bad = name in ADDRESSES and not HARMLESS.match(value or "#")
             self.active += [f"<{tag} {name}={value}>"] if is_bad or name.startswith("on") else []
@@ -53,18 +54,13 @@ class Parsed(HTMLParser):
 
 def active_parts(file: Path) -> list[str]:
     """Return what a printed file would do in the program that shows it."""
-    if file.suffix == ".pdf":
-        return []
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8", errors="replace")
     if file.suffix in (".html", ".svg"):
         return Parsed(text).active
     if file.suffix == ".csv":
         cells = [cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row]
         return [c for c in cells if c[:1] in [*"=+-@\t\r"] and not NUMBER.fullmatch(c)]
-    if file.suffix == ".tex":
-        rest = LATEX.sub("", text.replace("tabular}{" + "l" * text.count("&"), ""))
-        return re.findall(r"\\\w*|[$%#~^_]", rest) + re.findall(r"\\\\\s*[\[*]", text)
-    return re.findall(r"<[a-zA-Z/!?]|\]\(|`|\$", re.sub(r"\\[\\`*|$\[\]_~]", "", text))
+    return ACTIVE_TEXT[file.suffix].findall(text) if file.suffix in ACTIVE_TEXT else []
 
 
 def hostile_records(store: Store, text: str) -> dict[str, Record]:

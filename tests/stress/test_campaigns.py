@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from workspace import CACHE, ROOT
@@ -17,8 +19,8 @@ AT_LEAST = {
     "kills": {"kills": 6, "restarts from a checkpoint": 1},
     "sweepers": {"runs": 100, "kills": 1},
     "crashes": {"crash points": 150},
-    "damage": {"injuries": 80},
-    "full_disks": {"refused": 25, "trainings refused and continued": 1},
+    "damage": {"injuries": 60},
+    "full_disks": {"refused": 20, "trainings refused and continued": 1},
     "untrusted_input": {"files planted": 40, "links planted": 15},
     "settings": {"accepted": 15, "trained": 1},
 }
@@ -48,19 +50,6 @@ def test_earlier_names_of_campaigns_are_accepted():
         names_of(["x"])
 
 
-def test_a_stage_leaves_no_process_running(workspace):
-    sleeper = "import time; time.sleep(60)"
-    starter = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"
-    stage = processes.Stage(workspace, "stage")
-    child = stage.start("-c", starter)
-    with pytest.raises(KeyError), stage:
-        assert processes.until(lambda: len(processes.members(child.group)) == 2, 20)
-        child.kill("supervisor")
-        assert processes.until(lambda: len(processes.members(child.group)) == 1, 20)
-        raise KeyError
-    assert processes.until(child.is_empty, 20)
-
-
 KILLED_CAMPAIGN = """
 import os, sys
 from pathlib import Path
@@ -80,3 +69,38 @@ def test_a_campaign_that_is_killed_leaves_no_process_running(workspace):
     environment = os.environ | {"PYTHONPATH": path}
     group = int(subprocess.run(command, capture_output=True, env=environment).stdout)
     assert processes.until(lambda: not processes.members(group), 20)
+
+
+ALLOWED = {"norms/outside.py: exec"}
+"""A norm of somebody's own is run, from the bytes that were hashed."""
+SOURCES = (
+    "import pickle",
+    "from yaml import load",
+    "f(x, allow_pickle=True)",
+    "eval(x)",
+    "exec(x)",
+)
+
+
+def calls_that_run_data(source: str) -> Iterator[str]:
+    """Yield what a source does that could run what a file holds."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = str(getattr(node, "module", node.names[0].name))
+            banned = ("pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "yaml")
+            yield from [module] if module.partition(".")[0] in banned else []
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            yield from [called] if called in ("eval", "exec", "__import__") else []
+            arguments = {str(k.arg) for k in node.keywords if ast.unparse(k.value) != "False"}
+            yield from sorted(arguments & {"allow_pickle", "shell"})
+
+
+def test_nothing_in_the_package_runs_what_a_file_holds():
+    package, found = ROOT / "normlab", set()
+    for path in package.rglob("*.py"):
+        for call in calls_that_run_data(path.read_text(encoding="utf-8")):
+            found.add(f"{path.relative_to(package).as_posix()}: {call}")
+    assert found == ALLOWED
+    assert all(list(calls_that_run_data(source)) for source in SOURCES)
+    assert not list(calls_that_run_data("model.eval(); f(allow_pickle=False); 'eval(x)'"))

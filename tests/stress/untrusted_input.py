@@ -10,8 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,6 @@ from unittest.mock import patch
 
 import jinja2
 import numpy as np
-from workspace import ROOT
 
 from normlab.launch import sweep
 from normlab.launch.batching import stopped_populations
@@ -37,7 +34,7 @@ from normlab.runs.store import Record, Store
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import load_study
 from stress.campaign import Report, Workspace, caught
-from stress.hostile import BAD_NAMES, Target, made_up
+from stress.hostile import Target, made_up
 from stress.output_escaping import printed
 
 Found = list[str]
@@ -93,19 +90,6 @@ def readers(target: Target, place: str, content: bytes) -> Found:
     return [
         f"{name}: {line}" for name, act in acts.items() for line in end_of(act)
     ] + target.escaped()
-
-
-def names(target: Target) -> Found:
-    """Return the names that are no plain names and are accepted nevertheless."""
-    store, wrong = target.renew(), []
-    for name in BAD_NAMES:
-        for use in (store.run_dir, lambda name: PopulationFolder(store, name)):
-            try:
-                use(name)
-                wrong.append(f"{name[:20]!r} is accepted")
-            except LabError:
-                pass
-    return wrong
 
 
 def writers(target: Target, store: Store) -> list[Callable[[], object]]:
@@ -174,25 +158,6 @@ def code(target: Target) -> Found:
     return [*wrong, *target.escaped()]
 
 
-def scripts(target: Target, place: str, content: bytes) -> Found:
-    """Plant a file, run the command lines and return what is wrong with how they end."""
-    store, wrong = target.renew(), []
-    target.plant(place, content)
-    study = target.folder.parent / "planted.py"
-    study.write_text("from stress.hostile import planted_study\nSTUDY = planted_study('x')")
-    lines = {"report": [f"--study={study}"], "study": [f"--study={study}", "--dry_run"], "fsck": []}
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    options: dict[str, Any] = {"cwd": store.root, "env": os.environ | {"PYTHONPATH": path}}
-    for name, flags in lines.items():
-        command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *flags]
-        command.append(f"--results={store.root}")
-        run = subprocess.run(command, capture_output=True, text=True, **options)
-        is_line = len(run.stderr.splitlines()) <= 1 and "internal" not in run.stderr
-        if run.returncode not in (0, 1, 2, 7) or not is_line:
-            wrong.append(f"scripts/{name}.py ended with {run.returncode}: {run.stderr[-200:]}")
-    return [*wrong, *target.escaped()]
-
-
 # Mutants: code that is broken on purpose.
 
 
@@ -236,7 +201,6 @@ def mutants(target: Target) -> dict[str, tuple[tuple[Any, str, Any], Callable[[]
         "unescaped CSV": ((tables, "csv_cell", tables.cell_text), pages, ".csv"),
         "unescaped LaTeX": ((tables, "latex_text", str), pages, ".tex"),
         "unescaped Markdown": ((tables, "markdown_text", str), pages, ".md"),
-        "unchecked names": (names_followed, lambda: names(target), "'../x' is accepted"),
         "followed links": (names_followed, lambda: links(target, run), "outside: "),
         "unchecked records": (
             (Store, "read", _read_unchecked),
@@ -269,11 +233,8 @@ def run(workspace: Workspace) -> Report:
         places = link_places(target)
         for place in places:
             failures += [f"a link at {place}: {line}" for line in links(target, place)]
-        failures += names(target) + code(target)
+        failures += code(target)
         active = printed(target, has_figures=True)
-        commands = chosen[:: 20 if workspace.is_long else 40]
-        for label in commands:
-            failures += [f"{label}: {line}" for line in scripts(target, *plants[label])]
         missed, total = missed_mutants(target), mutants(target)
     finally:
         NORMS.clear()
@@ -282,8 +243,6 @@ def run(workspace: Workspace) -> Report:
     figures = {
         "files planted": len(chosen),
         "links planted": len(places),
-        "names tried": len(BAD_NAMES),
-        "commands run": 3 * len(commands),
         "canaries executed": sum("canary" in line for line in failures),
         "files outside the results": sum("outside: " in line for line in failures),
         "active parts printed": len(active),
