@@ -87,9 +87,7 @@ SWITCH = MLP.on(
 )
 
 MNIST = replace(
-    MLP,
-    title="ReLU MLP 3x100, MNIST, batch 64",
-    settings=FIXED | ON_MNIST | {"train.steps": 600},
+    MLP, title="ReLU MLP 3x100, MNIST, batch 64", settings=FIXED | ON_MNIST | {"train.steps": 600}
 )
 FASHION = CNN.on(
     "fashion_cnn",

@@ -38,11 +38,7 @@ LOSSES = (1.0, 0.5, 0.2)
 # Training losses between which distributions are followed.
 PATH = (2.0, 0.2)
 OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
-FOLLOWED = {
-    "train.eval_every": 10,
-    "train.eval_growth": 1.0,
-    "eval.probes": "drift+activations",
-}
+FOLLOWED = {"train.eval_every": 10, "train.eval_growth": 1.0, "eval.probes": "drift+activations"}
 PAIR = ("none", "batch")
 NOISY = Arm("noisy batch", {"norm.name": "batch", "norm.noise": 1.0}, is_primary=True)
 

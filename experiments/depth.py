@@ -20,29 +20,14 @@ from normlab.studies.hypothesis_tests import SIGNED_RANK
 from normlab.studies.metrics import train_accuracy
 from normlab.studies.planning import SetupRuns
 from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.setup import Arm, Setup, level_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import OCTAVES
 
 FITS = 0.90
+PAIR = ("none", "batch")
 # 10^-4.5 to 10^-0.5: at depth 32 a network without norm needs rates below 0.003.
 SMALL_RATES = tuple(e / 2 for e in range(-9, 0))
-
-
-def depth_arms(*depths: int) -> tuple[Arm, ...]:
-    """Return none and batch at each depth, tuned in pairs."""
-    return tuple(
-        Arm(
-            f"{norm}/{depth}",
-            {"norm.name": norm, "model.depth": depth},
-            is_primary=True,
-            level=depth,
-            line=norm,
-            group=f"depth {depth}",
-        )
-        for depth in depths
-        for norm in ("none", "batch")
-    )
 
 
 def shortcut_arm(name: str, norm: str, kind: str) -> Arm:
@@ -56,7 +41,7 @@ RELU = Setup(
     base="digits_mlp",
     settings={"model.widths": (64,), "eval.train_examples": 897, "train.eval_every": 300},
     arms=(
-        *depth_arms(4, 8, 16, 32),
+        *level_arms("model.depth", (4, 8, 16, 32), *PAIR),
         shortcut_arm("none+shortcuts", "none", "identity"),
         shortcut_arm("skipinit", "none", "skipinit"),
         shortcut_arm("batch+shortcuts", "batch", "identity"),
@@ -68,7 +53,7 @@ SIGMOID = replace(
     name="depth-sigmoid",
     title="sigmoid MLP of width 64, 8x8 digits",
     settings=RELU.settings | {"model.act": "sigmoid"},
-    arms=depth_arms(4, 8, 16),
+    arms=level_arms("model.depth", (4, 8, 16), *PAIR),
     protocol=Tuning(metric="train_error"),
 )
 ON_MNIST = {"data.name": "mnist", "eval.train_examples": 1000}
@@ -81,7 +66,7 @@ CIFAR = Setup(
     title="ResNet without shortcuts, CIFAR-10",
     base="cifar10_resnet",
     settings={"model.residual": "none", "eval.train_examples": 1000, "train.steps": 3000},
-    arms=depth_arms(20, 44, 110),
+    arms=level_arms("model.depth", (20, 44, 110), *PAIR),
     protocol=Tuning(SMALL_RATES, metric="train_error"),
 )
 

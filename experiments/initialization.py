@@ -21,29 +21,14 @@ from normlab.studies.effects import Claim, Effect, subtract
 from normlab.studies.hypothesis_tests import QUANTILE, SIGNED_RANK
 from normlab.studies.planning import SetupRuns
 from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.setup import Setup, level_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, Unit
 
 GAINS = tuple(4.0**k for k in range(-3, 4))
 LUCK = (1.0, 0.25)
 DRAWS = 30
-
-
-def gain_arms(*gains: float) -> tuple[Arm, ...]:
-    """Return none and batch at each gain, tuned in pairs."""
-    return tuple(
-        Arm(
-            f"{norm}/{gain:g}",
-            {"norm.name": norm, "init.gain": gain},
-            is_primary=True,
-            level=gain,
-            line=norm,
-            group=f"gain {gain:g}",
-        )
-        for gain in gains
-        for norm in ("none", "batch")
-    )
+PAIR = ("none", "batch")
 
 
 SCALES = Setup(
@@ -51,14 +36,14 @@ SCALES = Setup(
     title="ReLU MLP 8x64, 8x8 digits",
     base="digits_mlp",
     settings={"model.widths": (64,), "model.depth": 8, "train.eval_every": 100},
-    arms=gain_arms(*GAINS),
+    arms=level_arms("init.gain", GAINS, *PAIR),
     protocol=Tuning(metric="error"),
 )
 DRAWN = replace(
     SCALES,
     name="initial-draws",
     title="ReLU MLP 8x64, 8x8 digits, one data order, 30 initial draws",
-    arms=gain_arms(*LUCK),
+    arms=level_arms("init.gain", LUCK, *PAIR),
     seeds=DRAWS,
     seed_setting="init.seed",
 )

@@ -36,6 +36,23 @@ def norm_arms(*names: str, primary: tuple[str, ...] = ()) -> tuple[Arm, ...]:
     return tuple(Arm(n, {"norm.name": n}, is_primary=n in primary) for n in names)
 
 
+def level_arms(setting: str, levels: tuple[float, ...], *norms: str) -> tuple[Arm, ...]:
+    """Return each norm at each level of a setting, such as `batch/8`, tuned together per level."""
+    short = setting.rpartition(".")[2]
+    return tuple(
+        Arm(
+            f"{norm}/{level:g}",
+            {"norm.name": norm, setting: level},
+            is_primary=True,
+            level=level,
+            line=norm,
+            group=f"{short} {level:g}",
+        )
+        for level in levels
+        for norm in norms
+    )
+
+
 @dataclass(frozen=True)
 class Setup:
     """Where arms are compared: network, data, protocol."""
