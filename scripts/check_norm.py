@@ -13,10 +13,9 @@ the limit. Exit code 0: all passed; 1: something failed; 2: bad input.
 from __future__ import annotations
 
 import os
-import sys
 import time
 
-from absl import app, flags, logging
+from absl import flags
 
 from normlab import cli
 from normlab.norms.outside import add_norms
@@ -27,27 +26,10 @@ GROUPS = "contract,claims,numerics,gradients,masks,degenerate,devices,cost"
 flags.DEFINE_list("name", [], "Only these rows of the file.")
 flags.DEFINE_list("builtin", [], "Rows of the table in place of a file, or all.")
 flags.DEFINE_list("checks", GROUPS.split(","), "Only these groups of checks.")
-flags.DEFINE_bool("debug", False, "Show tracebacks.")
 FLAGS = flags.FLAGS
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parse the flags and the file; anything else is one line and exit code 2."""
-    try:
-        rest = FLAGS(argv)
-    except flags.Error as error:
-        cli.leave(cli.USAGE, "usage", f"{error}; see --help")
-    except SystemExit:
-        sys.exit(cli.OK)
-    if len(rest) - 1 + bool(FLAGS.builtin) != 1:
-        cli.leave(cli.USAGE, "usage", "give one file, or --builtin=batch,...; see --help")
-    for group in FLAGS.checks:
-        if group not in GROUPS.split(","):
-            cli.leave(cli.USAGE, "usage", f"no checks {group!r} (checks: {GROUPS})")
-    return rest
-
-
-def wanted(files: list[str]) -> list[str]:
+def chosen(files: list[str]) -> list[str]:
     """Return the rows to check; raises ValueError."""
     if FLAGS.builtin == ["all"]:
         return list(NORMS)
@@ -68,11 +50,15 @@ def force_devices() -> None:
         os.environ["XLA_FLAGS"] = f"{given} {flag}=8".strip()
 
 
-def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
+def main(words: list[str]) -> int:
+    if len(words) + bool(FLAGS.builtin) != 1:
+        raise cli.UsageError("give one file, or --builtin=batch,...; see --help")
+    for group in FLAGS.checks:
+        if group not in GROUPS.split(","):
+            raise cli.UsageError(f"no checks {group!r} (checks: {GROUPS})")
     force_devices()
     try:
-        names = wanted(argv[1:])
+        names = chosen(words)
     except ValueError as error:
         if FLAGS.debug:
             raise
@@ -86,10 +72,10 @@ def main(argv: list[str]) -> None:
         results = check_norm(name, checks=FLAGS.checks)
         failures += count(results, "fail")
         print(f"{name} ({NORMS[name].title})\n{table(results)}")
-        told = ", ".join(f"{count(results, s)} {s}" for s in ("pass", "fail", "skip"))
-        print(f"{name}: {told}; {time.perf_counter() - start:.0f} s\n", flush=True)
-    sys.exit(FAILED if failures else cli.OK)
+        counts = ", ".join(f"{count(results, s)} {s}" for s in ("pass", "fail", "skip"))
+        print(f"{name}: {counts}; {time.perf_counter() - start:.0f} s\n", flush=True)
+    return FAILED if failures else cli.OK
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    cli.start(main, takes_words=True)

@@ -13,25 +13,22 @@ Prepared copies are tensorflow-datasets', in $TFDS_DATA_DIR or ~/tensorflow_data
 
 from __future__ import annotations
 
-import sys
 import time
 
-from absl import app, flags, logging
+from absl import flags
 
-from normlab import data
+from normlab import cli, data
+from normlab.runs.errors import StorageError
 
-USAGE, STORAGE, INTERRUPTED = 2, 7, 130  # exit codes
-
-FLAGS = flags.FLAGS
 flags.DEFINE_string("prepare", None, "Data set to prepare.")
 flags.DEFINE_string("manual_dir", None, "Directory that holds the original files.")
 flags.DEFINE_bool("download", False, "Fetch the original files.")
-flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
-flags.DEFINE_bool("debug", False, "Show tracebacks.")
+cli.define_data_dir()
+FLAGS = flags.FLAGS
 
 
 def list_datasets(data_dir: str | None) -> None:
-    """Prints one line per data set: sizes, shape, classes and whether it can be loaded here."""
+    """Print one line per data set: sizes, shape, classes and whether it can be loaded here."""
     heads = ("train", "valid.", "test", "shape", "classes", "state")
     print("{:<14}{:>7}{:>7}{:>7}  {:<10}{:>7}  {:<13}".format("name", *heads) + "licence")
     for name, row in data.DATASETS.items():
@@ -54,7 +51,7 @@ def state(name: str, data_dir: str | None) -> str:
 
 
 def prepare(name: str, manual_dir: str | None, download: bool, data_dir: str | None) -> None:
-    """Prepares a data set, then reads it back, which also writes the cache."""
+    """Prepare a data set, then reads it back, which also writes the cache."""
     start = time.perf_counter()
     folder = data.prepare(name, manual_dir, download, data_dir)
     print(f"{name}: prepared in {folder} ({time.perf_counter() - start:.1f} s)", flush=True)
@@ -65,54 +62,19 @@ def prepare(name: str, manual_dir: str | None, download: bool, data_dir: str | N
     print(f"{name}: sha256 {dataset.sha256}")
 
 
-def refuse_bad_usage(argv: list[str]) -> None:
-    """Raises DataError for arguments that mean nothing together."""
-    if len(argv) > 1:
-        raise data.DataError(f"unexpected argument {argv[1]!r}; settings are flags: see --help")
-    if not FLAGS.prepare and (FLAGS.manual_dir or FLAGS.download):
-        raise data.DataError("--manual_dir and --download need --prepare=NAME")
-
-
-def run(argv: list[str]) -> None:
-    """Does what the flags say."""
-    refuse_bad_usage(argv)
-    if FLAGS.prepare:
-        prepare(FLAGS.prepare, FLAGS.manual_dir, FLAGS.download, FLAGS.data_dir)
-    else:
+def main() -> int:
+    if not FLAGS.prepare:
+        if FLAGS.manual_dir or FLAGS.download:
+            raise data.DataError("--manual_dir and --download need --prepare=NAME")
         list_datasets(FLAGS.data_dir)
-
-
-def explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and the one line for stderr."""
-    if isinstance(error, data.DataError):
-        return USAGE, f"error[data]: {error}"
-    if isinstance(error, OSError):
-        return STORAGE, f"error[storage]: {error}; free some space or choose another --data_dir"
-    return INTERRUPTED, "interrupted; nothing half-written is left"
-
-
-def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # tfds logs a dozen lines
+        return cli.OK
     try:
-        run(argv)
-    except (data.DataError, OSError, KeyboardInterrupt) as e:
-        if FLAGS.debug:
-            raise
-        code, line = explain(e)
-        print(f"normlab: {line}", file=sys.stderr)
-        sys.exit(code)
-
-
-def parse(argv: list[str]) -> list[str]:
-    """absl's parser leaves with 1 on an unknown flag and on --help; here these are 2 and 0."""
-    try:
-        return FLAGS(argv)
-    except flags.Error as e:
-        print(f"normlab: error[usage]: {e}; see --help", file=sys.stderr)
-        sys.exit(USAGE)
-    except SystemExit:
-        sys.exit(0)
+        prepare(FLAGS.prepare, FLAGS.manual_dir, FLAGS.download, FLAGS.data_dir)
+    except OSError as error:
+        message = f"{error}; free some space or choose another --data_dir"
+        raise StorageError(message) from error
+    return cli.OK
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    cli.start(main)

@@ -19,6 +19,7 @@ from normlab.diagnostics.names import NAMES
 from normlab.layers.table import KERNELS
 from normlab.models.table import MODELS
 from normlab.norms.table import COMMON, NORMS
+from normlab.report.tables import Table
 from normlab.settings import SETTINGS
 from normlab.studies.setup import ROOT, config_names
 from normlab.studies.study import load_study, study_names
@@ -181,23 +182,14 @@ def markdown(rows: Rows) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def aligned(rows: Rows) -> str:
-    """Return rows as columns of text, two blanks apart."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def main(words: list[str]) -> int:
     if len(words) != 1 or words[0] not in LISTS:
         given = f"{' '.join(words)!r} is no list" if words else "no list named"
         raise cli.UsageError(f"{given}; use python scripts/list.py {'|'.join(LISTS)}")
     cli.load_norms()
     is_page = FLAGS.markdown and words[0] == "norms"
-    print(norms_page() if is_page else aligned(LISTS[words[0]]()) + "\n", end="")
+    head, *rows = LISTS[words[0]]()
+    print(norms_page() if is_page else Table("", head, rows).to_text() + "\n", end="")
     return cli.OK
 
 
