@@ -1,4 +1,4 @@
-"""Rebuild tables, figures and the page from finished runs; trains nothing, takes seconds.
+"""Rebuild tables, figures and the page from finished runs; trains nothing and takes seconds.
 
 Examples:
   python scripts/report.py                                  # whatever was started here

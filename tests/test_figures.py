@@ -12,6 +12,7 @@ import pytest
 
 from normlab.layers.table import KERNELS
 from normlab.norms.table import NORMS
+from normlab.report.figures.curves import accuracy_curves
 from normlab.report.figures.dose_response import level_text
 from normlab.report.figures.draw import draw
 from normlab.report.figures.forest import draw_effects
@@ -22,7 +23,6 @@ from normlab.report.figures.style import (
     follow_up_styles,
     line_styles,
     place_of,
-    tick_text,
 )
 from normlab.runs.record import Record
 from normlab.settings import defaults
@@ -40,7 +40,7 @@ from normlab.studies.planning import SetupRuns
 from normlab.studies.protocols import FollowUp, Tuning
 from normlab.studies.setup import Arm, Setup
 from normlab.studies.study import Figure, Kind
-from normlab.studies.units import DECADES, OCTAVES, POINTS, Unit
+from normlab.studies.units import DECADES, FAILED, OCTAVES, POINTS, Unit
 
 NASTY = "batch, $x$ and $\\frac{$"
 ARMS = (
@@ -155,6 +155,18 @@ def test_layers_stand_in_order_of_execution():
     assert last[1].tolist() == [[700, 700, 800, 400], [140, 140, 160, 80]]
 
 
+def test_a_curve_that_ends_early_falls_to_chance_only_if_it_diverged():
+    rows = [{"step": s, "accuracy": a} for s, a in ((1, 0.5), (2, 0.9), (3, 0.95))]
+    runs = {
+        0: Record("a", {}, "trained", {}, rows),
+        1: Record("b", {}, "trained", {}, rows[:2]),
+        2: Record("c", {}, "diverged", {}, rows[:1], 2),
+    }
+    steps, values = accuracy_curves(runs)
+    assert steps.tolist() == [1, 2, 3]
+    assert values[:, -1].tolist() == pytest.approx([95, 90, 10])
+
+
 def test_a_probe_is_drawn_as_medians_with_n():
     half = made_run(2, status="diverged", diverged_at=100)
     e = evidence(batch={0: made_run(0), 1: made_run(1), 2: half})
@@ -255,42 +267,27 @@ def test_levels_may_be_gains_or_depths_and_accuracy_of_training():
     assert error.containers[0].lines[0].get_ydata() == pytest.approx([10, 10])
 
 
-def unit_of(name: str) -> Unit:
-    known = {"octaves": OCTAVES, "decades": DECADES, "points": POINTS}
-    return known.get(name, Unit(name, is_proportion=name.startswith("share")))
+def contrast(name: str, test: HypothesisTest, effects: list[Any], unit: Unit, sesoi: float):
+    found, n = dict(enumerate(effects)), len(effects)
+    return Contrast(name, "C", "s", "c", "s", found, unit, sesoi, n, test)
 
 
-def made_rows(*rows: tuple[str, HypothesisTest, list[Any], str, float]) -> list:
-    return decide(
-        [
-            Contrast(
-                id=name,
-                claim="C",
-                sentence="s",
-                comparison="c",
-                scope="s",
-                effects=dict(enumerate(effects)),
-                unit=unit_of(unit),
-                sesoi=delta,
-                n=len(effects),
-                test=test,
-            )
-            for name, test, effects, unit, delta in rows
-        ]
-    )
-
-
+CHANNELS = Unit("share of channels", is_proportion=True)
 FAR = [math.inf, 1.0, 2.0, 3.0, 4.0, 5.0, -math.inf, 2.5]
 PAIRS = [(8.0 + 0.1 * i, 5.0 + 0.1 * i) for i in range(11)]
-ROWS = made_rows(
-    ("C1 $x$ $\\frac{$", PAIRED_T, [1.0, 2.0, 3.0, 2.5], "octaves", 0.3),
-    ("far", SIGNED_RANK, FAR, "decades", 0.3),
-    ("share", PROPORTION, [1.0, *[0.0] * 19], "share failed", 0.05),
-    ("tail", QUANTILE, PAIRS, "points", 0.5),
-    ("bound", MAX_ERROR, [0.01, 0.02], "radians", 0.05),
-    ("band", THRESHOLDS, [1.0, 0.98], "share of channels", 0.95),
-    ("too few", SIGNED_RANK, [math.inf, math.inf, 1.0], "octaves", 0.3),
-    ("nothing", PAIRED_T, [], "octaves", 0.3),
+ROWS = decide(
+    [
+        contrast("C1 $x$ $\\frac{$", PAIRED_T, [1.0, 2.0, 3.0, 2.5], OCTAVES, 0.3),
+        contrast("far", SIGNED_RANK, FAR, DECADES, 0.3),
+        contrast("share", PROPORTION, [1.0, *[0.0] * 19], FAILED, 0.05),
+        contrast("tail", QUANTILE, PAIRS, POINTS, 0.5),
+        contrast("bound", MAX_ERROR, [0.01, 0.02], Unit("radians"), 0.05),
+        contrast(
+            "band", THRESHOLDS, [1.0, 0.98], Unit("share of channels", is_proportion=True), 0.95
+        ),
+        contrast("too few", SIGNED_RANK, [math.inf, math.inf, 1.0], OCTAVES, 0.3),
+        contrast("nothing", PAIRED_T, [], OCTAVES, 0.3),
+    ]
 )
 
 
@@ -334,10 +331,7 @@ def test_infinite_effects_are_arrows_at_the_edge():
     assert values(arrows["^"])[0] == ax.get_ylim()[1] > 5
     assert values(arrows["v"])[0] == ax.get_ylim()[0] < 0
     assert heights(ax)[2] == FAR[1:6] + FAR[7:]
-
-
-def test_no_figure_of_effects_without_two_finite_ones():
-    assert draw_effects(ROWS[6:]) is None and draw_effects([]) is None
+    assert draw_effects(ROWS[6:]) is None and draw_effects([]) is None  # no two finite ones
 
 
 NEW_KINDS: dict[Kind, str] = {
@@ -369,7 +363,3 @@ def test_figures_can_be_laid_out_and_no_text_covers_another():
         for i, box in enumerate(boxes):
             assert not any(box.overlaps(other) for other in boxes[:i]), f"{kind}: panels overlap"
         assert min(ax.bbox.width for ax in drawing.axes) > 40, f"{kind}: narrow"
-
-
-def test_ticks_of_logarithmic_axes_are_plain():
-    assert tick_text(0.03) == "0.03" and tick_text(1e-6) == "10⁻⁶" and tick_text(3e5) == "3×10⁵"
