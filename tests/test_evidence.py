@@ -98,33 +98,29 @@ def test_tuning_first_then_reports_with_fresh_seeds():
     assert set(lab.evidence.runs_of("batch")) == {0, 1, 2, 3}
 
 
-def test_a_best_rate_on_an_edge_grows_the_grid_of_both_primary_arms():
-    lab = Lab(SETUP, peak({"none": -1.5, "batch": -0.5, "group": -1.5}))
-    grid = [-2.0, -1.5, -1.0, -0.5, 0.0]
-    assert lab.exponents("batch", "tune") == lab.exponents("none", "tune") == grid
-    assert lab.exponents("group", "tune") == [-2.0, -1.5, -1.0]
-    assert lab.exponents("batch", "report") == [-0.5]
-    assert lab.exponents("none", "report") == [-1.5]
-
-
-def test_a_screening_arm_grows_alone():
-    lab = Lab(SETUP, peak({"none": -1.5, "batch": -1.5, "group": -3.0}))
-    assert lab.exponents("group", "tune") == [-3.5, -3.0, -2.5, -2.0, -1.5, -1.0]
-    assert lab.exponents("none", "tune") == [-2.0, -1.5, -1.0]
-    assert lab.exponents("group", "report") == [-3.0]
-
-
-def test_both_edges_grow_at_once():
-    lab = Lab(SETUP, peak({"none": -2.5, "batch": -0.5, "group": -1.5}))
-    grid = [-3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0]
-    assert lab.exponents("none", "tune") == lab.exponents("batch", "tune") == grid
-
-
-def test_the_grid_grows_at_most_four_times():
-    lab = Lab(SETUP, peak({"none": -1.5, "batch": 2.0, "group": -1.5}))
-    assert lab.exponents("none", "tune") == [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0]
-    assert lab.exponents("batch", "report") == [1.0]
-    assert len([look for look in lab.line_styles if stages(look)["batch", "tune"]]) == 5
+@pytest.mark.parametrize(
+    "best, primary, group, reports",
+    [
+        # one edge: both primary arms grow, the screening arm does not
+        ((-1.5, -0.5, -1.5), (-2.0, 0.0), (-2.0, -1.0), (-1.5, -0.5, -1.5)),
+        # a screening arm grows alone
+        ((-1.5, -1.5, -3.0), (-2.0, -1.0), (-3.5, -1.0), (-1.5, -1.5, -3.0)),
+        # both edges at once
+        ((-2.5, -0.5, -1.5), (-3.0, 0.0), (-2.0, -1.0), (-2.5, -0.5, -1.5)),
+        # at most four times
+        ((-1.5, 2.0, -1.5), (-2.0, 1.0), (-2.0, -1.0), (-1.5, 1.0, -1.5)),
+    ],
+)
+def test_a_best_rate_on_an_edge_grows_the_grid(best, primary, group, reports):
+    names = ("none", "batch", "group")
+    lab = Lab(SETUP, peak(dict(zip(names, best, strict=True))))
+    for name, (low, high) in zip(names, (primary, primary, group), strict=True):
+        assert lab.exponents(name, "tune") == [
+            low + i / 2 for i in range(round(2 * (high - low)) + 1)
+        ]
+    assert tuple(lab.exponents(name, "report")[0] for name in names) == reports
+    if primary == (-2.0, 1.0):
+        assert len([look for look in lab.line_styles if stages(look)["batch", "tune"]]) == 5
 
 
 def test_a_failed_tuning_run_counts_as_the_worst_value():
@@ -230,29 +226,22 @@ def test_one_seed_that_trains_keeps_a_sweep_growing():
     assert lab.evidence.best["none"] == -0.5  # the median, low
 
 
-def test_below_the_target_is_not_trained():
+def test_a_sweep_below_the_target_trains_nothing_and_one_above_ends_after_its_extensions():
     lab = Lab(SWEEP, lambda norm, exponent, seed: 0.89)
     assert lab.exponents("none", "sweep") == [-1.0, -0.5, 0.0]
     assert set(lab.evidence.largest_rates("none").values()) == {-math.inf}
     assert lab.evidence.rate("none") is None
+    assert Lab(SWEEP, lambda *_: 0.95).exponents("none", "sweep")[-1] == 4.0
 
 
-def test_a_sweep_ends_after_its_extensions():
-    lab = Lab(SWEEP, lambda *_: 0.95)
-    assert lab.exponents("none", "sweep")[-1] == 4.0
-
-
-def test_a_follow_of_an_arm_that_never_trains_is_not_planned():
-    follow = FollowUp("tenfold", arm="batch", rate_of="none", factor=10)
-    lab = Lab(replace(SWEEP, follows=(follow,)), up_to({"none": -9, "batch": 0.0, "group": 0.0}))
-    assert lab.evidence.follows == {} and lab.evidence.is_complete
-
-
-def test_a_follow_of_a_sweep_takes_the_median_largest_rate():
-    follow = FollowUp("tenfold", arm="batch", rate_of="none", factor=10, seeds=80)
-    lab = Lab(replace(SWEEP, follows=(follow,)), up_to({"none": -0.5, "batch": 0.0, "group": 0.0}))
+def test_a_follow_up_of_a_sweep_takes_the_median_largest_rate_if_there_is_one():
+    follow_up = FollowUp("tenfold", arm="batch", rate_of="none", factor=10, seeds=80)
+    setup = replace(SWEEP, follows=(follow_up,))
+    lab = Lab(setup, up_to({"none": -0.5, "batch": 0.0, "group": 0.0}))
     assert {r.config["optim.lr"] for r in lab.evidence.follows["tenfold"].values()} == {3.162}
     assert len(lab.evidence.follows["tenfold"]) == 80
+    never = Lab(setup, up_to({"none": -9, "batch": 0.0, "group": 0.0}))
+    assert never.evidence.follows == {} and never.evidence.is_complete
 
 
 @pytest.mark.parametrize("exponent, rate", [(-3, 0.001), (-2.5, 0.003162), (0.25, 1.778), (2, 100)])

@@ -62,12 +62,6 @@ def test_steps_to_target_of_running_averages():
     assert steps_to_target(trained(CURVE), 0.6, "running_") == INF
 
 
-def test_steps_to_target_grow_with_the_target():
-    targets = [0.2 + 0.01 * i for i in range(75)]
-    steps = [steps_to_target(trained(CURVE), t) for t in targets]
-    assert steps == sorted(steps)
-
-
 @pytest.mark.parametrize(
     "slow, fast, octaves",
     [(80, 20, 2), (20, 80, -2), (5, 5, 0), (INF, 3, INF), (3, INF, -INF), (INF, INF, 0)],

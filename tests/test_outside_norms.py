@@ -235,7 +235,7 @@ def test_a_study_runs_resumes_and_is_reported_without_the_file(tmp_path):
     page = tmp_path / "results" / "report" / "index.html"
     assert f"--norms={file}" in page.read_text(encoding="utf-8")
     lines = (tmp_path / "results" / "report" / "tables" / "own-quick-tiny.md").read_text()
-    assert re.search(r"^\| my_norm \| primary \|.*\| 2 \|", lines, re.M)
+    assert re.search(r"^\| my\\_norm \| primary \|.*\| 2 \|", lines, re.M)
 
     page.unlink()
     file.unlink()
