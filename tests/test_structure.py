@@ -63,7 +63,7 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT / "normlab").with_suffix("").parts[0]
 
 
-def imports_of(path: Path) -> Iterator[str]:
+def imports_of(path: Path, hides_types: bool = True) -> Iterator[str]:
     """Dotted names of everything that a file imports, inside functions too; `from a import b`
     counts as a.b, and names that are only checked for types are left out."""
     tree = tree_of(path)
@@ -74,7 +74,7 @@ def imports_of(path: Path) -> Iterator[str]:
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if id(node) in hidden:
+        if hides_types and id(node) in hidden:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -122,6 +122,26 @@ def test_only_the_worker_knows_jax_or_training(path):
     names = list(imports_of(path))
     assert not {n.split(".")[0] for n in names} & HEAVY
     assert "training" not in own(n for n in names if not n.startswith(JAX_FREE))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_file_imports_itself_in_a_circle():
+    """Imports for type checking count too, since they hide a circle."""
+    modules = {module_name(p): p for p in CODE if p.parts[-2] not in SETTINGS_FOLDERS}
+    edges = {
+        name: {
+            target if target in modules else target.rpartition(".")[0]
+            for target in imports_of(path, hides_types=False)
+        }.intersection(modules)
+        - {name}
+        for name, path in modules.items()
+    }
+    while free := {name for name, targets in edges.items() if not targets}:
+        edges = {name: targets - free for name, targets in edges.items() if name not in free}
+    assert not edges
 
 
 def run_fresh(code: str) -> str:
