@@ -129,7 +129,11 @@ def test_help_shows_examples(script):
             ["--study=batch_size", "--arms=batch/4", "--seeds=3"],
             "48 runs known by now, 48 to train (14,400",
         ),
-        ("study", ["--study=batch_size", "--only=optim.lr=0.1"], "84 runs known by now, 84 to train"),
+        (
+            "study",
+            ["--study=batch_size", "--only=optim.lr=0.1"],
+            "84 runs known by now, 84 to train",
+        ),
     ],
 )
 def test_dry_run_prints_the_plan_and_writes_nothing(script, flags, words, tmp_path):
