@@ -109,7 +109,9 @@ def test_a_claim_favours_what_its_sentence_favours(name):
         return arm.removesuffix(", followed") == worse or worse == arm[: arm.find("/") + 1]
 
     for is_good, expected in ((lambda arm: not is_worse(arm), effect), (is_worse, reverse)):
-        for value in measured(name, is_good).effects.values():
+        effects = measured(name, is_good).effects
+        assert effects.keys() == {0, 1}
+        for value in effects.values():
             assert value == pytest.approx(expected), name
 
 
