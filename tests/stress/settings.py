@@ -96,7 +96,7 @@ def run(workspace: Workspace) -> Report:
             failures[f"training: {wrong}"] = config
     missed = []
     for name, error in MUTANTS.items():
-        with patch.object(config_module, "check_training", side_effect=error):
+        with patch.object(config_module, "check_constraints", side_effect=error):
             if not examine(20, workspace.seed, workspace.folder)[1]:
                 missed.append(name)
     figures = {"configurations": count, "accepted": len(accepted), "trained": len(small[:trained])}
