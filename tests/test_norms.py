@@ -54,6 +54,7 @@ def test_parameters_and_state_are_those_of_the_row_and_start_where_the_paper_say
     assert set(stats) <= {"mean", "mean_lo", "var"} and ("mean" in stats) == ("mean_lo" in stats)
     for leaf, value in stats.items():
         np.testing.assert_array_equal(value, np.full(channels, float(leaf == "var")))
+        assert value.dtype == np.float32
     if "alpha" in row.parameters:
         other: Any = make(name, alpha=1.25).init(jax.random.key(0), draw(CONV))
         assert other["params"]["alpha"] == 1.25
