@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 if __name__ == "__main__":  # read when jax starts
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    given = os.environ.get("XLA_FLAGS", "")  # of tests/conftest.py: they halve compilation
+    os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=8"
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
