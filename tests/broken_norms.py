@@ -79,7 +79,8 @@ class Plain(nn.Module):
 
 def broken(name: str, base: type[Plain] = Plain, **methods: Any) -> type[Plain]:
     """A copy of `base` with these methods in the place of its own."""
-    return type(base)(name, (base,), {"__module__": __name__, **methods})
+    metaclass: Any = type(base)
+    return metaclass(name, (base,), {"__module__": __name__, **methods})
 
 
 def unbiased(self, z, valid):

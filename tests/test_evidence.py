@@ -145,12 +145,12 @@ def test_tuning_for_steps_ends_at_the_target_and_reports_do_not():
 
 
 def test_a_missed_target_counts_as_ten_times_the_steps():
-    setup = replace(SETUP, protocol=replace(TUNING, metric="steps"), target=0.99)
-    lab = Lab(setup, INSIDE)
+    protocol = replace(TUNING, metric="steps")
+    lab = Lab(replace(SETUP, protocol=protocol, target=0.99), INSIDE)
     run = next(iter(lab.records.values()))
-    assert setup.protocol.value(run, 0.99) == math.log2(10 * 300)
+    assert protocol.value(run, 0.99) == math.log2(10 * 300)
     diverged = replace(run, status="diverged", curve=[])
-    assert setup.protocol.value(diverged, 0.99) == math.log2(10 * 300)
+    assert protocol.value(diverged, 0.99) == math.log2(10 * 300)
     assert TUNING.value(diverged, 0.9) == 0.9
 
 

@@ -90,9 +90,12 @@ def no_jax(tmp_path_factory) -> str:
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
 
+PLACES: dict[str, str] = {"DIGITS": DIGITS, "MNIST": MNIST}
+
+
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(case, tmp_path, no_jax):
-    script, *flags = [{"DIGITS": DIGITS, "MNIST": MNIST}.get(word, word) for word in case.split()]
+    script, *flags = [PLACES.get(word, word) for word in case.split()]
     words = BAD_INPUT[case]
     before = cpu_seconds()
     run = run_script(script, *flags, cwd=tmp_path, PYTHONPATH=no_jax)

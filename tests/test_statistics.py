@@ -193,7 +193,8 @@ def test_masked_positions_influence_nothing(filler, centered):
     np.testing.assert_array_equal(m.n, mask.sum())
     outside = ~np.broadcast_to(mask, shape)
     assert not np.asarray(slope)[outside].any() and not np.asarray(found)[outside].any()
-    alone = moments(np.where(mask, x, np.float32(filler)), axes, mask=mask, centered=centered)
+    filled_x: Any = np.where(mask, x, np.float32(filler))
+    alone = moments(filled_x, axes, mask=mask, centered=centered)
     np.testing.assert_allclose(alone.var, var, rtol=LIMIT)
 
 

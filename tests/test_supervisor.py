@@ -104,11 +104,11 @@ def test_a_worker_that_dies_again_and_again_is_an_error(tmp_path):
 def test_studies_and_configurations_load_without_jax():
     code = """
 import sys
-from normlab.studies import study
+from normlab.studies import setup, study
 for name in study.study_names():
     study.check_study(study.load_study(name), 'quick')
-for name in study.config_names():
-    study.load_config(name)
+for name in setup.config_names():
+    setup.load_config(name)
 print([m for m in ('jax', 'flax', 'optax', 'sklearn', 'tensorflow') if m in sys.modules])
 """
     command = [sys.executable, "-c", code]

@@ -17,6 +17,7 @@ class BatchNorm(RunningNorm):
     Source: arXiv:1502.03167, algorithms 1 and 2. Deviation: the running variance is the biased one
     (as in Flax and Keras; running_var="unbiased" is the paper's and PyTorch's n / (n - 1)).
 
+    >>> import jax
     >>> layer = BatchNorm()
     >>> variables = layer.init(jax.random.key(0), jax.numpy.ones((4, 3)), train=True)
     >>> sorted(variables["batch_stats"])

@@ -26,6 +26,7 @@ class BatchInstanceNorm(RunningNorm):
     gradient is that at the clipped value, which brings a rho outside [0, 1] back. The paper clips
     the parameter after every update.
 
+    >>> import jax
     >>> layer = BatchInstanceNorm()
     >>> variables = layer.init(jax.random.key(0), jax.numpy.ones((4, 2, 2, 3)), train=True)
     >>> variables["params"]["rho"].tolist()

@@ -22,6 +22,7 @@ class MeanOnlyBatchNorm(RunningNorm):
     Source: arXiv:1602.07868, section 4. Deviation: none; made for weight-normalized kernels, which
     are chosen apart from it.
 
+    >>> import jax
     >>> layer = MeanOnlyBatchNorm()
     >>> x = jax.numpy.array([[1.0], [3.0]])
     >>> layer.init_with_output(jax.random.key(0), x, train=True)[0].tolist()

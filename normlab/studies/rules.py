@@ -110,7 +110,7 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
     """Yield a line for each value that differs between two rules.
 
     >>> list(differences({"C1a": {"sesoi": 0.32}}, {"C1a": {"sesoi": 0.5}, "C1b": {}}))
-    ['C1a, delta: 0.32 → 0.5', 'C1b: none → {}']
+    ['C1a, sesoi: 0.32 → 0.5', 'C1b: none → {}']
     """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted({**before, **after}):
