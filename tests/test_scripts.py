@@ -94,7 +94,7 @@ PLACES: dict[str, str] = {"DIGITS": DIGITS, "MNIST": MNIST}
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_one_line_exit_code_2_and_nothing_written(case, tmp_path, no_jax):
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(case: str, tmp_path, no_jax):
     script, *flags = [PLACES.get(word, word) for word in case.split()]
     words = BAD_INPUT[case]
     before = cpu_seconds()
