@@ -28,8 +28,11 @@ SOURCES: dict[str, Any] = {
     "cifar10": cifar,
     "cifar100": cifar,
 }
-"""The module that reads each data set's official files: stock_builder(name) -> tfds builder class;
-read(name, paths by file name) -> class names of each label, examples of each split."""
+"""The module that reads each data set's official files.
+
+stock_builder(name) -> tfds builder class. read(name, paths by file name) -> class names of each
+label, examples of each split.
+"""
 CONNECT_SECONDS = 3.0  # tfds itself retries for 200 s without a network
 
 

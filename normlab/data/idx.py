@@ -26,7 +26,7 @@ def stock_builder(name: str) -> Any:
 
 
 def read(name: str, paths: dict[str, Path]) -> tuple[dict[str, list[str]], dict[str, Any]]:
-    """The class names, which the files do not tell, and of each split its examples in order."""
+    """The class names, which the files do not contain, and of each split its examples in order."""
     del name
     return {}, {split: _examples(paths[a], paths[b]) for split, (a, b) in FILES.items()}
 

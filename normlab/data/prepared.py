@@ -45,7 +45,7 @@ def read_prepared(name: str, row: Row, data_dir: str | None) -> tuple[np.ndarray
     """Images uint8 [N, H*W*C] and labels int32 [N]: the official training examples, then the test.
 
     Within a split the order is that of tfds, a fixed shuffle. The first call decodes PNGs for some
-    seconds and leaves a cache beside them. Raises DataUnavailable.
+    seconds and leaves a cache in their folder. Raises DataUnavailable.
     """
     check_prepared(name, row, data_dir)
     folder = data_root(data_dir) / row.folder

@@ -14,9 +14,9 @@ def make_synthetic() -> tuple[np.ndarray, np.ndarray]:
     """The 3,000 examples: images uint8 [N, 64], labels int32 [N], 300 of each class.
 
     label = argmax_k (x - 128) . t_k, with ten random sign vectors t_k as the teacher. Of 5,000
-    random images each class keeps the 300 with the widest margin to the second best class, so that
-    the classes are balanced and a small net can learn them (one hidden layer of 64: 97 %). All
-    arithmetic is on integers and raw Philox words, hence bit-equal on every machine.
+    random images each class keeps the 300 with the widest margin to the second best class. So the
+    classes are balanced and a small net can learn them (one hidden layer of 64: 97 %). All
+    arithmetic is on integers and raw Philox words, so the images are bit-equal on every machine.
     """
     row = DATASETS["synthetic"]
     features = row.shape[0] * row.shape[1] * row.shape[2]
