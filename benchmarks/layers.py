@@ -2,8 +2,8 @@
 
 The layers run in training mode and return the new running statistics. Backward is a VJP with a
 cotangent, for the input and the parameters. Each contender runs in a compiled loop on its own
-output, in place, a few times and many times. The difference is free of the cost of getting memory:
-the first touch of 33 MB takes 23 ms, a copy of them 1.4 ms (2 cores, 2026-11-20). On small sizes
+output, in place, a few times and many times. The difference excludes the cost of getting memory.
+The first touch of 33 MB takes 23 ms, a copy of them 1.4 ms (2 cores, 2026-11-20). On small sizes
 memory costs nothing, and only the long loop runs. docs/benchmarks.md says how to read the table.
 """
 

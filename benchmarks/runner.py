@@ -62,7 +62,7 @@ def find_libraries(
     against: Sequence[str] | None, titles: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:
     """Return the libraries of `titles` (name -> title) that are asked for (None: all) and
-    installed, and a line on each that is not installed; raises BadSelection.
+    installed. The second list has a line on each that is not installed. Raises BadSelection.
 
     A name is that of the module, with a variant behind a hyphen: torch-compiled.
     """

@@ -23,7 +23,7 @@ class Loop:
         self.run(1)
 
     def run(self, products: int) -> float:
-        """Return the seconds that so many of them take."""
+        """Return the seconds that this number of products takes."""
         began = time.perf_counter()
         for _ in range(products):
             self.x = self.multiply(self.x, self.x)

@@ -17,7 +17,7 @@ EPSILON, MOMENTUM, RATE = 1e-5, 0.9, 0.05
 GROUPS = 4
 EXAMPLES = 2048
 BATCHES = 200
-"""Batches that are drawn beforehand; a longer loop begins again."""
+"""Batches that are drawn beforehand; a longer loop repeats them."""
 
 
 class Part(NamedTuple):
@@ -114,8 +114,10 @@ NETWORKS = (
 
 
 class Job(NamedTuple):
-    """What a contender is given: images uint8 [N, H*W*C], labels [N], the rows of its batches
-    [T, B] and the weights to start from, "conv_1/kernel" -> array as normlab has them."""
+    """The input of a contender: images uint8 [N, H*W*C], labels [N], rows of the batches [T, B].
+
+    It starts from `weights`, "conv_1/kernel" -> array as normlab has them.
+    """
 
     network: Network
     images: np.ndarray

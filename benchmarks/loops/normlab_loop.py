@@ -21,7 +21,7 @@ from normlab.training.program import CPU_OPTIONS, input_shape
 from normlab.training.state import hyper_of, init_state
 
 CHUNKS = 8
-"""Chunks whose batches are drawn beforehand; a longer loop begins again."""
+"""Chunks whose batches are drawn beforehand; a longer loop repeats them."""
 SCORED = 100
 
 

@@ -40,7 +40,7 @@ class Stepwise:
         self.job = job
 
     def load(self) -> None:
-        """Begin again from the weights of the job."""
+        """Restart from the weights of the job."""
         raise NotImplementedError
 
     def start(self, run: Run) -> None:

@@ -1,7 +1,7 @@
 """The process of one contender. It answers requests, see normlab/launch/json_lines.py.
 
-The first request, "make", says what to train; {"do": "losses", "steps": 5} and the like call the
-method of the loop. The process binds itself to its core before it imports a library.
+The first request, "make", says what to train. Every further one calls a method of the loop, as
+{"do": "losses", "steps": 5} does. The process binds itself to its core before it imports a library.
 """
 
 from __future__ import annotations

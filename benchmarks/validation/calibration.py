@@ -92,7 +92,7 @@ class Proportion(NamedTuple):
         return self.times >= OFTEN * self.of
 
     def is_rarer(self) -> bool:
-        """Tell whether the whole interval lies below what is often enough."""
+        """Return whether the whole interval lies below what is often enough."""
         return self.interval[1] < OFTEN
 
 
@@ -133,8 +133,10 @@ def null(metric: Metric, judge: Judge, draws: int, seed: int = 0) -> Counter[str
 def planted(
     noise: Noise, truth: Sequence[bool], judge: Judge, repetitions: int, size: float = SIZE
 ) -> Counter[tuple[bool, str]]:
-    """Return how often each word is given for rows with an effect of delta (True) and of 0 (False)
-    in one study with a row for each of `truth`."""
+    """Return how often each word is given in one study with a row for each of `truth`.
+
+    True counts rows with an effect of delta, False those with an effect of 0.
+    """
     random = np.random.default_rng(0)
     delta = size * noise.sd / math.sqrt(N)
     words: Counter[tuple[bool, str]] = Counter()

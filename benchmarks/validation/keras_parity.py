@@ -56,7 +56,10 @@ ARMS = (Arm("batch"), Arm("none"), Arm("batch", "tanh", is_judged=False))
 
 class Lesson(NamedTuple):
     """What both train: flat uint8 images with labels, the rows of the batches [T, B] and of the
-    test, and the first weights, "dense_1" -> {"kernel": array, "bias": array}."""
+    test.
+
+    Both start from `weights`, "dense_1" -> {"kernel": array, "bias": array}.
+    """
 
     images: np.ndarray
     labels: np.ndarray

@@ -1,8 +1,8 @@
 """Theory checks: what theory says exactly of deep dense networks at initialisation.
 
 With batch norm the squared gradient grows by a constant factor from layer to layer towards the
-input (arXiv:1902.08129): by pi / (pi - 1) after ReLU in wide layers and large batches, and by
-(B - 2) / (B - 3) in linear networks. Without norm, He's initial weights keep it as it is.
+input (arXiv:1902.08129). The factor is pi / (pi - 1) after ReLU in wide layers and large batches.
+It is (B - 2) / (B - 3) in linear networks. Without norm, He's initial weights keep it as it is.
 docs/theory.md says how to read the tables.
 """
 
@@ -174,7 +174,7 @@ class Growth(NamedTuple):
         return f"{self.mean:.3f} +- {self.half:.3f}"
 
     def is_within(self, tolerance: float, predicted: float) -> bool:
-        """Tell whether the whole interval is: NaN is not."""
+        """Return whether the whole interval is within; NaN is not."""
         return abs(self.mean - predicted) + self.half <= tolerance * predicted
 
 
