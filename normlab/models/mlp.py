@@ -20,8 +20,9 @@ SHORTCUTS = ("identity", *SCALED)
 class MLP(nn.Module):
     """dense - norm - act (placement pre) or dense - act - norm (post), repeated, and a dense head.
 
-    `shortcut`: f(x) alone (none); around each layer that keeps its width x + f(x) (identity) or
-    x + a f(x), the scalar `branch_scale_i` a = 0 at first (skipinit, arXiv:2002.10444).
+    `shortcut` none: f(x) alone. Others act around each layer that keeps its width: x + f(x)
+    (identity) or x + a f(x) (skipinit, arXiv:2002.10444; the scalar `branch_scale_i` a = 0 at
+    first).
 
     Shapes: x [N, D], mask [N] (True: a real example) -> logits [N, classes]. Every dense layer has
     its bias in every arm.

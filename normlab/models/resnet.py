@@ -17,7 +17,7 @@ from normlab.settings import Config
 BRANCH_SCALES = {"skipinit": 0.0, "fixup": 1.0}
 """Residual -> where the learned scalar starts that multiplies each branch."""
 SHORTCUTS = ("identity", *BRANCH_SCALES)
-"""Residuals with a shortcut beside each branch; any other leaves the branch alone."""
+"""Residuals with a shortcut parallel to each branch; any other has only the branch."""
 
 
 def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
@@ -100,19 +100,20 @@ class ResNet(nn.Module):
     Shapes: x [N, H, W, C], mask [N] (True: a real example) -> logits [N, classes]. The first block
     of every stage but the first halves H and W. `order` post: norm and act follow the first
     convolution; pre: they follow the last block. Every layer has its bias in every arm.
-    `residual`: identity, x + f(x); none, f(x) alone, the plain network of the same parameters;
-    skipinit, x + a f(x), the scalar a = 0 at first; fixup: the first kernel of each branch times
-    branches^(-1/2), its second kernel and the head 0, a scalar bias (0 at first) before every
-    convolution and activation and before the head, and a scalar multiplier (1) of each branch.
+    `residual` identity: x + f(x). none: f(x) alone, the plain network of the same parameters.
+    skipinit: x + a f(x), the scalar a = 0 at first. fixup: the first kernel of each branch is
+    multiplied by branches^(-1/2), its second kernel and the head are 0. A scalar bias (0 at first)
+    precedes every convolution, every activation and the head. Each branch has a scalar multiplier
+    (1 at first).
     Sources: arXiv:1512.03385, section 4.2, with shortcuts of option A; order pre: arXiv:1603.05027;
     skipinit: arXiv:2002.10444; fixup: arXiv:1901.09321, section 3, and its authors' code.
     Deviations: all convolutions have a bias per channel. Order pre: every block keeps its first
     norm and act inside the branch, the first block of all too.
-    Fixup: kernels are drawn by fan-in as in the other arms, the authors' code draws by fan-out; the
-    shortcut takes x without the scalar before the first convolution, which the code adds where
-    the shape changes, and trains its scalars at a tenth of the rate, here they have the whole one;
-    no scalar stands before the first convolution of all, as in the code. A norm right after a
-    kernel of zeros (order post) multiplies its first gradient by 1 / sqrt(epsilon).
+    Fixup: kernels are drawn by fan-in as in the other arms; the authors' code draws by fan-out. The
+    shortcut takes x without the scalar before the first convolution; the authors' code adds it
+    where the shape changes. Scalars train at the whole rate; in the authors' code at a tenth of it.
+    As in that code, the first convolution of the network has no scalar before it. A norm right
+    after a kernel of zeros (order post) multiplies its first gradient by 1 / sqrt(epsilon).
     """
 
     layers: Layers

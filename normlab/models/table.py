@@ -61,7 +61,7 @@ MODELS: dict[str, Model] = {
         options=("widths", "depth", "act", "placement"),
     ),
     "resnet": Model(
-        title="blocks of two 3x3 convs beside a shortcut, the first of a stage halves the image",
+        title="blocks of two 3x3 convs with a shortcut, the first of a stage halves the image",
         make="normlab.models.resnet:make_resnet",
         shapes=resnet_shapes,
         is_convolutional=True,
