@@ -32,8 +32,8 @@ def observe(inputs: DiagnosticInputs, state: DiagnosticState) -> tuple[Values, D
     """Return how far the units' distributions on the diagnostic batch moved since the last time:
 
     drift.step: mean over units of the W1 distance over the unit's standard deviation at the last
-    time; drift.moments: the same of |change of mean| + |change of standard deviation|. NaN at the
-    first time; units that were constant are left out, NaN where all were.
+    time. drift.moments: the same of |change of mean| + |change of standard deviation|. Both are
+    NaN at the first time. Units that were constant are left out; NaN where all were.
     """
     now, before = sample(inputs), state["sorted"]
     (mean, std), (old_mean, old_std) = means_and_stds([now, before])

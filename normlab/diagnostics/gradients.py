@@ -20,8 +20,8 @@ def slope(sizes: list[jax.Array]) -> jax.Array:
 
 
 def middle(sizes: list[jax.Array]) -> list[jax.Array]:
-    """Return what the slope is fitted to: without the image, the first hidden output and the last
-    one; where fewer than two remain, without the image alone."""
+    """Return what the slope is fitted to: all but the image, the first hidden output and the last
+    one. Where fewer than two remain, only the image is left out."""
     inner = sizes[2:-1]
     return inner if len(inner) > 1 else sizes[1:]
 

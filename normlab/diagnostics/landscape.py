@@ -20,11 +20,10 @@ RELATIVE_STEP = 0.01
 
 
 def walk(loss: Callable[[jax.Array], jax.Array], w: jax.Array, steps: jax.Array) -> jax.Array:
-    """Return [1 + steps, 4] for the points w - s g, s in `steps`, g the gradient of `loss` at w:
-    the loss there, |change of g|, |change of w|, |g|.
+    """Return [1 + steps, 4]: the loss, |change of g|, |change of w| and |g| at w - s g.
 
-    The last point, one more than `steps`, lies 1 % of |w| away. One loop holds one copy of the
-    network in the program.
+    s is in `steps`, g is the gradient of `loss` at w. The last point, one more than `steps`, lies
+    1 % of |w| away. One loop holds one copy of the network in the program.
     """
     value_and_grad = jax.value_and_grad(loss)
     count = len(steps) + 2
@@ -49,14 +48,14 @@ def relative_change(rows: jax.Array) -> jax.Array:
 
 
 def observe(inputs: DiagnosticInputs) -> Values:
-    """Return, for the loss of the diagnostic batch in training mode at w - s g, s = 1/2, 1, 2 and 4
-    learning rates, g its gradient at w:
+    """Return how the loss of the diagnostic batch in training mode changes along its gradient g.
 
-    landscape.loss_range: the largest loss minus the smallest; landscape.predictiveness: the largest
-    |g - g(w - s g)|; landscape.smoothness: the largest |change of g| / |change of w|.
-    landscape.relative: see `relative_change`; landscape.relative_frozen: the same of the loss in
-    evaluation mode with the statistics of the diagnostic batch at w, along that loss's own gradient
-    (without running statistics: the live one).
+    The points are w - s g, s = 1/2, 1, 2 and 4 learning rates, g taken at w.
+    landscape.loss_range: the largest loss minus the smallest. landscape.predictiveness: the largest
+    |g - g(w - s g)|. landscape.smoothness: the largest |change of g| / |change of w|.
+    landscape.relative: see `relative_change`. landscape.relative_frozen: the same of the loss in
+    evaluation mode with the statistics of the diagnostic batch at w. It follows the gradient of
+    that loss. Without running statistics it equals landscape.relative.
     """
     w, restore = ravel_pytree(inputs.params)
     live = walk(lambda w: live_loss(inputs, restore(w)), w, jnp.array(STEPS) * inputs.rate)

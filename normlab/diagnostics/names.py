@@ -1,4 +1,4 @@
-"""`NAMES`: the probes by name, readable without importing jax."""
+"""`NAMES`: the diagnostics by name, readable without importing jax."""
 
 from __future__ import annotations
 

@@ -11,8 +11,11 @@ from normlab.diagnostics.taps import inside, live_loss, name_of, outline
 
 
 def angle(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return the angle between a and b in radians, exact also where it is small: 2 atan2 of the
-    lengths of difference and sum of the unit vectors (the arc cosine loses half the digits)."""
+    """Return the angle between a and b in radians, exact also where it is small.
+
+    It is 2 atan2 of the lengths of difference and sum of the unit vectors. The arc cosine loses
+    half the digits.
+    """
     a, b = unit(a), unit(b)
     return 2 * jnp.arctan2(length(a - b), length(a + b))
 

@@ -26,9 +26,9 @@ def numbers(params: Any, taps: Taps) -> Any:
 
 
 def observe(inputs: DiagnosticInputs) -> Values:
-    """Return how G, the gradient of a layer's kernel, differs from G', the same after all earlier
-    layers took the optimiser's step, on the same batch in training mode:
+    """Return how the gradient of a layer's kernel differs before (G) and after (G') a step.
 
+    For G' all earlier layers took the optimiser's step. Both use the same batch in training mode.
     shift.distance.<layer> = |G - G'|, shift.relative.<layer> = |G - G'| / |G|,
     shift.cosine.<layer>; shift.relative, shift.cosine: means over all layers but the first, where
     G' = G. The parameters of a norm, and scalars of a block, move with the layer before them.

@@ -1,4 +1,4 @@
-"""Numbers that several probes take of an array."""
+"""Numbers that several diagnostics take of an array."""
 
 from __future__ import annotations
 

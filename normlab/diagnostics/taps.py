@@ -143,11 +143,11 @@ def outline(inputs: DiagnosticInputs) -> Taps:
 
 
 def activation_inputs(inputs: DiagnosticInputs, taps: Taps) -> list[jax.Array]:
-    """Return for each norm what enters the activation beside it: what the norm puts out, with
-    noise; where the norm follows the activation (placement post), what the layer before puts out.
+    """Return for each norm the input of the activation next to it.
 
-    The second norm of a residual block of order post stands before a sum: there the activation
-    gets the shortcut too, which is left out.
+    It is the output of the norm, with noise. Where the norm follows the activation (placement
+    post), it is the output of the layer before. The second norm of a residual block of order post
+    is followed by a sum. There the activation gets the shortcut too, which is left out.
     """
     if getattr(inputs.net, "placement", "pre") == "post":
         return [jnp.asarray(taps.layers[taps.owners[n.path]].y, jnp.float32) for n in taps.norms]

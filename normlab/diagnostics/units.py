@@ -12,12 +12,15 @@ from normlab.diagnostics.taps import name_of, run, statistics_of
 NEAR = 0.1
 """How far a mean may be from 0 and a standard deviation from 1."""
 RESOLVED = 2.0**24
-"""The largest mean over standard deviation that float32 can tell from a constant."""
+"""The largest mean over standard deviation that float32 can distinguish from a constant."""
 
 
 def observe_dead(inputs: DiagnosticInputs) -> Values:
-    """Return dead.share.<layer>, the share of the units that the layer receives (all but the first
-    layer, which receives the image) that are 0 for all examples and at all positions."""
+    """Return dead.share.<layer>, the share of the layer's inputs that are always 0.
+
+    Such a unit is 0 for all examples and at all positions. The first layer, which receives the
+    image, has no value.
+    """
     values = {}
     for layer in run(inputs, inputs.params).layers[1:]:
         is_dead = jnp.all(by_unit(layer.x) == 0, axis=0)
@@ -58,8 +61,8 @@ def observe_moments(inputs: DiagnosticInputs) -> Values:
     |standard deviation - 1| <= 0.1 over batch and space:
 
     moments.normalized: normalized values in training on the diagnostic batch, without scale and
-    bias; moments.scaled: after them; moments.received: what conv, dense and head receive, but for
-    the image; moments.evaluation: normalized values in evaluation mode on held-out images with
+    bias. moments.scaled: after them. moments.received: what conv, dense and head receive, but for
+    the image. moments.evaluation: normalized values in evaluation mode on held-out images with
     re-estimated statistics. Channels whose scale is next to 0 are left out of the first and last.
     """
     training = run(inputs, inputs.params)
