@@ -15,8 +15,11 @@ from normlab.training.state import TrainState
 from normlab.training.step import MUTABLE
 
 PARTS = ("curve", "rest", "test", "train", "replaced")
-"""The curve's subset of the validation split, the rest of that split, the test split; training
-examples with their own labels, and those whose labels were replaced, both points of the curve."""
+"""The curve's subset of the validation split, the rest of that split, the test split. Then two
+parts of the training examples: those with their own labels, and those with replaced ones.
+
+Every point of the curve scores both kinds of training examples.
+"""
 CURVE_PARTS = (0, 3, 4)
 """Scored at every point of a curve, before the others."""
 
@@ -99,8 +102,8 @@ def score(
 def reestimate(whole: nn.Module, state: TrainState, data, rows: jax.Array) -> Any:
     """Return the running statistics of one train-mode pass over the images at `rows`.
 
-    `whole` is the run's network with momentum 0 and statistics over the whole batch, so that the
-    pass leaves in `batch_stats` exactly the statistics of those images.
+    `whole` is the run's network with momentum 0 and statistics over the whole batch.
+    So the pass leaves in `batch_stats` exactly the statistics of those images.
     """
     _, moved = whole.apply(state.variables, data.gather(rows), train=True, mutable=MUTABLE)
     return moved["batch_stats"]
@@ -117,8 +120,8 @@ def make_evaluate(
 ) -> Callable[..., Scores]:
     """Return evaluate(state, data, rows of images for statistics, scoring, batches) -> scores.
 
-    Modes: statistics re-estimated through `whole` (left out where it is None), those of the state,
-    and each scored batch's own through `own` (left out where it is None).
+    Modes: statistics re-estimated through `whole`, those of the state, and each scored batch's own
+    through `own`. A mode is left out where its network is None.
     """
 
     def evaluate(state: TrainState, data, rows, scoring: Scoring, batches) -> Scores:

@@ -25,8 +25,8 @@ def step_flops(config: Config, shape: tuple[int, ...], classes: int) -> int:
     """Return the operations of one member's step in the products of its layers.
 
     A product of an n x k and a k x m matrix is 2 n k m of them. Forward, kernel gradient and, but
-    for the first layer, input gradient; what the norm adds and evaluation are not counted, so all
-    norms of a network have the same. `shape` is that of an image, [H, W, C].
+    for the first layer, input gradient are counted. What the norm adds and evaluation are not, so
+    all norms of a network have the same. `shape` is that of an image, [H, W, C].
     """
     plain = {k: v for k, v in defaults().items() if k.startswith("norm.")} | {"norm.name": "none"}
     return _step_flops(program_key(config | plain), shape, classes)
@@ -75,7 +75,7 @@ def _dot_flops(equation: Any) -> int:
 def _conv_flops(equation: Any) -> int:
     """Return twice the products of a value with a weight, those with padding too. An output has one
     for each weight of its channel. Where the left side is dilated (the input gradient of a strided
-    convolution) most of those are with zeros, and each left value has one for each weight that
+    convolution) most of those are with zeros. There each left value has one for each weight that
     reads its channel."""
     left, right = (v.aval for v in equation.invars)
     out, params = equation.outvars[0].aval, equation.params
@@ -90,8 +90,9 @@ def _conv_flops(equation: Any) -> int:
 def matmul_rate() -> float:
     """Return the operations per second of float32 matrix products here, measured once a process.
 
-    The best of REPEATS products of 1024 x 1024: 0.2 s with its compilation on one core of a CPU
-    (0.8 s at 2048, for the same rate); larger on an accelerator, which that would not fill.
+    The rate is that of the best of REPEATS products. At 1024 x 1024 all take 0.2 s with their
+    compilation on one core of a CPU. At 2048 they take 0.8 s and give the same rate. An
+    accelerator needs larger ones to be filled.
     """
     size = 1024 if jax.default_backend() == "cpu" else 8192
     x = jnp.full((size, size), 1 / size, jnp.float32)

@@ -1,6 +1,6 @@
 """From settings to optax: the direction of a step, and the shape of its rate over time.
 
-The chain is built inside the traced function, because momentum and weight decay are traced; the
+The chain is built inside the traced function, because momentum and weight decay are traced. The
 rate is the traced `optim.lr` times a shape with peak 1 that is computed beforehand.
 """
 
@@ -15,7 +15,7 @@ import optax
 
 
 def is_kernel(path: tuple[Any, ...]) -> bool:
-    """Tell whether a parameter's path ends in `kernel`: the only role that decays."""
+    """Return whether a parameter's path ends in `kernel`: the only role that decays."""
     return path[-1].key == "kernel"
 
 
@@ -52,8 +52,8 @@ def scale_by_adam_keras(
 def direction(name: str, momentum: Any, weight_decay: Any) -> optax.GradientTransformation:
     """Return the transformation g -> u of the update p <- p - rate * u.
 
-    sgd: u = g; momentum: u = trace of g (heavy ball); adam, adamw: Adam's with b1 = momentum,
-    b2 = 0.999, epsilon 1e-8; adam_keras: with the epsilon of Keras, see scale_by_adam_keras.
+    sgd: u = g. momentum: u = trace of g (heavy ball). adam, adamw: Adam's with b1 = momentum,
+    b2 = 0.999, epsilon 1e-8. adam_keras: with the epsilon of Keras, see scale_by_adam_keras.
     Weight decay acts on kernels only: added to g, for adamw to u.
     """
     decay = optax.add_decayed_weights(weight_decay, mask=mask_kernels)
@@ -70,7 +70,7 @@ def direction(name: str, momentum: Any, weight_decay: Any) -> optax.GradientTran
 def rate_shape(schedule: str, warmup: int, steps: int) -> np.ndarray:
     """Return the rate of every step relative to its peak, float32 [steps].
 
-    The first `warmup` steps rise linearly to 1 (step t has (t + 1) / warmup); what follows is
+    The first `warmup` steps rise linearly to 1 (step t has (t + 1) / warmup). What follows is
     constant, half a cosine down to 0, or a staircase x 0.1 at 1/2 and 3/4 of all steps.
     """
     rest = max(steps - warmup, 1)

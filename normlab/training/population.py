@@ -42,7 +42,7 @@ class Outcome:
 
     curve: list[dict[str, float]] = field(default_factory=list)
     """One row for each evaluation: step, train_loss (mean since the row before), and loss and
-    accuracy on the curve's validation images; `running_...` where there are running statistics."""
+    accuracy on the curve's validation images. `running_...` where there are running statistics."""
     final: dict[str, float] = field(default_factory=dict)
     """validation_... and test_... loss and accuracy over the whole splits, after the last step."""
     diverged_at: int | None = None
@@ -90,7 +90,7 @@ class Progress:
     rows: list[list[dict[str, float]]]
     """The new curve rows of each member."""
     snapshot: Callable[[], Snapshot]
-    """Copies all that is needed to go on from here; to be called before the next chunk."""
+    """Copies all that is needed to continue from here; to be called before the next chunk."""
 
 
 def choose_mode(mode: str) -> str:
@@ -110,7 +110,7 @@ def choose_conv(form: str, mode: str) -> str:
 
 
 def choose_chunk(config: Config, flops: int) -> int:
-    """Return the steps of a chunk: on a CPU at most as many as take some seconds, so that the host
+    """Return the steps of a chunk: on a CPU at most as many as take some seconds. So the host
     can save and leave in time. A function of the settings alone, since it decides the program."""
     if jax.default_backend() != "cpu":
         return config["host.chunk"]
@@ -219,7 +219,7 @@ class Population:
         return run
 
     def _fits(self, trace: Trace, at: int) -> bool:
-        """Tell whether train.stop_at_loss was reached, in the program's own arithmetic."""
+        """Return whether train.stop_at_loss was reached, in the program's own arithmetic."""
         limit = np.float32(self.config["train.stop_at_loss"])
         if not limit:
             return False

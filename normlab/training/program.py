@@ -23,8 +23,11 @@ from normlab.training.state import Hyper, TrainState, init_state
 from normlab.training.step import Batch, Info, make_train_step
 
 CPU_OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-"""Half the compilation at the same speed: 7.2 -> 3.1 s for a small CNN, 3.2 -> 0.7 s for drawing
-its weights, 746 -> 443 MB; 1363 -> 1276 us a step (one core, 2026-11-20)."""
+"""Half the compilation at the same speed.
+
+Measured: 7.2 -> 3.1 s for a small CNN, 3.2 -> 0.7 s for drawing its weights, 746 -> 443 MB;
+1363 -> 1276 us a step (one core, 2026-11-20).
+"""
 
 
 RUNS_ONCE = {"xla_backend_optimization_level": 0}
@@ -34,8 +37,8 @@ RUNS_ONCE = {"xla_backend_optimization_level": 0}
 class Resident(NamedTuple):
     """All images of a data set on the device, flat and uint8.
 
-    A gather of flat rows behind a barrier, then the arithmetic: fused into it, a gather of 4-D
-    images is about 10 times slower on a CPU.
+    Flat rows are gathered behind a barrier, before the arithmetic. A gather of 4-D images that is
+    fused into it is about 10 times slower on a CPU.
     """
 
     images: Any
@@ -101,8 +104,10 @@ def evaluation_networks(
     config: Config, classes: int, conv_form: str
 ) -> tuple[nn.Module | None, nn.Module | None]:
     """Return the network of which one pass leaves exactly the statistics of its images, and the one
-    that scores every batch with its own; None where there are no running statistics, or where the
-    second is not asked for."""
+    that scores every batch with its own.
+
+    Both are None where there are no running statistics, the second where it is not asked for.
+    """
     row = find_norm(config["norm.name"])
     if not row.running_statistics:
         return None, None
@@ -140,10 +145,10 @@ def make_train(config: Config, train_step: Callable[..., tuple[TrainState, Info]
 
 
 def make_measure(config: Config, evaluate: Callable[..., Scores], diagnostics: Diagnostics):
-    """Return measure(state, hyper, rate, scored, all batches, data, batches): the state, the scores
-    of the first `scored` batches of the plan, and the values of diagnostics.
+    """Return measure(state, hyper, rate, scored, all batches, data, batches).
 
-    A run that reaches train.stop_at_loss is scored in full there, and ends.
+    It returns the state, the scores of the first `scored` batches of the plan, and the values of
+    diagnostics. A run that reaches train.stop_at_loss is scored in full there, and ends.
     """
 
     def measure(

@@ -16,7 +16,7 @@ STORED_NAME = ("^diagnostic_state/", "memory/")
 
 
 class Snapshot(NamedTuple):
-    """All that a population needs to go on."""
+    """All that a population needs to continue."""
 
     step: int
     arrays: dict[str, np.ndarray]
