@@ -17,7 +17,10 @@ from normlab.runs.store import Record, Store
 from normlab.studies.planning import ConfigCache
 from stress.hostile import FORMULAS, NASTY, Target, planted_study
 
-ACTIVE_TAGS = ("script", "iframe", "object", "embed", "link", "base", "form", "animate")
+ACTIVE_TAGS = (
+    *("script", "iframe", "object", "embed", "link", "base", "form"),
+    *("foreignobject", "animate"),
+)
 ADDRESSES = ("href", "src", "xlink:href", "srcset", "action", "formaction", "data", "poster")
 HARMLESS = re.compile(r"#|data:image/svg\+xml;base64,|(tables|figures)/[\w.=-]+$|runs\.csv$")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf)(e[+-]?\d+)?", re.IGNORECASE)
@@ -41,9 +44,7 @@ class Parsed(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.active += (
-            [f"<{tag}>"] if tag in ("script", "iframe", "object", "embed", "form") else []
-        )
+        self.active += [f"<{tag}>"] if tag in ACTIVE_TAGS else []
         for name, value in attrs:
             is_bad = name in ADDRESSES and not HARMLESS.match(value or "#")
             self.active += [f"<{tag} {name}={value}>"] if is_bad or name.startswith("on") else []

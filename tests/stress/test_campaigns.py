@@ -13,6 +13,7 @@ from workspace import CACHE, ROOT
 
 from stress import processes
 from stress.campaign import CAMPAIGNS, Workspace, find_campaign, names_of
+from stress.output_escaping import Parsed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and fork")
 AT_LEAST = {
@@ -104,3 +105,9 @@ def test_nothing_in_the_package_runs_what_a_file_holds():
     assert found == ALLOWED
     assert all(list(calls_that_run_data(source)) for source in SOURCES)
     assert not list(calls_that_run_data("model.eval(); f(allow_pickle=False); 'eval(x)'"))
+
+
+@pytest.mark.parametrize("tag", ["script", "link", "base", "form", "foreignobject", "animate"])
+def test_active_tags_are_found_in_a_page(tag):
+    assert Parsed(f"<p><{tag} x='1'></p>").active == [f"<{tag}>"]
+    assert Parsed("<p><b>text</b></p>").active == []
