@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from made_up_runs import LEVELS, RATES, STEPS, STUDY, runs_for
 
-from normlab.report.setup_table import StepTimes, reference_of, setup_table
+from normlab.report.setup_table import reference_of, setup_table
 from normlab.report.tables import Markdown, Measured, Table
 from normlab.runs.record import Record
 from normlab.studies.hypothesis_tests import median, median_interval, t_interval
@@ -101,12 +101,13 @@ def test_a_missed_target_is_infinite_and_a_failure_is_counted(records):
 
 def test_seconds_to_the_target_are_shown_only_where_a_step_was_timed(records):
     e = SetupRuns(STEPS, records)
-    table = setup_table(e, StepTimes({"batch": 0.5}, "this machine"))
+    assert "seconds to target" not in setup_table(e).columns
+    e.step_seconds, e.timed_on = {"batch": 0.5}, "this machine"
+    table = setup_table(e)
     steps = [steps_to_target(r, 0.9) for r in e.reports["batch"].values()]
     assert numbers_of(table, "batch", "seconds to target") == [median(steps) / 2]
     assert cells_of(table, "none")["seconds to target"] == ""
     assert "this machine" in table.note
-    assert "seconds to target" not in setup_table(e).columns
 
 
 def test_cells_are_escaped_for_every_format():

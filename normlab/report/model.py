@@ -18,7 +18,6 @@ from normlab.report.provenance import (
     listed_settings,
     summarize_provenance,
 )
-from normlab.report.setup_table import StepTimes
 from normlab.report.tables import Table
 from normlab.runs.config import program_id
 from normlab.runs.errors import Damaged
@@ -135,9 +134,8 @@ def add_measurements(store: Store, study: Study, setups: Mapping[str, SetupRuns]
     paths = {name: store.root / "bench" / f"{name}.json" for name in study.benchmarks}
     records = {name: read_json(path) for name, path in paths.items() if path.exists()}
     for runs in setups.values():
-        times = step_times(store, runs)
-        runs.step_seconds = times.seconds if times else {}
         runs.benchmarks = records
+        add_step_times(store, runs)
 
 
 def explained(verdict: Verdict, setups: Mapping[str, SetupRuns]) -> Verdict:
@@ -169,16 +167,16 @@ def judge_overall(reports: Sequence[StudyReport]) -> list[StudyReport]:
     return [replace(r, verdicts=[*map(judged, r.verdicts)]) for r in reports]
 
 
-def step_times(store: Store, runs: SetupRuns) -> StepTimes | None:
-    """Return the step times of a setup's arms on the machine that made its runs, if measured."""
+def add_step_times(store: Store, runs: SetupRuns) -> None:
+    """Give a setup the step times of its arms on the machine that made its runs, if measured."""
     reports = {arm: next(iter(found.values())) for arm, found in runs.reports.items() if found}
     if not runs.times_steps or not reports:
-        return None
+        return
     origin = next(iter(reports.values())).provenance
     path = store.root / "steptimes.json"
     entry = (read_json(path) if path.exists() else {}).get(timing_place(origin), {})
     if not isinstance(entry, dict) or not all(isinstance(v, (int, float)) for v in entry.values()):
         raise Damaged(path, "no seconds in it")
     programs = {arm: program_id(run.config) for arm, run in reports.items()}
-    seconds = {arm: entry[name] for arm, name in programs.items() if name in entry}
-    return StepTimes(seconds, f"{origin['processor']}, 1 core") if seconds else None
+    runs.step_seconds = {arm: entry[name] for arm, name in programs.items() if name in entry}
+    runs.timed_on = f"{origin['processor']}, 1 core"

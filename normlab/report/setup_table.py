@@ -8,6 +8,7 @@ from functools import partial
 
 from normlab.report.tables import Cell, Measured, Table
 from normlab.runs.record import Record
+from normlab.studies.effects import subtract
 from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, median, median_interval
 from normlab.studies.metrics import accuracy, error_points, is_failed, log_octaves, steps_to_target
 from normlab.studies.planning import SetupRuns
@@ -18,14 +19,6 @@ RUNNING = "running_"
 """Prefix of what was measured with running averages."""
 BATCH = "batch_"
 """Prefix of what was measured with the statistics of each scored batch."""
-
-
-@dataclass(frozen=True)
-class StepTimes:
-    """Seconds of one step of a single run of each arm of a setup, as one machine measured."""
-
-    seconds: Mapping[str, float]
-    machine: str
 
 
 @dataclass(frozen=True)
@@ -59,14 +52,14 @@ class Line:
 Column = tuple[str, Callable[[Line], Cell]]
 
 
-def setup_table(e: SetupRuns, times: StepTimes | None = None) -> Table:
+def setup_table(e: SetupRuns) -> Table:
     """Return the table of a setup, with seconds to the target where a step was timed."""
     lines = lines_of(e)
-    columns = _columns(e, times.seconds if times else {})
+    columns = _columns(e)
     cells = {title: [make(line) for line in lines] for title, make in columns}
     used = {t: column for t, column in cells.items() if any(c not in (None, "") for c in column)}
     rows = [*zip(*used.values(), strict=True)]
-    return Table(e.setup.title, [*used], rows, _note(e, lines, times))
+    return Table(e.setup.title, [*used], rows, _note(e, lines))
 
 
 def lines_of(e: SetupRuns) -> list[Line]:
@@ -105,7 +98,7 @@ def reference_of(e: SetupRuns, arm: Arm) -> str:
     return name if name != arm.name and e.setup.arm(name) else ""
 
 
-def _columns(e: SetupRuns, step_seconds: Mapping[str, float]) -> list[Column]:
+def _columns(e: SetupRuns) -> list[Column]:
     protocol, target = e.setup.protocol, e.setup.target
     references = {reference_of(e, a) for a in e.setup.arms} - {""}
     other = references.pop() if len(references) == 1 else "the line's largest level"
@@ -129,7 +122,7 @@ def _columns(e: SetupRuns, step_seconds: Mapping[str, float]) -> list[Column]:
         *((title, makers[quantity]) for title, quantity in quantities),
         (protocol.failed_column, _failed),
         ("test accuracy, %", _accuracy),
-        ("seconds to target", partial(_seconds, target=target, step_seconds=step_seconds)),
+        ("seconds to target", partial(_seconds, target=target, step_seconds=e.step_seconds)),
     ]
 
 
@@ -194,9 +187,7 @@ def _largest_rate(line: Line) -> Cell:
 
 def _rate_ratio(line: Line) -> Cell:
     """Return the largest rate over the reference's, median over pairs."""
-    other = line.reference_rates
-    pairs = [(rate, other[s]) for s, rate in line.rates.items() if s in other]
-    return _median_power(10.0, [0.0 if a == b else a - b for a, b in pairs])  # inf - inf is NaN
+    return _median_power(10.0, [*subtract(line.rates, line.reference_rates).values()])
 
 
 def _accuracy(line: Line) -> Cell:
@@ -222,7 +213,7 @@ def _seconds(line: Line, target: float, step_seconds: Mapping[str, float]) -> Ce
     return Measured(magnitude(seconds), {"": seconds})
 
 
-def _note(e: SetupRuns, lines: list[Line], times: StepTimes | None) -> str:
+def _note(e: SetupRuns, lines: list[Line]) -> str:
     sizes = sorted({line.n for line in lines if line.n >= 2}, reverse=True)
     covered = [f"{100 * median_interval(range(n))[2]:.0f} % at n = {n}" for n in sizes]
     parts = ["Means: 95 % t intervals."]
@@ -237,6 +228,6 @@ def _note(e: SetupRuns, lines: list[Line], times: StepTimes | None) -> str:
         parts.append(f"Screening arms run with n = {e.setup.screening_seeds} and carry no verdict.")
     if any(is_failed(run) for line in lines for run in line.runs.values()):
         parts.append("A failed run counts with 10 % accuracy and as never reaching the target.")
-    if times:
-        parts.append(f"Seconds: median steps x step time of a single run on {times.machine}.")
+    if e.step_seconds:
+        parts.append(f"Seconds: median steps x step time of a single run on {e.timed_on}.")
     return " ".join(parts)

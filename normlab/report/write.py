@@ -11,7 +11,7 @@ from normlab.report.figures.draw import KINDS, draw, save
 from normlab.report.figures.forest import READING, draw_effects
 from normlab.report.html import html
 from normlab.report.markdown import write_claims_page
-from normlab.report.model import Picture, SetupReport, StudyReport, step_times
+from normlab.report.model import Picture, SetupReport, StudyReport
 from normlab.report.provenance import runs_of
 from normlab.report.setup_table import setup_table
 from normlab.report.tables import Table, csv_text
@@ -59,7 +59,7 @@ def complete(store: Store, report: StudyReport, folder: Path, cache: ConfigCache
     setups = [
         SetupReport(
             runs,
-            setup_table(runs, step_times(store, runs)),
+            setup_table(runs),
             f"tables/{report.stem}-{name}",
             pictures.get(name, []),
         )

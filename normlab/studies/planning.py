@@ -69,6 +69,8 @@ class SetupRuns:
         """arm -> exponent of its rate: the best, or the median largest that trains."""
         self.step_seconds: Mapping[str, float] = {}
         """arm -> seconds of a step of a single run, where one machine measured them."""
+        self.timed_on = ""
+        """The machine that measured them."""
         self.benchmarks: Mapping[str, Any] = {}
         """Records of the benchmarks that the study reads, by name."""
         for group in _groups(setup.arms):
