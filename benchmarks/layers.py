@@ -32,8 +32,8 @@ from benchmarks.reference_libraries import (
     torch_module,
 )
 from benchmarks.runner import BadSelection, Emit, Options, Ratio
-from normlab.launch.devices import available_cores
 from normlab.norms.table import NORMS
+from normlab.runs.provenance import available_cores
 from normlab.testing import cases
 
 Shape = tuple[int, ...]

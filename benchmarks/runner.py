@@ -14,9 +14,8 @@ from typing import NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from normlab.launch.devices import available_cores
 from normlab.report.tables import Markdown, Table
-from normlab.runs.provenance import processor_name
+from normlab.runs.provenance import available_cores, processor_name
 
 Key = TypeVar("Key", bound=Hashable)
 Emit = Callable[[str], None]

@@ -22,8 +22,8 @@ from benchmarks.loops.matmul_loop import FLOPS
 from benchmarks.loops.network import BATCHES, EXAMPLES, NETWORKS, Job, Network, random_images
 from benchmarks.loops.normlab_loop import first_rows, first_weights
 from benchmarks.runner import BadSelection, Emit, Options, Ratio
-from normlab.launch.devices import available_cores
 from normlab.report.tables import Table
+from normlab.runs.provenance import available_cores
 
 OWN, FLOOR = "normlab", "matmul"
 LIBRARIES = {

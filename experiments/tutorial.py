@@ -9,8 +9,8 @@ Refuted if: a loss differs by more than 1e-4 (3 initial draws); the effect is be
 (paired t, n = 10)
 Cost: quick: seconds on 2 cores; standard: about 3 minutes
 
-The comparison with Keras is a benchmark (`python scripts/bench.py --suite=tutorial`, needs Keras);
-its record is read here.
+The comparison with Keras is a benchmark, whose record is read here. It needs Keras:
+`python scripts/bench.py --suite=keras_parity`.
 """
 
 from normlab.studies.effects import Claim, Effect, Measured, error_difference

@@ -16,6 +16,7 @@ from normlab.launch import devices
 from normlab.launch.batching import PlannedPopulation, form_populations, halve_largest
 from normlab.launch.devices import Device
 from normlab.launch.supervisor import Failure, Supervisor, WorkerProcess, lost_runs
+from normlab.runs.provenance import available_cores
 from normlab.runs.store import Store
 from normlab.settings import defaults
 
@@ -180,7 +181,7 @@ def test_idle_workers_share_the_largest_groups_where_that_is_worth_it(
 
 
 GPU_0, GPU_1 = (Device(environment={"CUDA_VISIBLE_DEVICES": number}) for number in "01")
-CORES = [Device(core=core) for core in devices.available_cores()]
+CORES = [Device(core=core) for core in available_cores()]
 
 
 @pytest.mark.parametrize(

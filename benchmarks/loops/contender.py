@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loops.network import Job, Network, save_job
-from normlab.launch.devices import available_cores
 from normlab.launch.json_lines import last_line, receive, send, start_worker
+from normlab.runs.provenance import available_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 

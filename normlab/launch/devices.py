@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from normlab.runs.provenance import available_cores
+
 DEVICES = Path("/dev")
 
 
@@ -16,12 +18,6 @@ class Device:
 
     core: int | None = None
     environment: dict[str, str] = field(default_factory=dict)
-
-
-def available_cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def visible_gpus() -> list[str]:
