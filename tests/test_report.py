@@ -20,7 +20,10 @@ from normlab.report.formatting import command
 from normlab.report.model import StudyReport, collect, judge_overall
 from normlab.report.terminal import headline
 from normlab.report.write import draw_all, write_report
+from normlab.runs.config import program_id
+from normlab.runs.errors import Damaged
 from normlab.runs.files import write_json
+from normlab.runs.provenance import timing_place
 from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.studies.decisions import decide
@@ -110,6 +113,23 @@ def test_the_page_says_what_was_decided_and_how_to_repeat_it(written, records):
     parts = re.split(r"MLP, (?:steps|levels|rates)\s*\n", text)[-3:]
     kinds = [[f.kind for f in FIGURES if KINDS[f.kind].reading in part] for part in parts]
     assert kinds == [["curves"], ["levels"], ["rates"]]
+
+
+@pytest.mark.parametrize("origin", [{"code": "abc"}, {"training_version": 3}])
+def test_step_times_are_those_of_the_machine_and_the_code_of_the_runs(records, tmp_path, origin):
+    facts = {name: fact for name, fact in PROVENANCE.items() if name != "training_version"} | origin
+    runs = {name: replace(run, provenance=facts) for name, run in records.items()}
+    config = next(run.config for run in runs.values() if run.config["norm.name"] == "batch")
+    times = {timing_place(facts): {program_id(config): 0.25}, "another machine": {"x": 1.0}}
+    write_json(tmp_path / "steptimes.json", times)
+    (report,) = gather(tmp_path, runs)
+    setup = report.evidences["steps"]
+    assert setup.step_seconds == {"batch": 0.25}
+    assert setup.timed_on == f"{PROVENANCE['processor']}, 1 core"
+    assert all(not e.step_seconds for name, e in report.evidences.items() if name != "steps")
+    write_json(tmp_path / "steptimes.json", {timing_place(facts): {program_id(config): "x"}})
+    with pytest.raises(Damaged, match="no seconds in it"):
+        gather(tmp_path, runs)
 
 
 def test_stale_runs_and_a_changed_rule_are_flagged(records, tmp_path):

@@ -13,10 +13,12 @@ from normlab.runs.record import Record, is_stale
 from normlab.runs.store import Store
 from normlab.settings import SETTINGS
 from normlab.studies import rules
+from normlab.studies.hypothesis_tests import SIGNED_RANK
 from normlab.studies.planning import ConfigCache
 from normlab.studies.rules import UNKNOWN, differences, read_rule, rule_of, write_rule
 from normlab.studies.setup import ROOT
 from normlab.studies.study import adapt, load_study
+from normlab.studies.units import OCTAVES
 from normlab.training.version import HASHES_BEFORE_VERSIONS, TRAINING_VERSION
 
 SOURCE = (ROOT / "experiments" / "batch_size.py").read_text()
@@ -117,13 +119,36 @@ def test_the_rule_kept_before_the_first_run_is_compared_with_todays(tmp_path, mo
     assert kept and any("norm.epsilon: none → 0.01" in change for change in kept.changes)
 
 
-@pytest.mark.parametrize("what", ["sentence", "contrast", "unit", "test", "delta", "n", "gate"])
+CLAIM = next(claim for claim in STUDY.claims if claim.id == "C8a")
+DECIDING = {
+    "sentence": ({"sentence": "another"}, "another"),
+    "contrast": ({"effect": replace(CLAIM.effect, comparison="another")}, "another"),
+    "unit": ({"effect": replace(CLAIM.effect, unit=OCTAVES)}, "octaves"),
+    "test": ({"effect": replace(CLAIM.effect, test=SIGNED_RANK)}, "wilcoxon"),
+    "delta": ({"sesoi": 0.9}, "0.9"),
+    "n": ({"n": 13}, "13"),
+    "gate": ({"prerequisite": "C8b"}, "C8b"),
+}
+"""Key of a rule -> a change of the claim, and what its difference shows."""
+
+
+@pytest.mark.parametrize("what", DECIDING)
 def test_whatever_decides_a_claim_is_part_of_its_rule(what):
-    rule = rule_of(STUDY, "quick")
-    other = rule_of(STUDY, "quick")
-    other["claims"]["C8a"][what] = "another"
-    (line,) = differences(rule, other)
-    assert line.startswith(f"claims, C8a, {what}: ") and line.endswith(" → another")
+    change, shown = DECIDING[what]
+    others = tuple(claim for claim in STUDY.claims if claim is not CLAIM)
+    changed = replace(STUDY, claims=(replace(CLAIM, **change), *others))
+    (line,) = differences(rule_of(STUDY, "quick"), rule_of(changed, "quick"))
+    assert line.startswith(f"claims, C8a, {what}: ") and line.endswith(f" → {shown}")
+
+
+def test_a_rule_that_is_kept_is_never_replaced(tmp_path):
+    store = Store(tmp_path).open()
+    write_rule(store, STUDY, "quick", ConfigCache())
+    path = tmp_path / "studies" / "batch_size-quick.json"
+    before = path.read_bytes()
+    claims = tuple(replace(claim, sesoi=77.0) for claim in STUDY.claims)
+    write_rule(store, replace(STUDY, claims=claims), "quick", ConfigCache())
+    assert path.read_bytes() == before
 
 
 def test_results_that_keep_a_hash_of_the_study_file_are_read(tmp_path, monkeypatch):
