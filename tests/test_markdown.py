@@ -104,6 +104,7 @@ def test_every_entry_says_what_who_and_what_was_measured():
     assert list(entries()) == TESTS and list(claims()) == [f"C{i}" for i in range(1, 15)]
     for entry in entries().values():
         assert entry.sentence.endswith(".") and entry.who and entry.measured.endswith((".", "%"))
+        assert entry.expects in ("supported", "refuted", "")
         assert entry.differs or not entry.expects, f"{entry.id}: nothing to say if it disagrees"
         assert re.search(r"arXiv:\d{4}\.\d{5}\b|articles", entry.who)
 

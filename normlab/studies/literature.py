@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).with_suffix(".toml")
-EXPECTATIONS = ("supported", "refuted", "")
+from normlab.studies.study import load_study, study_names
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the rule book, as others claim and measured it."""
+    """One row of `literature.toml`: a test, as others claim and measured it."""
 
     id: str
-    sentence: str
     who: str
     measured: str
+    wording: str = ""
+    """The literature's sentence, where it says something else than the claim of the study."""
     differs: str = ""
     """How the protocol here differs from theirs."""
     expects: str = ""
@@ -33,39 +33,47 @@ class Entry:
     def claim(self) -> str:
         return self.id.rstrip("abcdefghijklmnopqrstuvwxyz")
 
+    @property
+    def sentence(self) -> str:
+        """The sentence that is tested."""
+        return self.wording or f"{_study_sentences()[self.id]}."
+
     def disagrees(self, word: str) -> bool:
-        """Tell whether a verdict goes against what the literature lets one expect."""
+        """Return whether a verdict contradicts what the literature lets one expect."""
         return bool(self.expects) and word in ("supported", "refuted") and word != self.expects
 
 
 @functools.cache
-def _content() -> tuple[dict[str, str], dict[str, Entry]]:
-    told = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    entries = [Entry(**{n: _line(v) for n, v in row.items()}) for row in told["rows"]]
-    for entry in entries:
-        if entry.expects not in EXPECTATIONS:
-            raise ValueError(f"{FILE.name}: {entry.id} expects {entry.expects!r}, no verdict")
-    return told["claims"], {entry.id: entry for entry in entries}
+def _content() -> dict[str, Any]:
+    return tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
-def _line(value: Any) -> Any:
-    return " ".join(value.split()) if isinstance(value, str) else value
+@functools.cache
+def _study_sentences() -> dict[str, str]:
+    """Return row -> the sentence of the claim in experiments/ that it is about."""
+    claims = [claim for name in study_names() for claim in load_study(name).claims]
+    return {claim.id.partition("-")[0]: claim.sentence for claim in claims}
 
 
 def claims() -> dict[str, str]:
     """Return claim -> its sentence, in the order of their numbers."""
-    return _content()[0]
+    return _content()["claims"]
 
 
+@functools.cache
 def entries() -> dict[str, Entry]:
     """Return row -> its entry, in the order in which they are printed."""
-    return _content()[1]
+    rows: list[dict[str, Any]] = [
+        {name: " ".join(v.split()) if isinstance(v, str) else v for name, v in row.items()}
+        for row in _content()["rows"]
+    ]
+    return {row["id"]: Entry(**row) for row in rows}
 
 
-def entry_of(row_id: str) -> Entry | None:
-    """Return the entry of a row of a study, whose id may go on after a hyphen; None without one.
+def entry_of(test: str) -> Entry | None:
+    """Return the entry of a test, whose id may have a suffix after a hyphen; None without one.
 
     >>> entry_of("C10a-layer").id, entry_of("C99")
     ('C10a', None)
     """
-    return entries().get(row_id.partition("-")[0])
+    return entries().get(test.partition("-")[0])
