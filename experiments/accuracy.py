@@ -11,8 +11,7 @@ Cost: quick: about 2 minutes on 2 cores; standard: about 8 minutes
 """
 
 from normlab.studies.effects import Claim, error_difference
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Setup, norm_arms
+from normlab.studies.setup import Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 
 SEEDS = {"quick": 20, "standard": 12, "full": 12}

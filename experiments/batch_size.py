@@ -17,8 +17,7 @@ from statistics import fmean
 
 from normlab.studies.effects import Claim, Effect, Measured, error_difference, interaction
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import FollowUp, Tuning
-from normlab.studies.setup import Arm, Setup, norm_arms
+from normlab.studies.setup import Arm, FollowUp, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 
 FIXED = {"train.steps": 300, "train.eval_every": 100}

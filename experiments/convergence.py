@@ -12,8 +12,7 @@ Cost: quick: about 2 minutes on 2 cores; standard: about 10 minutes
 """
 
 from normlab.studies.effects import Claim, speedup, speedup_in_seconds
-from normlab.studies.protocols import FollowUp, Tuning
-from normlab.studies.setup import Setup, norm_arms
+from normlab.studies.setup import FollowUp, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 
 PAIR = ("none", "batch")

@@ -28,8 +28,7 @@ from normlab.studies.decisions import LEVEL
 from normlab.studies.effects import Claim, Effect, Measured, at_matched_losses, octaves, subtract
 from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import FollowUp, Tuning
-from normlab.studies.setup import Arm, Setup, norm_arms
+from normlab.studies.setup import Arm, FollowUp, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import OCTAVES, PLAIN
 

@@ -19,8 +19,7 @@ from normlab.studies.effects import Claim, Effect, subtract
 from normlab.studies.hypothesis_tests import SIGNED_RANK
 from normlab.studies.metrics import train_accuracy
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Arm, Setup, level_arms
+from normlab.studies.setup import Arm, Setup, Tuning, level_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import OCTAVES
 

@@ -23,8 +23,7 @@ from normlab.runs.record import Record
 from normlab.studies.effects import Claim, Effect, Measured, at_matched_losses, difference
 from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Setup, norm_arms
+from normlab.studies.setup import Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, Unit
 

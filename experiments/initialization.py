@@ -20,8 +20,7 @@ from normlab.runs.record import Record
 from normlab.studies.effects import Claim, Effect, subtract
 from normlab.studies.hypothesis_tests import QUANTILE, SIGNED_RANK
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Setup, level_arms
+from normlab.studies.setup import Setup, Tuning, level_arms, reaches
 from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, Unit
 
@@ -57,7 +56,8 @@ DRAWN_MNIST = replace(
 def trained_gains(e: SetupRuns, norm: str) -> dict[int, int]:
     """Return seed -> at how many gains the norm reaches the target."""
     arms = [f"{norm}/{gain:g}" for gain in GAINS]
-    return {seed: sum(map(e.reaches, runs)) for seed, runs in e.paired(*arms)}
+    target = e.setup.target
+    return {s: sum(reaches(run, target) for run in runs) for s, runs in e.paired(*arms)}
 
 
 def final_loss(run: Record) -> float:

@@ -12,8 +12,7 @@ Cost: quick: about 4 minutes on 2 cores; standard: about 6 minutes
 """
 
 from normlab.studies.effects import Claim, failure_proportion, rate_ratio
-from normlab.studies.protocols import FollowUp, Sweep
-from normlab.studies.setup import Setup, norm_arms
+from normlab.studies.setup import FollowUp, Setup, Sweep, norm_arms
 from normlab.studies.study import Figure, study
 
 PAIR = ("none", "batch")

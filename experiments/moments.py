@@ -14,8 +14,7 @@ Cost: quick: seconds; standard: about a minute
 from normlab.studies.effects import Claim, Effect
 from normlab.studies.hypothesis_tests import THRESHOLDS
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Setup, norm_arms
+from normlab.studies.setup import Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import Unit
 

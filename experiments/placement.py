@@ -11,8 +11,7 @@ constant; it is left out.
 """
 
 from normlab.studies.effects import Claim, error_difference
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.setup import Arm, Setup, Tuning
 from normlab.studies.study import Figure, study
 
 

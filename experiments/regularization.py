@@ -25,8 +25,7 @@ from normlab.studies.effects import Claim, Effect, Measured, error_difference
 from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.metrics import share_learned
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Arm, Setup, norm_arms
+from normlab.studies.setup import Arm, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import POINTS
 

@@ -16,8 +16,7 @@ The comparison with Keras is a benchmark, whose record is read here. It needs Ke
 from normlab.studies.effects import Claim, Effect, Measured, error_difference
 from normlab.studies.hypothesis_tests import MAX_ERROR
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Setup, norm_arms
+from normlab.studies.setup import Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import NATS
 

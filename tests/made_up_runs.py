@@ -11,8 +11,7 @@ from normlab.settings import Config
 from normlab.studies.effects import Claim, speedup
 from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.planning import ConfigCache, SetupRuns
-from normlab.studies.protocols import FollowUp, Sweep, Tuning
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.setup import Arm, FollowUp, Setup, Sweep, Tuning
 from normlab.studies.study import Figure, Study
 from normlab.training.evaluation_steps import eval_steps
 from normlab.training.version import TRAINING_VERSION

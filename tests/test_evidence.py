@@ -15,8 +15,7 @@ import pytest
 
 from normlab.runs.record import Record
 from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
-from normlab.studies.protocols import FollowUp, Sweep, Tuning, rate_of
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.setup import Arm, FollowUp, Setup, Sweep, Tuning, rate_of
 
 Response = Callable[[str, float, int], float]
 """(norm, exponent of the rate, seed) -> final accuracy."""
@@ -94,7 +93,7 @@ def test_tuning_first_then_reports_with_fresh_seeds():
     assert lab.seeds("none", "tune") == {1000, 1001, 1002}
     assert lab.seeds("none", "report") == {0, 1, 2, 3}
     assert lab.exponents("none", "report") == [-1.5]
-    assert lab.evidence.is_complete and lab.evidence.rate("none") == rate_of(-1.5)
+    assert lab.evidence.is_complete and lab.evidence.best["none"] == -1.5
     assert set(lab.evidence.runs_of("batch")) == {0, 1, 2, 3}
 
 
@@ -180,7 +179,7 @@ def test_reports_wait_for_the_last_tuning_run():
     stage_of = Counter((w.arm, w.stage) for w in evidence.wanted.values())
     assert not stage_of["none", "report"] and not stage_of["batch", "report"]
     assert stage_of["group", "report"] == 5 and not evidence.is_complete
-    assert evidence.rate("none") is None and evidence.runs_of("none") == {}
+    assert "none" not in evidence.best and evidence.runs_of("none") == {}
 
 
 def test_follows_take_the_rate_of_another_arm():
@@ -212,7 +211,7 @@ def test_a_sweep_grows_upwards_until_two_rates_fail_for_all_seeds():
     assert lab.exponents("batch", "sweep") == lab.exponents("none", "sweep") == grid
     assert lab.exponents("group", "sweep") == [-1.0, -0.5, 0.0, 0.5]
     assert lab.evidence.largest_rates("batch") == {s: 1.0 for s in range(4)}
-    assert lab.evidence.best["none"] == -0.5 and lab.evidence.rate("batch") == 10.0
+    assert lab.evidence.best == {"none": -0.5, "batch": 1.0, "group": -0.5}
     assert set(lab.evidence.runs_of("none")) == {0, 1, 2, 3}
 
 
@@ -230,7 +229,7 @@ def test_a_sweep_below_the_target_trains_nothing_and_one_above_ends_after_its_ex
     lab = Lab(SWEEP, lambda norm, exponent, seed: 0.89)
     assert lab.exponents("none", "sweep") == [-1.0, -0.5, 0.0]
     assert set(lab.evidence.largest_rates("none").values()) == {-math.inf}
-    assert lab.evidence.rate("none") is None
+    assert lab.evidence.best["none"] == -math.inf
     assert Lab(SWEEP, lambda *_: 0.95).exponents("none", "sweep")[-1] == 4.0
 
 

@@ -37,8 +37,7 @@ from normlab.studies.hypothesis_tests import (
     HypothesisTest,
 )
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import FollowUp, Tuning
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.setup import Arm, FollowUp, Setup, Tuning
 from normlab.studies.study import Figure, Kind
 from normlab.studies.units import DECADES, FAILED, OCTAVES, POINTS, Unit
 

@@ -35,8 +35,7 @@ SHORT += ["--config.train.steps=20", "--config.model.widths=16", "--config.norm.
 ROW = "from normlab.norms import Norm\nNORMS = {%s: Norm(title='t', family='f', %s)}\n"
 RMS = "module='normlab.norms.sample:SampleNorm', over=('C',), options=('epsilon',)"
 STUDY = """
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Setup, norm_arms
+from normlab.studies.setup import Setup, Tuning, norm_arms
 from normlab.studies.study import Study
 SETUP = Setup(
     name="tiny", title="a tiny network", base="digits_mlp", protocol=Tuning((-1.0,), 0.5, "error",

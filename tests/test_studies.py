@@ -10,9 +10,8 @@ from normlab.data import DATASETS
 from normlab.runs.config import ConfigError, resolve
 from normlab.studies.hypothesis_tests import MAX_ERROR
 from normlab.studies.planning import ConfigCache, SetupRuns
-from normlab.studies.protocols import Sweep, Tuning
 from normlab.studies.rules import rule_of
-from normlab.studies.setup import Setup, load_config
+from normlab.studies.setup import Setup, Sweep, Tuning, load_config
 from normlab.studies.study import (
     PROFILES,
     Study,

@@ -16,6 +16,7 @@ from normlab.runs.record import Record
 from normlab.studies.hypothesis_tests import median, median_interval, t_interval
 from normlab.studies.metrics import error_points, steps_to_target
 from normlab.studies.planning import SetupRuns
+from normlab.studies.setup import rate_of
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_every_arm_has_its_n_its_rate_and_its_median(records):
     assert none["times faster than none"] == none["steps, running averages"] == ""
     assert batch["steps, running averages"] != ""
     assert "n = 3 and carry no verdict" in table.note
-    assert numbers_of(table, "batch", "tuned rate") == [e.rate("batch")]
+    assert numbers_of(table, "batch", "tuned rate") == [rate_of(e.best["batch"])]
 
 
 def test_differences_are_paired_with_the_largest_level(records):

@@ -22,8 +22,7 @@ TINY = '''
 
 from normlab.studies.effects import Claim, difference
 from normlab.studies.metrics import error_points
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.setup import Arm, Setup, Tuning
 from normlab.studies.study import Study
 
 ARMS = tuple(Arm(n, {"norm.name": n}, is_primary=True) for n in NORMS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import FollowUp
+from normlab.studies.setup import FollowUp
 from normlab.training.evaluation_steps import eval_steps
 
 
@@ -20,7 +20,8 @@ def _seeds(e: SetupRuns) -> str:
     text = f"reported: 0 to {setup.seeds - 1}"
     if any(not arm.is_primary for arm in setup.arms):
         text += f" (screening arms 0 to {setup.screening_seeds - 1})"
-    text = setup.protocol.seeds_text() + text
+    if seeds := setup.protocol.seeds:
+        text = f"tuned with {seeds[0]} to {seeds[-1]}, which are not used again; {text}"
     return f"{text[0].upper()}{text[1:]}. Arms share split, initial kernels and data order by seed."
 
 

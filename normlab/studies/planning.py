@@ -14,9 +14,7 @@ from typing import Any
 from normlab.runs.config import resolve, run_id
 from normlab.runs.record import Record
 from normlab.settings import Config
-from normlab.studies import protocols
-from normlab.studies.protocols import FollowUp, rate_of
-from normlab.studies.setup import Arm, Setup, load_config
+from normlab.studies.setup import Arm, FollowUp, Setup, Sweep, load_config, rate_of
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ class SetupRuns:
         self.wanted: dict[str, RequiredRun] = {}
         self.grids: dict[str, dict[float, dict[int, Record]]] = {}
         """arm -> exponent -> seed -> run, of the tuning or sweeping stage."""
-        self.reports: dict[str, dict[int, Record]] = {}
-        """arm -> seed -> run at the arm's own best rate (tuning protocol)."""
+        self.reports: dict[str, Mapping[int, Record]] = {}
+        """arm -> seed -> run at the arm's own best rate."""
         self.follows: dict[str, dict[int, Record]] = {}
         self.best: dict[str, float] = {}
         """arm -> exponent of its rate: the best, or the median largest that trains."""
@@ -102,7 +100,8 @@ class SetupRuns:
     def _plan_group(self, group: list[Arm]) -> None:
         """Plan arms that share a grid: it grows, then each arm takes its rate and reports."""
         protocol, target = self.setup.protocol, self.setup.target
-        exponents, spacing = protocol.grid(group[0].is_primary)
+        stride = 1 if group[0].is_primary else protocol.screening_stride
+        exponents, spacing = list(protocol.exponents[::stride]), stride * protocol.spacing
         is_known = self._ask_grid(group, exponents)
         for _ in range(protocol.extensions):
             if not is_known:
@@ -119,19 +118,20 @@ class SetupRuns:
             is_known = self._ask_grid(group, exponents)
         for arm in group if is_known else []:
             self.best[arm.name] = best = protocol.chosen(self.grids[arm.name], target)
-            rate = protocol.reporting_rate(best)
-            if rate is not None:
+            if not isinstance(protocol, Sweep):
                 seeds, settings = self.setup.seeds_of(arm), self.setup.report_settings
-                self.reports[arm.name] = self._ask(arm, "report", rate, seeds, settings)
+                self.reports[arm.name] = self._ask(arm, "report", best, seeds, settings)
 
     def _ask_grid(self, group: list[Arm], exponents: list[float]) -> bool:
-        """Ask for the runs of a grid; tell whether all of them are there."""
-        protocol = self.setup.protocol
-        settings, is_known = protocol.grid_settings(self.setup.target), True
+        """Ask for the runs of a grid; return whether all of them are there."""
+        protocol, is_known = self.setup.protocol, True
+        settings = {"train.stop_at": self.setup.target} if protocol.times_steps else {}
         for arm in group:
-            seeds = protocol.grid_seeds(self.setup.seeds_of(arm))
+            seeds = protocol.seeds or self.setup.seeds_of(arm)
             grid = {e: self._ask(arm, protocol.stage, e, seeds, settings) for e in exponents}
             self.grids[arm.name] = grid
+            if isinstance(protocol, Sweep):
+                self.reports[arm.name] = protocol.runs(grid)
             is_known &= all(len(runs) == len(seeds) for runs in grid.values())
         return is_known
 
@@ -139,34 +139,28 @@ class SetupRuns:
         arm, best = self.setup.arm(follow_up.arm), self.best.get(follow_up.rate_of, math.inf)
         if arm is None or not math.isfinite(best):
             return
-        seeds = follow_up.seeds_of(self.setup.seeds_of(arm))
-        exponent, settings = follow_up.exponent(best), follow_up.settings
-        self.follows[follow_up.name] = self._ask(arm, follow_up.stage, exponent, seeds, settings)
-
-    def reaches(self, run: Record) -> bool:
-        return protocols.reaches(run, self.setup.target)
+        stage, seeds = f"follow: {follow_up.name}", follow_up.seeds_of(self.setup.seeds_of(arm))
+        exponent = round(best + math.log10(follow_up.factor), 4)
+        runs = self._ask(arm, stage, exponent, seeds, follow_up.settings)
+        self.follows[follow_up.name] = runs
 
     def largest_rates(self, arm: str) -> dict[int, float]:
         """Return seed -> exponent of the largest rate that trains, of a sweep; {} while the runs of
         the grid are not all there."""
-        if arm not in self.best:
+        protocol = self.setup.protocol
+        if arm not in self.best or not isinstance(protocol, Sweep):
             return {}
-        return self.setup.protocol.largest_rates(self.grids[arm], self.setup.target)
-
-    def rate(self, arm: str) -> float | None:
-        """Return the rate that an arm has been given, or None while it is not known."""
-        return rate_of(self.best[arm]) if math.isfinite(self.best.get(arm, math.inf)) else None
+        return protocol.largest_rates(self.grids[arm], self.setup.target)
 
     def runs_of(self, name: str) -> Mapping[int, Record]:
         """Return the runs that represent an arm or a follow-up."""
-        if name in self.follows:
-            return self.follows[name]
-        grid, reports = self.grids.get(name, {}), self.reports.get(name, {})
-        return self.setup.protocol.runs(grid, reports, self.setup.target)
+        return self.follows.get(name) or self.reports.get(name, {})
 
     def tried(self, arm: str) -> list[Record]:
         """Return the runs of an arm whose failures are counted."""
-        return self.setup.protocol.tried(self.grids.get(arm, {}), self.reports.get(arm, {}))
+        if isinstance(self.setup.protocol, Sweep):
+            return [run for runs in self.grids[arm].values() for run in runs.values()]
+        return list(self.reports.get(arm, {}).values())
 
     def paired(self, *names: str) -> Iterator[tuple[int, tuple[Record, ...]]]:
         """Yield (seed, a run of each of these arms or follow-ups) where all of them have one."""

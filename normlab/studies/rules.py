@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,20 @@ def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
             | {"is primary": arm.is_primary, "tuned with": arm.group}
             for arm in setup.arms
         },
-        "protocol": setup.protocol.content(),
+        "protocol": content_of(setup.protocol) | {"kind": setup.protocol.kind},
         "seeds": setup.seeds,
         "screening seeds": setup.screening_seeds,
         "seed setting": setup.seed_setting,
         "target": setup.target,
         "settings of reports": dict(setup.report_settings),
-        "follow-ups": {f.name: f.content() for f in setup.follows},
+        "follow-ups": {f.name: content_of(f, "name", "is_secondary") for f in setup.follows},
     }
+
+
+def content_of(part: Any, *left_out: str) -> dict[str, Any]:
+    """Return the fields of a protocol or of a follow-up, with the names that kept rules have."""
+    facts = {name: value for name, value in asdict(part).items() if name not in left_out}
+    return {"tuned" if n == "metric" else n.replace("_", " "): v for n, v in facts.items()}
 
 
 def digest(content: Any) -> str:

@@ -27,8 +27,7 @@ from normlab.runs.store import Store
 from normlab.settings import Config
 from normlab.studies.effects import Claim, difference
 from normlab.studies.metrics import error_points
-from normlab.studies.protocols import Tuning
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.setup import Arm, Setup, Tuning
 from normlab.studies.study import Figure, Study
 
 NASTY = (

@@ -12,8 +12,7 @@ from normlab.report.figures.style import LineStyle, label_log_axis, legend, line
 from normlab.runs.record import Record
 from normlab.studies.metrics import FAILED_ERROR, accuracy, is_failed
 from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import rate_of
-from normlab.studies.setup import Arm
+from normlab.studies.setup import Arm, rate_of
 from normlab.studies.study import Figure
 from normlab.studies.units import rate_text
 
