@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 from normlab.report.tables import Cell, Measured, Table
 from normlab.runs.record import Record
 from normlab.studies.effects import subtract
-from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, median, median_interval
+from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, median_interval
 from normlab.studies.metrics import accuracy, error_points, is_failed, log_octaves, steps_to_target
 from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import Arm

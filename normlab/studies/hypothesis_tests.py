@@ -8,8 +8,10 @@ of interest (SESOI).
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,6 @@ class HypothesisTest:
     """Effects -> centre (mean, median, proportion), interval, coverage."""
     nulls: tuple[str, ...] = ("p if the effect were 0 or less", "p if it were delta or more")
     """What the two p values test; empty: the test compares with limits and has no p values."""
-    can_extrapolate: bool = True
-    """Whether the n that would decide can be predicted from the effects measured so far."""
     is_difference: bool = True
     """Whether 0 means no effect; otherwise the contrast asks for a limit to be kept."""
     has_pairs: bool = False
@@ -52,6 +52,11 @@ class HypothesisTest:
     @property
     def has_p(self) -> bool:
         return bool(self.nulls)
+
+    @property
+    def can_extrapolate(self) -> bool:
+        """Whether the n that would decide can be predicted from the effects measured so far."""
+        return self.has_p and not self.has_pairs
 
     def p_values(self, effects: Sequence[Any] | np.ndarray, sesoi: float) -> tuple[float, float]:
         """Return p of "the effect is above 0" and of "it is below the SESOI", unadjusted."""
@@ -84,7 +89,9 @@ def _t_p(values: np.ndarray) -> float:
     return float(result.pvalue)
 
 
-def _above_and_below(p_above: Callable[[np.ndarray], float]):
+def _above_and_below(
+    p_above: Callable[[np.ndarray], float], values: np.ndarray, sesoi: float
+) -> tuple[float, float]:
     """Return the p values of a test for a centre above 0, turned around for the SESOI."""
 
     def p_of(values: np.ndarray) -> float:
@@ -92,16 +99,14 @@ def _above_and_below(p_above: Callable[[np.ndarray], float]):
             return 2.0 ** -len(values) if values[0] > 0 else 1.0
         return p_above(values)
 
-    return lambda values, sesoi: (p_of(values), p_of(-(values - sesoi)))
+    return p_of(values), p_of(-(values - sesoi))
 
 
 def _binomial_p(successes: int, n: int, probability: float) -> tuple[float, float]:
     """Return the exact p of more and of fewer successes than expected."""
-    sides = ("greater", "less")
-    more, fewer = (
-        float(stats.binomtest(successes, n, probability, alternative=side).pvalue) for side in sides
-    )
-    return more, fewer
+    more = stats.binomtest(successes, n, probability, alternative="greater").pvalue
+    fewer = stats.binomtest(successes, n, probability, alternative="less").pvalue
+    return float(more), float(fewer)
 
 
 def _proportion_p(values: np.ndarray, sesoi: float) -> tuple[float, float]:
@@ -124,12 +129,10 @@ def quantile_resamples(pairs: np.ndarray) -> np.ndarray:
 
 
 def _quantile_p(values: np.ndarray, sesoi: float) -> tuple[float, float]:
-    """The proportion of resamples on the other side, which is never 0."""
+    """Return the proportions of resamples on the other side, which are never 0."""
     drawn = quantile_resamples(values)
-    above, below = (
-        float((1 + beyond.sum()) / (1 + len(drawn))) for beyond in (drawn <= 0, drawn >= sesoi)
-    )
-    return above, below
+    above, below = ((1 + beyond.sum()) / (1 + RESAMPLES) for beyond in (drawn <= 0, drawn >= sesoi))
+    return float(above), float(below)
 
 
 def _max_error_p(values: np.ndarray, sesoi: float) -> tuple[float, float]:
@@ -141,42 +144,27 @@ def _thresholds_p(values: np.ndarray, sesoi: float) -> tuple[float, float]:
     return float(values.mean() < supported), float(values.mean() > refuted)
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the t interval of the mean; (nan, nan) for fewer than 2 values."""
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % t interval of the mean; (nan, nan) for fewer than 2 values."""
     if len(values) < 2:
         return math.nan, math.nan
-    mean, half = float(np.mean(values)), float(stats.t.ppf((1 + level) / 2, len(values) - 1))
+    mean, half = float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1))
     half *= float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return mean - half, mean + half
 
 
-def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return low, high and coverage of the order-statistic interval of the median.
 
-    The narrowest symmetric pair whose coverage is at least `level`, or the whole range with what
-    it covers where n is too small (n = 12: 3rd .. 10th value, 96 %).
+    The narrowest symmetric pair whose coverage is at least 95 %, or the whole range with what it
+    covers where n is too small (n = 12: 3rd .. 10th value, 96 %).
     """
     ordered, n = sorted(values), len(values)
     if n < 2:
         return math.nan, math.nan, 0.0
-    for k in range(n // 2, 0, -1):
-        coverage = 1 - 2 * float(stats.binom.cdf(k - 1, n, 0.5))
-        if coverage >= level or k == 1:
-            return ordered[k - 1], ordered[n - k], coverage
-    raise AssertionError("unreachable: k reaches 1")
-
-
-def proportion_interval(successes: int, n: int) -> tuple[float, float]:
-    """Return the 95 % Clopper-Pearson interval of a proportion."""
-    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
-    return float(interval.low), float(interval.high)
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median of values that may be infinite."""
-    ordered, n = sorted(values), len(values)
-    low, high = ordered[(n - 1) // 2], ordered[n // 2]
-    return low if low == high else (low + high) / 2
+    covered = {k: 1 - 2 * float(stats.binom.cdf(k - 1, n, 0.5)) for k in range(n // 2, 0, -1)}
+    k = next((k for k, coverage in covered.items() if coverage >= 0.95), 1)
+    return ordered[k - 1], ordered[n - k], covered[k]
 
 
 def _mean_summary(values: Sequence[float]) -> Summary:
@@ -185,11 +173,13 @@ def _mean_summary(values: Sequence[float]) -> Summary:
 
 def _median_summary(values: Sequence[float]) -> Summary:
     low, high, coverage = median_interval(values)
-    return median(values), (low, high), coverage
+    return statistics.median(values), (low, high), coverage
 
 
 def _proportion_summary(values: Sequence[float]) -> Summary:
-    return float(np.mean(values)), proportion_interval(int(sum(values)), len(values)), 0.95
+    """The interval is that of Clopper and Pearson."""
+    interval = stats.binomtest(int(sum(values)), len(values)).proportion_ci(0.95, method="exact")
+    return float(np.mean(values)), (float(interval.low), float(interval.high)), 0.95
 
 
 def _quantile_summary(values: Sequence[tuple[float, float]]) -> Summary:
@@ -203,9 +193,12 @@ def _max_summary(values: Sequence[float]) -> Summary:
     return max(values), (min(values), max(values)), 1.0
 
 
-PAIRED_T = HypothesisTest("t", "one-sided paired t", _above_and_below(_t_p), _mean_summary)
+PAIRED_T = HypothesisTest("t", "one-sided paired t", partial(_above_and_below, _t_p), _mean_summary)
 SIGNED_RANK = HypothesisTest(
-    "wilcoxon", "one-sided Wilcoxon signed-rank", _above_and_below(signed_rank_p), _median_summary
+    "wilcoxon",
+    "one-sided Wilcoxon signed-rank",
+    partial(_above_and_below, signed_rank_p),
+    _median_summary,
 )
 PROPORTION = HypothesisTest(
     "share",
@@ -223,7 +216,6 @@ QUANTILE = HypothesisTest(
     "paired bootstrap of the 90th percentile",
     _quantile_p,
     _quantile_summary,
-    can_extrapolate=False,
     has_pairs=True,
 )
 MAX_ERROR = HypothesisTest(
@@ -232,7 +224,6 @@ MAX_ERROR = HypothesisTest(
     _max_error_p,
     _max_summary,
     nulls=(),
-    can_extrapolate=False,
     is_difference=False,
     centre_label="Largest value [least, largest]",
 )
@@ -242,7 +233,6 @@ THRESHOLDS = HypothesisTest(
     _thresholds_p,
     _mean_summary,
     nulls=(),
-    can_extrapolate=False,
     is_difference=False,
     limits=(0.5, 0.95),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from normlab.runs.record import Record
 
@@ -36,35 +37,41 @@ def train_accuracy(record: Record) -> float:
     return record.final.get("train_set_accuracy", 0.0) if record.status == "trained" else 0.0
 
 
+def _reaching(
+    rows: list[dict[str, float]], is_reached: Callable[[dict[str, float]], bool]
+) -> tuple[dict[str, float] | None, dict[str, float] | None]:
+    """Return the first row that reaches something and the one before; None where there is none."""
+    before = None
+    for row in rows:
+        if is_reached(row):
+            return row, before
+        before = row
+    return None, None
+
+
 def at_train_loss(record: Record, key: str, loss: float) -> float:
     """Return the value of a curve's key where its mean training loss first is at most `loss`; NaN
     where it never is. Between two evaluations it is interpolated linearly in the log loss."""
-    before: tuple[float, float] | None = None
-    for row in record.curve:
-        now = (row["train_loss"], row[key])
-        if now[0] <= loss:
-            if before is None or not math.isfinite(before[1]) or now[0] <= 0:
-                return now[1]
-            low, high = math.log(now[0]), math.log(before[0])
-            share = (math.log(loss) - low) / (high - low)
-            return now[1] + share * (before[1] - now[1])
-        before = now
-    return math.nan
+    now, before = _reaching(record.curve, lambda row: row["train_loss"] <= loss)
+    if now is None:
+        return math.nan
+    if before is None or not math.isfinite(before[key]) or now["train_loss"] <= 0:
+        return now[key]
+    low, high = math.log(now["train_loss"]), math.log(before["train_loss"])
+    return now[key] + (math.log(loss) - low) / (high - low) * (before[key] - now[key])
 
 
 def share_learned(record: Record, target: float) -> float:
     """Return the share of replaced labels that are predicted where that of the kept ones first is
     at least `target`; NaN where it never is, or if the run diverged."""
-    before: tuple[float, float] | None = None
-    for row in record.curve if record.status == "trained" else []:
-        now = (row["train_set_accuracy"], row["replaced_accuracy"])
-        if now[0] >= target:
-            if before is None or now[0] == before[0]:
-                return now[1]
-            share = (target - before[0]) / (now[0] - before[0])
-            return before[1] + share * (now[1] - before[1])
-        before = now
-    return math.nan
+    rows = record.curve if record.status == "trained" else []
+    now, before = _reaching(rows, lambda row: row["train_set_accuracy"] >= target)
+    if now is None:
+        return math.nan
+    if before is None or now["train_set_accuracy"] == before["train_set_accuracy"]:
+        return now["replaced_accuracy"]
+    (x, y), (end, top) = ((r["train_set_accuracy"], r["replaced_accuracy"]) for r in (before, now))
+    return y + (target - x) / (end - x) * (top - y)
 
 
 def accuracy(record: Record, split: str, mode: str = "") -> float:
@@ -86,27 +93,21 @@ def steps_to_target(record: Record, target: float, mode: str = "") -> float:
     Between the evaluation that reaches it and the one before, the step is interpolated linearly in
     accuracy and in log step.
     """
-    if is_failed(record):
+    name, rows = f"{mode}accuracy", [] if is_failed(record) else record.curve
+    now, before = _reaching(rows, lambda row: row[name] >= target)
+    if now is None:
         return math.inf
-    before = None
-    for row in record.curve:
-        now = row[f"{mode}accuracy"]
-        if now >= target:
-            if before is None or now == before[1]:
-                return float(row["step"])
-            share = (target - before[1]) / (now - before[1])
-            low, high = math.log(before[0]), math.log(row["step"])
-            return math.exp(low + share * (high - low))
-        before = (row["step"], now)
-    return math.inf
+    if before is None or now[name] == before[name]:
+        return float(now["step"])
+    share = (target - before[name]) / (now[name] - before[name])
+    low, high = math.log(before["step"]), math.log(now["step"])
+    return math.exp(low + share * (high - low))
 
 
 def log_octaves(slow: float, fast: float) -> float:
     """Return log2(slow / fast) of two times of which either may be infinite; both: a tie, 0."""
-    if math.isinf(slow) and math.isinf(fast):
+    if slow == fast:
         return 0.0
-    if math.isinf(slow):
-        return math.inf
     return -math.inf if math.isinf(fast) else math.log2(slow / fast)
 
 

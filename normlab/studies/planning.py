@@ -60,7 +60,7 @@ class SetupRuns:
         self.wanted: dict[str, RequiredRun] = {}
         self.grids: dict[str, dict[float, dict[int, Record]]] = {}
         """arm -> exponent -> seed -> run, of the tuning or sweeping stage."""
-        self.reports: dict[str, Mapping[int, Record]] = {}
+        self.reports: dict[str, dict[int, Record]] = {}
         """arm -> seed -> run at the arm's own best rate."""
         self.follows: dict[str, dict[int, Record]] = {}
         self.best: dict[str, float] = {}
@@ -131,7 +131,7 @@ class SetupRuns:
             grid = {e: self._ask(arm, protocol.stage, e, seeds, settings) for e in exponents}
             self.grids[arm.name] = grid
             if isinstance(protocol, Sweep):
-                self.reports[arm.name] = protocol.runs(grid)
+                self.reports[arm.name] = dict(protocol.runs(grid))
             is_known &= all(len(runs) == len(seeds) for runs in grid.values())
         return is_known
 
