@@ -11,11 +11,10 @@ Cost: quick: about 2 minutes on 2 cores; standard: about 8 minutes
 """
 
 from normlab.studies.effects import Claim, error_difference
-from normlab.studies.setup import Setup, Tuning, norm_arms
+from normlab.studies.setup import PAIR, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 
 SEEDS = {"quick": 20, "standard": 12, "full": 12}
-PAIR = ("none", "batch")
 OTHERS = ("affine", "layer", "layer_channels", "group", "instance", "rms")
 
 CNN = Setup(

@@ -12,11 +12,9 @@ Cost: quick: about 2 minutes on 2 cores; standard: about 10 minutes
 """
 
 from normlab.studies.effects import Claim, speedup, speedup_in_seconds
-from normlab.studies.setup import FollowUp, Setup, Tuning, norm_arms
+from normlab.studies.setup import OFTEN, PAIR, FollowUp, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 
-PAIR = ("none", "batch")
-OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
 SLOW_AVERAGES = {"norm.momentum": 0.99}
 
 MLP = Setup(

@@ -25,10 +25,10 @@ from collections.abc import Mapping
 from normlab.runs.record import Record
 from normlab.settings import Config
 from normlab.studies.decisions import LEVEL
-from normlab.studies.effects import Claim, Effect, Measured, at_matched_losses, octaves, subtract
+from normlab.studies.effects import Claim, Measured, at_matched_losses, effect, octaves, subtract
 from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Arm, FollowUp, Setup, Tuning, norm_arms
+from normlab.studies.setup import OFTEN, PAIR, Arm, FollowUp, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import OCTAVES, PLAIN
 
@@ -36,9 +36,7 @@ SPEED_SESOI = 0.32
 LOSSES = (1.0, 0.5, 0.2)
 # Training losses between which distributions are followed.
 PATH = (2.0, 0.2)
-OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
 FOLLOWED = {"train.eval_every": 10, "train.eval_growth": 1.0, "eval.probes": "drift+activations"}
-PAIR = ("none", "batch")
 NOISY = Arm("noisy batch", {"norm.name": "batch", "norm.noise": 1.0}, is_primary=True)
 
 
@@ -102,8 +100,12 @@ def paths(e: SetupRuns, arm: str) -> dict[int, float]:
     return {seed: path(run) for seed, run in e.runs_of(f"{arm}, followed").items()}
 
 
+@effect(
+    PAIRED_T,
+    OCTAVES,
+    "log2 of the path of the last sigmoid's inputs, none / batch, from training loss 2.0 to 0.2",
+)
 def shorter_path(e: SetupRuns) -> Measured:
-    """Return seed -> log2 of the path, none / batch."""
     none, batch = paths(e, "none"), paths(e, "batch")
     moving = [s for s in sorted(none.keys() & batch.keys()) if min(none[s], batch[s]) > 0]
     return Measured(
@@ -112,12 +114,22 @@ def shorter_path(e: SetupRuns) -> Measured:
     )
 
 
+@effect(
+    PAIRED_T,
+    PLAIN,
+    "1 - cos(gradient before, after the earlier layers' update), none - batch, at those of the "
+    "training losses 1.0, 0.5, 0.2 that both reach",
+)
 def less_turning(e: SetupRuns) -> dict[int, float]:
     return at_matched_losses(e, *PAIR, "shift.cosine", LOSSES, lambda v: 1 - v)
 
 
+@effect(
+    SIGNED_RANK,
+    OCTAVES,
+    "log2(T noisy / T batch) - half of log2(T none / T batch): more than half lost?",
+)
 def cost_of_noise(e: SetupRuns) -> Measured:
-    """Return seed -> log2(T noisy / T batch) - log2(T none / T batch) / 2."""
     gain, cost = octaves(e, "none", "batch"), octaves(e, NOISY.name, "batch")
     half = {seed: octaves / 2 for seed, octaves in gain.items()}
     return Measured(subtract(cost, half), unmet=unmet(e, gain))
@@ -138,25 +150,6 @@ def unmet(e: SetupRuns, gain: Mapping[int, float]) -> str:
     return ""
 
 
-STABLE = Effect(
-    PAIRED_T,
-    OCTAVES,
-    "log2 of the path of the last sigmoid's inputs, none / batch, from training loss 2.0 to 0.2",
-    shorter_path,
-)
-TURNING = Effect(
-    PAIRED_T,
-    PLAIN,
-    "1 - cos(gradient before, after the earlier layers' update), none - batch, at those of the "
-    "training losses 1.0, 0.5, 0.2 that both reach",
-    less_turning,
-)
-NOISE = Effect(
-    SIGNED_RANK,
-    OCTAVES,
-    "log2(T noisy / T batch) - half of log2(T none / T batch): more than half lost?",
-    cost_of_noise,
-)
 REDUCES = "Batch norm reduces internal covariate shift"
 STUDY = study(
     __doc__,
@@ -168,14 +161,19 @@ STUDY = study(
             "C7a",
             "Batch norm keeps the distributions of activations stable",
             MLP.name,
-            STABLE,
+            shorter_path,
             sesoi=0.5,
             n=12,
         ),
-        Claim("C7b-mlp", REDUCES, MLP.name, TURNING, sesoi=0.05, n=12),
-        Claim("C7b-cnn", REDUCES, CNN.name, TURNING, sesoi=0.05, n=12),
+        Claim("C7b-mlp", REDUCES, MLP.name, less_turning, sesoi=0.05, n=12),
+        Claim("C7b-cnn", REDUCES, CNN.name, less_turning, sesoi=0.05, n=12),
         Claim(
-            "C7c", "Less shift is why batch norm trains faster", MLP.name, NOISE, sesoi=0.0, n=12
+            "C7c",
+            "Less shift is why batch norm trains faster",
+            MLP.name,
+            cost_of_noise,
+            sesoi=0.0,
+            n=12,
         ),
     ),
     figures=(

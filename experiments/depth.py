@@ -19,12 +19,11 @@ from normlab.studies.effects import Claim, Effect, subtract
 from normlab.studies.hypothesis_tests import SIGNED_RANK
 from normlab.studies.metrics import train_accuracy
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Arm, Setup, Tuning, level_arms
+from normlab.studies.setup import PAIR, Arm, Setup, Tuning, level_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import OCTAVES
 
 FITS = 0.90
-PAIR = ("none", "batch")
 # 10^-4.5 to 10^-0.5: at depth 32 a network without norm needs rates below 0.003.
 SMALL_RATES = tuple(e / 2 for e in range(-9, 0))
 

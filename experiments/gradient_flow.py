@@ -20,17 +20,15 @@ import statistics
 from dataclasses import replace
 
 from normlab.runs.record import Record
-from normlab.studies.effects import Claim, Effect, Measured, at_matched_losses, difference
+from normlab.studies.effects import Claim, Measured, at_matched_losses, effect
 from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Setup, Tuning, norm_arms
+from normlab.studies.setup import OFTEN, PAIR, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, Unit
 
 STEPS = (1, 3, 10, 30, 100)
 LOSSES = (1.0, 0.5, 0.2)
-OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
-PAIR = ("none", "batch")
 
 SIGMOID = Setup(
     name="gradient-flow-sigmoid",
@@ -85,8 +83,23 @@ def steepness(run: Record) -> float:
     return statistics.median(abs(row["gradients.slope"]) for row in rows)
 
 
-def steadiness(e: SetupRuns) -> Measured:
-    """Return seed -> log10 of the gradient's relative change at equal losses, none - batch."""
+@effect(
+    PAIRED_T,
+    Unit("decades per layer"),
+    "|slope of log10 |dL/dh| over layers 2 to 9|, none - batch, median over steps 1, 3, 10, 30, "
+    "100",
+)
+def flatter(e: SetupRuns) -> dict[int, float]:
+    return {s: steepness(none) - steepness(batch) for s, (none, batch) in e.paired(*PAIR)}
+
+
+@effect(
+    PAIRED_T,
+    DECADES,
+    "log10 of |g(w) - g(w - s)| / |g(w)|, |s| = 1 % of |w|, none - batch, at those of the training "
+    "losses 1.0, 0.5, 0.2 that both reach",
+)
+def steadier(e: SetupRuns) -> Measured:
     found, frozen = (
         at_matched_losses(e, *PAIR, f"landscape.{key}", LOSSES, lambda v: math.log10(max(v, 1e-12)))
         for key in ("relative", "relative_frozen")
@@ -95,20 +108,6 @@ def steadiness(e: SetupRuns) -> Measured:
     return Measured(found, f"with batch statistics frozen: {mean} (mean, exploratory)")
 
 
-FLATTER = difference(
-    *PAIR,
-    steepness,
-    "|slope of log10 |dL/dh| over layers 2 to 9|, none - batch, median over steps 1, 3, 10, 30, "
-    "100",
-    Unit("decades per layer"),
-)
-STEADIER = Effect(
-    PAIRED_T,
-    DECADES,
-    "log10 of |g(w) - g(w - s)| / |g(w)|, |s| = 1 % of |w|, none - batch, at those of the training "
-    "losses 1.0, 0.5, 0.2 that both reach",
-    steadiness,
-)
 KEEPS = "Batch norm keeps gradients from vanishing or exploding"
 CAPTION = "Norm of the gradient with respect to what each layer receives."
 STUDY = study(
@@ -117,13 +116,13 @@ STUDY = study(
     "Gradient flow",
     setups={"quick": (SIGMOID, RELU, CNN), "standard": (SIGMOID_MNIST, RELU_MNIST, FASHION)},
     claims=(
-        Claim("C3a", KEEPS, SIGMOID.name, FLATTER, sesoi=0.05, n=12),
-        Claim("C3b", KEEPS, RELU.name, FLATTER, sesoi=0.05, n=12),
+        Claim("C3a", KEEPS, SIGMOID.name, flatter, sesoi=0.05, n=12),
+        Claim("C3b", KEEPS, RELU.name, flatter, sesoi=0.05, n=12),
         Claim(
             "C3c",
             "Batch norm makes gradients smoother and more consistent",
             CNN.name,
-            STEADIER,
+            steadier,
             sesoi=0.3,
             n=12,
         ),

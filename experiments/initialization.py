@@ -20,15 +20,13 @@ from normlab.runs.record import Record
 from normlab.studies.effects import Claim, Effect, subtract
 from normlab.studies.hypothesis_tests import QUANTILE, SIGNED_RANK
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Setup, Tuning, level_arms, reaches
+from normlab.studies.setup import PAIR, Setup, Tuning, level_arms, reaches
 from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, Unit
 
 GAINS = tuple(4.0**k for k in range(-3, 4))
 LUCK = (1.0, 0.25)
 DRAWS = 30
-PAIR = ("none", "batch")
-
 
 SCALES = Setup(
     name="initial-scale",

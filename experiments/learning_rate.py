@@ -11,11 +11,14 @@ more than 5 % of the runs at 10 x the largest rate of none fail (Clopper-Pearson
 Cost: quick: about 4 minutes on 2 cores; standard: about 6 minutes
 """
 
-from normlab.studies.effects import Claim, failure_proportion, rate_ratio
-from normlab.studies.setup import FollowUp, Setup, Sweep, norm_arms
+from normlab.studies.effects import Claim, effect, subtract
+from normlab.studies.hypothesis_tests import PROPORTION, SIGNED_RANK
+from normlab.studies.metrics import is_failed
+from normlab.studies.planning import SetupRuns
+from normlab.studies.setup import PAIR, FollowUp, Setup, Sweep, norm_arms
 from normlab.studies.study import Figure, study
+from normlab.studies.units import DECADES, FAILED
 
-PAIR = ("none", "batch")
 TENFOLD = "batch at 10 x none's largest rate"
 
 
@@ -62,13 +65,24 @@ CIFAR = CNN.on(
     target=0.50,
 )
 
+
+@effect(
+    SIGNED_RANK,
+    DECADES,
+    "log10 of the largest rate that reaches {target} in 300 steps, batch - none",
+)
+def higher(e: SetupRuns) -> dict[int, float]:
+    return subtract(e.largest_rates("batch"), e.largest_rates("none"))
+
+
+@effect(
+    PROPORTION, FAILED, "share of failed batch norm runs at 10 x the median largest rate of none"
+)
+def risk(e: SetupRuns) -> dict[int, float]:
+    return {seed: float(is_failed(run)) for seed, run in e.runs_of(TENFOLD).items()}
+
+
 HIGHER, SAFE = "Batch norm tolerates higher learning rates", "... without the risk of divergence"
-RATES = rate_ratio(
-    "batch", "none", "log10 of the largest rate that reaches {target} in 300 steps, batch - none"
-)
-RISK = failure_proportion(
-    TENFOLD, "share of failed batch norm runs at 10 x the median largest rate of none"
-)
 CAPTION = "Final validation accuracy against learning rate."
 STUDY = study(
     __doc__,
@@ -76,10 +90,10 @@ STUDY = study(
     "Learning-rate tolerance",
     setups={"quick": (MLP, CNN), "standard": (MNIST, FASHION), "full": (CIFAR,)},
     claims=(
-        Claim("C2-mlp", HIGHER, MLP.name, RATES, sesoi=0.3, n=12),
-        Claim("C2r-mlp", SAFE, MLP.name, RISK, sesoi=0.05, n=80),
-        Claim("C2-cnn", HIGHER, CNN.name, RATES, sesoi=0.3, n=8),
-        Claim("C2r-cnn", SAFE, CNN.name, RISK, sesoi=0.05, n=80),
+        Claim("C2-mlp", HIGHER, MLP.name, higher, sesoi=0.3, n=12),
+        Claim("C2r-mlp", SAFE, MLP.name, risk, sesoi=0.05, n=80),
+        Claim("C2-cnn", HIGHER, CNN.name, higher, sesoi=0.3, n=8),
+        Claim("C2r-cnn", SAFE, CNN.name, risk, sesoi=0.05, n=80),
     ),
     figures=(Figure("rates", MLP.name, CAPTION), Figure("rates", CNN.name, CAPTION)),
 )

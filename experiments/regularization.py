@@ -21,16 +21,14 @@ import math
 from dataclasses import replace
 
 from normlab.runs.record import Record
-from normlab.studies.effects import Claim, Effect, Measured, error_difference
+from normlab.studies.effects import Claim, Measured, effect, error_difference
 from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.metrics import share_learned
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Arm, Setup, Tuning, norm_arms
+from normlab.studies.setup import OFTEN, PAIR, Arm, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import POINTS
 
-PAIR = ("none", "batch")
-OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
 FIT = {"train.stop_at_loss": 0.01, "train.steps": 3000, **OFTEN}
 FEW = {"data.train_examples": 200, "data.validation_examples": 200, "eval.train_examples": 200}
 SOME = {"data.train_examples": 2000, "eval.train_examples": 1000, "eval.curve_examples": 200}
@@ -108,6 +106,11 @@ def points_learned(run: Record) -> float:
     return 100.0 if math.isnan(share) else 100 * share
 
 
+@effect(
+    PAIRED_T,
+    POINTS,
+    "share of the replaced labels learned where 95 % of the others are, none - batch",
+)
 def memorised(e: SetupRuns) -> Measured:
     learned = {arm: {s: points_learned(r) for s, r in e.runs_of(arm).items()} for arm in PAIR}
     none, batch = learned["none"], learned["batch"]
@@ -124,12 +127,6 @@ AT_THE_FIT = error_difference(
 BY_NOISE = error_difference(
     *("batch/128", "batch/16"), "test error with statistics over 128 - over 16, at the same fit"
 )
-MEMORISED = Effect(
-    PAIRED_T,
-    POINTS,
-    "share of the replaced labels learned where 95 % of the others are, none - batch",
-    memorised,
-)
 BY_PROFILE = {"quick": 1.0, "standard": 0.5, "full": 0.5}
 NOISE_CLAIM = "It is the noise of the batch that regularises"
 MEMORY_CLAIM = "Batch norm keeps a network from memorising noise"
@@ -145,7 +142,7 @@ STUDY = study(
     claims=(
         Claim("C4a", "Batch norm regularises", FITTED.name, AT_THE_FIT, sesoi=BY_PROFILE, n=20),
         Claim("C4b", NOISE_CLAIM, NOISE.name, BY_NOISE, sesoi=BY_PROFILE, n=20),
-        Claim("C4c", MEMORY_CLAIM, MEMORY.name, MEMORISED, sesoi=5.0, n=12),
+        Claim("C4c", MEMORY_CLAIM, MEMORY.name, memorised, sesoi=5.0, n=12),
     ),
     figures=(
         Figure(

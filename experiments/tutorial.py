@@ -13,15 +13,12 @@ The comparison with Keras is a benchmark, whose record is read here. It needs Ke
 `python scripts/bench.py --suite=keras_parity`.
 """
 
-from normlab.studies.effects import Claim, Effect, Measured, error_difference
+from normlab.studies.effects import Claim, Measured, effect, error_difference
 from normlab.studies.hypothesis_tests import MAX_ERROR
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Setup, Tuning, norm_arms
+from normlab.studies.setup import OFTEN, PAIR, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import NATS
-
-PAIR = ("none", "batch")
-OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
 
 DIGITS = Setup(
     name="tutorial-mlp",
@@ -36,6 +33,11 @@ DIGITS = Setup(
 MNIST = DIGITS.on("tutorial", "MLP 784-64-10, MNIST, 10 epochs of Adam, batch 32", settings=OFTEN)
 
 
+@effect(
+    MAX_ERROR,
+    NATS,
+    "largest difference of the training loss over 100 steps, same initial weights and batches",
+)
 def parity(e: SetupRuns) -> Measured:
     """Return seed -> largest difference of either network's losses, and what Keras's own runs say
     about it: the same batches with their examples in reverse order differ in rounding alone."""
@@ -56,12 +58,6 @@ def parity(e: SetupRuns) -> Measured:
     )
 
 
-PARITY = Effect(
-    MAX_ERROR,
-    NATS,
-    "largest difference of the training loss over 100 steps, same initial weights and batches",
-    parity,
-)
 HELPS = error_difference(*PAIR, "test error without - with batch norm, Adam at 1e-3, 10 epochs")
 STUDY = study(
     __doc__,
@@ -73,7 +69,7 @@ STUDY = study(
             "C14a",
             "The tutorial's network trains as it does in Keras",
             DIGITS.name,
-            PARITY,
+            parity,
             sesoi=1e-4,
             n=3,
             scope="MLP 784-64-10, MNIST, batch 32",

@@ -7,6 +7,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from normlab.runs.record import Record
@@ -14,7 +15,6 @@ from normlab.studies.decisions import Contrast
 from normlab.studies.hypothesis_tests import (
     MCNEMAR,
     PAIRED_T,
-    PROPORTION,
     SIGNED_RANK,
     HypothesisTest,
 )
@@ -26,7 +26,7 @@ from normlab.studies.metrics import (
     steps_to_target,
 )
 from normlab.studies.planning import SetupRuns
-from normlab.studies.units import DECADES, FAILED, OCTAVES, POINTS, TRAINED, Unit
+from normlab.studies.units import OCTAVES, POINTS, TRAINED, Unit
 
 MANY_FAILED = 0.25
 """Proportion of failed runs of an arm above which errors are not compared, but failures."""
@@ -52,8 +52,15 @@ class Effect:
     test: HypothesisTest
     unit: Unit
     comparison: str
-    """What is compared, in words; {target} becomes the target of the setup."""
+    """The comparison in words; {target} becomes the target of the setup."""
     measure: Callable[[SetupRuns], dict[int, Any] | Measured]
+
+
+def effect(
+    test: HypothesisTest, unit: Unit, comparison: str
+) -> Callable[[Callable[[SetupRuns], dict[int, Any] | Measured]], Effect]:
+    """Make an effect of the function below, which measures it."""
+    return partial(Effect, test, unit, comparison)
 
 
 @dataclass(frozen=True)
@@ -105,22 +112,6 @@ def subtract(first: Mapping[int, float], second: Mapping[int, float]) -> dict[in
     """Return seed -> first - second; equal values tie, also when both are infinite."""
     seeds = sorted(first.keys() & second.keys())
     return {s: 0.0 if first[s] == second[s] else float(first[s] - second[s]) for s in seeds}
-
-
-def difference(
-    first: str,
-    second: str,
-    value: Callable[[Record], float],
-    comparison: str,
-    unit: Unit = POINTS,
-    test: HypothesisTest = PAIRED_T,
-) -> Effect:
-    """Value of `first` - value of `second`."""
-
-    def measure(e: SetupRuns) -> dict[int, float]:
-        return {s: value(a) - value(b) for s, (a, b) in e.paired(first, second)}
-
-    return Effect(test, unit, comparison, measure)
 
 
 def error_difference(worse: str, better: str, comparison: str = "") -> Effect:
@@ -186,24 +177,6 @@ def speedup_in_seconds(slow: str, fast: str) -> Effect:
     steps = speedup(slow, fast)
     comparison = f"{steps.comparison}, in seconds of single runs"
     return replace(steps, comparison=comparison, measure=measure)
-
-
-def rate_ratio(large: str, small: str, comparison: str) -> Effect:
-    """log10 of the largest rate that trains, `large` - `small`."""
-
-    def measure(e: SetupRuns) -> dict[int, float]:
-        return subtract(e.largest_rates(large), e.largest_rates(small))
-
-    return Effect(SIGNED_RANK, DECADES, comparison, measure)
-
-
-def failure_proportion(name: str, comparison: str) -> Effect:
-    """The proportion of failed runs of an arm or a follow-up; a small one favours the claim."""
-
-    def measure(e: SetupRuns) -> dict[int, float]:
-        return {s: float(is_failed(run)) for s, run in e.runs_of(name).items()}
-
-    return Effect(PROPORTION, FAILED, comparison, measure)
 
 
 def at_matched_losses(

@@ -33,6 +33,11 @@ ROOT = Path(__file__).resolve().parents[2]
 HALF_DECADES = tuple(e / 2 for e in range(-6, 2))
 """log10 of the usual tuning grid: 10^-3 to 10^0.5."""
 
+PAIR = ("none", "batch")
+"""The norms that most claims compare."""
+OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
+"""Evaluations at every step, later at steps that are 10 % apart."""
+
 Runs = Mapping[int, Record]
 Grid = Mapping[float, Runs]
 """Exponent of the rate -> seed -> run."""

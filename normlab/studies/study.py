@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
@@ -64,42 +64,35 @@ class Study:
     planned: Study | None = None
     """The study as its file has it, where a command line changed it; the rule is from there."""
 
+    @property
+    def all_setups(self) -> list[Setup]:
+        """The setups of all profiles."""
+        return [setup for setups in self.setups.values() for setup in setups]
+
+    def changed(self, change: Callable[[Setup], Setup], **facts: Any) -> Study:
+        """Return the study with every setup changed, and other facts."""
+        setups = {profile: tuple(map(change, setups)) for profile, setups in self.setups.items()}
+        return replace(self, setups=setups, **facts)
+
     def contrasts(self, runs: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
         """Return a contrast for each claim whose setup is among `runs`."""
         return [c.contrast(runs[c.setup], profile) for c in self.claims if c.setup in runs]
 
 
-def study(
-    doc: str | None,
-    name: str,
-    title: str,
-    *,
-    setups: Mapping[str, tuple[Setup, ...]],
-    claims: tuple[Claim, ...],
-    figures: tuple[Figure, ...] = (),
-    benchmarks: tuple[str, ...] = (),
-) -> Study:
+def study(doc: str | None, name: str, title: str, **facts: Any) -> Study:
     """Return a study whose texts are the docstring of its file: the question is the first line, a
     blank line ends a section."""
-    question, *_ = (doc or "").strip().splitlines() or [""]
-    ends = "|".join(f"{section}:" for section in SECTIONS)
-    texts = {
-        section: " ".join(text.split())
-        for section, text in re.findall(
-            rf"^({'|'.join(SECTIONS)}): (.+?)(?=^(?:{ends})|^\s*$|\Z)", doc or "", re.M | re.S
-        )
-    }
+    doc = (doc or "").strip()
+    found = re.findall(
+        rf"^({'|'.join(SECTIONS)}): (.+?)(?=^(?:{'|'.join(SECTIONS)}): |^\s*$|\Z)", doc, re.M | re.S
+    )
+    texts = {section: " ".join(text.split()) for section, text in found}
     missing = [section for section in SECTIONS if section not in texts]
     if missing:
         raise ConfigError(f"the docstring of study {name!r} has no {', '.join(missing)}")
-    fair_test, source, expect, refuted_if, cost = (texts[section] for section in SECTIONS)
-    return Study(
-        *(name, title, question, fair_test, source, expect, refuted_if, cost),
-        setups=setups,
-        claims=claims,
-        figures=figures,
-        benchmarks=benchmarks,
-    )
+    fair, source, expect, refuted_if, cost = (texts[section] for section in SECTIONS)
+    question = doc.splitlines()[0]
+    return Study(name, title, question, fair, source, expect, refuted_if, cost, **facts)
 
 
 def study_names() -> list[str]:
@@ -118,8 +111,7 @@ def load_study(name: str) -> Study:
         raise ConfigError(f"study file {str(path)!r} cannot be loaded ({told})") from error
     if not isinstance(study, Study):
         raise ConfigError(f"study file {str(path)!r}: STUDY = {study!r} is not a Study")
-    setups = [setup.name for profile in study.setups.values() for setup in profile]
-    for name in (study.name, *setups):
+    for name in (study.name, *(setup.name for setup in study.all_setups)):
         if not NAME.fullmatch(name):
             raise ConfigError(
                 f"study file {str(path)!r}: {name[:120]!r} cannot be a part of file names; use up "
@@ -137,11 +129,9 @@ def load_study(name: str) -> Study:
 def varied_settings(study: Study) -> set[str]:
     """Return the settings that a study varies, which an override may therefore not touch."""
     names = {"seed", "optim.lr"}
-    for setups in study.setups.values():
-        for setup in setups:
-            names |= {setup.seed_setting, *setup.report_settings}
-            for arm in setup.arms:
-                names |= set(arm.settings)
+    for setup in study.all_setups:
+        names |= {setup.seed_setting, *setup.report_settings}
+        names |= {name for arm in setup.arms for name in arm.settings}
     return names
 
 
@@ -155,13 +145,25 @@ def adapt(
 ) -> Study:
     """Return the study with settings overridden, fewer arms, other seeds, and `norms` as further
     arms; raises ConfigError."""
-    overrides, planned = overrides or {}, study.planned or study
-    _check_overrides(study, overrides)
+    overrides, planned, varied = overrides or {}, study.planned or study, varied_settings(study)
+    for name, value in overrides.items():
+        if name not in SETTINGS:
+            raise ConfigError(f"unknown setting {name!r}{nearest_setting(name)}")
+        if name in varied:
+            raise ConfigError(
+                f"study {study.name!r} varies {name} itself; to run only a part of it use "
+                f"--only={name}={value}"
+            )
     if "norm.name" not in overrides:
         study = join_norms(study, [n for n in norms if not arms or n in arms], overrides)
-    _check_arms(study, arms)
-    told = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "execution"}
-    variant = ", ".join(f"{n}={v}" for n, v in sorted(told.items()))
+    known = {arm.name for setup in study.all_setups for arm in setup.arms}
+    for name in arms:
+        if name not in known:
+            raise ConfigError(
+                f"study {study.name!r} has no arm {name!r} (arms: {', '.join(sorted(known))})"
+            )
+    shown = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "execution"}
+    variant = ", ".join(f"{n}={v}" for n, v in sorted(shown.items()))
 
     def change(setup: Setup) -> Setup:
         kept = tuple(a for a in setup.arms if not arms or a.name in arms)
@@ -176,8 +178,7 @@ def adapt(
         follows = tuple(replace(f, seeds=0) for f in follows if not f.is_secondary)
         return replace(setup, seeds=seeds, screening_seeds=seeds, follows=follows)
 
-    setups = {p: tuple(map(change, s)) for p, s in study.setups.items()}
-    return replace(study, setups=setups, variant=variant, planned=planned)
+    return study.changed(change, variant=variant, planned=planned)
 
 
 def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:
@@ -199,32 +200,11 @@ def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:
                     joined[arm.name] = None
         return replace(setup, arms=arms)
 
-    setups = {p: tuple(map(join, s)) for p, s in study.setups.items()}
-    has = {a.name for profile in setups.values() for s in profile for a in s.arms}
+    study = study.changed(join)
     for name in norms:
-        if name not in has:
+        if not any(setup.arm(name) for setup in study.all_setups):
             raise refused[name]
-    return replace(study, setups=setups, norms=tuple(joined))
-
-
-def _check_overrides(study: Study, overrides: Config) -> None:
-    for name, value in overrides.items():
-        if name not in SETTINGS:
-            raise ConfigError(f"unknown setting {name!r}{nearest_setting(name)}")
-        if name in varied_settings(study):
-            raise ConfigError(
-                f"study {study.name!r} varies {name} itself; to run only a part of it use "
-                f"--only={name}={value}"
-            )
-
-
-def _check_arms(study: Study, arms: tuple[str, ...]) -> None:
-    known = {a.name for setups in study.setups.values() for s in setups for a in s.arms}
-    for name in arms:
-        if name not in known:
-            raise ConfigError(
-                f"study {study.name!r} has no arm {name!r} (arms: {', '.join(sorted(known))})"
-            )
+    return replace(study, norms=tuple(joined))
 
 
 def check_study(study: Study, profile: str, data_dir: str | None = None) -> None:

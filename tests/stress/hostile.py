@@ -25,8 +25,7 @@ from normlab.runs.config import config_sha256, run_id
 from normlab.runs.provenance import host_facts
 from normlab.runs.store import Store
 from normlab.settings import Config
-from normlab.studies.effects import Claim, difference
-from normlab.studies.metrics import error_points
+from normlab.studies.effects import Claim, error_difference
 from normlab.studies.setup import Arm, Setup, Tuning
 from normlab.studies.study import Figure, Study
 
@@ -68,7 +67,7 @@ def planted_study(text: str) -> Study:
     )
 
     one, two = (arm.name for arm in arms[:2])
-    effect = difference(one, two, error_points, text)
+    effect = error_difference(one, two, text)
     claims = tuple(
         Claim(formula, text, "tiny", effect, sesoi=1.0, n=2, scope=text) for formula in FORMULAS
     )
