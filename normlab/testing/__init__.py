@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from normlab.testing import claims, contract, devices, gradients, masks, numerics
+from normlab.testing import claims, contract, devices, gradients, masks, numerics, usage
 from normlab.testing.cost import check_cost
 from normlab.testing.layer import GROUPS, LayerUnderTest, Oracle
 from normlab.testing.result import Result
@@ -49,6 +49,7 @@ CHECKS: dict[str, tuple[Callable[[LayerUnderTest], list[Result]], ...]] = {
         masks.check_extremes,
     ),
     "degenerate": (contract.check_degenerate,),
+    "usage": (usage.check_eager,),
     "devices": (devices.check_sharded, devices.check_axis_name),
     "cost": (check_cost,),
 }
