@@ -14,6 +14,7 @@ from normlab.studies.effects import Claim, error_difference
 from normlab.studies.setup import PAIR, Setup, Tuning, norm_arms
 from normlab.studies.study import Figure, study
 
+SESOI = {"quick": 1.0, "standard": 0.3, "full": 0.3}
 SEEDS = {"quick": 20, "standard": 12, "full": 12}
 OTHERS = ("affine", "layer", "layer_channels", "group", "instance", "rms")
 
@@ -40,20 +41,12 @@ CIFAR = CNN.on(
     seeds=SEEDS["full"],
 )
 
+BETTER = "Batch norm ends at a better accuracy"
 STUDY = study(
     __doc__,
     "accuracy",
     "Final accuracy",
     setups={"quick": (CNN,), "standard": (FASHION,), "full": (CIFAR,)},
-    claims=(
-        Claim(
-            "C11",
-            "Batch norm ends at a better accuracy",
-            CNN.name,
-            error_difference(*PAIR),
-            sesoi={"quick": 1.0, "standard": 0.3, "full": 0.3},
-            n=SEEDS,
-        ),
-    ),
+    claims=(Claim("C11", BETTER, CNN.name, error_difference(*PAIR), sesoi=SESOI, n=SEEDS),),
     figures=(Figure("curves", CNN.name, "Validation accuracy of each arm at its own best rate."),),
 )

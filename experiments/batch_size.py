@@ -17,7 +17,7 @@ from statistics import fmean
 
 from normlab.studies.effects import Claim, Effect, Measured, error_difference, interaction
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Arm, FollowUp, Setup, Tuning, norm_arms
+from normlab.studies.setup import Arm, FollowUp, Setup, Tuning, norm_arms, statistics_arms
 from normlab.studies.study import Figure, study
 
 FIXED = {"train.steps": 300, "train.eval_every": 100}
@@ -27,26 +27,13 @@ ON_MNIST = {"data.name": "mnist"}
 CONV_SESOI = 0.5
 
 
-def stats_arms(primary: tuple[int, int], others: tuple[int, ...] = ()) -> tuple[Arm, ...]:
-    """Return one arm for each number of examples that share statistics, in batches of 64."""
-    return tuple(
-        Arm(
-            f"batch/{size}",
-            {"norm.name": "batch", "norm.stats_batch": size},
-            is_primary=size in primary,
-            level=size,
-            line="batch norm",
-        )
-        for size in sorted({*primary, *others})
-    )
-
-
 MLP = Setup(
     name="stats-batch-mlp",
     title="ReLU MLP 3x100, 8x8 digits, batch 64",
     base="digits_mlp",
     settings=FIXED,
-    arms=stats_arms((4, 64), (2, 8, 16, 32)) + norm_arms("none", "affine", "layer", "group", "rms"),
+    arms=statistics_arms(2, 4, 8, 16, 32, 64, primary=(4, 64))
+    + norm_arms("none", "affine", "layer", "group", "rms"),
     protocol=Tuning(metric="error"),
     report_settings=OWN_STATISTICS,
 )
@@ -54,7 +41,7 @@ CNN = MLP.on(
     "digits_cnn",
     "ReLU CNN 16-32-64, 8x8 digits, batch 64",
     name="stats-batch-cnn",
-    arms=stats_arms((2, 64), (4, 16))
+    arms=statistics_arms(2, 4, 16, 64, primary=(2, 64))
     + norm_arms("none", "affine", "layer", "layer_channels", "group", "instance", "rms"),
 )
 SMALL = MLP.on(
@@ -124,15 +111,16 @@ CIFAR = CNN.on(
     "cifar10_resnet",
     "ResNet-20, CIFAR-10, 4,000 steps, batch 64",
     settings={"train.steps": 4000, "data.batch": 64},
-    arms=stats_arms((2, 64), (4, 16)),
+    arms=statistics_arms(2, 4, 16, 64, primary=(2, 64)),
 )
 
 GAP = interaction("batch", "batch/64", "none", "none/64")
+NORMS = ("layer", "group", "instance")
+BETTER = {norm: error_difference("batch", norm) for norm in NORMS}
 
 
-def repair_of_a_gap(better: str) -> Effect:
-    """Test error of batch norm - of `better`, if batch norm loses more than none does."""
-    effect = error_difference("batch", better)
+def if_lost(effect: Effect) -> Effect:
+    """Return an effect that counts only if batch norm loses more than none does."""
 
     def measure(e: SetupRuns) -> Measured:
         measured, gap = effect.measure(e), GAP.measure(e)
@@ -150,10 +138,14 @@ def repair_of_a_gap(better: str) -> Effect:
 
 
 FAILS = "Batch norm fails at small batches"
+CHANGES = "Batch norm fails when the batch size changes during training"
+REPAIRS = {norm: f"{norm.capitalize()} norm repairs batch norm at small batches" for norm in NORMS}
+LOST_BY_4, LOST_BY_2 = (error_difference(f"batch/{n}", "batch/64") for n in (4, 2))
 SWITCHING = interaction(
     *(SWITCHED["batch"], "batch", SWITCHED["none"], "none"),
     "(test error, batch 64 then 4 - batch 64 throughout) of batch - the same of none",
 )
+ERROR = "Test error against the number of examples that share statistics; batch 64, {}."
 BY_PROFILE = {"quick": 1.0, "standard": CONV_SESOI, "full": CONV_SESOI}
 STUDY = study(
     __doc__,
@@ -165,48 +157,20 @@ STUDY = study(
         "full": (CIFAR,),
     },
     claims=(
-        Claim("C8a", FAILS, MLP.name, error_difference("batch/4", "batch/64"), sesoi=1.0, n=12),
-        Claim(
-            "C8b", FAILS, CNN.name, error_difference("batch/2", "batch/64"), sesoi=BY_PROFILE, n=12
-        ),
-        Claim(
-            "C8c",
-            "Batch norm fails when the batch size changes during training",
-            SWITCH.name,
-            SWITCHING,
-            sesoi=1.0,
-            n=12,
+        Claim("C8a", FAILS, MLP.name, LOST_BY_4, sesoi=1.0, n=12),
+        Claim("C8b", FAILS, CNN.name, LOST_BY_2, sesoi=BY_PROFILE, n=12),
+        Claim("C8c", CHANGES, SWITCH.name, SWITCHING, sesoi=1.0, n=12),
+        *(
+            Claim(f"C10a-{n}", REPAIRS[n], SMALL.name, BETTER[n], 1.0, n=12, prerequisite="C8a")
+            for n in ("layer", "group")
         ),
         *(
-            Claim(
-                f"C10a-{norm}",
-                f"{norm.capitalize()} norm repairs batch norm at small batches",
-                SMALL.name,
-                error_difference("batch", norm),
-                sesoi=1.0,
-                n=12,
-                prerequisite="C8a",
-            )
-            for norm in ("layer", "group")
-        ),
-        *(
-            Claim(
-                f"C10b-{norm}",
-                f"{norm.capitalize()} norm repairs batch norm at small batches",
-                SMALL_FASHION.name,
-                repair_of_a_gap(norm),
-                sesoi=CONV_SESOI,
-                n=8,
-            )
-            for norm in ("layer", "group", "instance")
+            Claim(f"C10b-{n}", REPAIRS[n], SMALL_FASHION.name, if_lost(BETTER[n]), CONV_SESOI, n=8)
+            for n in NORMS
         ),
     ),
-    figures=tuple(
-        Figure(
-            "levels",
-            f"stats-batch-{net.lower()}",
-            f"Test error against the number of examples that share statistics; batch 64, {net}.",
-        )
-        for net in ("MLP", "CNN")
+    figures=(
+        Figure("levels", MLP.name, ERROR.format("MLP")),
+        Figure("levels", CNN.name, ERROR.format("CNN")),
     ),
 )

@@ -33,9 +33,6 @@ from normlab.studies.study import Figure, study
 from normlab.studies.units import OCTAVES, PLAIN
 
 SPEED_SESOI = 0.32
-LOSSES = (1.0, 0.5, 0.2)
-# Training losses between which distributions are followed.
-PATH = (2.0, 0.2)
 FOLLOWED = {"train.eval_every": 10, "train.eval_growth": 1.0, "eval.probes": "drift+activations"}
 NOISY = Arm("noisy batch", {"norm.name": "batch", "norm.noise": 1.0}, is_primary=True)
 
@@ -85,13 +82,12 @@ FASHION = CNN.on(
 def path(run: Record) -> float:
     """Return how far the inputs of the last activation moved, in standard deviations, while the
     training loss fell from 2.0 to 0.2."""
-    high, low = PATH
     moved, before = 0.0, math.inf
     for row in run.curve:
-        if before <= high and math.isfinite(row["drift.step"]):
+        if before <= 2.0 and math.isfinite(row["drift.step"]):
             moved += row["drift.step"]
         before = row["train_loss"]
-        if before <= low:
+        if before <= 0.2:
             break
     return moved
 
@@ -121,7 +117,7 @@ def shorter_path(e: SetupRuns) -> Measured:
     "training losses 1.0, 0.5, 0.2 that both reach",
 )
 def less_turning(e: SetupRuns) -> dict[int, float]:
-    return at_matched_losses(e, *PAIR, "shift.cosine", LOSSES, lambda v: 1 - v)
+    return at_matched_losses(e, *PAIR, "shift.cosine", lambda v: 1 - v)
 
 
 @effect(
@@ -131,7 +127,7 @@ def less_turning(e: SetupRuns) -> dict[int, float]:
 )
 def cost_of_noise(e: SetupRuns) -> Measured:
     gain, cost = octaves(e, "none", "batch"), octaves(e, NOISY.name, "batch")
-    half = {seed: octaves / 2 for seed, octaves in gain.items()}
+    half = {seed: value / 2 for seed, value in gain.items()}
     return Measured(subtract(cost, half), unmet=unmet(e, gain))
 
 
@@ -150,6 +146,11 @@ def unmet(e: SetupRuns, gain: Mapping[int, float]) -> str:
     return ""
 
 
+STABLE = "Batch norm keeps the distributions of activations stable"
+WHY = "Less shift is why batch norm trains faster"
+PERCENTILES = "15th, 50th and 85th percentile of the input of one sigmoid of the last hidden layer."
+MOVED = "How far the inputs of the last sigmoids moved in 10 steps."
+COSINE = "Cosine of a layer's gradient before and after the earlier layers' update."
 REDUCES = "Batch norm reduces internal covariate shift"
 STUDY = study(
     __doc__,
@@ -157,44 +158,14 @@ STUDY = study(
     "Internal covariate shift",
     setups={"quick": (MLP, CNN), "standard": (MNIST, FASHION)},
     claims=(
-        Claim(
-            "C7a",
-            "Batch norm keeps the distributions of activations stable",
-            MLP.name,
-            shorter_path,
-            sesoi=0.5,
-            n=12,
-        ),
+        Claim("C7a", STABLE, MLP.name, shorter_path, sesoi=0.5, n=12),
         Claim("C7b-mlp", REDUCES, MLP.name, less_turning, sesoi=0.05, n=12),
         Claim("C7b-cnn", REDUCES, CNN.name, less_turning, sesoi=0.05, n=12),
-        Claim(
-            "C7c",
-            "Less shift is why batch norm trains faster",
-            MLP.name,
-            cost_of_noise,
-            sesoi=0.0,
-            n=12,
-        ),
+        Claim("C7c", WHY, MLP.name, cost_of_noise, sesoi=0.0, n=12),
     ),
     figures=(
-        Figure(
-            "percentiles",
-            MLP.name,
-            "15th, 50th and 85th percentile of the input of one sigmoid of the last hidden layer.",
-            follows=True,
-        ),
-        Figure(
-            "probe",
-            MLP.name,
-            "How far the inputs of the last sigmoids moved in 10 steps.",
-            key="drift.step",
-            follows=True,
-        ),
-        Figure(
-            "probe",
-            CNN.name,
-            "Cosine of a layer's gradient before and after the earlier layers' update.",
-            key="shift.cosine",
-        ),
+        Figure("percentiles", MLP.name, PERCENTILES, follows=True),
+        Figure("probe", MLP.name, MOVED, key="drift.step", follows=True),
+        Figure("probe", CNN.name, COSINE, key="shift.cosine"),
     ),
 )

@@ -15,7 +15,7 @@ The arms with shortcuts are screened: they carry no verdict.
 import math
 from dataclasses import replace
 
-from normlab.studies.effects import Claim, Effect, subtract
+from normlab.studies.effects import Claim, effect, subtract
 from normlab.studies.hypothesis_tests import SIGNED_RANK
 from normlab.studies.metrics import train_accuracy
 from normlab.studies.planning import SetupRuns
@@ -72,35 +72,39 @@ CIFAR = Setup(
 def largest_depths(e: SetupRuns, norm: str) -> dict[int, float]:
     """Return seed -> log2 of the largest depth that fits the training set; one octave below the
     smallest where none does."""
-    levels = {a.name: a.level or 0.0 for a in e.setup.arms if a.name.startswith(f"{norm}/")}
+    depths = {a.name: a.level or 0.0 for a in e.setup.arms if a.name.startswith(f"{norm}/")}
     found = {}
-    for seed, runs in e.paired(*levels):
-        fits = [train_accuracy(run) >= FITS for run in runs]
-        fitted = [
-            depth for depth, is_fitted in zip(levels.values(), fits, strict=True) if is_fitted
-        ]
-        found[seed] = math.log2(max(fitted, default=min(levels.values()) / 2))
+    for seed, runs in e.paired(*depths):
+        pairs = zip(depths.values(), runs, strict=True)
+        fitted = [depth for depth, run in pairs if train_accuracy(run) >= FITS]
+        found[seed] = math.log2(max(fitted, default=min(depths.values()) / 2))
     return found
 
 
-DEEPER = Effect(
+@effect(
     SIGNED_RANK,
     OCTAVES,
     "log2 of the largest depth with training accuracy of 90 %, batch - none, rate tuned at each "
     "depth",
-    lambda e: subtract(largest_depths(e, "batch"), largest_depths(e, "none")),
 )
+def deeper(e: SetupRuns) -> dict[int, float]:
+    return subtract(largest_depths(e, "batch"), largest_depths(e, "none"))
+
+
+TRAINABLE = "Batch norm makes deeper networks trainable"
 CAPTION = "Final training accuracy against depth."
 STUDY = study(
     __doc__,
     "depth",
     "Depth",
     setups={"quick": (RELU, SIGMOID), "standard": (RELU_MNIST, SIGMOID_MNIST), "full": (CIFAR,)},
-    claims=tuple(
-        Claim(name, "Batch norm makes deeper networks trainable", setup, DEEPER, sesoi=0.5, n=12)
-        for name, setup in (("C6a", RELU.name), ("C6b", SIGMOID.name), ("C6a", CIFAR.name))
+    claims=(
+        Claim("C6a", TRAINABLE, RELU.name, deeper, sesoi=0.5, n=12),
+        Claim("C6b", TRAINABLE, SIGMOID.name, deeper, sesoi=0.5, n=12),
+        Claim("C6a", TRAINABLE, CIFAR.name, deeper, sesoi=0.5, n=12),
     ),
-    figures=tuple(
-        Figure("levels", setup.name, CAPTION, key="train_set_accuracy") for setup in (RELU, SIGMOID)
+    figures=(
+        Figure("levels", RELU.name, CAPTION, key="train_set_accuracy"),
+        Figure("levels", SIGMOID.name, CAPTION, key="train_set_accuracy"),
     ),
 )

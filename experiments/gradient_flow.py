@@ -28,18 +28,13 @@ from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, Unit
 
 STEPS = (1, 3, 10, 30, 100)
-LOSSES = (1.0, 0.5, 0.2)
+DEEP = {"model.widths": (100,), "model.depth": 10, "train.eval_every": 300}
 
 SIGMOID = Setup(
     name="gradient-flow-sigmoid",
     title="sigmoid MLP 10x100, 8x8 digits",
     base="digits_mlp",
-    settings={
-        "model.act": "sigmoid",
-        "model.widths": (100,),
-        "model.depth": 10,
-        "train.eval_every": 300,
-    },
+    settings=DEEP | {"model.act": "sigmoid"},
     arms=norm_arms("none", "affine", "batch", "layer", "group", "rms", primary=PAIR),
     protocol=Tuning(metric="error"),
     report_settings=OFTEN | {"eval.probes": "gradients+rank"},
@@ -48,7 +43,7 @@ RELU = replace(
     SIGMOID,
     name="gradient-flow-relu",
     title="ReLU MLP 10x100, 8x8 digits",
-    settings=SIGMOID.settings | {"model.act": "relu"},
+    settings=DEEP | {"model.act": "relu"},
 )
 CNN = Setup(
     name="gradient-steadiness",
@@ -60,14 +55,11 @@ CNN = Setup(
     target=0.95,
     report_settings={"eval.probes": "landscape"},
 )
-SIGMOID_MNIST, RELU_MNIST = (
-    setup.on(
-        "digits_mlp",
-        setup.title.replace("8x8 digits", "MNIST"),
-        settings=setup.settings | {"data.name": "mnist"},
-    )
-    for setup in (SIGMOID, RELU)
+ON_MNIST = {"data.name": "mnist"}
+SIGMOID_MNIST = SIGMOID.on(
+    "digits_mlp", "sigmoid MLP 10x100, MNIST", settings=SIGMOID.settings | ON_MNIST
 )
+RELU_MNIST = RELU.on("digits_mlp", "ReLU MLP 10x100, MNIST", settings=RELU.settings | ON_MNIST)
 FASHION = CNN.on(
     "fashion_cnn",
     "ReLU CNN 16-32-64, stride 2, Fashion-MNIST",
@@ -101,7 +93,7 @@ def flatter(e: SetupRuns) -> dict[int, float]:
 )
 def steadier(e: SetupRuns) -> Measured:
     found, frozen = (
-        at_matched_losses(e, *PAIR, f"landscape.{key}", LOSSES, lambda v: math.log10(max(v, 1e-12)))
+        at_matched_losses(e, *PAIR, f"landscape.{key}", lambda v: math.log10(max(v, 1e-12)))
         for key in ("relative", "relative_frozen")
     )
     mean = f"{statistics.fmean(frozen.values()):+.2f} decades" if frozen else "no data"
@@ -109,7 +101,9 @@ def steadier(e: SetupRuns) -> Measured:
 
 
 KEEPS = "Batch norm keeps gradients from vanishing or exploding"
-CAPTION = "Norm of the gradient with respect to what each layer receives."
+SMOOTHER = "Batch norm makes gradients smoother and more consistent"
+NORM = "Norm of the gradient with respect to what each layer receives."
+CHANGE = "Relative change of the gradient after a step of 1 % of the weights' norm."
 STUDY = study(
     __doc__,
     "gradient_flow",
@@ -118,23 +112,11 @@ STUDY = study(
     claims=(
         Claim("C3a", KEEPS, SIGMOID.name, flatter, sesoi=0.05, n=12),
         Claim("C3b", KEEPS, RELU.name, flatter, sesoi=0.05, n=12),
-        Claim(
-            "C3c",
-            "Batch norm makes gradients smoother and more consistent",
-            CNN.name,
-            steadier,
-            sesoi=0.3,
-            n=12,
-        ),
+        Claim("C3c", SMOOTHER, CNN.name, steadier, sesoi=0.3, n=12),
     ),
     figures=(
-        Figure("layers", SIGMOID.name, CAPTION, key="gradients.input"),
-        Figure("layers", RELU.name, CAPTION, key="gradients.input"),
-        Figure(
-            "probe",
-            CNN.name,
-            "Relative change of the gradient after a step of 1 % of the weights' norm.",
-            key="landscape.relative",
-        ),
+        Figure("layers", SIGMOID.name, NORM, key="gradients.input"),
+        Figure("layers", RELU.name, NORM, key="gradients.input"),
+        Figure("probe", CNN.name, CHANGE, key="landscape.relative"),
     ),
 )

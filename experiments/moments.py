@@ -61,6 +61,7 @@ def share_of_channels(place: str) -> Effect:
     return Effect(THRESHOLDS, Unit("share of channels", is_proportion=True), comparison, measure)
 
 
+CAPTION = "Share of channels with mean 0 and standard deviation 1 after scale and bias."
 STUDY = study(
     __doc__,
     "moments",
@@ -78,12 +79,5 @@ STUDY = study(
         for place, where in PLACES.items()
         for net in ("mlp", "cnn")
     ),
-    figures=(
-        Figure(
-            "probe",
-            CNN.name,
-            "Share of channels with mean 0 and standard deviation 1 after scale and bias.",
-            key="moments.scaled",
-        ),
-    ),
+    figures=(Figure("probe", CNN.name, CAPTION, key="moments.scaled"),),
 )

@@ -40,20 +40,12 @@ ORDER = error_difference(
     *("batch/post", "batch/pre"),
     "test error with batch norm after - before the activation, best rates",
 )
+BEFORE = "Batch norm belongs before the activation"
 STUDY = study(
     __doc__,
     "placement",
     "Placement",
     setups={"quick": (CNN,), "standard": (FASHION,)},
-    claims=(
-        Claim(
-            "C13",
-            "Batch norm belongs before the activation",
-            CNN.name,
-            ORDER,
-            sesoi={"quick": 1.0, "standard": 0.3},
-            n=12,
-        ),
-    ),
+    claims=(Claim("C13", BEFORE, CNN.name, ORDER, sesoi={"quick": 1.0, "standard": 0.3}, n=12),),
     figures=(Figure("curves", CNN.name, "Validation accuracy of each arm at its own best rate."),),
 )

@@ -25,7 +25,7 @@ from normlab.studies.effects import Claim, Measured, effect, error_difference
 from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.metrics import share_learned
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import OFTEN, PAIR, Arm, Setup, Tuning, norm_arms
+from normlab.studies.setup import OFTEN, PAIR, Setup, Tuning, norm_arms, statistics_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import POINTS
 
@@ -46,27 +46,12 @@ FITTED = Setup(
 )
 
 
-def noise_arm(examples: int, settings: dict) -> Arm:
-    """Return batch norm with statistics over this many of 128 examples."""
-    return Arm(
-        f"batch/{examples}",
-        {"norm.name": "batch", **settings},
-        is_primary=examples in (16, 128),
-        level=examples,
-        line="batch norm",
-    )
-
-
 NOISE = replace(
     FITTED,
     name="batch-noise",
     title="ReLU MLP 3x100, 200 of the 8x8 digits, batch 128, at training loss 0.01",
     settings=FIT | FEW | {"data.batch": 128},
-    arms=(
-        noise_arm(128, {}),
-        *(noise_arm(examples, {"norm.stats_batch": examples}) for examples in (16, 64, 32, 8)),
-        *norm_arms("group"),
-    ),
+    arms=statistics_arms(128, 16, 64, 32, 8, primary=(16, 128)) + norm_arms("group"),
 )
 MEMORY = Setup(
     name="memorising",
@@ -130,6 +115,9 @@ BY_NOISE = error_difference(
 BY_PROFILE = {"quick": 1.0, "standard": 0.5, "full": 0.5}
 NOISE_CLAIM = "It is the noise of the batch that regularises"
 MEMORY_CLAIM = "Batch norm keeps a network from memorising noise"
+LOSS = "Loss on the training images, evaluation mode, until 0.01."
+ERROR = "Test error at the same fit against the examples that share statistics."
+SHARE = "Share of the replaced labels that the network predicts."
 STUDY = study(
     __doc__,
     "regularization",
@@ -145,22 +133,8 @@ STUDY = study(
         Claim("C4c", MEMORY_CLAIM, MEMORY.name, memorised, sesoi=5.0, n=12),
     ),
     figures=(
-        Figure(
-            "probe",
-            FITTED.name,
-            "Loss on the training images, evaluation mode, until 0.01.",
-            key="train_set_loss",
-        ),
-        Figure(
-            "levels",
-            NOISE.name,
-            "Test error at the same fit against the examples that share statistics.",
-        ),
-        Figure(
-            "probe",
-            MEMORY.name,
-            "Share of the replaced labels that the network predicts.",
-            key="replaced_accuracy",
-        ),
+        Figure("probe", FITTED.name, LOSS, key="train_set_loss"),
+        Figure("levels", NOISE.name, ERROR),
+        Figure("probe", MEMORY.name, SHARE, key="replaced_accuracy"),
     ),
 )

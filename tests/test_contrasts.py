@@ -61,7 +61,7 @@ def test_matched_losses_are_those_that_both_reach():
     }
     e: Any = SimpleNamespace(runs_of=lambda arm: runs[arm])
     e.paired = lambda *names: SetupRuns.paired(e, *names)
-    found = at_matched_losses(e, "a", "b", "p", (1.0, 0.5), lambda v: 10 * v)
+    found = at_matched_losses(e, "a", "b", "p", lambda v: 10 * v)
     assert found == {0: pytest.approx(10.0 - 40.0)}  # at 1.0 alone; seed 1 of a reaches none
 
 

@@ -31,6 +31,9 @@ from normlab.studies.units import OCTAVES, POINTS, TRAINED, Unit
 MANY_FAILED = 0.25
 """Proportion of failed runs of an arm above which errors are not compared, but failures."""
 
+MATCHED_LOSSES = (1.0, 0.5, 0.2)
+"""Training losses at which arms are compared."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -180,18 +183,15 @@ def speedup_in_seconds(slow: str, fast: str) -> Effect:
 
 
 def at_matched_losses(
-    e: SetupRuns,
-    first: str,
-    second: str,
-    key: str,
-    losses: Sequence[float],
-    value: Callable[[float], float],
+    e: SetupRuns, first: str, second: str, key: str, value: Callable[[float], float]
 ) -> dict[int, float]:
-    """Return seed -> mean over the training losses that both arms reach of value(first) -
-    value(second) there, of a key of their curves; seeds without such a loss are left out."""
+    """Return seed -> mean of value(first) - value(second), of a key of their curves.
+
+    The mean is over those of MATCHED_LOSSES that both arms reach; seeds without one are left out.
+    """
     found = {}
     for seed, runs in e.paired(first, second):
-        pairs = [[at_train_loss(run, key, x) for run in runs] for x in losses]
+        pairs = [[at_train_loss(run, key, loss) for run in runs] for loss in MATCHED_LOSSES]
         reached = [value(a) - value(b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
         if reached:
             found[seed] = statistics.fmean(reached)

@@ -87,6 +87,20 @@ def level_arms(setting: str, levels: tuple[float, ...], *norms: str) -> tuple[Ar
     )
 
 
+def statistics_arms(*examples: int, primary: tuple[int, ...]) -> tuple[Arm, ...]:
+    """Return batch norm with statistics over so many examples each, as levels of one line."""
+    return tuple(
+        Arm(
+            f"batch/{n}",
+            {"norm.name": "batch", "norm.stats_batch": n},
+            is_primary=n in primary,
+            level=n,
+            line="batch norm",
+        )
+        for n in examples
+    )
+
+
 def rate_of(exponent: float) -> float:
     """Return 10^exponent with 4 significant digits, so that a rate has one spelling."""
     return float(f"{10**exponent:.4g}")
