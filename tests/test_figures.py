@@ -17,13 +17,7 @@ from normlab.report.figures.dose_response import level_text
 from normlab.report.figures.draw import draw
 from normlab.report.figures.forest import draw_effects
 from normlab.report.figures.series import by_layer, layer_names, quartiles, trace
-from normlab.report.figures.style import (
-    PALETTE,
-    STYLE,
-    follow_up_styles,
-    line_styles,
-    place_of,
-)
+from normlab.report.figures.style import PALETTE, STYLE, line_styles, place_of
 from normlab.runs.record import Record
 from normlab.settings import defaults
 from normlab.studies.decisions import Contrast, decide
@@ -95,11 +89,12 @@ def test_a_scheme_has_one_colour_in_all_setups_and_each_arm_a_line_of_its_own():
     gains = [Arm(f"none, gain {g}", {"norm.name": "none", "init.gain": g}) for g in (1.0, 4.0)]
     there = line_styles(replace(SETUP, arms=(*batch, *gains)))
     here = line_styles(replace(SETUP, arms=(Arm("layer", {}), *reversed(gains), batch[1])))
-    assert {there[name].color for name in names} == {here["noisy batch"].color} == {"#0072b2"}
-    assert {there[a.name].color for a in gains} == {here[a.name].color for a in gains}
-    assert here["layer"].color not in (here["noisy batch"].color, here[gains[0].name].color)
-    assert len({(str(there[name].dash), there[name].marker) for name in names}) == len(names)
-    assert len({str(there[name].dash) for name in names[:6]}) == 6
+    color = {name: style["color"] for name, style in (there | here).items()}
+    assert {there[name]["color"] for name in names} == {color["noisy batch"]} == {"#0072b2"}
+    assert {there[a.name]["color"] for a in gains} == {color[a.name] for a in gains}
+    assert color["layer"] not in (color["noisy batch"], color[gains[0].name])
+    assert len({str(there[name]) for name in names}) == len(names)
+    assert len({str(there[name]["linestyle"]) for name in names[:6]}) == 6
 
 
 def test_no_two_schemes_share_colour_and_marker():
@@ -116,10 +111,10 @@ def test_a_kernel_scheme_alone_and_runs_that_follow_have_their_colours():
         FollowUp("renorm", "batch", "batch", settings={"norm.name": "batch_renorm"}),
     )
     setup = replace(SETUP, arms=arms, follows=follows)
-    style, followed = line_styles(setup), follow_up_styles(setup)
-    assert style["weights"].color == PALETTE[place_of("weight_norm")[0]] != style["none"].color
-    assert followed["at none's rate"].color == style["batch"].color
-    assert followed["renorm"].color == PALETTE[place_of("batch_renorm")[0]]
+    color = {name: style["color"] for name, style in line_styles(setup).items()}
+    assert color["weights"] == PALETTE[place_of("weight_norm")[0]] != color["none"]
+    assert color["at none's rate"] == color["batch"]
+    assert color["renorm"] == PALETTE[place_of("batch_renorm")[0]]
 
 
 def test_quartiles_are_of_the_runs_that_are_there():
@@ -145,9 +140,9 @@ def test_a_line_ends_where_fewer_than_half_of_its_runs_are_left():
 def test_layers_stand_in_order_of_execution():
     runs = {seed: made_run(seed) for seed in range(2)}
     assert layer_names(runs, "gradients.input") == ["dense_1", "dense_2", "dense_10", "head"]
-    row = {f"rank.{name}": 1.0 for name in ("stem", "block_1/conv_1", "head")}
+    row = {f"rank.{name}": 1.0 for name in ("block_1/conv_1", "conv_stem", "head")}
     told = {0: made_run(0, curve=[{"step": 1} | row])}
-    assert layer_names(told, "rank") == ["stem", "block_1/conv_1", "head"]
+    assert layer_names(told, "rank") == ["conv_stem", "block_1/conv_1", "head"]
     runs[1].curve[2] |= {f"gradients.input.{name}": math.nan for name in LAYERS}
     first, last = (by_layer(runs, "gradients.input", place) for place in (0, -1))
     assert first[0] == 1 and last[0] == 100

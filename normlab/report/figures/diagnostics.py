@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from normlab.report.figures.axis_labels import quantity_text, scale_of
 from normlab.report.figures.series import (
@@ -17,13 +21,9 @@ from normlab.report.figures.series import (
     quartiles,
     trace,
 )
-from normlab.report.figures.style import label_log_axis, legend, scale_values, wrapped
+from normlab.report.figures.style import draw_band, label_log_axis, legend, scale_values, wrapped
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import Figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Drawing
 
 PERCENTILES = (15, 50, 85)
 TITLE_WIDTH, PANEL_HEIGHT = 26, 2.6
@@ -36,63 +36,49 @@ def draw_probe(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     for group in groups_of(figure, e):
         steps, values = trace(group.runs, figure.key)
         found = quartiles(steps, values * scale_of(figure.key))
-        if found.at.size:
-            _draw_quartiles(ax, found, group, marked=len(found.at) // 8)
-            shown.append(found)
+        shown += _draw_quartiles(ax, found, group, marked=len(found.at) // 8)
     if not shown:
         return False
-    _scale(ax, shown)
+    scale_values(ax, np.concatenate(shown))
     label_log_axis(ax, "gradient steps")
     ax.set_ylabel(quantity_text(figure.key))
     legend(drawing)
     return True
 
 
-def _draw_quartiles(ax: Axes, found: Quartiles, group: Group, marked: int = 1) -> None:
-    """Draw a median with its band, and a marker at every `marked`-th point."""
-    style = group.style
-    line: dict[str, Any] = {"color": style.color, "linestyle": style.dash, "marker": style.marker}
-    ax.plot(found.at, found.middle, label=group.label, markevery=max(1, marked), **line)
+def _draw_quartiles(ax: Axes, found: Quartiles, group: Group, marked: int = 1) -> list[np.ndarray]:
+    """Draw a median with its band, and a marker at every `marked`-th point; return the band."""
+    if not found.at.size:
+        return []
+    ax.plot(found.at, found.middle, label=group.label, markevery=max(1, marked), **group.style)
     if len(group.runs) > 1:
-        ax.fill_between(found.at, found.low, found.high, color=style.color, alpha=0.15, lw=0)
-
-
-def _scale(ax: Axes, shown: Sequence[Quartiles]) -> None:
-    scale_values(ax, np.concatenate([values for q in shown for values in (q.low, q.high)]))
+        draw_band(ax, found.at, found.low, found.high, group.style)
+    return [found.low, found.high]
 
 
 def draw_layers(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
-    from matplotlib.ticker import MaxNLocator
-
     panels, groups = drawing.subplots(1, 2, sharey=True), groups_of(figure, e)
-    shown: list[Quartiles] = []
-    for ax, place, name in zip(panels, (0, -1), ("first", "last"), strict=True):
+    names = {name for g in groups for name in layer_names(g.runs, figure.key)}
+    are_norms = all(name.split("/")[-1].startswith("norm") for name in names)
+    shown: list[np.ndarray] = []
+    for ax, place, point in zip(panels, (0, -1), ("first", "last"), strict=True):
         steps = set()
         for group in groups:
             step, values = by_layer(group.runs, figure.key, place)
-            layers = 1.0 + np.arange(values.shape[1])
-            found = quartiles(layers, scale_of(figure.key) * values)
+            found = quartiles(1.0 + np.arange(values.shape[1]), scale_of(figure.key) * values)
+            shown += _draw_quartiles(ax, found, group)
             if found.at.size:
-                _draw_quartiles(ax, found, group)
-                shown.append(found)
                 steps.add(step)
         most = " at most" if len(steps) > 1 else ""
-        ax.set_title(f"{name} point, step {max(steps, default=0)}{most}")
-        ax.set_xlabel(_order_text(groups, figure.key))
+        ax.set_title(f"{point} point, step {max(steps, default=0)}{most}")
+        ax.set_xlabel(f"{'norm' if are_norms else 'layer'}, counted from the input")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not shown:
         return False
-    _scale(panels[0], shown)
+    scale_values(panels[0], np.concatenate(shown))
     panels[0].set_ylabel(quantity_text(figure.key))
     legend(drawing, panels[0])
     return True
-
-
-def _order_text(groups: Sequence[Group], prefix: str) -> str:
-    """Return whether it is layers or norms that are numbered."""
-    names = {name.split("/")[-1] for g in groups for name in layer_names(g.runs, prefix)}
-    are_norms = all(name.startswith("norm") for name in names)
-    return f"{'norm' if are_norms else 'layer'}, counted from the input"
 
 
 def draw_percentiles(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
@@ -113,34 +99,24 @@ def draw_percentiles(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
         ax.set_ylabel(quantity_text(prefix))
     for ax in panels[len(found) :]:
         ax.set_axis_off()
-    drawing.legend(*_percentile_signs(), loc="outside lower center", ncols=2)
+    signs = {
+        "median of the values, median over seeds": Line2D([], [], color="#555555", lw=1.8),
+        "15th to 85th percentile": Patch(facecolor="#d6d6d6", edgecolor="#555555"),
+    }
+    drawing.legend(signs.values(), signs, loc="outside lower center", ncols=2)
     return True
 
 
 def percentiles_of(group: Group, prefix: str) -> list[Quartiles]:
     """Return for each percentile its quartiles over the runs, at the same steps."""
-    steps, found = np.empty(0), []
-    for percentile in PERCENTILES:
-        steps, values = trace(group.runs, f"{prefix}.p{percentile}")
-        found.append(values)
+    traces = [trace(group.runs, f"{prefix}.p{percentile}") for percentile in PERCENTILES]
+    found = [values for _, values in traces]
     known = np.isfinite(found).all(axis=0)
-    return [quartiles(steps, np.where(known, values, np.nan)) for values in found]
+    return [quartiles(steps, np.where(known, values, np.nan)) for steps, values in traces]
 
 
 def _draw_percentiles(ax: Axes, group: Group, lines: Sequence[Quartiles]) -> None:
     low, middle, high = lines
-    color = group.style.color
-    ax.fill_between(low.at, low.middle, high.middle, color=color, alpha=0.2, lw=0)
+    draw_band(ax, low.at, low.middle, high.middle, group.style, alpha=0.2)
     for line, width in ((low, 0.8), (middle, 1.8), (high, 0.8)):
-        ax.plot(line.at, line.middle, color=color, lw=width)
-
-
-def _percentile_signs() -> tuple[list[Any], list[str]]:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    line = Line2D([], [], color="#555555", lw=1.8)
-    return [line, Patch(facecolor="#d6d6d6", edgecolor="#555555")], [
-        "median of the values, median over seeds",
-        "15th to 85th percentile",
-    ]
+        ax.plot(line.at, line.middle, color=group.style["color"], lw=width)

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
 
 from normlab.report.figures.axis_labels import quantity_text, scale_of
 from normlab.report.figures.series import arms_of, n_range
-from normlab.report.figures.style import (
-    DASHES,
-    LineStyle,
-    legend,
-    plain_numbers,
-    scheme_of,
-    styles_of,
-)
-from normlab.runs.record import Record
-from normlab.settings import SETTINGS
+from normlab.report.figures.style import DASHES, legend, mark_numbers, scheme_of, styles_of
 from normlab.studies.hypothesis_tests import t_interval
 from normlab.studies.metrics import FAILED_ERROR, error_points
 from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import Arm, Setup
 from normlab.studies.study import Figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Drawing
 
 LEVELS = {
     "norm.stats_batch": "examples that share statistics",
@@ -39,43 +29,70 @@ LEVELS = {
 """Setting whose value is the level -> what the axis says."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """What an arm shows: one value of each of its runs."""
+class Point(NamedTuple):
+    """What an arm shows: a value of each of its runs, their mean and half of its t interval."""
 
     arm: Arm
-    values: Sequence[float]
+    level: float
+    """Infinite for an arm that no level changes."""
+    values: list[float]
+    mean: float
+    half: float
 
-    @property
-    def level(self) -> float:
-        return self.arm.level or 0.0
 
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.values))
+def points_of(figure: Figure, e: SetupRuns) -> list[Point]:
+    """Return the arms that have values, in the order of their levels."""
+    points = []
+    for arm in arms_of(figure, e):
+        values = values_of(e, arm, figure.key)
+        if values:
+            level = math.inf if arm.level is None else arm.level
+            mean, half = float(np.mean(values)), np.ptp(t_interval(values)) / 2
+            points.append(Point(arm, level, values, mean, float(np.nan_to_num(half))))
+    return sorted(points, key=lambda point: point.level)
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        return t_interval(self.values)
+
+def values_of(e: SetupRuns, arm: Arm, key: str) -> list[float]:
+    """Return the test errors of an arm's runs, or what their finals hold under `key`.
+
+    The latter is chance for a run that diverged; a run that was not measured has none.
+    """
+    runs = e.runs_of(arm.name).values()
+    if not key:
+        return [error_points(run) for run in runs]
+    finals = [r.final.get(key) if r.status == "trained" else 1 - FAILED_ERROR for r in runs]
+    return [scale_of(key) * value for value in finals if value is not None]
 
 
 def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     """Draw test error against levels, or the final accuracy that the figure's key names."""
-    found = [Point(arm, values_of(e, arm, figure.key)) for arm in arms_of(figure, e)]
-    points = [point for point in found if point.values]
-    lines = _lines_of(points)
-    if not lines:
+    points = points_of(figure, e)
+    levels = sorted({point.level for point in points if point.level < math.inf})
+    if not levels:
         return False
-    across = [point for point in points if point.arm.level is None]
-    schemes = {f"line {name}": scheme_of(e.setup, line[0].arm) for name, line in lines.items()}
-    schemes |= {f"across {p.arm.name}": scheme_of(e.setup, p.arm) for p in across}
-    styles, ax = styles_of(schemes), drawing.subplots()
+    lines: dict[str, list[Point]] = {}
+    for point in points:
+        name = point.arm.line if point.level < math.inf else f"across {point.arm.name}"
+        lines.setdefault(name, []).append(point)
+    styles = styles_of({name: scheme_of(e.setup, line[0].arm) for name, line in lines.items()})
+    ax, count = drawing.subplots(), sum(line[0].level < math.inf for line in lines.values())
     for i, (name, line) in enumerate(lines.items()):
-        shift = 2.0 ** (0.06 * (i - (len(lines) - 1) / 2))
-        _draw_line(ax, line, styles[f"line {name}"], name or e.setup.title, shift)
-    for point in across:
-        _draw_across(ax, point, styles[f"across {point.arm.name}"])
-    levels = sorted({point.level for line in lines.values() for point in line})
+        n = f", n = {n_range(point.values for point in line)}"
+        if i < count:
+            shift = 2.0 ** (0.06 * (i - (count - 1) / 2))
+            ax.errorbar(
+                [shift * point.level for point in line],
+                [point.mean for point in line],
+                yerr=[point.half for point in line],
+                capsize=2.5,
+                elinewidth=1,
+                label=(name or e.setup.title) + n,
+                **styles[name],
+            )
+        else:
+            dash = DASHES[(DASHES.index(styles[name]["linestyle"]) + 1) % len(DASHES)]
+            color, label = styles[name]["color"], line[0].arm.name + n
+            ax.axhline(line[0].mean, color=color, ls=dash, lw=1.1, label=label)
     ax.set_xscale("log", base=2)
     ax.set_xticks(levels, [*map(level_tick, levels)])
     ax.xaxis.minorticks_off()
@@ -90,63 +107,15 @@ def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     return True
 
 
-def values_of(e: SetupRuns, arm: Arm, key: str) -> list[float]:
-    """Return the test errors of an arm's runs, or what their finals hold under `key`: chance for a
-    run that diverged, nothing for one that was not measured."""
-    runs = e.runs_of(arm.name).values()
-    if not key:
-        return [error_points(run) for run in runs]
-    return [scale_of(key) * value for value in (_final(r, key) for r in runs) if value is not None]
-
-
-def _final(run: Record, key: str) -> float | None:
-    return run.final.get(key) if run.status == "trained" else 1 - FAILED_ERROR
-
-
-def _lines_of(points: Sequence[Point]) -> dict[str, list[Point]]:
-    lines: dict[str, list[Point]] = {}
-    for point in points:
-        if point.arm.level is not None:
-            lines.setdefault(point.arm.line, []).append(point)
-    return {name: sorted(line, key=lambda p: p.level) for name, line in lines.items()}
-
-
-def _draw_line(ax: Axes, line: Sequence[Point], style: LineStyle, name: str, shift: float) -> None:
-    low, high = np.array([point.interval for point in line]).T
-    mean = np.array([point.mean for point in line])
-    ax.errorbar(
-        shift * np.array([point.level for point in line]),
-        mean,
-        yerr=np.nan_to_num(np.abs(np.stack([mean - low, high - mean]))),
-        color=style.color,
-        linestyle=style.dash,
-        marker=style.marker,
-        capsize=2.5,
-        elinewidth=1,
-        label=f"{name}, n = {n_range(point.values for point in line)}",
-    )
-
-
-def _draw_across(ax: Axes, point: Point, style: LineStyle) -> None:
-    """Draw an arm that no level changes as a dashed line across the figure."""
-    dash = DASHES[(DASHES.index(style.dash) + 1) % len(DASHES)]
-    label = f"{point.arm.name}, n = {len(point.values)}"
-    ax.axhline(point.mean, color=style.color, ls=dash, lw=1.1, label=label)
-
-
 def _scale_errors(ax: Axes, points: Sequence[Point]) -> None:
     """Start the error axis at 0; make it logarithmic where errors differ more than eightfold."""
-    from matplotlib.ticker import LogLocator
-
     means = [point.mean for point in points]
-    highs = [max(point.mean, point.interval[1]) for point in points]
     if min(means) == 0 or max(means) <= 8 * min(means):
         ax.set_ylim(bottom=0)
         return
     ax.set_yscale("log")
-    ax.set_ylim(0.7 * min(means), 1.2 * max(highs))
-    ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
-    plain_numbers(ax.yaxis)
+    ax.set_ylim(0.7 * min(means), 1.2 * max(point.mean + point.half for point in points))
+    mark_numbers(ax.yaxis, 1.0, 2.0, 5.0)
 
 
 def _scale_accuracy(ax: Axes, points: Sequence[Point]) -> None:
@@ -168,13 +137,8 @@ def level_tick(level: float) -> str:
 
 
 def level_text(setup: Setup) -> str:
-    """Return what the level is, as the axis says it."""
+    """Return what the axis says of the levels: what the setting is that has them in most arms."""
     arms = [arm for arm in setup.arms if arm.level is not None]
-    told = [setup.settings | arm.settings for arm in arms]
-    for name, text in LEVELS.items():
-        default = SETTINGS[name].default
-        if all(t.get(name, default) == a.level for t, a in zip(told, arms, strict=True)):
-            return text
-    names = {n for a in arms for n, v in a.settings.items() if v and v == a.level}
-    known = [text for name, text in LEVELS.items() if name in names]
-    return known[0] if known else ", ".join(sorted(names)) or "level"
+    names = Counter(n for arm in arms for n, v in arm.settings.items() if v == arm.level)
+    name = next((name for name, _ in names.most_common(1)), "level")
+    return LEVELS.get(name, name)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure as Drawing
 
 from normlab.report.figures.curves import draw_curves, draw_rates
 from normlab.report.figures.diagnostics import draw_layers, draw_percentiles, draw_probe
@@ -16,16 +18,12 @@ from normlab.runs.files import write_atomic
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
 
-
-@dataclass(frozen=True)
-class FigureKind:
+class FigureKind(NamedTuple):
     """How figures of one kind are drawn and read."""
 
     draw: Callable[[Drawing, Figure, SetupRuns], bool]
-    """Draws, and tells whether there was anything to draw."""
+    """Draws, and returns whether there was anything to draw."""
     reading: str
     """What its lines, bands and points are."""
     height: float = 3.7
@@ -58,9 +56,6 @@ KINDS = {
 
 def draw(figure: Figure, e: SetupRuns) -> Drawing | None:
     """Return the figure of a setup, or None while there is no run to draw."""
-    import matplotlib
-    from matplotlib.figure import Figure as Drawing
-
     kind = KINDS[figure.kind]
     with matplotlib.rc_context(STYLE):
         drawing = Drawing(figsize=(7.4, kind.height), layout="constrained")
@@ -69,9 +64,6 @@ def draw(figure: Figure, e: SetupRuns) -> Drawing | None:
 
 def save(drawing: Drawing, path: Path) -> Path:
     """Write path.svg and path.pdf, without dates in them; return the SVG."""
-    import matplotlib
-
-    path.parent.mkdir(parents=True, exist_ok=True)
     for kind, date in (("pdf", "CreationDate"), ("svg", "Date")):
         content = io.BytesIO()
         with matplotlib.rc_context(STYLE):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from normlab.report.figures.style import LineStyle, follow_up_styles, line_styles
+from normlab.report.figures.style import LineStyle, line_styles
 from normlab.runs.record import Record
 from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import Arm
 from normlab.studies.study import Figure
-
-Rows = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,7 @@ class Group:
         return f"{self.name}\nn = {len(self.runs)}{lost}"
 
 
-@dataclass(frozen=True)
-class Quartiles:
+class Quartiles(NamedTuple):
     """Median, 25th and 75th percentile of several runs at places of an axis."""
 
     at: np.ndarray
@@ -56,20 +54,16 @@ def n_range(samples: Iterable[Sized]) -> str:
 
 def groups_of(figure: Figure, e: SetupRuns) -> list[Group]:
     """Return what a figure draws: the setup's arms or follow-ups, or those that it names."""
-    if figure.follows:
-        styles, found = follow_up_styles(e.setup), dict(e.follows)
-    else:
-        styles = line_styles(e.setup)
-        found = {arm.name: e.runs_of(arm.name) for arm in e.setup.arms}
-    chosen = [name for name in found if name in figure.arms or not figure.arms]
-    return [Group(name, styles[name], found[name]) for name in chosen if found[name]]
+    styles = line_styles(e.setup)
+    names = e.follows if figure.follows else [arm.name for arm in e.setup.arms]
+    chosen = [name for name in names if name in figure.arms or not figure.arms]
+    return [Group(name, styles[name], runs) for name in chosen if (runs := e.runs_of(name))]
 
 
-def rows_of(run: Record) -> Rows:
+def rows_of(run: Record) -> list[dict[str, float]]:
     """Return the rows of a run's curve from before it diverged."""
-    if run.diverged_at is None:
-        return run.curve
-    return [row for row in run.curve if row["step"] < run.diverged_at]
+    end = np.inf if run.diverged_at is None else run.diverged_at
+    return [row for row in run.curve if row["step"] < end]
 
 
 def trace(runs: Mapping[int, Record], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -84,42 +78,45 @@ def trace(runs: Mapping[int, Record], key: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def quartiles(at: np.ndarray, values: np.ndarray) -> Quartiles:
-    """Return the quartiles of [n, points] over the runs that have a value, at the points where at
-    least half of all n have one: those that are left are no sample of the arm."""
-    kept = 2 * np.isfinite(values).sum(axis=0) >= max(len(values), 1)
-    kept &= np.isfinite(values).any(axis=0)
+    """Return the quartiles of [n, points] over the runs that have a value.
+
+    Points where fewer than half of all n have one are left out: the rest is no sample of the arm.
+    """
+    known = np.isfinite(values).sum(axis=0)
+    kept = (known > 0) & (2 * known >= len(values))
     if not kept.any():
-        return Quartiles(*(np.empty(0) for _ in range(4)))
+        return Quartiles(*np.empty((4, 0)))
     return Quartiles(at[kept], *np.nanpercentile(values[:, kept], [25, 50, 75], axis=0))
 
 
 def layer_names(runs: Mapping[int, Record], prefix: str) -> list[str]:
-    """Return the layers that the runs know `prefix` of, in order of execution."""
+    """Return the layers of which the runs have `prefix`, in order of execution.
+
+    Compiled programs return their values sorted by name: dense_10 before dense_2.
+    """
     start = f"{prefix}."
-    names: dict[str, None] = {}
-    for run in runs.values():
-        for row in run.curve[:1]:
-            names |= {key.removeprefix(start): None for key in row if key.startswith(start)}
-    # compiled programs return their values sorted by name: dense_10 before dense_2
-    is_sorted = list(names) == sorted(names)
-    return sorted(names, key=_by_number) if is_sorted else list(names)
+    keys = {key for run in runs.values() for row in run.curve[:1] for key in row}
+    names = {key.removeprefix(start) for key in keys if key.startswith(start)}
+    return sorted(names, key=_place)
 
 
-def _by_number(layer: str) -> tuple[bool, list[tuple[str, int]]]:
-    """Order layers by the numbers in their names; the head comes last."""
+def _place(layer: str) -> tuple[int, list[tuple[str, int]]]:
+    """Order layers by the numbers in their names; the stem comes first, the head last."""
     parts = re.findall(r"(\D*)(\d*)", layer)
-    return layer == "head", [(text, int(number or -1)) for text, number in parts]
+    end = -1 if layer.endswith("stem") else int(layer == "head")
+    return end, [(text, int(number or -1)) for text, number in parts]
 
 
 def by_layer(runs: Mapping[int, Record], prefix: str, place: int) -> tuple[int, np.ndarray]:
-    """Return the latest step at which the runs' first (place 0) or last (-1) recorded point lies,
-    and what it holds: [n, layers], NaN where a run has none."""
+    """Return a step and what the runs' first (place 0) or last (-1) recorded points hold:
+    [n, layers], NaN where a run has none. The step is the latest of these points."""
     names = layer_names(runs, prefix)
     values, steps = np.full((len(runs), len(names)), np.nan), [0]
     for line, run in zip(values, runs.values(), strict=True):
-        table = [[row.get(f"{prefix}.{name}", np.nan) for name in names] for row in rows_of(run)]
-        known = [i for i, told in enumerate(table) if np.isfinite(told).any()]
-        if known:
-            line[:] = table[known[place]]
-            steps.append(int(run.curve[known[place]]["step"]))
-    return max(steps), np.where(np.isfinite(values), values, np.nan)
+        for row in rows_of(run)[:: 1 if place == 0 else -1]:
+            found = np.array([row.get(f"{prefix}.{name}", np.nan) for name in names])
+            if np.isfinite(found).any():
+                line[:] = np.where(np.isfinite(found), found, np.nan)
+                steps.append(int(row["step"]))
+                break
+    return max(steps), values

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from normlab.layers.table import KERNELS
 from normlab.norms.table import NORMS
 from normlab.settings import SETTINGS
 from normlab.studies.setup import Arm, Setup
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure as Drawing
-
-PALETTE = (
-    "#000000",
-    "#8c8c8c",
-    "#0072b2",
-    "#d55e00",
-    "#a67c00",
-    "#b0508a",
-    "#009e73",
-    "#56b4e9",
-)
-"""Okabe and Ito's colours, yellow and orange darkened for white paper."""
-OWN = ("none", "affine", "batch", "layer", "group", "rms", "instance", "layer_channels")
-"""Schemes with a colour of their own, in the palette's order; the others share those of norms."""
+OWN = {
+    "none": "#000000",
+    "affine": "#8c8c8c",
+    "batch": "#0072b2",
+    "layer": "#d55e00",
+    "group": "#a67c00",
+    "rms": "#b0508a",
+    "instance": "#009e73",
+    "layer_channels": "#56b4e9",
+}
+"""Schemes with a colour of their own: Okabe and Ito's, yellow and orange darkened for white paper.
+The other schemes share the colours of these norms."""
+PALETTE = tuple(OWN.values())
 MARKERS = "osD^vP<X"
 DASHES = (
     "-",
@@ -66,32 +65,27 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
 }
+LineStyle = dict[str, Any]
+"""Color, linestyle and marker, as matplotlib takes them."""
 
 
-@dataclass(frozen=True)
-class LineStyle:
-    color: str
-    dash: Any
-    marker: str
-
-
-def scheme_of(setup: Setup, arm: Arm, settings: Mapping[str, Any] | None = None) -> str:
+def scheme_of(setup: Setup, arm: Arm) -> str:
     """Return the scheme of an arm: what it sets, its name, what its setup sets, the default.
 
-    Where a kernel scheme stands alone, it is the scheme. `settings` are further ones of its runs.
+    Where a kernel scheme is the only one, it is the scheme.
     """
-    told = setup.settings | arm.settings | dict(settings or {})
-    norm = told.get("norm.name", SETTINGS["norm.name"].default)
+    settings = setup.settings | arm.settings
+    norm = settings.get("norm.name", SETTINGS["norm.name"].default)
     if arm.name in NORMS and "norm.name" not in arm.settings:
         norm = arm.name
-    kernel = told.get("norm.kernel", "none")
+    kernel = settings.get("norm.kernel", "none")
     return kernel if norm == "none" and kernel != "none" else norm
 
 
 def place_of(scheme: str) -> tuple[int, int]:
-    """Return where a scheme's colour and its first marker stand in PALETTE and MARKERS."""
+    """Return the places of a scheme's colour and of its first marker in PALETTE and MARKERS."""
     if scheme in OWN:
-        at = OWN.index(scheme)
+        at = list(OWN).index(scheme)
         return at, at
     norms = len(PALETTE) - 2  # black and grey stay with the networks without statistics
     others = [name for name in (*KERNELS, *NORMS) if name not in OWN]
@@ -104,31 +98,32 @@ def styles_of(schemes: Mapping[str, str]) -> dict[str, LineStyle]:
     """Return how each line is drawn, given its scheme: the scheme's colour; a dash and a marker
     that no other line of that colour has."""
     seen: dict[int, list[str]] = {}
-    out: dict[str, LineStyle] = {}
+    styles: dict[str, LineStyle] = {}
     for name, scheme in schemes.items():
         color, first = place_of(scheme)
         taken = seen.setdefault(color, [])
         turned = MARKERS[first:] + MARKERS[:first]
         marker = next((m for m in turned if m not in taken), turned[len(taken) % len(turned)])
-        out[name] = LineStyle(PALETTE[color], DASHES[len(taken) % len(DASHES)], marker)
+        dash = DASHES[len(taken) % len(DASHES)]
+        styles[name] = {"color": PALETTE[color], "linestyle": dash, "marker": marker}
         taken.append(marker)
-    return out
+    return styles
 
 
 def line_styles(setup: Setup) -> dict[str, LineStyle]:
-    """Return how each arm is drawn."""
-    return styles_of({arm.name: scheme_of(setup, arm) for arm in setup.arms})
+    """Return how each arm is drawn, and how the runs that follow are, each as its arm's scheme."""
+    followed = {
+        follow_up.name: replace(arm, settings=arm.settings | follow_up.settings)
+        for follow_up in setup.follows
+        if (arm := setup.arm(follow_up.arm))
+    }
+    return styles_of({arm.name: scheme_of(setup, arm) for arm in setup.arms}) | styles_of(
+        {name: scheme_of(setup, arm) for name, arm in followed.items()}
+    )
 
 
-def follow_up_styles(setup: Setup) -> dict[str, LineStyle]:
-    """Return how the runs that follow are drawn, each as its arm's scheme."""
-    schemes = {}
-    for follow_up in setup.follows:
-        arm = setup.arm(follow_up.arm)
-        schemes[follow_up.name] = (
-            scheme_of(setup, arm, follow_up.settings) if arm else follow_up.arm
-        )
-    return styles_of(schemes)
+def draw_band(ax: Axes, at: Any, low: Any, high: Any, style: LineStyle, alpha: float = 0.15):
+    ax.fill_between(at, low, high, color=style["color"], alpha=alpha, lw=0)
 
 
 def wrapped(text: str, width: int = LABEL_WIDTH) -> str:
@@ -137,7 +132,7 @@ def wrapped(text: str, width: int = LABEL_WIDTH) -> str:
 
 
 def legend(drawing: Drawing, ax: Axes | None = None) -> None:
-    """Put the legend beside the axes, where it covers no data."""
+    """Put the legend to the right of the axes, where it covers no data."""
     handles, labels = (ax or drawing.axes[0]).get_legend_handles_labels()
     labels = [wrapped(label) for label in labels]
     drawing.legend(handles, labels, loc="outside right upper", handlelength=2.8)
@@ -145,32 +140,24 @@ def legend(drawing: Drawing, ax: Axes | None = None) -> None:
 
 def label_log_axis(ax: Axes, name: str) -> None:
     """Make the horizontal axis logarithmic: rates, steps."""
-    from matplotlib.ticker import LogLocator
-
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 3.0)))
-    plain_numbers(ax.xaxis)
+    mark_numbers(ax.xaxis, 1.0, 3.0)
     ax.set_xlabel(name)
 
 
 def scale_values(ax: Axes, values: np.ndarray) -> None:
     """Make the vertical axis logarithmic where all values are positive and far apart."""
-    from matplotlib.ticker import LogLocator
-
     known = values[np.isfinite(values)]
     if not known.size or known.min() <= 0 or known.max() <= FAR_APART * known.min():
         return
     ax.set_yscale("log")
-    is_wide = known.max() > 1000 * known.min()
-    ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0,) if is_wide else (1.0, 3.0)))
-    plain_numbers(ax.yaxis)
+    mark_numbers(ax.yaxis, *(1.0,) if known.max() > 1000 * known.min() else (1.0, 3.0))
 
 
-def plain_numbers(axis: Axis) -> None:
-    """Write a logarithmic axis without formulas, at its major ticks alone."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(value)))
+def mark_numbers(axis: Axis, *digits: float) -> None:
+    """Write these digits times powers of ten on a logarithmic axis, without formulas."""
+    axis.set_major_locator(LogLocator(10, subs=digits))
+    axis.set_major_formatter(lambda value, _: tick_text(value))
     axis.set_minor_formatter(NullFormatter())
 
 
