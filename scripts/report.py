@@ -6,7 +6,6 @@ Examples:
   python scripts/report.py --profile=quick,standard         # both on one page
   python scripts/report.py --results=/big/disk/results
   python scripts/report.py --profile=standard --ledger=docs/claims.md    # and the table of claims
-  python scripts/report.py --profile=standard --short       # a table for a README instead
 
 Writes report/index.html, report/tables, report/figures and report/runs.csv below --results.
 """
@@ -19,10 +18,8 @@ from absl import flags
 
 from normlab import cli
 from normlab.launch.sweep import started_studies
-from normlab.report.claims import short_table
 from normlab.report.model import StudyReport, collect, judge_overall
 from normlab.report.terminal import headline
-from normlab.report.write import write_report
 from normlab.runs.errors import ConfigError, StorageError
 from normlab.runs.store import Records, Store
 from normlab.studies.planning import ConfigCache
@@ -32,7 +29,6 @@ flags.DEFINE_string("results", "results", "Directory of all results.")
 flags.DEFINE_list("study", [], "Studies by name, or files; none: those that were started here.")
 flags.DEFINE_list("profile", [], f"Profiles on the page, of {', '.join(PROFILES)}.")
 flags.DEFINE_string("ledger", None, "Write the table of all claims to this Markdown file.")
-flags.DEFINE_bool("short", False, "Print every decided test as a table in Markdown.")
 FLAGS = flags.FLAGS
 
 
@@ -51,6 +47,8 @@ def chosen(store: Store) -> list[tuple[Study, str]]:
 
 
 def main() -> int:
+    from normlab.report.write import write_report  # matplotlib takes a while
+
     store = Store(FLAGS.results)
     store.check()
     wanted = chosen(store)
@@ -66,7 +64,7 @@ def main() -> int:
         reports += collect(store, [study], profile, cache, records)
     reports = judge_overall(reports)
     page = write_report(store, reports, ledger=Path(FLAGS.ledger) if FLAGS.ledger else None)
-    print(short_table(reports).markdown_rows() if FLAGS.short else headline(reports, page))
+    print(headline(reports, page))
     return cli.OK
 
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import pytest
 from made_up_runs import NASTY, PROVENANCE, STUDY
 
-from normlab.report.claims import Result, literature_statements, short_table
+from normlab.report.claims import Result, literature_statements
 from normlab.report.html import html
 from normlab.report.markdown import claims_page, write_claims_page
 from normlab.report.model import Picture, SetupReport, StudyReport, judge_overall
@@ -71,11 +71,7 @@ def report_of(*rows: Contrast, study=PLAIN, profile: str = "quick") -> StudyRepo
 
 
 def page(*reports: StudyReport, path: Path = Path("docs/claims.md")) -> str:
-    return claims_page(reports, path)
-
-
-def short(*reports: StudyReport) -> str:
-    return short_table(reports).markdown_rows()
+    return claims_page(literature_statements(reports), reports, path)
 
 
 def block(text: str, name: str) -> str:
@@ -95,7 +91,6 @@ def test_every_test_of_the_literature_is_listed_once_and_in_order(reports):
     text = page(*reports)
     assert re.findall(r"^### (C\w+)\. ", text, re.MULTILINE) == TESTS
     assert re.findall(r"^## (C\d+)\. ", text, re.MULTILINE) == [f"C{i}" for i in range(1, 15)]
-    assert re.findall(r"^\| (C\w+)", short(*reports), re.MULTILINE) == TESTS
     shown = html(reports)
     assert [name for name in TESTS if len(re.findall(rf"<dt>{name}\b", shown)) != 1] == []
 
@@ -188,10 +183,7 @@ def test_a_study_with_several_sentences_for_one_entry_prints_each():
     for name in names:
         line = f"- {name} repairs; C10a-{name}, net, profile quick: a - b"
         assert line in block(page(report), "C10a")
-        assert f"| C10a-{name} | {name} repairs (net) |" in short(report)
-    same = report_of(row("C2-mlp"), row("C2-cnn"))
-    assert "Faster" not in page(same) + short(same)
-    assert "| C2-cnn | (net of C2-cnn) |" in short(same)
+    assert "Faster" not in page(report_of(row("C2-mlp"), row("C2-cnn")))
 
 
 def test_both_profiles_are_shown_and_variants_are_left_out():
@@ -200,9 +192,8 @@ def test_both_profiles_are_shown_and_variants_are_left_out():
     reports = [report_of(row("C11")), report_of(row("C11", "refuted"), profile="standard")]
     reports += [report_of(row("C12"), study=study) for study in (variant, outside)]
     text = page(*reports)
-    assert text.count("net of C11") == 4 and "net of C12" not in text + short(*reports)
-    assert "± depends" in text and "(net of C11, standard)" in short(*reports)
-    assert "profile standard: a - b" in block(text, "C11")
+    assert text.count("net of C11") == 4 and "net of C12" not in text
+    assert "± depends" in text and "profile standard: a - b" in block(text, "C11")
 
 
 class Tags(HTMLParser):
@@ -231,8 +222,6 @@ def test_nothing_in_the_texts_becomes_markup():
     headings = [re.findall(r"^#+ \S+", t, re.MULTILINE) for t in (text, page())]
     assert headings[0] == headings[1]
     assert not re.findall(r"(?<!\\)[`$_]", text)
-    lines = short(report).splitlines()
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
 
 
 def test_the_figures_of_its_tests_lie_next_to_the_page_and_are_shown_once(tmp_path):
@@ -312,14 +301,12 @@ def test_the_facts_say_what_decides():
     assert "infinite: one arm never reached the target in most seeds" in page(report_of(endless))
 
 
-def test_the_command_writes_the_claims_and_prints_the_short_table(tmp_path):
+def test_the_command_writes_the_claims(tmp_path):
     run = tmp_path / "results" / "runs" / "deadbeef"
     run.mkdir(parents=True)
     (run / "result.json").write_text("{}")
-    flags = ["--study=convergence", "--profile=quick", "--short", "--ledger=claims.md"]
+    flags = ["--study=convergence", "--profile=quick", "--ledger=claims.md"]
     command = [sys.executable, str(ROOT / "scripts" / "report.py"), "--results=results", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.startswith("| test | sentence | verdict | effect |")
-    listed = re.findall(r"^\| (C\w+)", done.stdout, re.MULTILINE)
-    assert list(dict.fromkeys(listed)) == TESTS and "page:" not in done.stdout
+    assert done.stdout.endswith(f"page: {Path('results', 'report', 'index.html')}\n")
     assert "- **… no data**: n = 0 of 12" in (tmp_path / "claims.md").read_text(encoding="utf-8")

@@ -1,15 +1,16 @@
-"""Claims with the results that test them: in the studies' words for the page, in the order of the
-literature for docs/claims.md and the short table."""
+"""Claims with the results that test them: the sentences of the studies, and those of the literature
+in its order."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from normlab.report.formatting import SYMBOLS, command, n_text, p_text, with_symbol, word_text
-from normlab.report.model import Picture, StudyReport
+from normlab.report.formatting import SYMBOLS, command, n_text, with_symbol
+from normlab.report.model import StudyReport
 from normlab.report.tables import Measured, Table
 from normlab.studies.decisions import Contrast, Verdict
 from normlab.studies.literature import Entry, claims, entries, entry_of
@@ -43,15 +44,20 @@ class Result:
 
     @property
     def word(self) -> str:
-        return word_text(self.verdict)
+        """The verdict's word with its symbol; an exploratory one says why it is no more."""
+        word, n = self.verdict.word, f", n differs ({self.verdict.n}, planned {self.contrast.n})"
+        return with_symbol(word) + (n if word == "exploratory" else "")
 
     @property
     def n(self) -> str:
         return n_text(self.verdict)
 
     @property
-    def has_p(self) -> bool:
-        return self.verdict.is_decided and self.contrast.test.has_p
+    def p_values(self) -> list[float]:
+        """The two p values; none where the verdict does not depend on them."""
+        verdict = self.verdict
+        has_p = verdict.is_decided and self.contrast.test.has_p
+        return [verdict.p_above_zero, verdict.p_below_sesoi] if has_p else []
 
     @property
     def command(self) -> str:
@@ -68,7 +74,7 @@ class Result:
 
     @property
     def disagreement(self) -> str:
-        """How the protocol differs from the literature's, where the verdict goes against it."""
+        """How the protocol differs from the literature's, where the verdict contradicts it."""
         entry = self.entry
         return entry.differs if entry and entry.disagrees(self.verdict.word) else ""
 
@@ -77,29 +83,23 @@ class Result:
         return INFINITE if math.isinf(self.verdict.effect) else ""
 
     @property
-    def pictures(self) -> list[Picture]:
-        return self.report.pictures_of(self.contrast.setup)
-
-    @property
     def facts(self) -> list[tuple[str, str]]:
         """How it was decided, as (name, text)."""
         verdict, contrast, test = self.verdict, self.contrast, self.contrast.test
         correction = ", Holm over the tests of the study, level 0.025" if test.has_p else ""
+        effect, n, needed = "", verdict.n_enough, contrast.prerequisite
+        if verdict.coverage:
+            effect = contrast.unit.raw_text(verdict.effect, verdict.interval)
+        enough = f"n = {n} would have decided" if n else "no number of seeds up to 400 would decide"
+        is_open = test.has_p and verdict.word == "inconclusive"
         facts = [
             ("Test", f"{contrast.id}, profile {self.report.profile}"),
             ("Method", f"{test.label}{correction}"),
             (test.sesoi_label, self.sesoi),
-        ]
-        if verdict.coverage:
-            name = test.centre_label.format(coverage=100 * verdict.coverage)
-            facts.append((name, contrast.unit.raw_text(verdict.effect, verdict.interval)))
-        if self.has_p:
-            p_values = (verdict.p_above_zero, verdict.p_below_sesoi)
-            facts += zip(test.nulls, map(p_text, p_values), strict=True)
-        needed = contrast.prerequisite
-        facts += [
+            (test.centre_label.format(coverage=100 * verdict.coverage), effect),
+            *zip(test.nulls, map(p_text, self.p_values), strict=False),
             ("Holds with Holm over all tests of this page", YES_NO[verdict.stands_overall]),
-            ("Enough", self._enough()),
+            ("Enough", f"{enough}, were the effect as measured" if is_open else ""),
             ("Infinite", self.infinite),
             ("Prerequisite", f"tested only if {needed} is supported" if needed else ""),
             ("Remark", contrast.remark),
@@ -107,12 +107,9 @@ class Result:
         ]
         return [(name, text) for name, text in facts if text]
 
-    def _enough(self) -> str:
-        if not self.contrast.test.has_p or self.verdict.word != "inconclusive":
-            return ""
-        if self.verdict.n_enough is None:
-            return "no number of seeds up to 400 would decide, were the effect as measured"
-        return f"n = {self.verdict.n_enough} would have decided, were the effect as measured"
+
+def p_text(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def results_of(reports: Sequence[StudyReport]) -> list[Result]:
@@ -138,41 +135,39 @@ class Statement:
         return "no data", "no study shown here tests it"
 
     @property
-    def words(self) -> list[str]:
-        return [r.verdict.word for r in self.results] or [self.missing[0]]
+    def judged(self) -> list[Statement]:
+        """What decides the verdict: the parts that are not apart, or the statement itself."""
+        return [p for p in self.parts if p.entry and not p.entry.apart] or [self]
 
     @property
-    def judged(self) -> list[Statement]:
-        """The parts that take part in the verdict of a claim."""
-        return [p for p in self.parts if p.entry and not p.entry.apart]
+    def words(self) -> list[str]:
+        results = [[r.verdict.word for r in s.results] or [s.missing[0]] for s in self.judged]
+        return [word for words in results for word in words]
 
     @property
     def word(self) -> str:
         """The verdict on which all results agree, `depends`, or empty where they are a mixture."""
-        parts = self.judged or [self]
-        words = {word for part in parts for word in part.words}
+        words = {*self.words}
         if len(words) == 1:
             return words.pop()
         return "depends" if words == {"supported", "refuted"} else ""
 
     @property
     def summary(self) -> str:
-        """The word with its symbol, or how many results have which."""
-        words = [word for part in self.judged for word in part.words]
-        counts = {word: words.count(word) for word in SYMBOLS if word in words}
-        mixture = ", ".join(with_symbol(word, count) for word, count in counts.items())
-        return with_symbol(self.word) if self.word else mixture
+        """The word with its symbol, or the number of results that have each word."""
+        counts = Counter(self.words)
+        mixture = [with_symbol(word, counts[word]) for word in SYMBOLS if word in counts]
+        return with_symbol(self.word) if self.word else ", ".join(mixture)
 
     @property
     def scopes(self) -> str:
         """Where a claim that depends is supported and where refuted."""
-        results = [r for part in self.judged for r in part.results]
-        if {r.verdict.word for r in results} != {"supported", "refuted"}:
+        if self.word != "depends":
             return ""
         texts = []
         for word in ("supported", "refuted"):
-            found = [r.contrast for r in results if r.verdict.word == word]
-            where = "; ".join(f"{c.id} ({c.scope})" for c in found)
+            results = [r for part in self.judged for r in part.results if r.verdict.word == word]
+            where = "; ".join(f"{r.contrast.id} ({r.contrast.scope})" for r in results)
             texts.append(f"{word.capitalize()}: {where}.")
         return " ".join(texts)
 
@@ -186,12 +181,6 @@ class Statement:
         """Who claims it, each source once."""
         sources = [source for entry in self.entries for source in entry.who.split("; ")]
         return "; ".join(dict.fromkeys(sources))
-
-    def own_sentence(self, place: int) -> str:
-        """Return the study's sentence for the result at a place, where several of its sentences
-        belong to this one; else nothing."""
-        own = [r.contrast.sentence for r in self.results]
-        return own[place] if len(set(own)) > 1 else ""
 
 
 def statements(reports: Sequence[StudyReport]) -> list[Statement]:
@@ -215,16 +204,12 @@ def literature_statements(reports: Sequence[StudyReport]) -> list[Statement]:
 
     Variants of a study and studies with norms from outside are other questions and left out.
     """
-    found: dict[str, list[Result]] = {name: [] for name in entries()}
-    for result in results_of([r for r in reports if r.is_planned]):
-        if result.entry:
-            found[result.entry.id].append(result)
-    tests = [Statement(e.id, e.sentence, found[e.id], e) for e in entries().values()]
-    out = []
-    for claim, sentence in claims().items():
-        parts = [t for t in tests if t.entry and t.entry.claim == claim]
-        out.append(Statement(claim, sentence, [r for p in parts for r in p.results], parts=parts))
-    return out
+    results = results_of([r for r in reports if r.is_planned])
+    found: dict[str, list[Statement]] = {claim: [] for claim in claims()}
+    for entry in entries().values():
+        own = [result for result in results if result.entry == entry]
+        found[entry.claim].append(Statement(entry.id, entry.sentence, own, entry))
+    return [Statement(claim, claims()[claim], (), parts=found[claim]) for claim in found]
 
 
 VERDICT_NOTE = (
@@ -244,10 +229,7 @@ def verdict_table(reports: Sequence[StudyReport]) -> Table:
 def _verdict_line(result: Result) -> dict:
     verdict, contrast, (low, high) = result.verdict, result.contrast, result.verdict.interval
     coverage = f"{100 * verdict.coverage:.0f} %" if verdict.coverage else ""
-    above, below = (
-        Measured(p_text(p), {"": p}) if result.has_p else None
-        for p in (verdict.p_above_zero, verdict.p_below_sesoi)
-    )
+    above, below = [Measured(p_text(p), {"": p}) for p in result.p_values] or (None, None)
     return {
         "test": contrast.id,
         "sentence": contrast.sentence,
@@ -265,20 +247,3 @@ def _verdict_line(result: Result) -> dict:
         "p_below_delta": below,
         "holds over all tests": YES_NO[verdict.stands_overall],
     }
-
-
-def short_table(reports: Sequence[StudyReport]) -> Table:
-    """Return one line for each test of the literature's table, for a README."""
-    profiles = {report.profile for report in reports if report.is_planned}
-    lines = []
-    for test in (part for claim in literature_statements(reports) for part in claim.parts):
-        if not test.results:
-            word, reason = test.missing
-            lines.append((test.id, test.sentence, with_symbol(word), reason))
-        for i, result in enumerate(test.results):
-            profile = f", {result.report.profile}" if len(profiles) > 1 else ""
-            place = f"({result.contrast.scope}{profile})"
-            sentence = test.own_sentence(i) or ("" if i else test.sentence)
-            effect = result.effect if result.verdict.coverage else ""
-            lines.append((result.contrast.id, f"{sentence} {place}", result.word, effect))
-    return Table("", ("test", "sentence", "verdict", "effect"), lines)

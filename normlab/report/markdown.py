@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from normlab.report.claims import Statement, literature_statements
 from normlab.report.model import StudyReport
-from normlab.report.provenance import summarize_provenance
+from normlab.report.provenance import ProvenanceSummary
 from normlab.report.tables import Markdown, markdown_text
 from normlab.report.templates import render
 from normlab.runs.errors import StorageError
@@ -42,7 +42,7 @@ def study_link(study: Study, folder: Path) -> Markdown:
 
 def provenance(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
     """Return where the runs of all reports come from, as (what, which)."""
-    origin = summarize_provenance(s for r in reports for s in r.evidences.values())
+    origin = ProvenanceSummary(s for r in reports for s in r.evidences.values())
     count = f"{origin.runs} finished of at least {origin.wanted} planned; {origin.failed} failed"
     changed = sorted(r.stem for r in reports if r.rule and r.rule.changes)
     facts = [
@@ -57,11 +57,11 @@ def provenance(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
 
 def pictures_of(test: Statement) -> list[tuple[Path, str]]:
     """Return the figures of a test as (file, caption), each once."""
-    found = [(p.svg, p.caption) for result in test.results for p in result.pictures]
-    return list(dict.fromkeys(found))
+    pictures = [p for r in test.results for p in r.report.pictures_of(r.contrast.setup)]
+    return list(dict.fromkeys((picture.svg, picture.caption) for picture in pictures))
 
 
-def claims_page(reports: Sequence[StudyReport], path: Path) -> str:
+def claims_page(claims: Sequence[Statement], reports: Sequence[StudyReport], path: Path) -> str:
     """Return the page that lies at `path`, with its figures in the folder of the same name."""
     return render(
         "claims.md",
@@ -71,8 +71,8 @@ def claims_page(reports: Sequence[StudyReport], path: Path) -> str:
             "place": lambda svg: Markdown(quote(f"{path.stem}/{svg.name}")),
             "pictures": pictures_of,
         },
-        lambda value: markdown_text(value if isinstance(value, str) else str(value)),
-        claims=literature_statements(reports),
+        markdown_text,
+        claims=claims,
         provenance=provenance([r for r in reports if r.is_planned]),
     )
 
@@ -81,8 +81,8 @@ def write_claims_page(path: Path, reports: Sequence[StudyReport]) -> None:
     """Write the page, and its figures into the folder of the same name; raises StorageError."""
     if path.suffix != ".md":
         raise StorageError(f"the ledger {str(path)!r} is a Markdown file; give it the ending .md")
-    tests = [test for claim in literature_statements(reports) for test in claim.parts]
-    figures = {svg for test in tests for svg, _ in pictures_of(test)}
+    claims = literature_statements(reports)
+    figures = {svg for claim in claims for test in claim.parts for svg, _ in pictures_of(test)}
     folder = path.with_suffix("") if figures else path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,4 +92,4 @@ def write_claims_page(path: Path, reports: Sequence[StudyReport]) -> None:
         ) from error
     for svg in figures:
         write_atomic(folder / svg.name, svg.read_bytes())
-    write_atomic(path, claims_page(reports, path))
+    write_atomic(path, claims_page(claims, reports, path))

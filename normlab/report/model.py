@@ -11,13 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from normlab.report.formatting import command
-from normlab.report.protocol import protocol_facts
-from normlab.report.provenance import (
-    ProvenanceSummary,
-    SettingLine,
-    listed_settings,
-    summarize_provenance,
-)
+from normlab.report.provenance import ProvenanceSummary
 from normlab.report.tables import Table
 from normlab.runs.config import program_id
 from normlab.runs.errors import Damaged
@@ -54,16 +48,6 @@ class SetupReport:
     """Relative to the page, without an ending."""
     pictures: Sequence[Picture]
 
-    @property
-    def protocol(self) -> list[tuple[str, str]]:
-        """(name, sentence) of how the setup is run."""
-        return protocol_facts(self.runs)
-
-    @property
-    def settings(self) -> dict[str, list[SettingLine]]:
-        """Heading -> settings."""
-        return listed_settings([w.config for w in self.runs.wanted.values()])
-
 
 @dataclass(frozen=True)
 class StudyReport:
@@ -99,7 +83,7 @@ class StudyReport:
 
     @property
     def provenance(self) -> ProvenanceSummary:
-        return summarize_provenance(self.evidences.values())
+        return ProvenanceSummary(self.evidences.values())
 
     def pictures_of(self, setup: str) -> list[Picture]:
         """Return the figures of a setup, or that of all effects where it has none."""
@@ -120,9 +104,8 @@ def collect(
     found = Records(store) if records is None else records
     reports = []
     for study in studies:
-        setups = study.setups.get(profile, ())
-        if setups:
-            runs = {s.name: SetupRuns(s, found, cache) for s in setups}
+        runs = {s.name: SetupRuns(s, found, cache) for s in study.setups.get(profile, ())}
+        if runs:
             add_measurements(store, study, runs)
             verdicts = [explained(v, runs) for v in decide(study.contrasts(runs, profile))]
             reports.append(StudyReport(study, profile, runs, verdicts))
@@ -135,7 +118,23 @@ def add_measurements(store: Store, study: Study, setups: Mapping[str, SetupRuns]
     records = {name: read_json(path) for name, path in paths.items() if path.exists()}
     for runs in setups.values():
         runs.benchmarks = records
-        add_step_times(store, runs)
+        if runs.times_steps:
+            add_step_times(store, runs)
+
+
+def add_step_times(store: Store, runs: SetupRuns) -> None:
+    """Give a setup the step times of its arms on the machine that made its runs, if measured."""
+    reports = {arm: next(iter(found.values())) for arm, found in runs.reports.items() if found}
+    path = store.root / "steptimes.json"
+    if not reports or not path.exists():
+        return
+    origin = next(iter(reports.values())).provenance
+    entry = read_json(path).get(timing_place(origin), {})
+    if not isinstance(entry, dict) or not all(isinstance(v, (int, float)) for v in entry.values()):
+        raise Damaged(path, "no seconds in it")
+    programs = {arm: program_id(run.config) for arm, run in reports.items()}
+    runs.step_seconds = {arm: entry[name] for arm, name in programs.items() if name in entry}
+    runs.timed_on = f"{origin['processor']}, 1 core"
 
 
 def explained(verdict: Verdict, setups: Mapping[str, SetupRuns]) -> Verdict:
@@ -160,23 +159,8 @@ def judge_overall(reports: Sequence[StudyReport]) -> list[StudyReport]:
     words = {id(c): word_of(*p) for c, p in zip(tested, adjusted, strict=True)}
 
     def judged(verdict: Verdict) -> Verdict:
-        if verdict.word not in ("supported", "refuted") or id(verdict.contrast) not in words:
+        if verdict.word == "inconclusive" or id(verdict.contrast) not in words:
             return verdict
         return replace(verdict, stands_overall=words[id(verdict.contrast)] == verdict.word)
 
     return [replace(r, verdicts=[*map(judged, r.verdicts)]) for r in reports]
-
-
-def add_step_times(store: Store, runs: SetupRuns) -> None:
-    """Give a setup the step times of its arms on the machine that made its runs, if measured."""
-    reports = {arm: next(iter(found.values())) for arm, found in runs.reports.items() if found}
-    if not runs.times_steps or not reports:
-        return
-    origin = next(iter(reports.values())).provenance
-    path = store.root / "steptimes.json"
-    entry = (read_json(path) if path.exists() else {}).get(timing_place(origin), {})
-    if not isinstance(entry, dict) or not all(isinstance(v, (int, float)) for v in entry.values()):
-        raise Damaged(path, "no seconds in it")
-    programs = {arm: program_id(run.config) for arm, run in reports.items()}
-    runs.step_seconds = {arm: entry[name] for arm, name in programs.items() if name in entry}
-    runs.timed_on = f"{origin['processor']}, 1 core"

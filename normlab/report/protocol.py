@@ -1,70 +1,80 @@
-"""How a setup was run, in sentences: rates, seeds, evaluation, target."""
+"""How a setup was run: rates, seeds, evaluation and target in sentences, and all settings."""
 
 from __future__ import annotations
 
+from normlab.norms.table import NORMS
+from normlab.settings import SETTINGS
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import FollowUp
 from normlab.training.evaluation_steps import eval_steps
+
+LONGEST_LIST = 12
+"""Values of a setting that are listed; of more, the first and the last."""
+SettingLine = tuple[str, str, str]
+"""Name, value or values, and why they are what they are."""
 
 
 def protocol_facts(e: SetupRuns) -> list[tuple[str, str]]:
     """Return (name, sentence) of everything that decides what the table means."""
-    facts = [("Rates", e.setup.protocol.rates_text()), ("Seeds", _seeds(e)), ("Target", _target(e))]
-    facts += [("Evaluation", _evaluation(e)), ("Arms", _arms(e))]
-    facts += [(f"Also: {f.name}", f.text(_seeds_of(e, f))) for f in e.setup.follows]
-    return [(name, text) for name, text in facts if text]
-
-
-def _seeds(e: SetupRuns) -> str:
-    setup = e.setup
-    text = f"reported: 0 to {setup.seeds - 1}"
-    if any(not arm.is_primary for arm in setup.arms):
-        text += f" (screening arms 0 to {setup.screening_seeds - 1})"
-    if seeds := setup.protocol.seeds:
-        text = f"tuned with {seeds[0]} to {seeds[-1]}, which are not used again; {text}"
-    return f"{text[0].upper()}{text[1:]}. Arms share split, initial kernels and data order by seed."
-
-
-def _target(e: SetupRuns) -> str:
-    if not e.setup.protocol.has_target:
-        return ""
-    return f"{100 * e.setup.target:g} % of the validation examples."
+    setup, protocol = e.setup, e.setup.protocol
+    primary = [arm.name for arm in setup.arms if arm.is_primary]
+    others = [arm.name for arm in setup.arms if not arm.is_primary]
+    tuning, seeds = protocol.seeds, f"reported: 0 to {setup.seeds - 1}"
+    seeds += f" (screening arms 0 to {setup.screening_seeds - 1})" if others else ""
+    if tuning:
+        seeds = f"tuned with {tuning[0]} to {tuning[-1]}, which are not used again; {seeds}"
+    shared = "Arms share split, initial kernels and data order by seed."
+    arms = f"Primary: {', '.join(primary)}."
+    facts = [
+        ("Rates", protocol.rates_text()),
+        ("Seeds", f"{seeds[0].upper()}{seeds[1:]}. {shared}"),
+    ]
+    if protocol.has_target:
+        facts.append(("Target", f"{100 * setup.target:g} % of the validation examples."))
+    facts.append(("Evaluation", _evaluation(e)))
+    facts.append(
+        ("Arms", arms + (f" Screening, no verdict: {', '.join(others)}." if others else ""))
+    )
+    for follow_up in setup.follows:
+        arm = setup.arm(follow_up.arm)
+        text = follow_up.text(setup.seeds_of(arm) if arm else range(0))
+        facts.append((f"Also: {follow_up.name}", text))
+    return facts
 
 
 def _evaluation(e: SetupRuns) -> str:
-    config = next(iter(e.wanted.values())).config
-    points = eval_steps(
-        config["train.steps"], config["train.eval_every"], config["train.eval_growth"]
-    )
+    configs = [wanted.config for wanted in e.wanted.values()]
+    steps = configs[0]["train.steps"]
+    points = eval_steps(steps, configs[0]["train.eval_every"], configs[0]["train.eval_growth"])
     times = "once, at the end" if len(points) == 1 else f"{len(points)} times, first at {points[0]}"
     text = (
-        f"{config['train.steps']} steps, evaluated {times}, on at most "
-        f"{config['eval.curve_examples']} validation examples; whole splits at the end."
+        f"{steps} steps, evaluated {times}, on at most {configs[0]['eval.curve_examples']} "
+        "validation examples; whole splits at the end."
     )
-    momenta = sorted({w.config["norm.momentum"] for w in e.wanted.values() if _has_running(w)})
-    if momenta:
-        examples = {w.config["eval.stats_examples"] for w in e.wanted.values() if _has_running(w)}
+    rows = [(NORMS.get(config["norm.name"]), config) for config in configs]
+    running = [config for row, config in rows if row and row.running_statistics]
+    if running:
+        momenta = sorted({config["norm.momentum"] for config in running})
         text += (
-            f" Batch statistics are re-estimated on {max(examples)} training examples first; "
+            f" Batch statistics are re-estimated on "
+            f"{max(config['eval.stats_examples'] for config in running)} training examples first; "
             f"running averages (momentum {', '.join(map(str, momenta))}) are secondary."
         )
     return text
 
 
-def _has_running(wanted) -> bool:
-    from normlab.norms.table import NORMS
+def listed_settings(e: SetupRuns) -> dict[str, list[SettingLine]]:
+    """Return heading -> settings on which the runs differ, and those that they share.
 
-    row = NORMS.get(wanted.config["norm.name"])
-    return row is not None and row.running_statistics
-
-
-def _arms(e: SetupRuns) -> str:
-    primary = [arm.name for arm in e.setup.arms if arm.is_primary]
-    others = [arm.name for arm in e.setup.arms if not arm.is_primary]
-    text = f"Primary: {', '.join(primary)}."
-    return text + (f" Screening, no verdict: {', '.join(others)}." if others else "")
-
-
-def _seeds_of(e: SetupRuns, follow_up: FollowUp) -> range:
-    arm = e.setup.arm(follow_up.arm)
-    return e.setup.seeds_of(arm) if arm else range(0)
+    Settings that only say how runs are carried out are left out.
+    """
+    varied: list[SettingLine] = []
+    shared: list[SettingLine] = []
+    for name, setting in SETTINGS.items():
+        found = {wanted.config[name] for wanted in e.wanted.values()}
+        values = sorted(found, key=lambda v: (str(type(v)), v))
+        text = ", ".join(map(str, values))
+        if len(values) > LONGEST_LIST:
+            text = f"{values[0]} to {values[-1]}, {len(values)} values"
+        if setting.kind != "execution" and values:
+            (shared if len(values) == 1 else varied).append((name, text, setting.why))
+    return {"Settings that differ between runs": varied, "Settings that all runs share": shared}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 
 from normlab.report.tables import Cell, Measured, Table
@@ -26,69 +25,74 @@ BATCH = "batch_"
 class Line:
     """One line of the table: an arm, or runs that follow from one."""
 
+    e: SetupRuns
     name: str
     role: str
-    runs: Mapping[int, Record]
     tried: Sequence[Record]
     """The runs whose failures are counted: sweeps count those at every rate."""
-    reference: Mapping[int, Record]
-    """The runs that this line is compared with, paired by seed; empty for the reference itself."""
-    rates: Mapping[int, float]
-    """Sweep: seed -> log10 of the largest rate that trains."""
-    reference_rates: Mapping[int, float]
+    reference: str = ""
+    """The arm that this line is compared with, paired by seed; empty for the reference itself."""
+
+    @property
+    def runs(self) -> Mapping[int, Record]:
+        return self.e.runs_of(self.name)
+
+    @property
+    def rates(self) -> Mapping[int, float]:
+        """Sweep: seed -> log10 of the largest rate that trains."""
+        return self.e.largest_rates(self.name)
 
     @property
     def n(self) -> int:
         return max(len(self.runs), len(self.rates))
 
     def has_mode(self, mode: str) -> bool:
-        """Tell whether any run was measured in this mode of evaluation."""
+        """Return whether any run was measured in this mode of evaluation."""
         return any(f"{mode}test_accuracy" in run.final for run in self.runs.values())
+
+    def steps(self, mode: str = "") -> list[float]:
+        return [steps_to_target(run, self.e.setup.target, mode) for run in self.runs.values()]
 
     def pairs(self) -> list[tuple[Record, Record]]:
         """Return (run, run of the reference) of the seeds that both have."""
-        return [(r, self.reference[s]) for s, r in self.runs.items() if s in self.reference]
-
-
-Column = tuple[str, Callable[[Line], Cell]]
+        other = self.e.runs_of(self.reference) if self.reference else {}
+        return [(run, other[seed]) for seed, run in self.runs.items() if seed in other]
 
 
 def setup_table(e: SetupRuns) -> Table:
-    """Return the table of a setup, with seconds to the target where a step was timed."""
+    """Return the table of a setup; columns that are empty in all lines are left out."""
+    protocol, references = e.setup.protocol, {reference_of(e, a) for a in e.setup.arms} - {""}
+    other = references.pop() if len(references) == 1 else "the line's largest level"
+    columns: list[tuple[str, Callable[[Line], Cell]]] = [
+        ("arm", lambda line: line.name),
+        ("role", lambda line: line.role),
+        (protocol.rate_column, _rate),
+        ("n", lambda line: line.n),
+        *((t, QUANTITIES[q]) for t, q in protocol.columns(f"{100 * e.setup.target:g} %", other)),
+        (protocol.failed_column, _failed),
+        ("test accuracy, %", _accuracy),
+        ("seconds to target", _seconds),
+    ]
     lines = lines_of(e)
-    columns = _columns(e)
     cells = {title: [make(line) for line in lines] for title, make in columns}
     used = {t: column for t, column in cells.items() if any(c not in (None, "") for c in column)}
-    rows = [*zip(*used.values(), strict=True)]
-    return Table(e.setup.title, [*used], rows, _note(e, lines))
+    return Table(e.setup.title, [*used], [*zip(*used.values(), strict=True)], _note(e, lines))
 
 
 def lines_of(e: SetupRuns) -> list[Line]:
     """Return the table's lines: every arm in the study's order, then the runs that follow."""
     lines = []
     for arm in e.setup.arms:
-        other, runs = reference_of(e, arm), e.runs_of(arm.name)
-        lines.append(
-            Line(
-                name=arm.name,
-                role="primary" if arm.is_primary else "screening",
-                runs=runs,
-                tried=e.tried(arm.name),
-                reference=e.runs_of(other) if other else {},
-                rates=e.largest_rates(arm.name),
-                reference_rates=e.largest_rates(other),
-            )
-        )
-    for name, runs in e.follows.items():
-        lines.append(Line(name, "follows", runs, [*runs.values()], {}, {}, {}))
-    return lines
+        role = "primary" if arm.is_primary else "screening"
+        lines.append(Line(e, arm.name, role, e.tried(arm.name), reference_of(e, arm)))
+    return lines + [Line(e, name, "follows", [*e.follows[name].values()]) for name in e.follows]
 
 
 def reference_of(e: SetupRuns, arm: Arm) -> str:
     """Return the arm that an arm is compared with, or an empty string for the reference itself.
 
-    `batch` where error is measured, `none` where steps or rates are; in a setup with levels the
-    largest level, of the arm's own line if it has one.
+    It is `batch` where error is measured and `none` where steps or rates are. In a setup with
+    levels it is the largest level, of the arm's own line if it has one.
     """
     levels = [a for a in e.setup.arms if a.level is not None]
     if levels:
@@ -99,41 +103,13 @@ def reference_of(e: SetupRuns, arm: Arm) -> str:
     return name if name != arm.name and e.setup.arm(name) else ""
 
 
-def _columns(e: SetupRuns) -> list[Column]:
-    protocol, target = e.setup.protocol, e.setup.target
-    references = {reference_of(e, a) for a in e.setup.arms} - {""}
-    other = references.pop() if len(references) == 1 else "the line's largest level"
-    makers: dict[str, Callable[[Line], Cell]] = {
-        "steps": partial(_steps, target=target),
-        "speed": partial(_speed, target=target),
-        "running steps": partial(_steps, target=target, mode=RUNNING),
-        "error": _error,
-        "difference": _difference,
-        "running error": partial(_error, mode=RUNNING),
-        "batch error": partial(_error, mode=BATCH),
-        "largest rate": _largest_rate,
-        "rate ratio": _rate_ratio,
-    }
-    quantities = protocol.columns(f"{100 * target:g} %", other)
-    return [
-        ("arm", lambda line: line.name),
-        ("role", lambda line: line.role),
-        (protocol.rate_column, _rate),
-        ("n", lambda line: line.n),
-        *((title, makers[quantity]) for title, quantity in quantities),
-        (protocol.failed_column, _failed),
-        ("test accuracy, %", _accuracy),
-        ("seconds to target", partial(_seconds, target=target, step_seconds=e.step_seconds)),
-    ]
-
-
 def _estimate(summarize, values: Sequence[float], text: Callable[[float], str]) -> Measured:
     """Return the centre of the values with its interval."""
     if not values:
         return Measured(NOTHING, {})
     centre, (low, high), _ = summarize(values)
-    told = with_interval(text(centre), text(low), text(high))
-    return Measured(told, {"": centre, "low": low, "high": high})
+    shown = with_interval(text(centre), text(low), text(high))
+    return Measured(shown, {"": centre, "low": low, "high": high})
 
 
 def _mean(values: Sequence[float], places: int) -> Measured:
@@ -157,15 +133,15 @@ def _rate(line: Line) -> Cell:
     return Measured(rate_text(rate), {"": rate})
 
 
-def _steps(line: Line, target: float, mode: str = "") -> Cell:
+def _steps(line: Line, mode: str = "") -> Cell:
     if mode and not line.has_mode(mode):
         return ""
-    steps = [steps_to_target(run, target, mode) for run in line.runs.values()]
-    return _estimate(SIGNED_RANK.summarize, steps, magnitude)
+    return _estimate(SIGNED_RANK.summarize, line.steps(mode), magnitude)
 
 
-def _speed(line: Line, target: float) -> Cell:
+def _speed(line: Line) -> Cell:
     """Return how many times fewer steps than the reference, median over pairs."""
+    target = line.e.setup.target
     steps = [[steps_to_target(run, target) for run in pair] for pair in line.pairs()]
     return _median_power(2.0, [log_octaves(other, own) for own, other in steps])
 
@@ -182,13 +158,24 @@ def _difference(line: Line) -> Cell:
     return _mean(differences, 2) if differences else ""
 
 
-def _largest_rate(line: Line) -> Cell:
-    return _median_power(10.0, [*line.rates.values()], rate_text)
-
-
 def _rate_ratio(line: Line) -> Cell:
     """Return the largest rate over the reference's, median over pairs."""
-    return _median_power(10.0, [*subtract(line.rates, line.reference_rates).values()])
+    reference = line.e.largest_rates(line.reference)
+    return _median_power(10.0, [*subtract(line.rates, reference).values()])
+
+
+QUANTITIES: dict[str, Callable[[Line], Cell]] = {
+    "steps": _steps,
+    "speed": _speed,
+    "running steps": lambda line: _steps(line, RUNNING),
+    "error": _error,
+    "difference": _difference,
+    "running error": lambda line: _error(line, RUNNING),
+    "batch error": lambda line: _error(line, BATCH),
+    "largest rate": lambda line: _median_power(10.0, [*line.rates.values()], rate_text),
+    "rate ratio": _rate_ratio,
+}
+"""What a protocol shows of an arm, by name."""
 
 
 def _accuracy(line: Line) -> Cell:
@@ -205,12 +192,12 @@ def _failed(line: Line) -> Cell:
     return Measured(text, {"": failed, "of": n, "diverged": diverged})
 
 
-def _seconds(line: Line, target: float, step_seconds: Mapping[str, float]) -> Cell:
+def _seconds(line: Line) -> Cell:
     """Return median steps to the target times the seconds of a step of a single run."""
+    step_seconds = line.e.step_seconds
     if line.name not in step_seconds or not line.runs:
         return ""
-    steps = median([steps_to_target(run, target) for run in line.runs.values()])
-    seconds = steps * step_seconds[line.name]
+    seconds = median(line.steps()) * step_seconds[line.name]
     return Measured(magnitude(seconds), {"": seconds})
 
 

@@ -58,14 +58,10 @@ class Table:
     def to_markdown(self) -> str:
         """Return the title in bold, the table and the note."""
         title = f"**{markdown_text(self.title)}**" if self.title else ""
-        parts = (title, self.markdown_rows(), markdown_text(self.note))
+        lines = [self.columns, ["---"] * len(self.columns), *self.texts()]
+        rows = ["| " + " | ".join(map(markdown_text, line)) + " |" for line in lines]
+        parts = (title, "\n".join(rows), markdown_text(self.note))
         return "\n\n".join(filter(None, parts)) + "\n"
-
-    def markdown_rows(self) -> str:
-        """Return the table alone, without its title and its note."""
-        head = [[*self.columns], ["---"] * len(self.columns)]
-        lines = [*head, *self.texts()]
-        return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
 
     def to_csv(self) -> str:
         """Return text columns as they are, and one column for each number of a measured one."""
@@ -122,15 +118,15 @@ def _number(cell: Cell, name: str) -> str | float | None:
     return cell.numbers.get(name)
 
 
-def markdown_text(text: str) -> str:
-    """Return text that Markdown shows as it stands.
+def markdown_text(value: object) -> str:
+    """Return a value as text that Markdown shows literally.
 
     >>> markdown_text("a_b <i> | [c](d)")
     'a\\\\_b &lt;i&gt; \\\\| \\\\[c\\\\](d)'
     """
-    if isinstance(text, Markdown):
-        return text
-    text = re.sub(r"[\\`*_\[\]|$~]", r"\\\g<0>", " ".join(text.split()))
+    if isinstance(value, Markdown):
+        return value
+    text = re.sub(r"[\\`*_\[\]|$~]", r"\\\g<0>", " ".join(str(value).split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -139,7 +135,7 @@ def latex_text(text: str) -> str:
     return f"{{}}{text}" if text[:1] in ("[", "*") else text  # the \\ of the line before takes them
 
 
-def csv_cell(cell: str | float | None) -> str:
+def csv_cell(cell: object) -> str:
     """Return a cell that no spreadsheet takes for a formula; NaN is empty."""
     is_empty = cell is None or (isinstance(cell, float) and math.isnan(cell))
     # Python's writer would leave a carriage return without quotes
@@ -148,7 +144,7 @@ def csv_cell(cell: str | float | None) -> str:
     return f"'{text}" if is_formula and not PLAIN_NUMBER.fullmatch(text) else text
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([*map(csv_cell, row)] for row in [columns, *rows])

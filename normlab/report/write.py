@@ -57,12 +57,7 @@ def complete(store: Store, report: StudyReport, folder: Path, cache: ConfigCache
     effects = draw_effects(report.verdicts)
     pictures = draw_all(report, folder / "figures")
     setups = [
-        SetupReport(
-            runs,
-            setup_table(runs),
-            f"tables/{report.stem}-{name}",
-            pictures.get(name, []),
-        )
+        SetupReport(runs, setup_table(runs), f"tables/{report.stem}-{name}", pictures[name])
         for name, runs in report.evidences.items()
     ]
     if effects:
@@ -74,7 +69,7 @@ def complete(store: Store, report: StudyReport, folder: Path, cache: ConfigCache
 
 def draw_all(report: StudyReport, folder: Path) -> dict[str, list[Picture]]:
     """Draw every figure of a study that has data; return setup -> figures."""
-    drawn: dict[str, list[Picture]] = {}
+    drawn: dict[str, list[Picture]] = {name: [] for name in report.evidences}
     names: set[str] = set()
     for i, figure in enumerate(report.study.figures):
         runs = report.evidences.get(figure.setup)
@@ -83,10 +78,8 @@ def draw_all(report: StudyReport, folder: Path) -> dict[str, list[Picture]]:
             name = "-".join(filter(None, [report.stem, figure.setup, figure.kind, figure.key]))
             name = f"{name}-{i}" if name in names else name
             names.add(name)
-            picture = Picture(
-                save(drawing, folder / name), figure.caption, KINDS[figure.kind].reading
-            )
-            drawn.setdefault(figure.setup, []).append(picture)
+            svg = save(drawing, folder / name)
+            drawn[figure.setup].append(Picture(svg, figure.caption, KINDS[figure.kind].reading))
     return drawn
 
 
@@ -106,15 +99,11 @@ def runs_csv(reports: Sequence[StudyReport]) -> str:
                 users.setdefault(run_id, []).append(f"{report.stem}/{name}/{w.arm}/{w.stage}")
     finals = sorted({name for run in runs.values() for name in run.final})
     columns = ["run", "used_by", *SETTINGS, "status", "diverged_at", *finals, "seconds", "stale"]
-    rows: list[list[str | float | None]] = []
+    rows = []
     for run_id, run in sorted(runs.items()):
-        settings = [_plain(run.config.get(name)) for name in SETTINGS]
+        settings = [run.config.get(name) for name in SETTINGS]
         scores = [run.final.get(name) for name in finals]
         row = [run_id, "; ".join(users[run_id]), *settings, run.status, run.diverged_at, *scores]
         row += [run.seconds, "yes" if is_stale(run) else "no"]
-        rows.append([*row, *(_plain(run.provenance.get(name)) for name in ORIGIN)])
+        rows.append([*row, *(run.provenance.get(name) for name in ORIGIN)])
     return csv_text([*columns, *ORIGIN], rows)
-
-
-def _plain(value: object) -> str | float | None:
-    return value if isinstance(value, (int, float, str)) or value is None else str(value)

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from normlab.layers.table import KERNELS
 from normlab.norms.table import NORMS
-from normlab.settings import SETTINGS
+from normlab.settings import defaults
 from normlab.studies.setup import Arm, Setup
 
 OWN = {
@@ -74,11 +74,10 @@ def scheme_of(setup: Setup, arm: Arm) -> str:
 
     Where a kernel scheme is the only one, it is the scheme.
     """
-    settings = setup.settings | arm.settings
-    norm = settings.get("norm.name", SETTINGS["norm.name"].default)
+    settings = defaults() | setup.settings | arm.settings
+    norm, kernel = settings["norm.name"], settings["norm.kernel"]
     if arm.name in NORMS and "norm.name" not in arm.settings:
         norm = arm.name
-    kernel = settings.get("norm.kernel", "none")
     return kernel if norm == "none" and kernel != "none" else norm
 
 

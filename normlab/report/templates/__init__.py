@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
-def render(name: str, filters: dict[str, Callable], finalize: Callable | None, **facts: Any) -> str:
+def render(
+    name: str, filters: dict[str, Callable], finalize: Callable | None = None, **facts: Any
+) -> str:
     """Return the page. HTML is escaped by Jinja; other formats by `finalize`, whatever is shown."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
