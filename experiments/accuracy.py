@@ -1,7 +1,7 @@
 """Does batch norm end at a better accuracy than no norm, and than the other norms?
 
-Fair test: Every arm has its own best rate, decayed to 0 by a cosine over the same number of steps:
-a constant rate would leave each arm at the noise of its rate.
+Fair test: Every arm has its own best rate, decayed to 0 by a cosine over the same number of steps.
+A constant rate would leave each arm at the noise of its rate.
 Source: arXiv:1502.03167, section 4.2 (72.2 to 72.7 % at the same rate); arXiv:1806.02375 (most of
 the gain is the rate that it permits); arXiv:1803.08494, table 1 (group norm 0.5 points, layer norm
 1.7 points behind batch norm)

@@ -2,13 +2,13 @@
 
 Fair test: The batch of a gradient step and the number of examples that share statistics are two
 things. The first contrasts fix the gradient's batch at 64 and change only how many examples share
-statistics; the last ones really train with batches of 4, where layer and group norm must show what
+statistics. The last ones really train with batches of 4, where layer and group norm must show what
 they repair. Every arm and level has its own best rate.
 Source: arXiv:1803.08494, figure 1 and table 3; arXiv:2105.07576, table 2 and figure 6
 Expect: several points at 4 examples in an MLP, little in a CNN, where a channel still sees
-2 x H x W values; layer and group norm better than batch norm at a batch of 4
+2 x H x W values. Layer and group norm better than batch norm at a batch of 4
 Refuted if: the effect is below 1 point, 0.5 on Fashion-MNIST (paired t, n = 12, 8 for batches of
-2); C10a is testable only if C8a holds, C10b if batch norm loses 0.5 points more than no norm
+2). C10a is testable only if C8a holds, C10b if batch norm loses 0.5 points more than no norm
 Cost: quick: about 3 minutes on 2 cores; standard: about 8 minutes
 """
 

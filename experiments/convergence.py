@@ -1,10 +1,10 @@
 """Does batch normalization reach a given accuracy in fewer steps?
 
 Fair test: Both networks get their own best learning rate, chosen by the same number of trials on
-validation with seeds that are not used again. Time is counted in steps to a fixed validation
-accuracy, on runs that share split, initial weights and data order seed by seed. Batch norm is
-evaluated with statistics re-estimated on 512 training images, because the delay of a running
-average alone can turn the answer.
+validation. The seeds of these trials are not used again. Time is counted in steps to a fixed
+validation accuracy, on runs that share split, initial weights and data order seed by seed. Batch
+norm is evaluated with statistics re-estimated on 512 training images, because the delay of a
+running average alone can turn the answer.
 Source: arXiv:1502.03167, sections 4.1 and 4.2 (31.0 to 13.3 million steps at the same rate, 2.3x)
 Expect: fewer steps with batch norm: an effect above 0.32 octaves (1.25 times)
 Refuted if: the effect is below 0.32 octaves (one-sided Wilcoxon signed-rank, n = 12)

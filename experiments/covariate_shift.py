@@ -1,21 +1,21 @@
 """Does batch norm reduce internal covariate shift, and is that why it trains faster?
 
 Fair test: Shift is measured in two ways, as distributions that move and as gradients that turn when
-the earlier layers move, each between the same training losses, because the faster arm would
-otherwise be measured later in its training. The causal test adds shift on purpose: noise after
+the earlier layers move. Each is measured between the same training losses. Otherwise the faster arm
+would be measured later in its training. The causal test adds shift on purpose: noise after
 batch norm whose distribution is new at every step.
 Source: arXiv:1502.03167, sections 1 and 4.1 (it does); arXiv:1805.11604 (it does not: gradients
 turn as much or more, and batch norm with injected shift trains as well)
 Expect: more stable distributions, nearly by construction, because two moments of every unit are
-pinned; no less turning of gradients; injected shift costs less than half of the gain
+pinned. No less turning of gradients. Injected shift costs less than half of the gain
 Refuted if: the path is less than 0.5 octaves shorter; 1 - cosine is less than 0.05 smaller (paired
-t, n = 12); injected shift costs less than half of the gain (signed-rank, n = 12)
+t, n = 12). For the noise: it costs less than half of the gain (signed-rank, n = 12)
 Cost: quick: about 2 minutes on 2 cores; standard: about 8 minutes
 
 Times to a target can be infinite, so the third contrast is decided by the signed-rank test. It has
-two prerequisites: batch norm is faster here at all (the runs of `convergence`), and the noise
-really moves distributions at least as far as no norm does. A path that does not reach training loss
-0.2 goes to the end of the run.
+two prerequisites. Batch norm is faster here at all (the runs of `convergence`). The noise really
+moves distributions at least as far as no norm does. A path that does not reach training loss 0.2
+extends to the end of the run.
 """
 
 import math

@@ -1,8 +1,8 @@
 """How much deeper may a network without shortcuts be with batch norm?
 
-Fair test: Deep networks without a norm need small rates, so the rate is tuned for every arm at
+Fair test: Deep networks without a norm need small rates. So the rate is tuned for every arm at
 every depth, on a grid that reaches down to 10^-4.5 (ReLU). What counts is that the training set is
-fitted in 300 steps; the arms with shortcuts show what the depth limit is made of.
+fitted in 300 steps. The arms with shortcuts show what the depth limit is made of.
 Source: arXiv:1502.03167, section 1; arXiv:1512.03385 (shortcuts needed all the same); against it
 arXiv:1902.08129 (batch norm limits the depth to about 50 layers); arXiv:2002.10444 (skipinit)
 Expect: deeper with batch norm, clearly so with sigmoids; with shortcuts skipinit does as well

@@ -1,15 +1,15 @@
 """Does batch norm keep gradients from vanishing or exploding, and make them steadier?
 
 Fair test: Gradients are those with respect to activations: a gradient with respect to a weight also
-grows where the weight is small. Every arm trains at its own best rate, and slopes are measured
-during training, because what a network does at initialisation may be gone after one step.
+grows where the weight is small. Every arm trains at its own best rate. Slopes are measured during
+training, because what a network does at initialisation may be gone after one step.
 Steadiness is compared at the same training loss and for steps of the same relative length:
 otherwise the faster arm looks smoother.
 Source: arXiv:1502.03167, section 3.3; arXiv:1805.11604, section 3 (gradient predictiveness, about
 two orders of magnitude early); against it arXiv:1902.08129 (batch norm itself makes gradients
 explode: 1.21 times per ReLU layer at initialisation)
-Expect: a flatter slope with sigmoids; with ReLU He's initialisation is flat already and batch norm
-adds 0.08 decades per layer; steadier, by less than reported once loss and relative step are matched
+Expect: a flatter slope with sigmoids. With ReLU He's initialisation is flat already and batch norm
+adds 0.08 decades per layer. Steadier, by less than reported once loss and relative step are matched
 Refuted if: the effect is below 0.05 decades per layer, for steadiness 0.3 decades (paired t,
 n = 12)
 Cost: quick: under a minute on 2 cores; standard: about 4 minutes
@@ -69,8 +69,10 @@ FASHION = CNN.on(
 
 
 def steepness(run: Record) -> float:
-    """Return the median over STEPS of the absolute slope of log10 |dL/dh| per layer, at the
-    evaluation nearest to each; of a run that diverged, over what it has."""
+    """Return the median over STEPS of the absolute slope of log10 |dL/dh| per layer.
+
+    Of each step it is the slope at the evaluation nearest to it, also in a run that diverged.
+    """
     rows = [min(run.curve, key=lambda r: abs(r["step"] - at)) for at in STEPS]
     return statistics.median(abs(row["gradients.slope"]) for row in rows)
 

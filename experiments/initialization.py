@@ -1,13 +1,14 @@
 """Does batch norm free a network from the scale and the luck of its initial weights?
 
-Fair test: A scale of the initial weights changes what a rate means: with batch norm, gain and rate
+Fair test: A scale of the initial weights changes what a rate means. With batch norm, gain and rate
 can be traded exactly (lr x gain^2). So every arm has its own best rate at every scale, and what is
 left is dependence on the initialisation. Luck is tested apart, with 30 draws of the initial weights
 on one data order.
 Source: arXiv:1502.03167, section 3.3 (invariance to the scale of the weights); arXiv:1901.09321
 Expect: all seven gains from 4^-3 to 4^3 with batch norm, fewer without; a shorter unlucky tail
-Refuted if: less than one factor of 4 is gained (Wilcoxon signed-rank, n = 12); the 90th percentile
-of the final training loss falls by less than 0.3 decades (paired bootstrap over 30 draws)
+Refuted if: less than one factor of 4 is gained (Wilcoxon signed-rank, n = 12). For luck: the 90th
+percentile of the final training loss falls by less than 0.3 decades (paired bootstrap over 30
+draws)
 Cost: quick: about 3 minutes on 2 cores; standard: about 4 minutes
 
 The gain multiplies hidden kernels only. A diverged run counts with the loss of chance, ln 10.

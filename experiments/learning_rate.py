@@ -1,12 +1,12 @@
 """Does batch normalization tolerate higher learning rates, and without any risk?
 
 Fair test: Every rate of a quarter-decade grid is tried with every seed in both arms. A rate is
-tolerated when the run ends at or above the target; the largest tolerated rate is the top of the
+tolerated when the run ends at or above the target. The largest tolerated rate is the top of the
 unbroken run of such rates. A network that stays finite at chance has failed too: counting only
 non-finite runs misses almost every failure.
 Source: arXiv:1502.03167, section 3.3; arXiv:1806.02375, figure 1 (ResNet-110, CIFAR-10)
 Expect: at least twice the rate (0.3 decades); "without the risk of divergence" is too strong
-Refuted if: the effect is below 0.3 decades (Wilcoxon signed-rank, n = 12 MLP, 8 CNN); for the risk:
+Refuted if: the effect is below 0.3 decades (Wilcoxon signed-rank, n = 12 MLP, 8 CNN). For the risk:
 more than 5 % of the runs at 10 x the largest rate of none fail (Clopper-Pearson)
 Cost: quick: about 4 minutes on 2 cores; standard: about 6 minutes
 """

@@ -1,9 +1,9 @@
 """Does batch norm regularise, is it the noise of the batch, and does it not memorise?
 
 Fair test: At equal steps the slower arm looks regularised, because it has fitted less. So the arms
-are compared where each first reaches the same training loss, measured on the training images in
-evaluation mode, every arm at its own best rate. The noise is varied alone: the gradient's batch
-stays at 128, only the number of examples that share statistics changes.
+are compared where each first reaches the same training loss, every arm at its own best rate. The
+loss is measured on the training images in evaluation mode. The noise is varied alone: the
+gradient's batch stays at 128, only the number of examples that share statistics changes.
 Source: arXiv:1502.03167, section 3.4; arXiv:1906.03548 (ghost batches regularise);
 arXiv:1803.08494 (group norm: less training error, more test error than batch norm)
 Expect: less test error at the same fit; more noise (16 examples instead of 128), less still
@@ -12,7 +12,7 @@ n = 20; 12 for memorising)
 Cost: quick: about 2 minutes on 2 cores; standard: about 8 minutes
 
 A run that never reaches the fit has failed. The memorising arms are tuned for the share of the true
-labels that they learn, because they are compared where 95 % of those are learned; a run that never
+labels that they learn, because they are compared where 95 % of those are learned. A run that never
 learns as many counts as having learned all replaced ones. In the standard profile the noise and the
 memorising are tested on an MLP too.
 """

@@ -1,8 +1,8 @@
 """Does the network of the tutorials train as in Keras, and does batch norm help it?
 
 Fair test: As the article has it: 784 - dense 64 - batch norm - ReLU - dense 10, Adam at its default
-rate of 1e-3, 10 epochs of batches of 32, nothing tuned. What the norm does for it at tuned rates is
-the question of the other studies.
+rate of 1e-3. It trains for 10 epochs of batches of 32, and nothing is tuned. What the norm does for
+it at tuned rates is the question of the other studies.
 Source: tutorials; the defaults of Keras 3
 Expect: losses equal to 1e-4 over 100 steps; a better accuracy by 0.2 points
 Refuted if: a loss differs by more than 1e-4 (3 initial draws); the effect is below 0.2 points
@@ -39,8 +39,10 @@ MNIST = DIGITS.on("tutorial", "MLP 784-64-10, MNIST, 10 epochs of Adam, batch 32
     "largest difference of the training loss over 100 steps, same initial weights and batches",
 )
 def parity(e: SetupRuns) -> Measured:
-    """Return seed -> largest difference of either network's losses, and what Keras's own runs say
-    about it: the same batches with their examples in reverse order differ in rounding alone."""
+    """Return seed -> largest difference of either network's losses, and a remark on Keras's own.
+
+    Its runs with the examples of each batch in reverse order differ in rounding alone.
+    """
     record = e.benchmarks.get("tutorial", {})
     judged = [run for run in record.get("runs", []) if run["is_judged"]]
     found: dict[int, float] = {}

@@ -109,9 +109,9 @@ def n_enough(contrast: Contrast, contrasts: int) -> int | None:
     """Return the n at which effects distributed like these would decide, if all `contrasts` of the
     study entered Holm's correction.
 
-    The measured distribution is taken as the truth: for each n, its n evenly spaced quantiles are
-    tested; None where neither p falls below level / contrasts at SEARCH runs. Bisected, because an
-    exact signed-rank test at n = 400 takes 0.3 s.
+    The measured distribution is taken as the truth: its n evenly spaced quantiles are tested. None
+    where neither p falls below level / contrasts at SEARCH runs. The search is a bisection, because
+    an exact signed-rank test at n = 400 takes 0.3 s.
     """
     if not contrast.test.can_extrapolate:
         return None
@@ -132,8 +132,10 @@ def n_enough(contrast: Contrast, contrasts: int) -> int | None:
 
 
 def decide(contrasts: Sequence[Contrast]) -> list[Verdict]:
-    """Return the verdict of every contrast of a study, Holm over all of them: one that is not at
-    its planned n enters with p = 1, so that no verdict falls when the others arrive."""
+    """Return the verdict of every contrast of a study, with Holm's correction over all of them.
+
+    A contrast that is not at its planned n enters with p = 1. So no verdict falls when it arrives.
+    """
     raw = [c.p_values() if len(c.effects) >= 2 else None for c in contrasts]
     planned = [p if len(c.effects) == c.n else None for c, p in zip(contrasts, raw, strict=True)]
     adjusted = holm_pairs([p or (1.0, 1.0) for p in planned])

@@ -128,8 +128,8 @@ def error_difference(worse: str, better: str, comparison: str = "") -> Effect:
 def paired_errors(pairs: Iterable[tuple[int, Sequence[Record]]]) -> Measured:
     """Return the differences of the test errors of (worse, better), in points.
 
-    If more than a quarter of either arm's runs failed, McNemar's test on "trained" decides
-    instead: the effect is 1 where only `better` trained, -1 where only `worse` did.
+    If more than a quarter of either arm's runs failed, McNemar's test on "trained" decides instead.
+    The effect is then 1 where only `better` trained, -1 where only `worse` did.
     """
     runs = dict(pairs)
     failed = {s: (is_failed(worse), is_failed(better)) for s, (worse, better) in runs.items()}

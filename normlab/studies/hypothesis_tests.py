@@ -1,7 +1,7 @@
 """The tests that decide contrasts: p values, intervals, and what a page calls them.
 
 Each effect is oriented so that more than 0 favours the sentence. All tests are one-sided and come
-in pairs: one asks whether the effect is above 0, the other whether it is below the smallest effect
+in pairs. One asks whether the effect is above 0, the other whether it is below the smallest effect
 of interest (SESOI).
 """
 
@@ -68,7 +68,8 @@ def signed_rank_p(values: np.ndarray) -> float:
 
     Zeros keep their ranks and drop out (Pratt), ties share their mean rank, infinities rank
     highest. The sum of positive ranks is compared with its distribution over all sign flips,
-    counted by convolution; scipy's exact test is the same but takes a second with ties at n = 12.
+    which is counted by convolution. Scipy's exact test is the same but takes a second with ties at
+    n = 12.
     """
     finite = np.abs(values[np.isfinite(values)])
     beyond = 2 * finite.max(initial=0) + 1  # farther from 0 than any finite value
@@ -156,8 +157,8 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return low, high and coverage of the order-statistic interval of the median.
 
-    The narrowest symmetric pair whose coverage is at least 95 %, or the whole range with what it
-    covers where n is too small (n = 12: 3rd .. 10th value, 96 %).
+    It is the narrowest symmetric pair that covers at least 95 % (n = 12: 3rd .. 10th value, 96 %).
+    Where n is too small, it is the whole range.
     """
     ordered, n = sorted(values), len(values)
     if n < 2:

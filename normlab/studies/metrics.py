@@ -18,7 +18,7 @@ MISSED_STEPS = 10
 
 
 def is_failed(record: Record) -> bool:
-    """Tell whether a run became non-finite, ended below half accuracy on validation, or never
+    """Return whether a run became non-finite, ended below half accuracy on validation, or never
     reached the fit that it was to be compared at (train.stop_at_loss)."""
     accuracy = record.final.get("validation_accuracy", 0.0)
     return record.status != "trained" or accuracy < FAILED_BELOW or misses_fit(record)
@@ -62,8 +62,8 @@ def at_train_loss(record: Record, key: str, loss: float) -> float:
 
 
 def share_learned(record: Record, target: float) -> float:
-    """Return the share of replaced labels that are predicted where that of the kept ones first is
-    at least `target`; NaN where it never is, or if the run diverged."""
+    """Return the predicted share of the replaced labels where that of the kept ones first is at
+    least `target`. NaN where it never is, or if the run diverged."""
     rows = record.curve if record.status == "trained" else []
     now, before = _reaching(rows, lambda row: row["train_set_accuracy"] >= target)
     if now is None:

@@ -1,7 +1,7 @@
 """The runs of a setup, stage by stage: those that are there, and those that are still wanted.
 
-Planning and reading are one thing: a stage asks for its runs, takes the finished ones and leaves
-the others on the list; a later stage asks once the earlier one can answer.
+Planning and reading are one thing. A stage asks for its runs, takes the finished ones and leaves
+the others on the list. A later stage asks once the earlier one can answer.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def level_arms(setting: str, levels: tuple[float, ...], *norms: str) -> tuple[Ar
 
 
 def statistics_arms(*examples: int, primary: tuple[int, ...]) -> tuple[Arm, ...]:
-    """Return batch norm with statistics over so many examples each, as levels of one line."""
+    """Return batch norm with statistics over these numbers of examples, as levels of one line."""
     return tuple(
         Arm(
             f"batch/{n}",
@@ -253,8 +253,10 @@ class Sweep:
 
 @dataclass(frozen=True)
 class FollowUp:
-    """Further runs of an arm at a rate that depends on another arm's: factor x its best rate
-    (tuning), or factor x the median of its largest rate that trains (sweep)."""
+    """Further runs of an arm at a rate that follows from another arm's.
+
+    It is factor x the best rate (tuning), or factor x the median largest that trains (sweep).
+    """
 
     name: str
     arm: str

@@ -30,8 +30,8 @@ class Figure:
     setup: str
     caption: str
     key: str = ""
-    """What of a curve is drawn (probe), the beginning of the names of its layers' values (layers),
-    or what the vertical axis shows instead of test error (levels: train_set_accuracy)."""
+    """What of a curve is drawn. `layers`: the beginning of the names of its layers' values.
+    `levels`: what the vertical axis shows instead of test error."""
     arms: tuple[str, ...] = ()
     """Only these; none: all."""
     follows: bool = False
@@ -182,8 +182,10 @@ def adapt(
 
 
 def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:
-    """Return the study with each of `norms` as a screening arm of every setup that it can run in
-    and that has no such arm; raises ConfigError for one that can run in none."""
+    """Return the study with each of `norms` as a screening arm of every setup that it can run in.
+
+    Setups that have such an arm stay. Raises ConfigError for a norm that can run in none.
+    """
     refused: dict[str, ConfigError] = {}
     joined: dict[str, None] = {}
 
