@@ -42,11 +42,9 @@ class Report:
 
 
 CAMPAIGNS = {
-    "kills": ("single_runs", "study", "crowd"),
-    "sweepers": ("claims",),
-    "crashes": ("every_file_operation",),
+    "kills": ("single_runs", "study", "crowd", "sweepers", "claims"),
+    "crashes": ("every_file_operation", "full_disks", "full", "permission", "training"),
     "damage": ("checkpoints", "results"),
-    "full_disks": ("full", "permission", "training"),
     "untrusted_input": ("malice",),
     "settings": ("bad_settings",),
 }

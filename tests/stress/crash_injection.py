@@ -1,8 +1,9 @@
-"""Children of a process without jax that end at a chosen file operation."""
+"""Children of a process without jax that are stopped at a chosen file operation."""
 
 from __future__ import annotations
 
 import builtins
+import errno
 import io
 import json
 import os
@@ -53,7 +54,8 @@ def _write(handle: int, text: str) -> None:
 
 
 class CrashPoint:
-    """Ends the process that it is installed in at its `at`-th file operation."""
+    """Stops the process that it is installed in at its `at`-th file operation. With the way "full"
+    that operation and all later ones are refused if they need room."""
 
     def __init__(self, at: int, way: str, emit: Callable[[str], None]):
         self.at, self.way, self.emit, self.count = at, way, emit, 0
@@ -72,10 +74,12 @@ class CrashPoint:
         patch.object(io, "open", self._open).start()
         patch.object(builtins, "open", self._open).start()
 
-    def note(self, operation: str) -> None:
-        """Count an operation; end here where it is the last."""
+    def note(self, operation: str, needs_room: bool = True) -> None:
+        """Count an operation; stop here where it is the last."""
         self.count += 1
-        if self.count == self.at:
+        if self.way == "full" and needs_room and self.count >= self.at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.way != "full" and self.count == self.at:
             self.crash(operation)
 
     def crash(self, operation: str) -> NoReturn:
@@ -97,7 +101,8 @@ class CrashPoint:
 
     def _counted(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(path: Any, *rest: Any, **more: Any) -> Any:
-            self.note(f"{name} {Path(path).name}")
+            is_read = name == "open" and not rest[0] & (os.O_WRONLY | os.O_RDWR)
+            self.note(f"{name} {Path(path).name}", name in ("open", "mkdir") and not is_read)
             return call(path, *rest, **more)
 
         return counted

@@ -1,4 +1,8 @@
-"""Kills at random moments: no run is lost or recorded twice, and each ends as if undisturbed."""
+"""Kills at random moments: no run is lost or recorded twice, and each ends as if undisturbed.
+
+There are three targets: scripts/train.py on one run, several scripts/study.py on one directory,
+and processes that race for the locks of runs. The trainings of a race only sleep.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +11,38 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workspace import runs_of
+from made_up_runs import PROVENANCE
+from workspace import ROOT, runs_of, study_text
 
 from normlab.runs import files
-from normlab.runs.checkpoints import Checkpoint, PopulationFolder
+from normlab.runs.checkpoints import PopulationFolder
 from normlab.runs.errors import Damaged
 from normlab.runs.store import Store
-from normlab.settings import Config
-from stress.campaign import Report, Workspace
-from stress.processes import ARMS, CHUNK, Child, Stage, until
+from normlab.settings import Config, defaults
+from stress.campaign import Report, Workspace, caught
+from stress.processes import CHUNK, Child, Stage, until
 
 COMPARED = ("status", "diverged_at", "skipped_steps", "final", "curve_sha256")
 """What of a result must not depend on kills."""
+ARMS, STUDY_STEPS, RUN_STEPS = ("none", "batch", "layer"), (100, 400), (600, 2500)
+"""Arms of the study; steps of its runs and of a single run in the short and in the long version."""
+SIZES = {"train_eval_every": CHUNK, "eval_curve_examples": 100, "eval_stats_examples": 64}
+TINY: Config = {name.replace("_", ".", 1): value for name, value in SIZES.items()}
+TINY |= {"data.name": "synthetic", "model.widths": (16,)}
+"""A small network, evaluated after every chunk, so that its curve shows its progress."""
 VARIANTS: tuple[Config, ...] = (
     {"norm.name": "batch", "optim.name": "momentum"},
     {"norm.name": "batch_renorm", "optim.name": "adamw", "optim.lr": 0.01},
     {"norm.name": "group", "norm.noise": 0.5, "optim.name": "adam", "optim.lr": 0.01},
 )
-STEPS, RUN_KILLS, STUDY_KILLS = (600, 2500), (3, 120), (3, 120)
-"""Of the short version and the long one."""
-WAITS = {"start": 3.0, "row": 1.5, "finishing": 0.06}
-"""Most seconds from the start, the first row of a curve or the first result to a kill."""
+WAITS = (("start", 3.0), ("row", 1.5), ("row", 1.5), ("finishing", 0.06))
+RACED = [f"run-{number:04d}" for number in range(100)]
 SIGN_S, QUIET_S, LIMIT_S = 15.0, 30.0, 600.0
 """For a sign, until a killed command must have no process, and until all commands must end."""
 GIVEN_UP, ENOUGH, DOZEN = 70, 20, 12
@@ -40,6 +50,27 @@ GIVEN_UP, ENOUGH, DOZEN = 70, 20, 12
 and the kills that must catch a mutant."""
 Facts = dict[str, dict[str, Any]]
 """Run -> its result.json."""
+
+
+class Target(NamedTuple):
+    """Commands that work on one results directory, and how they are killed."""
+
+    name: str
+    start: Callable[[Stage], Child]
+    runs: int
+    """How many there must be in the end."""
+    count: int = 1
+    """How many commands work at the same time."""
+    kills: tuple[int, int] = (3, 40)
+    """Of the short version and of the long one."""
+    parts: tuple[str, ...] = ("all", "all", "all", "worker", "worker", "supervisor")
+    waits: tuple[tuple[str, float], ...] = WAITS
+    """Most seconds from a sign to the kill: the start, a row of a curve, a result."""
+    mutant: Callable[[], None] | None = None
+
+    def draw(self, rng: random.Random) -> Kill:
+        sign, seconds = rng.choice(self.waits)
+        return Kill(rng.choice(self.parts), sign, rng.uniform(0, seconds))
 
 
 class Kill(NamedTuple):
@@ -50,10 +81,90 @@ class Kill(NamedTuple):
     seconds: float
 
 
-def any_kill(rng: random.Random) -> Kill:
-    sign = rng.choices(list(WAITS), (20, 55, 25))[0]
-    part = rng.choices(("all", "worker", "supervisor"), (45, 40, 15))[0]
-    return Kill(part, sign, rng.uniform(0, WAITS[sign]))
+def start_script(stage: Stage, name: str, flags: list[str], settings: Config) -> Child:
+    """Start a script with a checkpoint after every chunk."""
+    settings = {"train.checkpoint_seconds": 0, "host.processes": 1, "host.chunk": CHUNK} | settings
+    flags += [f"--config.{name}={value}" for name, value in settings.items()]
+    return stage.start(str(ROOT / "scripts" / name), f"--results={stage.store.root}", *flags)
+
+
+def start_run(stage: Stage, settings: Config) -> Child:
+    return start_script(stage, "train.py", ["--config=digits_mlp"], TINY | settings)
+
+
+def start_study(stage: Stage, steps: int) -> Child:
+    file = stage.folder / "tiny.py"
+    if not stage.children:
+        file.write_text(study_text(ARMS, steps, **SIZES), encoding="utf-8")
+    return start_script(stage, "study.py", [f"--study={file}"], {})
+
+
+def start_race(stage: Stage, **flags: bool) -> Child:
+    how = f"{str(stage.store.root)!r}, seed={len(stage.children)}, **{flags}"
+    return stage.start("-c", f"import {__name__} as s; s.race({how})")
+
+
+def race(root: str, seed: int, has_locks: bool = True, looks_again: bool = True) -> None:
+    """Be one process of several: plan which runs are missing, then train each as the worker does:
+    under its lock, if it is not done by then. Without one of the two it is a mutant."""
+    store, rng = Store(root).open(), random.Random(seed)
+    result = {"config": defaults(), "status": "trained", "final": {}, "diverged_at": None}
+    result |= {"skipped_steps": 0, "seconds": 0.0, "provenance": PROVENANCE}
+    while missing := [run for run in RACED if not store.is_done(run)]:
+        for run in missing:
+            lock = store.lock(run)
+            if lock and not has_locks:
+                lock.release()
+            if lock or not has_locks:
+                with lock if lock and has_locks else nullcontext():
+                    if not (looks_again and store.is_done(run)):
+                        time.sleep(rng.uniform(0.002, 0.02))
+                        store.finish(run, result, [])
+
+
+def forget_checkpoints() -> None:
+    """Be a mutant: start a stopped population from step 0, without a message."""
+    PopulationFolder.newest = lambda self, warn: None
+
+
+def targets(is_long: bool) -> list[Target]:
+    steps: Config = {"train.steps": RUN_STEPS[is_long]}
+    runs = [
+        Target(f"run-{i}", partial(start_run, settings=variant | steps | {"seed": i}), runs=1)
+        for i, variant in enumerate(VARIANTS if is_long else VARIANTS[:1])
+    ]
+    study = partial(start_study, steps=STUDY_STEPS[is_long])
+    crew = 3 if is_long else 2
+    race: Any = {
+        "parts": ("all",),
+        "waits": (("start", 0.5), ("finishing", 0.1), ("finishing", 0.1)),
+    }
+    return [
+        *runs,
+        Target("study", study, runs_of(len(ARMS)), crew, kills=(3, 120)),
+        Target("race", start_race, len(RACED), count=3, kills=(3, 180), **race),
+    ]
+
+
+def mutants() -> list[Target]:
+    """Return targets that break a promise, which must be noticed."""
+    run, _, race = targets(is_long=False)
+    long_run = partial(start_run, settings=VARIANTS[0] | {"train.steps": RUN_STEPS[True]})
+    waits = (("row", 1.0),)
+    return [
+        run._replace(
+            name="silent",
+            start=long_run,
+            parts=("all",),
+            waits=waits,
+            kills=(DOZEN, DOZEN),
+            mutant=forget_checkpoints,
+        ),
+        race._replace(name="no locks", start=partial(start_race, has_locks=False), kills=(0, 0)),
+        race._replace(
+            name="no second look", start=partial(start_race, looks_again=False), kills=(0, 0)
+        ),
+    ]
 
 
 def facts_of(store: Store, run: str) -> dict[str, Any]:
@@ -90,7 +201,6 @@ class Tally:
 
     workspace: Workspace
     parts: Counter[str] = field(default_factory=Counter)
-    recent: list[Kill] = field(default_factory=list)
     runs: int = 0
     wrong: int = 0
     restarts: int = 0
@@ -102,23 +212,22 @@ class Tally:
         return self.parts.total()
 
     def fail(self, stage: Stage, message: str) -> None:
-        where = f"seed {self.workspace.seed}, {stage.folder.name}, {self.recent[-3:]}"
-        self.failures.append(f"{where}: {message}")
+        self.failures.append(f"seed {self.workspace.seed}, {stage.folder.name}: {message}")
 
     def close(self, stage: Stage, expected: Facts) -> None:
         """Judge a stage on which all runs should be done."""
-        store = stage.store
+        store, (faults, redone) = stage.store, stage.log.judge()
         wrong = [difference(store, run, facts) for run, facts in expected.items()]
         wrong = [line for line in wrong if line]
         extra = [f"run {run} was not asked for" for run in store.done() - expected.keys()]
-        for line in [*wrong, *extra, *stage.log.faults(), *leftovers(store.root)]:
+        for line in [*wrong, *extra, *faults, *leftovers(store.root)]:
             self.fail(stage, line)
         if not wrong:
-            told = (facts_of(store, run)["provenance"] for run in expected)
-            self.restarts += sum({p["population"]: len(p["restarts"]) for p in told}.values())
+            origins = (facts_of(store, run)["provenance"] for run in expected)
+            restarts = {p["population"]: len(p["restarts"]) for p in origins}
+            self.restarts += sum(restarts.values())
         self.runs, self.wrong = self.runs + len(expected), self.wrong + len(wrong)
-        self.redone = max([self.redone, *stage.log.redone().values()])
-        self.recent.clear()
+        self.redone = max([self.redone, *redone.values()])
         equal = self.runs - self.wrong
         self.workspace.emit(f"{self.kills} kills, {equal} of {self.runs} runs bit-equal")
 
@@ -148,137 +257,81 @@ def strike(stage: Stage, children: list[Child], kill: Kill, tally: Tally) -> boo
         return False
     child.since = len(stage.log.notes())
     tally.parts[kill.part] += 1
-    tally.recent.append(kill)
     return True
 
 
-def besiege(
-    stage: Stage,
-    start: Callable[[], Child],
-    count: int,
-    limit: int,
-    tally: Tally,
-    draw: Callable[[random.Random], Kill] = any_kill,
-) -> list[Child]:
-    """Let `count` commands work, kill one after another while the tally has less than `limit` kills
-    and start it again; return the commands once all have ended well."""
+def besiege(stage: Stage, target: Target, limit: int, tally: Tally) -> list[Child]:
+    """Let the commands of a target work, kill one after another while the tally has less than
+    `limit` kills and start it again. Return the commands once all have ended well, or a fault is
+    seen."""
     rng, end = tally.workspace.generator(stage.folder.name), time.monotonic() + LIMIT_S
-    children = [start() for _ in range(count)]
-    while time.monotonic() < end and len(tally.failures) < ENOUGH:
+    children = [target.start(stage) for _ in range(target.count)]
+    while time.monotonic() < end and len(tally.failures) < ENOUGH and not stage.log.judge()[0]:
         for i, child in enumerate(children):
             if child.has_ended() and not tally.ended_well(stage, child):
                 if not until(child.is_empty, QUIET_S):
                     tally.fail(stage, "a process outlived the kill")
-                children[i] = start()
+                children[i] = target.start(stage)
         going = [child for child in children if not child.has_ended()]
         if not going:
             return children
         rng.shuffle(going)
-        if tally.kills >= limit or not strike(stage, going, draw(rng), tally):
+        if tally.kills >= limit or not strike(stage, going, target.draw(rng), tally):
             time.sleep(0.02)
-    tally.fail(stage, f"not done after {LIMIT_S:g} s")
+    tally.fail(stage, f"not done after {LIMIT_S:g} s, or a fault was seen")
     return children
 
 
-def undisturbed(tally: Tally, name: str, start: Callable[[Stage], Child], count: int) -> Facts:
+def undisturbed(target: Target, tally: Tally) -> Facts:
     """Return the results of commands that nobody kills; together they begin each run once."""
-    with Stage(tally.workspace, name) as stage:
-        besiege(stage, partial(start, stage), count, 0, tally)
-        for run, times in stage.log.count("trains").items():
-            if times > 1:
-                tally.fail(stage, f"run {run} was begun {times} times")
-        return {run: facts_of(stage.store, run) for run in sorted(stage.store.done())}
+    with Stage(tally.workspace, target.name) as stage:
+        besiege(stage, target, 0, tally)
+        begun = Counter(note.run for note in stage.log.notes() if note.kind == "trains")
+        for run in [run for run, times in begun.items() if times > 1]:
+            tally.fail(stage, f"run {run} was begun {begun[run]} times")
+        found = {run: facts_of(stage.store, run) for run in sorted(stage.store.done())}
+        if len(found) != target.runs:
+            tally.fail(stage, f"{len(found)} runs were done, not {target.runs}")
+        return found
 
 
-def kill_runs(tally: Tally) -> None:
-    """Kill scripts/train.py, each run until it is done."""
-    is_long = tally.workspace.is_long
-    steps: Config = {"train.steps": STEPS[is_long]}
-    variants = VARIANTS if is_long else VARIANTS[:1]
-    starts = [
-        partial(Stage.start_run, settings=v | steps | {"seed": i}) for i, v in enumerate(variants)
-    ]
-    expected = [undisturbed(tally, f"run-{i}", start, 1) for i, start in enumerate(starts)]
-    number = 0
-    while tally.kills < RUN_KILLS[is_long] and len(tally.failures) < ENOUGH:
-        which = number % len(starts)
-        with Stage(tally.workspace, f"killed-run-{number}") as stage:
-            besiege(stage, partial(starts[which], stage), 1, RUN_KILLS[is_long], tally)
-            tally.close(stage, expected[which])
-        number += 1
-
-
-def kill_studies(tally: Tally) -> None:
-    """Kill two scripts/study.py on one directory, or three in the long version."""
-    is_long, number = tally.workspace.is_long, 0
-    crew, limit = 3 if is_long else 2, tally.kills + STUDY_KILLS[is_long]
-    expected = undisturbed(tally, "study", Stage.start_study, crew)
+def attack(target: Target, tally: Tally) -> None:
+    """Kill the commands of a target, each time until its runs are done, and judge what is left."""
+    expected, number = undisturbed(target, tally), 0
+    limit = tally.kills + target.kills[tally.workspace.is_long]
     while tally.kills < limit and len(tally.failures) < ENOUGH:
-        with Stage(tally.workspace, f"killed-study-{number}") as stage:
-            children = besiege(stage, stage.start_study, crew, limit, tally)
-            if len({child.table() for child in children} - {""}) != 1:
-                tally.fail(stage, f"not one table: {[child.table() for child in children]}")
-            if len(expected) != runs_of(len(ARMS)):
-                tally.fail(stage, f"{len(expected)} runs were done, not {runs_of(len(ARMS))}")
+        with Stage(tally.workspace, f"killed-{target.name}-{number}") as stage:
+            tables = {child.table() for child in besiege(stage, target, limit, tally)}
+            if len(tables) != 1 or (target.name == "study" and tables == {""}):
+                tally.fail(stage, f"not one table: {tables}")
             tally.close(stage, expected)
         number += 1
 
 
-def begin_again_in_silence() -> None:
-    """Be a mutant: write checkpoints in place and slowly, and begin again where one is damaged."""
-    whole = files.write_atomic
-
-    def write(path: Path, content: str | bytes) -> None:
-        if not path.match("checkpoint-*.json"):
-            return whole(path, content)
-        data = content.encode() if isinstance(content, str) else content
-        with open(path, "wb", buffering=0) as file:
-            for first in range(0, len(data), len(data) // 20 + 1):
-                file.write(data[first : first + len(data) // 20 + 1])
-                time.sleep(0.003)
-
-    def newest(self: PopulationFolder, warn: Callable[[str], None]) -> Checkpoint | None:
-        del warn
-        try:
-            return self.read(self.steps()[0])
-        except (IndexError, FileNotFoundError, Damaged):
-            return None
-
-    files.write_atomic, PopulationFolder.newest = write, newest
-
-
-def is_mutant_caught(workspace: Workspace) -> bool:
-    """Tell whether a dozen kills show the broken writer of checkpoints."""
-    mutant, tally = begin_again_in_silence, Tally(workspace)
-    rng = workspace.generator(mutant.__name__)
-    with Stage(workspace, mutant.__name__, mutant) as stage:
-        while not stage.log.faults() and len(stage.children) < DOZEN:
-            child = stage.start_run(VARIANTS[0] | {"train.steps": STEPS[True]})
-            strike(stage, [child], Kill("all", "row", rng.uniform(0.1, 1)), tally)
-            until(child.is_empty, QUIET_S)
-        return bool(stage.log.faults())
+def is_caught(mutant: Target, workspace: Workspace) -> bool:
+    with Stage(workspace, mutant.name, mutant.mutant) as stage:
+        besiege(stage, mutant, mutant.kills[workspace.is_long], Tally(workspace))
+        return bool(stage.log.judge()[0])
 
 
 def run(workspace: Workspace) -> Report:
-    """Kill single runs, then studies that share a directory, then mutants."""
-    began, tally = time.monotonic(), Tally(workspace)
-    kill_runs(tally)
-    kill_studies(tally)
-    seconds = (time.monotonic() - began) / max(tally.kills, 1)
-    is_caught = is_mutant_caught(workspace)
-    lost = [line for line in tally.failures if "is lost" in line]
-    twice = [line for line in tally.failures if "twice" in line]
+    """Kill single runs, studies that share a directory and races; then let mutants be seen."""
+    tally = Tally(workspace)
+    for target in targets(workspace.is_long):
+        attack(target, tally)
+    missed = [mutant.name for mutant in mutants() if not is_caught(mutant, workspace)]
     figures = {
         "kills": tally.kills,
         "of": ", ".join(f"{part} {n}" for part, n in tally.parts.most_common()),
         "restarts from a checkpoint": tally.restarts,
-        "runs lost": len(lost),
-        "runs recorded twice": len(twice),
+        "runs lost": sum("is lost" in line for line in tally.failures),
+        "runs recorded twice": sum("twice" in line for line in tally.failures),
         "bit-equal": f"{tally.runs - tally.wrong} of {tally.runs}",
         "steps redone, most": tally.redone,
-        "seconds per kill": round(seconds, 1),
-        "mutants caught": f"{int(is_caught)} of 1",
+        "mutants caught": caught(missed, mutants()),
     }
     goal = f"no run lost or recorded twice, all as if undisturbed, at most {CHUNK} steps redone"
-    failures = tally.failures + ([] if is_caught else ["a mutant was not caught"])
-    return Report("Kills of runs and of studies that share a directory", goal, figures, failures)
+    failures = tally.failures + [f"a mutant was not caught: {name}" for name in missed]
+    return Report(
+        "Kills of runs, of studies that share a directory and of races", goal, figures, failures
+    )

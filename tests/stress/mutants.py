@@ -5,31 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from normlab.runs import files
 from normlab.runs.checkpoints import Checkpoint, PopulationFolder
 from normlab.runs.errors import NoCheckpoint, StorageError
-from normlab.runs.store import Record, Store, curve_text
-from normlab.settings import from_json
+from normlab.runs.record import Record, record_of
+from normlab.runs.store import Store, curve_text
 
-Mutant = list[tuple[Any, str, Any]]
-"""An object, a name in it and what replaces it."""
+Mutant = tuple[Any, str, Any]
+"""An object, a name in it and what replaces it, as `patch.object` takes them."""
 SAVE, NEWEST, FINISH = PopulationFolder.save, PopulationFolder.newest, Store.finish
 WRITE = files.write_atomic
-
-
-@contextmanager
-def planted(mutant: Mutant) -> Iterator[None]:
-    """Replace code by a mutant for as long as this lasts."""
-    with ExitStack() as stack:
-        for target in mutant:
-            stack.enter_context(patch.object(*target))
-        yield
 
 
 def _write_over(path: Path, content: str | bytes) -> None:
@@ -55,16 +44,6 @@ def _result_first(store: Store, run: str, result: Any, curve: Any) -> None:
     FINISH(store, run, result, curve)
 
 
-WRITERS: dict[str, Mutant] = {
-    "a file is written over": [(files, "write_atomic", _write_over)],
-    "a file is not synced": [(files, "write_atomic", _write_unsynced)],
-    "a folder is not synced": [(files, "sync_folder", lambda folder: None)],
-    "old checkpoints are removed first": [(PopulationFolder, "save", _remove_first)],
-    "a result before its curve": [(Store, "finish", _result_first)],
-    "temporary files stay": [(files, "remove_leftovers", lambda folder: None)],
-}
-
-
 def _write_or_not(path: Path, content: str | bytes) -> None:
     try:
         WRITE(path, content)
@@ -79,10 +58,17 @@ def _unexplained(path: Path, content: str | bytes) -> None:
         raise OSError("cannot write") from error
 
 
-CARELESS_WRITERS: dict[str, Mutant] = {
-    "errors are swallowed": [(files, "write_atomic", _write_or_not)],
-    "errors are not explained": [(files, "write_atomic", _unexplained)],
+WRITERS: dict[str, tuple[str, Mutant]] = {
+    "a file is written over": ("power", (files, "write_atomic", _write_over)),
+    "a file is not synced": ("power", (files, "write_atomic", _write_unsynced)),
+    "a folder is not synced": ("power", (files, "sync_folder", lambda folder: None)),
+    "old checkpoints are removed first": ("power", (PopulationFolder, "save", _remove_first)),
+    "a result before its curve": ("power", (Store, "finish", _result_first)),
+    "temporary files stay": ("power", (files, "remove_leftovers", lambda folder: None)),
+    "errors are swallowed": ("full", (files, "write_atomic", _write_or_not)),
+    "errors are not explained": ("full", (files, "write_atomic", _unexplained)),
 }
+"""Mutant -> the way of stress.crashes that must show it, and what it replaces."""
 
 
 def _read_unsealed(path: Path) -> dict[str, Any]:
@@ -113,18 +99,16 @@ def _throw_away(folder: PopulationFolder, step: int) -> None:
 
 def _read_any_curve(store: Store, run: str) -> Record:
     """Read as the store does, but for the checksum of the curve."""
-    facts = files.read_json(store.run_dir(run) / "result.json")
-    known = {n: facts[n] for n in ("status", "final", "diverged_at", "seconds", "provenance")}
+    result = files.read_json(store.run_dir(run) / "result.json")
     lines = (store.run_dir(run) / "curve.jsonl").read_bytes().splitlines()
-    curve = [json.loads(line) for line in lines]
-    return Record(run_id=run, config=from_json(facts["config"]), curve=curve, **known)
+    return record_of(run, result, [json.loads(line) for line in lines])
 
 
 READERS: dict[str, Mutant] = {
-    "arrays without a checksum": [(PopulationFolder, "_read_arrays", _read_arrays_unsealed)],
-    "JSON without a checksum": [(files, "read_json", _read_unsealed)],
-    "a fresh start where nothing can be read": [(PopulationFolder, "newest", _begin_again)],
-    "no warning": [(PopulationFolder, "newest", _in_silence)],
-    "damaged checkpoints are deleted": [(PopulationFolder, "_put_away", _throw_away)],
-    "a curve without a checksum": [(Store, "read", _read_any_curve)],
+    "arrays without a checksum": (PopulationFolder, "_read_arrays", _read_arrays_unsealed),
+    "JSON without a checksum": (files, "read_json", _read_unsealed),
+    "a fresh start where nothing can be read": (PopulationFolder, "newest", _begin_again),
+    "no warning": (PopulationFolder, "newest", _in_silence),
+    "damaged checkpoints are deleted": (PopulationFolder, "_put_away", _throw_away),
+    "a curve without a checksum": (Store, "read", _read_any_curve),
 }

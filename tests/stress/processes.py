@@ -13,13 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workspace import ROOT, study_text
+from workspace import ROOT
 
 from normlab.runs.checkpoints import PopulationFolder
 from normlab.runs.store import Store
@@ -28,13 +27,6 @@ from stress.campaign import Workspace
 
 CHUNK = 5
 """Steps between two checkpoints."""
-SIZES = {"train_eval_every": CHUNK, "eval_curve_examples": 100, "eval_stats_examples": 64}
-TINY: Config = {name.replace("_", ".", 1): value for name, value in SIZES.items()}
-TINY |= {"data.name": "synthetic", "model.widths": (16,), "host.chunk": CHUNK}
-"""A small network, evaluated after every chunk, so that its curve shows its progress."""
-ARMS = ("none", "batch", "layer")
-STUDY_STEPS = 100, 400
-"""Of each run of the study, in the short version and in the long one."""
 DIE_WITH_PARENT = 1
 """Linux: PR_SET_PDEATHSIG, the signal that a process gets when the one that started it ends."""
 
@@ -98,39 +90,31 @@ class Log:
         fields = (line.split() for line in text.splitlines(True) if line.endswith("\n"))
         return [Note(kind, int(group), run, int(step)) for kind, group, run, step in fields]
 
-    def count(self, kind: str) -> Counter[str]:
-        """Return how many notes of a kind there are of each run."""
-        return Counter(note.run for note in self.notes() if note.kind == kind)
-
-    def redone(self) -> dict[str, int]:
-        """Return for each run with progress that was begun or continued the steps done again."""
-        found: dict[str, int] = {}
-        fresh: set[str] = set()
-        seen: dict[str, int] = {}
-        for kind, _, run, step in self.notes():
-            if kind == "trains":
+    def judge(self) -> tuple[list[str], dict[str, int]]:
+        """Return what is wrong: runs that were recorded or trained twice, or lost more than a
+        chunk; and run -> the most steps that were done again after it was continued."""
+        finished, wrong = set[str](), list[str]()
+        owner, seen, redone = dict[str, int](), dict[str, int](), dict[str, int]()
+        fresh = set[str]()
+        for kind, group, run, step in self.notes():
+            if kind == "again" or (kind == "finished" and run in finished):
+                wrong.append(f"run {run} was recorded twice")
+            elif kind == "finished":
+                finished.add(run)
+            elif kind == "trains":
+                owner[run] = group
                 fresh.add(run)
             elif kind == "row":
+                if owner.get(run) != group:
+                    wrong.append(f"run {run} was trained by two at once")
                 if run in fresh and run in seen:
-                    found[run] = max(found.get(run, 0), seen[run] - (step - CHUNK))
+                    redone[run] = max(redone.get(run, 0), seen[run] - (step - CHUNK))
                 fresh.discard(run)
                 seen[run] = max(step, seen.get(run, 0))
-        return found
-
-    def faults(self) -> list[str]:
-        """Return which runs were recorded or trained twice, or lost more than one chunk."""
-        often = {run for run, count in self.count("finished").items() if count > 1}
-        found = [
-            f"run {run} was recorded twice" for run in sorted(often | self.count("again").keys())
+        lost = [
+            f"run {run} did {steps} steps again" for run, steps in redone.items() if steps > CHUNK
         ]
-        owner: dict[str, int] = {}
-        for kind, group, run, _ in self.notes():
-            if kind == "trains":
-                owner[run] = group
-            elif kind == "row" and owner.get(run) != group:
-                found.append(f"run {run} was trained by two at once")
-        lost = {run: steps for run, steps in self.redone().items() if steps > CHUNK}
-        return found + [f"run {run} did {steps} steps again" for run, steps in lost.items()]
+        return sorted(set(wrong)) + lost, redone
 
 
 def members(group: int) -> dict[int, int]:
@@ -257,20 +241,3 @@ class Stage:
             )
         self.children.append(Child(process, out, len(self.log.notes())))
         return self.children[-1]
-
-    def _script(self, name: str, flags: list[str], settings: Config) -> Child:
-        settings = {"train.checkpoint_seconds": 0, "host.processes": 1} | settings
-        flags += [f"--config.{name}={value}" for name, value in settings.items()]
-        return self.start(str(ROOT / "scripts" / name), f"--results={self.store.root}", *flags)
-
-    def start_run(self, settings: Config) -> Child:
-        """Start scripts/train.py on one run."""
-        return self._script("train.py", ["--config=digits_mlp"], TINY | settings)
-
-    def start_study(self) -> Child:
-        """Start scripts/study.py on a study of seconds, the same for all stages."""
-        file = self.workspace.folder / "tiny.py"
-        if not file.exists():
-            steps = STUDY_STEPS[self.workspace.is_long]
-            file.write_text(study_text(ARMS, steps, **SIZES), encoding="utf-8")
-        return self._script("study.py", [f"--study={file}"], {"host.chunk": CHUNK})

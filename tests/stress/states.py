@@ -1,26 +1,26 @@
-"""Results directories as the real trainer leaves them, to be copied and damaged.
+"""Results as the real trainer leaves them, to be copied, damaged and continued.
 
 Nothing here imports jax before it trains, so that a process which reads the states can fork.
 """
 
 from __future__ import annotations
 
-import functools
+import io
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from normlab.runs import files
-from normlab.runs.checkpoints import Checkpoint, PopulationFolder
+from normlab.runs import checkpoints, files
+from normlab.runs.checkpoints import Checkpoint, PopulationFolder, population_id
 from normlab.runs.config import resolve, run_id
 from normlab.runs.store import Store
 from normlab.settings import Config
 
 STEPS, CHUNK = 25, 5
 SAVED = (5, 10, 15)
-"""Steps of the saves; the states are before-5, before-15, stopped (after the last) and done."""
+"""Steps of the saves before the populations were stopped."""
 TINY = {
     "data.name": "synthetic",
     "data.batch": 16,
@@ -38,35 +38,32 @@ TINY = {
     "host.width": 2,
     "host.chunk": CHUNK,
 }
+_ALL = [resolve(TINY | {"seed": seed}).config for seed in range(4)]
+OWN, OTHER = ({run_id(config): config for config in pair} for pair in (_ALL[:2], _ALL[2:]))
+"""Run -> configuration of the population under test, and of another one in the same folders."""
+NAME, OTHER_NAME = population_id(OWN), population_id(OTHER)
 
 
 class States:
-    """Two populations of two runs: the one under test, `name`, and `other` in the same folders."""
+    """Both populations in `stopped`, with all their checkpoints, and their results in `done`."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.name, self.other = files.read_json(folder / "states.json")["populations"]
-        stopped, done = self.population(Store(folder / "stopped")), Store(folder / "done")
-        early = self.population(Store(folder / "before-15"))
-        self.saves = [early.read(5), early.read(10), stopped.read(15)]
-        other = PopulationFolder(Store(folder / "stopped"), self.other)
-        self.other_saves = [other.read(step) for step in SAVED[1:]]
-        self.configs, self.other_configs = stopped.runs(), other.runs()
-        self.facts = files.read_json(stopped.path / "manifest.json")["facts"]
-        self.results: dict[str, dict[str, Any]] = {}
-        self.curves: dict[str, list[dict[str, float]]] = {}
-        for run in self.configs:
-            result = files.read_json(done.run_dir(run) / "result.json")
-            self.results[run] = {n: v for n, v in result.items() if n != "curve_sha256"}
-            self.curves[run] = done.read(run).curve
+        self.folder, self.done = folder, Store(folder / "done")
+        population = PopulationFolder(Store(folder / "stopped"), NAME)
+        self.saves = {step: population.read(step) for step in SAVED}
+        self.facts = files.read_json(population.path / "manifest.json")["facts"]
+        self.results = {r: files.read_json(self.done.run_dir(r) / "result.json") for r in OWN}
+        self.curves = {run: self.done.read(run).curve for run in OWN}
 
-    def population(self, store: Store) -> PopulationFolder:
-        return PopulationFolder(store, self.name)
-
-    def copy(self, state: str, place: Path) -> Store:
-        """Return a copy of one state that replaces what is at `place`."""
+    def copy(self, place: Path, steps: tuple[int, ...] = SAVED[1:]) -> Store:
+        """Return the results with the checkpoints of `steps`, in place of what is at `place`."""
         shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(self.folder / state, place)
+        shutil.copytree(self.folder / "stopped", place)
+        for path in place.glob("populations/*/checkpoint-*"):
+            if int(path.stem.partition("-")[2]) not in steps:
+                path.unlink()
+        for path in [] if steps else place.glob("populations/*/unfinished"):
+            path.unlink()
         return Store(place)
 
     def is_as_recorded(self, store: Store, run: str) -> bool:
@@ -75,77 +72,39 @@ class States:
         return (record.final, record.curve) == (self.results[run]["final"], self.curves[run])
 
 
-@functools.cache
-def _dataset_and_clock() -> tuple[Any, Any]:
-    from normlab.data import load
-    from normlab.launch.costs import CompileClock
+def train(store: Store, configs: dict[str, Config], *, stop_at: int = STEPS) -> None:
+    """Train a population with the real worker, to its end or until it has saved at `stop_at`."""
+    from normlab.launch.worker import Worker
 
-    return load("synthetic"), CompileClock()
-
-
-def train(
-    store: Store,
-    configs: dict[str, Config],
-    *,
-    stop_at: int = STEPS,
-    on_chunk: Callable[[int], None] = lambda step: None,
-) -> None:
-    """Train a population with the real trainer, to its end or until it has saved at `stop_at`."""
-    from normlab.launch.trainer import Trainer
-
-    dataset, clock = _dataset_and_clock()
-    reached = [0]
+    worker = Worker(store, None, io.StringIO())
 
     def emit(event: str, **facts: Any) -> None:
-        if event == "chunk":
-            reached[0] = facts["step"]
-            on_chunk(facts["step"])
+        if event == "chunk" and facts["step"] == stop_at < STEPS:
+            worker.has_stop_request = True
 
-    def is_stopping() -> bool:
-        return reached[0] == stop_at < STEPS
-
-    locks = [store.lock(name) for name in configs]
-    trainer = Trainer(store, configs, dataset, clock=clock, emit=emit, is_stopping=is_stopping)
+    worker.emit = emit
+    resumes = PopulationFolder(store, population_id(configs)).is_unfinished()
     try:
-        trainer.train([])
+        worker.train(configs, resumes, [])
     except SystemExit:
         pass  # saved on request
-    finally:
-        for lock in locks:
-            if lock is not None:
-                lock.release()
 
 
 def train_states(folder: Path) -> States:
     """Train two tiny populations and keep their states below `folder`."""
-    store = Store(folder / "work").open()
-    configs = [resolve(TINY | {"seed": seed}).config for seed in range(4)]
-    mine, others = ({run_id(c): c for c in pair} for pair in (configs[:2], configs[2:]))
-
-    def keep(step: int) -> None:
-        if step in SAVED:
-            shutil.copytree(store.root, folder / f"before-{step}")
-
-    train(store, others, stop_at=SAVED[-1])
-    other = next((store.root / "populations").iterdir()).name
-    train(store, mine, stop_at=SAVED[-1], on_chunk=keep)
-    shutil.copytree(store.root, folder / "stopped")
-    train(store, others)
-    train(store, mine)
-    shutil.copytree(store.root, folder / "done")
-    (name,) = {path.name for path in (store.root / "populations").iterdir()} - {other}
-    files.write_json(folder / "states.json", {"populations": [name, other]})
-    shutil.rmtree(store.root)
+    stopped = Store(folder / "stopped").open()
+    with patch.object(checkpoints, "KEPT", len(SAVED)):
+        for configs in (OWN, OTHER):
+            train(stopped, configs, stop_at=SAVED[-1])
+    shutil.copytree(stopped.root, folder / "done")
+    for configs in (OWN, OTHER):
+        train(Store(folder / "done"), configs)
     return States(folder)
 
 
-def same(one: Checkpoint | None, two: Checkpoint | None) -> bool:
-    """Tell whether two checkpoints agree in every bit."""
-    if one is None or two is None:
-        return one is two
-    return one.step == two.step and _bits(one) == _bits(two)
-
-
-def _bits(checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
+def bits(checkpoint: Checkpoint | None) -> object:
+    """Return all of a checkpoint, so that two of them are equal if every bit is."""
+    if checkpoint is None:
+        return None
     arrays = {n: (a.dtype.str, a.shape, a.tobytes()) for n, a in checkpoint.arrays.items()}
-    return arrays, json.dumps(checkpoint.facts, sort_keys=True)
+    return checkpoint.step, arrays, json.dumps(checkpoint.facts, sort_keys=True)
