@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import random
+from typing import Any
 
 import pytest
 
@@ -85,6 +89,39 @@ def test_refused_in_one_line(case):
     with pytest.raises(ConfigError) as refusal:
         resolve(config)
     assert words in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+ODD = (None, True, "", "x" * 5000, "a\nb", "é\u202e", b"x", [], {}, (), (0,), (1.5,), (1,) * 3000)
+ODD += (-1, 0, 1, 2, 7, 97, 2**63, 10**400, -0.0, 5e-324, 0.5, 1e30, math.nan, math.inf)
+
+
+def unlikely_config(rng: random.Random) -> dict[str, Any]:
+    """Return up to three settings at their default, a choice, next to a limit or at an odd value;
+    rarely one that does not exist."""
+    config: dict[str, Any] = {}
+    for name in rng.sample(sorted(SETTINGS), rng.randint(1, 3)):
+        setting = SETTINGS[name]
+        edges = [edge for edge in (setting.low, setting.high) if edge is not None]
+        near = [type(setting.default)(edge + step) for edge in edges for step in (-1, 0, 1)]
+        odd = rng.choice(ODD)
+        config[name] = rng.choice([setting.default, *setting.choices, *near, odd, odd])
+    return config | ({rng.choice(("", "x" * 5000, "é\n")): 1} if rng.random() < 0.1 else {})
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_unlikely_settings_are_refused_in_one_line_or_resolve_to_a_fixed_point(seed, tmp_path):
+    rng, accepted = random.Random(seed), 0
+    for _ in range(100):
+        config = unlikely_config(rng)
+        try:
+            resolved = resolve(config, str(tmp_path)).config
+        except ConfigError as refusal:
+            assert "\n" not in str(refusal) and len(str(refusal)) <= 1000, config
+            continue
+        accepted += 1
+        assert resolve(resolved, str(tmp_path)) == (resolved, []), config
+        assert run_id(from_json(json.loads(json.dumps(resolved)))) == run_id(resolved), config
+    assert 10 <= accepted <= 90
 
 
 def test_unprepared_data_name_both_ways(tmp_path):

@@ -46,7 +46,6 @@ CAMPAIGNS = {
     "crashes": ("every_file_operation", "full_disks", "full", "permission", "training"),
     "damage": ("checkpoints", "results"),
     "untrusted_input": ("malice",),
-    "settings": ("bad_settings",),
 }
 """Campaign, which is a module of this package -> earlier names of its parts."""
 

@@ -25,7 +25,6 @@ AT_LEAST = {
     },
     "damage": {"damages": 55},
     "untrusted_input": {"files planted": 40, "links planted": 15},
-    "settings": {"accepted": 15, "trained": 1},
 }
 """Figures without which a campaign would have tried nothing."""
 
