@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -36,8 +36,8 @@ class Report:
 
     title: str
     goal: str
-    figures: Mapping[str, int | float | str]
-    failures: list[str] = field(default_factory=list)
+    figures: Mapping[str, int | str]
+    failures: list[str]
     """A line for each broken promise, with what is needed to repeat it; empty: all were kept."""
 
 
@@ -73,7 +73,15 @@ def error_of(act: Callable[[], object]) -> str:
     return ""
 
 
-def caught(missed: Iterable[str], mutants: Iterable[str]) -> str:
-    """Return the figure of how many mutants were caught."""
-    total = len(list(mutants))
-    return f"{total - len(list(missed))} of {total}"
+def report(
+    title: str,
+    goal: str,
+    figures: Mapping[str, int | str],
+    failures: Iterable[str],
+    missed: Sequence[str],
+    mutants: Sized,
+) -> Report:
+    """Return the outcome of a campaign. A mutant that it missed is a failure too."""
+    caught = {"mutants caught": f"{len(mutants) - len(missed)} of {len(mutants)}"}
+    failures = [*failures, *(f"a mutant was not caught: {name}" for name in missed)]
+    return Report(title, goal, {**figures, **caught}, failures)

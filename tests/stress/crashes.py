@@ -23,7 +23,7 @@ from unittest.mock import patch
 from normlab.runs.checkpoints import Checkpoint, PopulationFolder, unfinished
 from normlab.runs.store import Store
 from normlab.studies.setup import ROOT
-from stress.campaign import Broken, Report, Workspace, caught, error_of
+from stress.campaign import Broken, Report, Workspace, error_of, report
 from stress.crash_injection import CRASHED, CrashPoint, ask, in_child
 from stress.mutants import WRITERS
 from stress.states import NAME, OWN, SAVED, States, bits, train_states
@@ -284,12 +284,10 @@ def run(workspace: Workspace) -> Report:
         "points": sum(points.values()),
         **{WAYS[way]: count for way, count in points.items()},
         "trainings refused and continued": len(rooms),
-        "bad": len(failures),
-        "mutants caught": caught(missed, WRITERS),
     }
     goal = "after each the old or the new is there, whole, and the same call works"
-    failures += [f"a mutant was not caught: {name}" for name in missed]
-    return Report("Crashes and full disks at every file operation", goal, figures, failures)
+    title = "Crashes and full disks at every file operation"
+    return report(title, goal, figures, failures, missed, WRITERS)
 
 
 if __name__ == "__main__":

@@ -66,11 +66,8 @@ def planted_study(text: str) -> Study:
         screening_seeds=1,
     )
 
-    one, two = (arm.name for arm in arms[:2])
-    effect = error_difference(one, two, text)
-    claims = tuple(
-        Claim(formula, text, "tiny", effect, sesoi=1.0, n=2, scope=text) for formula in FORMULAS
-    )
+    effect = error_difference(arms[0].name, arms[1].name, text)
+    claims = tuple(Claim(f, text, "tiny", effect, sesoi=1.0, n=2, scope=text) for f in FORMULAS)
     kinds = ("title", "question", "fair_test", "source", "expect", "refuted_if", "cost", "variant")
     texts: dict[str, Any] = dict.fromkeys(kinds, text)
     figures = (Figure("curves", "tiny", text),)

@@ -25,7 +25,7 @@ from normlab.runs.checkpoints import PopulationFolder
 from normlab.runs.errors import Damaged
 from normlab.runs.store import Store
 from normlab.settings import Config, defaults
-from stress.campaign import Report, Workspace, caught
+from stress.campaign import Report, Workspace, report
 from stress.processes import CHUNK, Child, Stage, until
 
 COMPARED = ("status", "diverged_at", "skipped_steps", "final", "curve_sha256")
@@ -59,7 +59,7 @@ class Target(NamedTuple):
     start: Callable[[Stage], Child]
     runs: int
     """How many there must be in the end."""
-    count: int = 1
+    crew: int = 1
     """How many commands work at the same time."""
     kills: tuple[int, int] = (3, 40)
     """Of the short version and of the long one."""
@@ -142,7 +142,7 @@ def targets(is_long: bool) -> list[Target]:
     return [
         *runs,
         Target("study", study, runs_of(len(ARMS)), crew, kills=(3, 120)),
-        Target("race", start_race, len(RACED), count=3, kills=(3, 180), **race),
+        Target("race", start_race, len(RACED), crew=3, kills=(3, 180), **race),
     ]
 
 
@@ -265,7 +265,7 @@ def besiege(stage: Stage, target: Target, limit: int, tally: Tally) -> list[Chil
     `limit` kills and start it again. Return the commands once all have ended well, or a fault is
     seen."""
     rng, end = tally.workspace.generator(stage.folder.name), time.monotonic() + LIMIT_S
-    children = [target.start(stage) for _ in range(target.count)]
+    children = [target.start(stage) for _ in range(target.crew)]
     while time.monotonic() < end and len(tally.failures) < ENOUGH and not stage.log.judge()[0]:
         for i, child in enumerate(children):
             if child.has_ended() and not tally.ended_well(stage, child):
@@ -328,10 +328,7 @@ def run(workspace: Workspace) -> Report:
         "runs recorded twice": sum("twice" in line for line in tally.failures),
         "bit-equal": f"{tally.runs - tally.wrong} of {tally.runs}",
         "steps redone, most": tally.redone,
-        "mutants caught": caught(missed, mutants()),
     }
     goal = f"no run lost or recorded twice, all as if undisturbed, at most {CHUNK} steps redone"
-    failures = tally.failures + [f"a mutant was not caught: {name}" for name in missed]
-    return Report(
-        "Kills of runs, of studies that share a directory and of races", goal, figures, failures
-    )
+    title = "Kills of runs, of studies that share a directory and of races"
+    return report(title, goal, figures, tally.failures, missed, mutants())

@@ -12,6 +12,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,7 +34,7 @@ from normlab.runs.fsck import examine
 from normlab.runs.store import Record, Store
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import load_study
-from stress.campaign import Report, Workspace, caught
+from stress.campaign import Report, Workspace, report
 from stress.hostile import Target, made_up
 from stress.output_escaping import printed
 
@@ -68,14 +69,14 @@ def readers(target: Target, place: str, content: bytes) -> Found:
     store = target.renew()
     target.plant(place, content)
 
-    def report() -> None:
-        cache = ConfigCache(needs_data=False)
-        write_report(store, collect(store, [target.study], "quick", cache))
-
     def plan() -> None:
         job = sweep.Job([target.study], "quick", store)
         job.prepare()
         job.missing()
+
+    def write_page() -> None:
+        cache = ConfigCache(needs_data=False)
+        write_report(store, collect(store, [target.study], "quick", cache))
 
     acts: dict[str, Callable[[], object]] = {
         "Store.read": lambda: store.read(target.run),
@@ -86,10 +87,9 @@ def readers(target: Target, place: str, content: bytes) -> Found:
         "plan": plan,
     }
     if not place.startswith("populations/"):  # where no report looks
-        acts["report"] = report
-    return [
-        f"{name}: {line}" for name, act in acts.items() for line in end_of(act)
-    ] + target.escaped()
+        acts["report"] = write_page
+    wrong = [f"{name}: {line}" for name, act in acts.items() for line in end_of(act)]
+    return wrong + target.escaped()
 
 
 def writers(target: Target, store: Store) -> list[Callable[[], object]]:
@@ -187,67 +187,43 @@ def _read_norms_unhashed(file: str, sha256: str = "") -> dict[str, outside.Outsi
 
 def mutants(target: Target) -> dict[str, tuple[tuple[Any, str, Any], Callable[[], Found], str]]:
     """Return name -> what is replaced, the check that must see it, and a word of what it says."""
-    forged, run = (target.places[0], b'{"config": 3}'), f"runs/{target.run}"
-    names_followed = (files, "inside", _follow_names)
-
-    def pages() -> Found:
-        return printed(target)
-
-    def run_code() -> Found:
-        return code(target)
-
+    pages, run_code = partial(printed, target), partial(code, target)
+    forged = partial(readers, target, target.places[0], b'{"config": 3}')
+    linked = partial(links, target, f"runs/{target.run}")
     return {
         "an unescaped page": ((jinja2, "Environment", _unescaped), pages, ".html"),
         "unescaped CSV": ((tables, "csv_cell", tables.cell_text), pages, ".csv"),
         "unescaped LaTeX": ((tables, "latex_text", str), pages, ".tex"),
         "unescaped Markdown": ((tables, "markdown_text", str), pages, ".md"),
-        "followed links": (names_followed, lambda: links(target, run), "outside: "),
-        "unchecked records": (
-            (Store, "read", _read_unchecked),
-            lambda: readers(target, *forged),
-            "KeyError",
-        ),
+        "followed links": ((files, "inside", _follow_names), linked, "outside: "),
+        "unchecked records": ((Store, "read", _read_unchecked), forged, "KeyError"),
         "a study by its file": ((sweep, "started_studies", _start_named_files), run_code, "canary"),
         "unhashed norms": ((outside, "read_norms", _read_norms_unhashed), run_code, "canary"),
     }
 
 
-def missed_mutants(target: Target) -> list[str]:
-    missed = []
-    for name, (replaced, check, words) in mutants(target).items():
-        with patch.object(*replaced):
-            if not any(words in line for line in check()):
-                missed.append(name)
-    return missed
-
-
 def run(workspace: Workspace) -> Report:
     """Plant all of it; a failure names what was planted and what happened."""
-    failures, norms = [], dict(NORMS)
+    norms, missed = dict(NORMS), []
     try:
-        target, rng = Target(workspace.folder / "here"), workspace.generator("plants")
-        plants = target.plants()
-        chosen = list(plants) if workspace.is_long else rng.sample(list(plants), 40)
-        for label in chosen:
-            failures += [f"{label}: {line}" for line in readers(target, *plants[label])]
-        places = link_places(target)
-        for place in places:
-            failures += [f"a link at {place}: {line}" for line in links(target, place)]
-        failures += code(target)
-        active = printed(target, has_figures=True)
-        missed, total = missed_mutants(target), mutants(target)
+        target = Target(workspace.folder / "here")
+        plants, places = target.plants(), link_places(target)
+        if not workspace.is_long:
+            chosen = workspace.generator("plants").sample(list(plants), 40)
+            plants = {label: plants[label] for label in chosen}
+        checks = {label: partial(readers, target, *plant) for label, plant in plants.items()}
+        checks |= {f"a link at {place}": partial(links, target, place) for place in places}
+        checks["code"] = partial(code, target)
+        checks["printed"] = partial(printed, target, has_figures=True)
+        failures = [f"{label}: {line}" for label, check in checks.items() for line in check()]
+        broken = mutants(target)
+        for name, (replaced, check, words) in broken.items():
+            with patch.object(*replaced):
+                if not any(words in line for line in check()):
+                    missed.append(name)
     finally:
         NORMS.clear()
         NORMS.update(norms)
-    failures += [f"printed: {line}" for line in active]
-    figures = {
-        "files planted": len(chosen),
-        "links planted": len(places),
-        "canaries executed": sum("canary" in line for line in failures),
-        "files outside the results": sum("outside: " in line for line in failures),
-        "active parts printed": len(active),
-        "mutants caught": caught(missed, total),
-    }
-    failures += [f"a mutant was not caught: {name}" for name in missed]
+    figures = {"files planted": len(plants), "links planted": len(places)}
     goal = "nothing planted runs, nothing outside changes, every refusal is one line"
-    return Report("Untrusted input", goal, figures, failures)
+    return report("Untrusted input", goal, figures, failures, missed, broken)
