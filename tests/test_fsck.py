@@ -137,7 +137,7 @@ def test_damage_is_found_and_nothing_is_changed(case, root):
 def test_an_older_checkpoint_and_a_held_lock_change_what_is_said(root):
     flip(f"{NEWEST}.safetensors")(root)
     stopped = [finding.message for finding in examine(root) if finding.kind == "stopped"]
-    assert stopped == ["2 of 2 runs go on at step 10; the command that began them continues"]
+    assert stopped == ["2 of 2 runs continue at step 10; the command that began them continues"]
     lock = Store(root).lock(LEFT)
     assert lock is not None
     kinds = {finding.path: finding.kind for finding in examine(root)}

@@ -74,7 +74,7 @@ def halve_largest(populations: list[PlannedPopulation], workers: int) -> list[Pl
 
 def stopped_populations(store: Store, required: Collection[str]) -> list[PlannedPopulation]:
     """Return the populations that stopped after a checkpoint and hold a required run, as they were
-    formed; raises Drift where the settings of one are not those that its runs are named by."""
+    formed. Raises Drift where the settings of one are not those that its runs are named by."""
     populations = []
     for folder in unfinished(store):
         runs = {name: defaults() | config for name, config in folder.runs_if_known().items()}
@@ -84,7 +84,7 @@ def stopped_populations(store: Store, required: Collection[str]) -> list[Planned
         if wrong:
             raise Drift(
                 f"population {folder.name}: the settings of run {wrong[0]} are not those that it "
-                f"was begun with; move {str(folder.path)!r} away to begin it again"
+                f"was begun with; move {str(folder.path)!r} away to restart it"
             )
         populations.append(PlannedPopulation(runs, resumes=True))
     return populations

@@ -14,12 +14,12 @@ import jax
 from normlab.training.flops import matmul_rate
 
 COMPILING = "/jax/core/compile/"
-"""How jax names what it tells of tracing, lowering, and compiling or reading its cache."""
+"""How jax names its events of tracing, lowering, and compiling or reading its cache."""
 
 
 class CompileClock:
-    """Seconds that this process took to make programs ready, since the clock was made: none for one
-    that is in memory, few for one in the compilation cache."""
+    """Seconds that this process took to make programs ready, since the clock was made. A program
+    that is in memory takes none, one in the compilation cache a few."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[float, float]] = []
@@ -45,9 +45,8 @@ def device_facts() -> dict[str, Any]:
 
 
 def speed_facts(steps: int, seconds: float, flops: int) -> dict[str, float]:
-    """Return the speed of `steps` steps of single runs in `seconds`, which are without compilation
-    but with evaluation: steps per second, and what the `flops` of each step in matrix products make
-    of the machine's rate of those."""
+    """Return the steps of single runs per second, and their `flops` as a share of the machine's
+    rate of matrix products. `seconds` are without compilation but with evaluation."""
     rate = steps / seconds
     share = rate * flops / matmul_rate()
     return {"run_steps_per_second": round(rate, 2), "matmul_fraction": round(share, 6)}
@@ -63,8 +62,8 @@ def memory_facts() -> dict[str, float]:
 
 
 def peak_memory() -> int:
-    """Return the most bytes that this process had resident so far. Linux's getrusage would tell
-    those of the parent where it was the larger."""
+    """Return the most bytes that this process had resident so far. Linux's getrusage would return
+    those of the parent if it was the larger."""
     status = Path("/proc/self/status")
     if status.exists():
         found = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(encoding="utf-8"), re.M)

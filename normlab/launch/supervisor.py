@@ -43,6 +43,11 @@ class WorkerProcess:
     programs: set[tuple] = field(default_factory=set)
     last_message: float = field(default_factory=time.monotonic)
 
+    def seconds_left(self) -> float:
+        """Return the time until it has been silent for host.time_limit, which may be past."""
+        limit = self.population.config["host.time_limit"] if self.population else math.inf
+        return self.last_message + limit - time.monotonic()
+
 
 @dataclass
 class Failure:
@@ -151,8 +156,9 @@ class Supervisor:
     def _choose(
         self, worker: WorkerProcess, populations: list[PlannedPopulation]
     ) -> PlannedPopulation:
-        """Return the population for an idle worker: one that was begun, else one whose program it
-        has already compiled, else one that nobody has, else any; the largest of them."""
+        """Return the population for an idle worker. One that was begun comes first, then one whose
+        program it has already compiled, then one whose program nobody has. Of equals it is the
+        largest."""
         others = set().union(*(w.programs for w in self.workers if w is not worker))
 
         def rank(population: PlannedPopulation) -> tuple[bool, int, int]:
@@ -180,8 +186,8 @@ class Supervisor:
                 return
 
     def _plan(self, left: dict[str, Config], training: set[str]) -> list[PlannedPopulation]:
-        """Return what to train now: populations that stopped and hold a run that is left, whole and
-        as they were formed, and the other runs in new ones."""
+        """Return what to train now: first the populations that stopped and hold a run that is left,
+        as they were formed. The other runs are in new ones."""
         away = training | self.given_up | self.taken
         stopped = stopped_populations(self.store, left)
         old = {name for population in stopped for name in population.configs}
@@ -208,10 +214,13 @@ class Supervisor:
     def _wait(self) -> None:
         """Take events until a worker becomes free."""
         while True:
+            first = min(self._busy(), key=WorkerProcess.seconds_left)
             try:
-                worker, facts = self.events.get(timeout=min(self._seconds_left(), HEARTBEAT_S))
+                seconds = min(first.seconds_left(), HEARTBEAT_S)
+                worker, facts = self.events.get(timeout=max(0.0, seconds))
             except queue.Empty:
-                self._end_silent()
+                if first.seconds_left() <= 0:
+                    self._end_silent(first)
                 return
             worker.last_message = time.monotonic()
             event = facts.pop("event")
@@ -228,25 +237,13 @@ class Supervisor:
             if worker.population is None:
                 return
 
-    def _seconds_left(self) -> float:
-        """Return the time until the first busy worker has been silent for too long."""
-        limits = [
-            w.last_message + w.population.config["host.time_limit"]
-            for w in self.workers
-            if w.population
-        ]
-        return max(0.0, min(limits, default=math.inf) - time.monotonic())
-
-    def _end_silent(self) -> None:
-        """Replace the workers that have sent nothing for host.time_limit."""
-        for worker in self.workers:
-            if worker.population is None:
-                continue
-            limit = worker.population.config["host.time_limit"]
-            if time.monotonic() - worker.last_message >= limit:
-                message = f"nothing was heard of it for {limit:g} s (host.time_limit)"
-                self._fail(worker, Failure(worker.population, "timeout", message))
-                self._replace(worker)
+    def _end_silent(self, worker: WorkerProcess) -> None:
+        """Replace a worker that has sent nothing for host.time_limit."""
+        assert worker.population
+        limit = worker.population.config["host.time_limit"]
+        message = f"nothing was heard of it for {limit:g} s (host.time_limit)"
+        self._fail(worker, Failure(worker.population, "timeout", message))
+        self._replace(worker)
 
     def _replace(self, worker: WorkerProcess) -> None:
         """Start another worker in the place of one that is dead or of no more use."""
@@ -274,8 +271,8 @@ class Supervisor:
             self._replace(worker)  # for a new one all of the memory is free
 
     def _fail(self, worker: WorkerProcess, failure: Failure, again: bool = True) -> None:
-        """Note a failure. The runs are tried again while retries are left and it may help, after
-        an error of memory at half the width; else they are given up."""
+        """Note a failure. The runs are tried again while retries are left and it may help, else
+        they are given up. After an error of memory they are tried again at half the width."""
         names, width = failure.population.configs, failure.population.config["host.width"]
         for name in names:
             self.attempts.setdefault(name, []).append(failure.facts())
@@ -295,7 +292,7 @@ class Supervisor:
                     self.store.fail(name, {"attempts": self.attempts[name]})
 
     def _has_retry(self, names: Iterable[str]) -> bool:
-        """Tell whether a retry is left. Halving the width is not one."""
+        """Return whether a retry is left. Halving the width is not one."""
         counted = [
             sum(attempt["status"] != "memory" or attempt["width"] == 1 for attempt in attempts)
             for attempts in map(self.attempts.__getitem__, names)
@@ -303,7 +300,7 @@ class Supervisor:
         return max(counted) <= self.retries
 
     def _set_width(self, population: PlannedPopulation, width: int) -> None:
-        """Let the runs of a population that was too large begin again in narrower ones."""
+        """Let the runs of a population that was too large restart in narrower ones."""
         folder = PopulationFolder(self.store, population_id(population.configs))
         if folder.path.exists():
             folder.set_aside()

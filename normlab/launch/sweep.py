@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from typing import Any
 
-from normlab.launch.progress import ProgressState, choose_display
+from normlab.launch.progress import Display
 from normlab.launch.supervisor import Failure, Supervisor, WorkerProcess
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import program_id
@@ -97,7 +98,7 @@ class Job:
 
     def prepare(self, restart: bool = False) -> None:
         """Check what is there before anything is trained. `restart`: populations that stopped
-        begin again instead of going on."""
+        restart at step 0."""
         for doubt in self.store.doubts():
             self.warn(doubt)
         self.set_damaged_aside()
@@ -106,7 +107,7 @@ class Job:
         for folder in unfinished(self.store):
             runs = folder.runs_if_known()
             if not runs:
-                self.warn(f"{str(folder.path)!r} cannot be read; its runs begin again")
+                self.warn(f"{str(folder.path)!r} cannot be read; its runs restart")
             elif restart and not required.keys().isdisjoint(runs):
                 folder.set_aside()
 
@@ -119,7 +120,7 @@ class Job:
         """Train everything that is missing; return the populations that failed."""
         if not self.missing():
             return []
-        display = choose_display(ProgressState(self.left))
+        display = Display(self.left)
 
         def on_event(worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
             if event == "done":
@@ -130,13 +131,13 @@ class Job:
 
         options: dict[str, Any] = {"processes": processes, "retries": retries}
         options |= {"data_dir": self.data_dir, "on_event": on_event}
-        with display, Supervisor(self.store, **options) as supervisor:
+        with closing(display), Supervisor(self.store, **options) as supervisor:
             supervisor.run(self.missing)
             return supervisor.failures
 
     def time_steps(self, on_start: Callable[[], None]) -> None:
-        """Measure the step time of a single run of every tuned-for-speed arm, once for each
-        machine and code; the arms of a setup in turn, so all of them as soon as one is missing."""
+        """Measure the step time of a single run of every tuned-for-speed arm, once for each machine
+        and code. The arms of a setup take turns, so all are measured as soon as one is missing."""
         path = self.store.root / "steptimes.json"
         known = read_json(path) if path.exists() else {}
         entry = known.setdefault(timing_place(host_facts()), {})
@@ -165,6 +166,6 @@ def started_studies(store: Store) -> list[tuple[Study, str]]:
     found = []
     for path in sorted((store.root / "studies").glob("*.json")):
         name, _, profile = path.stem.rpartition("-")
-        if name in study_names():  # one of somebody's own is run only where the command names it
+        if name in study_names():  # any other runs only where the command names it
             found.append((load_study(name), profile))
     return found

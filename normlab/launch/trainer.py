@@ -87,7 +87,7 @@ class Trainer:
         self._finish(costs | memory_facts() | {"attempts": attempts})
 
     def _resume(self) -> Snapshot | None:
-        """Return where to go on; None to begin. Raises NoCheckpoint and Drift."""
+        """Return where to continue; None to begin. Raises NoCheckpoint and Drift."""
 
         def warn(message: str) -> None:
             self.emit("warning", message=message)
@@ -116,7 +116,7 @@ class Trainer:
         except (ValueError, TypeError, KeyError) as error:
             raise Drift(
                 f"population {self.folder.name} cannot be continued by this code ({error}); go "
-                "back to the code that began it, or begin again with --restart"
+                "back to the code that began it, or use --restart"
             ) from error
         return snapshot
 

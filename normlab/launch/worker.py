@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -110,31 +111,28 @@ class Worker:
     ) -> None:
         """Train the runs whose locks can be had and that nobody finished meanwhile.
 
-        A population that is continued needs the locks of all of its runs. They are taken in one
-        order everywhere and the first that is taken ends it, so two processes that continue the
-        same one cannot both fail.
+        A population that is continued needs the locks of all of its runs. All processes ask for
+        them in the same order and give up at the first that is held. So two processes that continue
+        the same population cannot both fail.
         """
-        locks: dict[str, Any] = {}
-        try:
+        held = set[str]()
+        with ExitStack() as locks:
             for name in sorted(configs):
-                lock = self.store.lock(name)
-                if lock is not None:
-                    locks[name] = lock
+                if lock := self.store.lock(name):
+                    locks.callback(lock.release)
+                    held.add(name)
                 elif resumes:
                     self.emit("done", ids=[], busy=list(configs))
                     return
-            free = self.still_free([name for name in configs if name in locks], resumes)
+            free = self.still_free([name for name in configs if name in held], resumes)
             if free:
                 self.train_free({name: configs[name] for name in free}, attempts)
             self.emit("done", ids=free, busy=[name for name in configs if name not in free])
-        finally:
-            for lock in locks.values():
-                lock.release()
 
     def still_free(self, names: list[str], resumes: bool) -> list[str]:
-        """Return those of the locked runs that are this worker's to train, read again now that
-        nobody else can change them: not done, and of no population that stopped after a checkpoint
-        but the one that is to be continued."""
+        """Return those of the locked runs that this worker has to train. They are read again, now
+        that nobody else can change them. None is done, and none is of a population that stopped
+        after a checkpoint, except the one that is to be continued."""
         stopped = {folder.name: folder for folder in unfinished(self.store)}
         left = [name for name in names if not self.store.is_done(name)]
         if resumes:
@@ -198,9 +196,8 @@ def main() -> None:
     options, events = open_worker()
     use_cache()
     add_norms(options["norms"], [Path(file).stem for file in options["norms"]])
-    worker = Worker(
-        Store(options["results"]), options["data_dir"], events, options["profile_trace"]
-    )
+    store = Store(options["results"])
+    worker = Worker(store, options["data_dir"], events, options["profile_trace"])
     signal.signal(signal.SIGTERM, worker.stop)
     worker.serve(sys.stdin)
 

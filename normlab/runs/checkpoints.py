@@ -1,9 +1,9 @@
 """Checkpoints of a population: found whole and unchanged, or not used, and never in silence.
 
-results/populations/<id>/manifest.json                 which runs train together, in which order
-results/populations/<id>/checkpoint-<step>.safetensors the arrays of their states
-results/populations/<id>/checkpoint-<step>.json        all else, and the sha256 of the arrays
-results/populations/<id>/unfinished                    from the first checkpoint to the last result
+    results/populations/<id>/manifest.json       which runs train together, in which order
+    .../checkpoint-<step>.safetensors            the arrays of their states
+    .../checkpoint-<step>.json                   all else, and the sha256 of the arrays
+    .../unfinished                               from the first checkpoint to the last result
 
 The JSON file is renamed into place last: without it there is no checkpoint. The newest two are
 kept. One that is damaged becomes <name>.corrupt, and the one before it is used.
@@ -49,7 +49,7 @@ def population_id(run_ids: Iterable[str]) -> str:
 
 
 class PopulationFolder:
-    """What is kept of one population. Its runs must be locked by whoever writes here."""
+    """What is kept of one population. A process that writes here must hold the locks of its runs."""
 
     def __init__(self, store: Store, name: str):
         self.root, self.name = store.root, name
@@ -74,7 +74,7 @@ class PopulationFolder:
         return sorted(p.name for p in self.path.glob("checkpoint-*.json*.corrupt"))
 
     def is_unfinished(self) -> bool:
-        """Tell whether the population stopped after its first checkpoint, or is training now."""
+        """Return whether the population stopped after its first checkpoint, or is training now."""
         return (self.path / UNFINISHED).exists() or bool(self.steps())
 
     def runs(self) -> dict[str, Config]:
@@ -90,11 +90,11 @@ class PopulationFolder:
                 continue
         raise NoCheckpoint(
             f"population {self.name}: neither its manifest nor a checkpoint can be read, so "
-            f"nobody knows its runs; move {str(self.path)!r} away to begin them again"
+            f"nobody knows its runs; move {str(self.path)!r} away to restart them"
         )
 
     def _owns(self, facts: dict[str, Any]) -> bool:
-        """Tell whether facts are of this population, not of one that it changed places with."""
+        """Return whether facts are of this population, not of one that it changed places with."""
         runs = facts.get("runs")
         return isinstance(runs, dict) and population_id(runs) == self.name
 
@@ -112,8 +112,8 @@ class PopulationFolder:
         return self.path / f"checkpoint-{step:010d}.safetensors"
 
     def save(self, step: int, arrays: dict[str, ndarray], facts: dict[str, Any]) -> None:
-        """Write a checkpoint, read it back, and only then remove all but the newest two; raises
-        StorageError, and the ones before are as they were."""
+        """Write a checkpoint, read it back, and only then remove all but the newest two. Raises
+        StorageError, and leaves the ones before unchanged."""
         data = save(arrays)
         seal = {"step": step, "arrays_sha256": hashlib.sha256(data).hexdigest()}
         try:
@@ -169,7 +169,7 @@ class PopulationFolder:
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """Return the newest checkpoint that is whole; None where there never was one.
 
-        Damaged ones are renamed and told to `warn`; raises NoCheckpoint where all are.
+        Damaged ones are renamed, with a message to `warn`; raises NoCheckpoint where all are.
         """
         if not self.is_unfinished():
             return None
@@ -197,7 +197,7 @@ class PopulationFolder:
         (self.path / UNFINISHED).unlink(missing_ok=True)
 
     def set_aside(self) -> None:
-        """Let the runs begin again; nothing is deleted."""
+        """Let the runs restart; nothing is deleted."""
         files.move_aside(self.path, self.path.with_name(f"{self.name}.aside"))
 
 
@@ -227,5 +227,5 @@ def check_drift(found: dict[str, Any], data_sha256: str) -> None:
     if found["data_sha256"] != data_sha256:
         raise Drift(
             f"the data had sha256 {found['data_sha256'][:16]} when the run began, now it is "
-            f"{data_sha256[:16]}; restore the data, or begin again with --restart"
+            f"{data_sha256[:16]}; restore the data, or use --restart"
         )

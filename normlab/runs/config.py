@@ -30,8 +30,8 @@ def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True
     """Return `config` complete, checked and canonical; raises ConfigError.
 
     `needs_data`: also that its data set is prepared under `data_dir`, which reports need not.
-    Settings that the scheme, network or optimiser does not take go back to their defaults, so that
-    two configurations that mean the same run have the same id.
+    Settings that the scheme, network or optimiser does not take are reset to their defaults. So two
+    configurations of the same run have the same id.
     """
     full = defaults() | {name: _typed(name, value) for name, value in config.items()}
     for name, value in full.items():
@@ -120,8 +120,8 @@ def _reset_unused(config: Config, row: Norm) -> tuple[Config, list[str]]:
 
 
 def identity(config: Config) -> Config:
-    """Return what makes a run itself: its settings without those of the host, nor any that is at
-    the value it had when it was introduced; so adding a setting keeps every id."""
+    """Return what makes a run itself: its settings without those of execution. A setting that has
+    the value of its introduction is left out, so adding a setting keeps every id."""
     kept = {
         name: value
         for name, value in config.items()

@@ -165,7 +165,7 @@ def _after_the_activation(config: Config, row: Norm, channels: int) -> Iterator[
     if row.act:
         yield (
             f"model.placement = 'post': norm {name!r} replaces the activation too and can only "
-            "stand in its place; use placement 'pre'"
+            "take its place; use placement 'pre'"
         )
     is_per_channel = row.needs_space or (row.grouped and config["norm.groups"] == channels)
     if MODELS[model].ends_in_global_mean and row.centered and is_per_channel:

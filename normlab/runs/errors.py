@@ -29,7 +29,7 @@ class Drift(LabError):
 
 
 class NoCheckpoint(LabError):
-    """A stopped run whose checkpoints are all damaged: it is never begun again in silence."""
+    """A stopped run whose checkpoints are all damaged: it never restarts silently."""
 
     code, kind = 5, "no-checkpoint"
 

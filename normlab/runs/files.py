@@ -72,7 +72,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         try:
             temporary.unlink(missing_ok=True)
         except OSError:
-            pass  # the first error is the one to tell
+            pass  # the first error is the one to report
         raise unwritable(path, error, len(data)) from error
 
 
@@ -178,8 +178,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def network_file_system(path: Path) -> str | None:
-    """Return the kind of the file system that holds `path` where it is shared over a network, whose
-    locks cannot be relied on; None for a local one, and where that cannot be told."""
+    """Return the kind of the file system that holds `path` if it is shared over a network, whose
+    locks cannot be relied on. Return None for a local one, and where the kind is not known."""
     try:
         lines = MOUNTS.read_text(encoding="utf-8").splitlines()
     except OSError:

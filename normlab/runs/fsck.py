@@ -85,7 +85,7 @@ def _read_population(store: Store, path: Path) -> Iterator[Finding]:
             yield Finding("damaged", f"{name}/checkpoint-{step:010d}", str(error))
     if not usable:
         raise NoCheckpoint(f"no usable checkpoint; --restart begins its {len(runs)} runs again")
-    go_on = f"{len(left)} of {len(runs)} runs go on at step {usable[0]}"
+    go_on = f"{len(left)} of {len(runs)} runs continue at step {usable[0]}"
     yield Finding("stopped", name, f"{go_on}; the command that began them continues")
 
 
@@ -105,7 +105,7 @@ def _read_run(store: Store, path: Path) -> Iterator[Finding]:
 
 
 def _is_held(store: Store, run: str) -> bool:
-    """Tell whether a process trains a run, without writing to the lock file."""
+    """Return whether a process trains a run, without writing to the lock file."""
     try:
         handle = os.open(store.run_dir(run) / ".lock", os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, machine; and what every result must tell."""
+"""Where a result comes from: code, versions, machine; and the facts of every result."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SCHEMA: dict[str, tuple[type, ...]] = {
     "matmul_fraction": NUMBER,
     "peak_memory_mb": NUMBER,
 }
-"""What the provenance of every result tells, and of which type it is.
+"""The facts in the provenance of every result, and their types.
 
 restarts: for each time that the population was continued from a checkpoint, at which step, when,
 and which of DECIDES_BITS had changed. attempts: what ended the earlier attempts that failed.

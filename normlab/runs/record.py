@@ -28,15 +28,15 @@ class Record:
 
 
 def is_stale(run: Record) -> bool:
-    """Tell whether another training version than today's made a run, or a part of it."""
+    """Return whether another training version than today's made a run, or a part of it."""
     restarts = run.provenance.get("restarts", [])
     is_mixed = any({"code", "training_version"} & set(r["changed"]) for r in restarts)
     return is_mixed or training_version_of(run.provenance) != TRAINING_VERSION
 
 
 def record_of(run_id: str, result: dict[str, Any], curve: list[Any]) -> Record:
-    """Return the record of a result.json and the rows of its curve; raises ValueError, KeyError or
-    TypeError where they are not what a run writes, whoever sealed them."""
+    """Return the record of a result.json and the rows of its curve. Raises ValueError, KeyError or
+    TypeError where they are not what a run writes, even with a right checksum."""
     if result["run"] != run_id:
         raise ValueError(f"it is that of run {result['run']!r:.40}")
     config = defaults() | from_json(dict(result["config"]))

@@ -1,8 +1,8 @@
 """The results directory: one folder for each run, finished by an atomic rename.
 
-results/runs/<run id>/   result.json (the only done marker), curve.jsonl, failure.json, .lock
-results/populations/<id>/   which runs train together, and their checkpoints: runs/checkpoints.py
-results/norms/<name>.json, <sha256>.py   norms from outside: the row as last used, and its file
+    results/runs/<run id>/   result.json (the only done marker), curve.jsonl, failure.json, .lock
+    results/populations/<id>/   which runs train together, and checkpoints: runs/checkpoints.py
+    results/norms/<name>.json, <sha256>.py   norms from outside: the row as last used, its file
 
 All JSON but the lines of curve.jsonl ends with its own checksum; a result holds that of its curve.
 """
@@ -47,8 +47,8 @@ class Store:
         return self
 
     def _keep_norms(self) -> None:
-        """Keep the norms from outside: their files, which workers load, so that editing one while
-        a study runs changes nothing; and their rows, so that reports need neither file nor jax."""
+        """Keep the norms from outside. Workers load the kept files, so editing one while a study
+        runs changes nothing. With the kept rows reports need neither file nor jax."""
         for name, row in outside_norms().items():
             files.make_folder(self.root, "norms")
             files.write_atomic(self._norm_file(row), row.code)
@@ -58,7 +58,7 @@ class Store:
         return self.root / "norms" / f"{row.sha256}.py"
 
     def norm_files(self) -> list[Path]:
-        """Return the kept files of the norms from outside that this command knows; each is named by
+        """Return the kept files of the norms from outside that this command knows. Each is named by
         its sha256, which the worker checks before it runs one."""
         return sorted({self._norm_file(row) for row in outside_norms().values()})
 

@@ -1,9 +1,11 @@
 """A process that is ended or refused at its n-th file operation, for every n until it completes.
 
-It ends in one of three ways. Before the operation; before it with a loss of power: what was written
-but not synced becomes empty, and what was renamed in a folder that was not synced gets its old name
-again; or each operation that writes is refused, as on a full disk. All of this happens in children
-of a process without jax: `python -m stress.crashes FOLDER`. Then a training runs out of room.
+There are three ways. The process ends before the operation. Or it ends there with a loss of power:
+what was written but not synced becomes empty. What was renamed in a folder that was not synced gets
+its old name again. Or from there on all that needs room is refused, as on a full disk.
+
+All of this happens in children of a process without jax: `python -m stress.crashes FOLDER`. Then a
+training runs out of room.
 """
 
 from __future__ import annotations
@@ -247,8 +249,8 @@ def train(root: Path, room: int | None = None) -> subprocess.CompletedProcess[st
 
 
 def check_training(whole: Store, root: Path, room: int) -> None:
-    """Raise Broken unless a training without room ends with exit code 7 and one line, and the same
-    command with room again ends with the bits of an undisturbed one."""
+    """Raise Broken unless a training without room ends with exit code 7 and one line. With room the
+    same command must end with the bits of an undisturbed one."""
     run = train(root, room)
     if run.returncode != REFUSED or run.stderr.count("\n") != 1 or str(root) not in run.stderr:
         raise Broken(f"exit code {run.returncode}, not one line with the path: {run.stderr}")

@@ -75,8 +75,9 @@ def planted_study(text: str) -> Study:
 
 
 class Target:
-    """Results with finished runs, a population that stopped, a norm from outside and a study; a
-    folder outside of them that must stay as it is, and the canary that planted code would make."""
+    """Results with finished runs, a population that stopped, a norm from outside and a study.
+
+    A folder outside of them must stay unchanged. Planted code would make the canary."""
 
     def __init__(self, folder: Path):
         self.folder, self.root, self.good = folder, folder / "results", folder.parent / "good"

@@ -46,8 +46,8 @@ RACED = [f"run-{number:04d}" for number in range(100)]
 SIGN_S, QUIET_S, LIMIT_S = 15.0, 30.0, 600.0
 """For a sign, until a killed command must have no process, and until all commands must end."""
 GIVEN_UP, ENOUGH, DOZEN = 70, 20, 12
-"""The exit code of a command whose worker was killed too often, the failures that end a campaign,
-and the kills that must catch a mutant."""
+"""The exit code of a command whose worker was killed too often; the failures that end a campaign;
+the kills that must catch a mutant."""
 Facts = dict[str, dict[str, Any]]
 """Run -> its result.json."""
 
@@ -105,8 +105,8 @@ def start_race(stage: Stage, **flags: bool) -> Child:
 
 
 def race(root: str, seed: int, has_locks: bool = True, looks_again: bool = True) -> None:
-    """Be one process of several: plan which runs are missing, then train each as the worker does:
-    under its lock, if it is not done by then. Without one of the two it is a mutant."""
+    """Be one process of several: plan which runs are missing, then train each as the worker does.
+    That is under its lock, if it is not done by then. Without one of the two it is a mutant."""
     store, rng = Store(root).open(), random.Random(seed)
     result = {"config": defaults(), "status": "trained", "final": {}, "diverged_at": None}
     result |= {"skipped_steps": 0, "seconds": 0.0, "provenance": PROVENANCE}
@@ -232,7 +232,7 @@ class Tally:
         self.workspace.emit(f"{self.kills} kills, {equal} of {self.runs} runs bit-equal")
 
     def ended_well(self, stage: Stage, child: Child) -> bool:
-        """Tell whether a command ended well; note where it ended in a way that no kill explains."""
+        """Return whether a command ended well; note where it ended in a way that no kill explains."""
         code = child.process.poll()
         if code != 0 and not (code in (-9, GIVEN_UP) and child.hits):
             self.fail(stage, child.last_words())
@@ -240,8 +240,8 @@ class Tally:
 
 
 def strike(stage: Stage, children: list[Child], kill: Kill, tally: Tally) -> bool:
-    """Wait for the sign of a kill from one of some commands, then for its moment, and kill; return
-    whether there was a process to kill."""
+    """Wait for the sign of a kill from one of some commands, then for its moment, and kill.
+    Return whether there was a process to kill."""
 
     def signs(child: Child) -> list[str]:
         notes = stage.log.notes()[child.since :]

@@ -98,5 +98,5 @@ def printed(target: Target, has_figures: bool = False) -> list[str]:
     if pages[0].tags != pages[1].tags:
         wrong.append(".html: the texts changed its structure")
     if not all(text in pages[1].text for text in ("{{7*7}}", "<script>", FORMULAS[0])):
-        wrong.append(".html: the texts are not there as they were given")
+        wrong.append(".html: the texts are not there in full")
     return [*wrong, *target.escaped()]

@@ -1,7 +1,7 @@
 """Commands in processes of their own, which can be killed, and a log of what they did.
 
 Child processes find a sitecustomize.py on PYTHONPATH. It makes them log what they train and record
-(`witness`), and may plant a mutant. The package knows nothing of it.
+(`witness`), and may plant a mutant. The package does not depend on it.
 """
 
 from __future__ import annotations
@@ -70,10 +70,11 @@ def witness(log: str) -> None:
 
 
 class Note(NamedTuple):
-    """A line of the log about a run: trains (in a population), row (of its curve), finishing, again
-    (the same where it is recorded already), finished."""
+    """A line of the log about a run."""
 
     kind: str
+    """trains (in a population), row (of its curve), finishing, finished; again instead of
+    finishing where the run is recorded already."""
     group: int
     """The process group that wrote it."""
     run: str
@@ -92,7 +93,7 @@ class Log:
 
     def judge(self) -> tuple[list[str], dict[str, int]]:
         """Return what is wrong: runs that were recorded or trained twice, or lost more than a
-        chunk; and run -> the most steps that were done again after it was continued."""
+        chunk. Return too for each run the most steps that were done again."""
         finished, wrong = set[str](), list[str]()
         owner, seen, redone = dict[str, int](), dict[str, int](), dict[str, int]()
         fresh = set[str]()
@@ -154,7 +155,7 @@ class Child:
         return self.process.poll() is not None
 
     def is_empty(self) -> bool:
-        """Tell whether it has ended and left no process."""
+        """Return whether it has ended and left no process."""
         return self.has_ended() and not members(self.group)
 
     def worker(self) -> int | None:

@@ -67,7 +67,7 @@ class States:
         return Store(place)
 
     def is_as_recorded(self, store: Store, run: str) -> bool:
-        """Tell whether a finished run has the values of an undisturbed one."""
+        """Return whether a finished run has the values of an undisturbed one."""
         record = store.read(run)
         return (record.final, record.curve) == (self.results[run]["final"], self.curves[run])
 

@@ -72,7 +72,7 @@ def test_a_campaign_that_is_killed_leaves_no_process_running(workspace):
 
 
 ALLOWED = {"norms/outside.py: exec"}
-"""A norm of somebody's own is run, from the bytes that were hashed."""
+"""A norm from outside is run, from the bytes that were hashed."""
 SOURCES = (
     "import pickle",
     "from yaml import load",

@@ -1,7 +1,7 @@
-"""Malicious files, links and names in a results directory, given to all that reads or writes it.
+"""Forged files, links and names in a results directory, given to all that reads or writes it.
 
-Nothing planted may run (it would make a canary), nothing outside the results may change, what is
-printed may do nothing, and a reader either answers or refuses in one line.
+Nothing planted may run (it would make a canary). Nothing outside the results may change. What is
+printed may do nothing. A reader either answers or refuses in one line.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def link_places(target: Target) -> list[str]:
 
 
 def code(target: Target) -> Found:
-    """Return which code that lies in the results runs: a file that a started study names, a norm's
-    file that was changed, a row that brings its own code."""
+    """Return which code in the results runs. It lies in a file that a started study names, in a
+    norm's file that was changed, or in a row."""
     store, wrong = target.renew(), []
     (store.root / "evil.py").write_text(target.code)
     for stem in ("evil.py-quick", "evil-quick"):
