@@ -49,7 +49,7 @@ def population_id(run_ids: Iterable[str]) -> str:
 
 
 class PopulationFolder:
-    """What is kept of one population. A process that writes here must hold the locks of its runs."""
+    """What is kept of one population. Any process that writes here holds the locks of its runs."""
 
     def __init__(self, store: Store, name: str):
         self.root, self.name = store.root, name

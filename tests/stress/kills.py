@@ -232,7 +232,7 @@ class Tally:
         self.workspace.emit(f"{self.kills} kills, {equal} of {self.runs} runs bit-equal")
 
     def ended_well(self, stage: Stage, child: Child) -> bool:
-        """Return whether a command ended well; note where it ended in a way that no kill explains."""
+        """Return whether a command ended well; note an end that no kill explains."""
         code = child.process.poll()
         if code != 0 and not (code in (-9, GIVEN_UP) and child.hits):
             self.fail(stage, child.last_words())
