@@ -49,8 +49,8 @@ def newest(folder: PopulationFolder) -> tuple[int, list[str]]:
     return found.step, told
 
 
-def spoil(folder: PopulationFolder, step: int, ending: str = "json") -> None:
-    path = folder.path / f"checkpoint-{step:010d}.{ending}"
+def spoil(folder: PopulationFolder, step: int) -> None:
+    path = folder.path / f"checkpoint-{step:010d}.json"
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
     path.write_bytes(content)
@@ -72,56 +72,6 @@ def test_the_newest_two_are_kept_and_the_newest_is_read(folder):
     assert newest(folder) == (200, []) and folder.steps() == [200, 15]
     kept = {f"checkpoint-{s:010d}.{kind}" for s in (15, 200) for kind in ("json", "safetensors")}
     assert names(folder) == kept | {"manifest.json", "unfinished"}
-
-
-@pytest.mark.parametrize("ending", ["json", "safetensors"])
-def test_a_damaged_one_is_put_away_and_the_one_before_it_is_used(folder, ending):
-    save(folder, 5, 10)
-    before = names(folder)
-    spoil(folder, 10, ending)
-    step, told = newest(folder)
-    assert step == 5 and len(told) == 1 and "step 10 is damaged" in told[0]
-    assert newest(folder) == (5, [])
-    put_away = {n for n in before if "0010" in n}
-    assert names(folder) == before - put_away | {f"{n}.corrupt" for n in put_away}
-    save(folder, 10)
-    assert newest(folder) == (10, [])
-
-
-def test_arrays_of_another_step_are_not_used(folder):
-    save(folder, 5, 10)
-    for ending in ("json", "safetensors"):
-        old, new = (folder.path / f"checkpoint-{s:010d}.{ending}" for s in (5, 10))
-        new.write_bytes(old.read_bytes())
-    step, told = newest(folder)
-    assert step == 5 and len(told) == 1
-
-
-def test_without_a_good_one_nothing_begins_in_silence(folder):
-    save(folder, 5, 10)
-    spoil(folder, 5)
-    spoil(folder, 10, "safetensors")
-    told: list[str] = []
-    for _ in range(2):
-        with pytest.raises(NoCheckpoint, match="2 damaged checkpoints.*--restart") as refusal:
-            folder.newest(told.append)
-        assert "\n" not in str(refusal.value) and len(told) == 2
-    assert folder.is_unfinished() and len(folder.corrupt()) == 2
-
-
-def test_what_was_deleted_does_not_begin_in_silence(folder):
-    save(folder, 5)
-    (folder.path / "checkpoint-0000000005.json").unlink()
-    with pytest.raises(NoCheckpoint):
-        folder.newest(no_warning)
-
-
-def test_an_interrupted_save_counts_for_nothing_and_is_cleared_by_the_next(folder):
-    save(folder, 5, 10)
-    (folder.path / "checkpoint-0000000010.json").unlink()
-    assert newest(folder) == (5, [])
-    save(folder, 15)
-    assert newest(folder) == (15, []) and not [n for n in names(folder) if "0010" in n]
 
 
 def test_a_save_that_does_not_read_back_removes_nothing(folder, monkeypatch):
@@ -182,12 +132,6 @@ def test_the_runs_are_those_of_the_manifest_or_else_of_a_checkpoint(folder):
     with pytest.raises(NoCheckpoint, match="nobody knows its runs; move"):
         folder.runs()
     assert folder.runs_if_known() == {}
-
-
-def test_forming_again_clears_what_a_dead_writer_left(folder):
-    (folder.path / ".manifest.json.1.tmp").write_text("{")
-    folder.form(CONFIGS, {"width": 2})
-    assert names(folder) == {"manifest.json"}
 
 
 def test_a_population_is_named_by_its_runs_in_their_order():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -85,35 +83,6 @@ def test_damage_is_one_line_with_the_way_out(store, name, text, why):
     message = str(refusal.value)
     assert "record of run a" in message and "damaged" in message and "sets it aside" in message
     assert why in message and "\n" not in message
-
-
-def lock_elsewhere(store: Store, name: str) -> str:
-    code = f"from normlab.runs.store import Store; print(Store({str(store.root)!r}).lock({name!r}))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    return run.stdout.strip()
-
-
-def test_lock_excludes_another_process_until_it_is_released(store):
-    lock = store.lock("a")
-    assert lock is not None
-    assert lock_elsewhere(store, "a") == "None"
-    assert lock_elsewhere(store, "b") != "None"
-    lock.release()
-    assert lock_elsewhere(store, "a") != "None"
-
-
-def test_a_killed_process_holds_no_lock(store):
-    code = (
-        "import os, signal; from normlab.runs.store import Store; "
-        f"lock = Store({str(store.root)!r}).lock('a'); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], timeout=60)
-    assert run.returncode == -9
-    lock = store.lock("a")
-    assert lock is not None
-    lock.release()
 
 
 def test_records_read_each_run_once_and_only_when_asked(store, monkeypatch):

@@ -54,6 +54,7 @@ class Patient:
         names = [*NEWEST, *OLDER, *OTHERS, *one, *two, MANIFEST, OTHER_MANIFEST]
         content = {name: (self.whole.root / name).read_bytes() for name in names}
         found: dict[str, Damage] = {f"{MARK} deleted": {MARK: None}}
+        found["all checkpoints deleted"] = dict.fromkeys((NEWEST[1], OLDER[1]))
         pairs = [(MANIFEST, OTHER_MANIFEST)]
         for files, others in ((NEWEST, OLDER), (NEWEST, OTHERS), (one, two)):
             pairs += zip(files, others, strict=True)
