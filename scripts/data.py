@@ -1,7 +1,6 @@
-"""Prepare a data set once on this machine, or list all of them.
+"""Prepare a data set once on this machine; scripts/list.py data lists all of them.
 
 Examples:
-  python scripts/data.py                                     # which data sets, prepared or not
   python scripts/data.py --prepare=mnist --manual_dir=DIR    # DIR holds the four original files
   python scripts/data.py --prepare=cifar10 --manual_dir=DIR  # ... cifar-10-binary.tar.gz
   python scripts/data.py --prepare=fashion_mnist --download  # fetches what it needs
@@ -27,31 +26,8 @@ cli.define_data_dir()
 FLAGS = flags.FLAGS
 
 
-def list_datasets(data_dir: str | None) -> None:
-    """Print one line per data set: sizes, shape, classes and whether it can be loaded here."""
-    heads = ("train", "valid.", "test", "shape", "classes", "state")
-    print("{:<14}{:>7}{:>7}{:>7}  {:<10}{:>7}  {:<13}".format("name", *heads) + "licence")
-    for name, row in data.DATASETS.items():
-        shape = "x".join(map(str, row.shape))
-        sizes = f"{row.train:>7}{row.validation:>7}{row.test:>7}"
-        facts = f"{shape:<10}{row.classes:>7}  {state(name, data_dir):<13}{row.licence}"
-        print(f"{name:<14}{sizes}  {facts}")
-    print(f"prepared data sets lie in {data.data_root(data_dir)}")
-
-
-def state(name: str, data_dir: str | None) -> str:
-    """built in, prepared or not prepared."""
-    if not data.DATASETS[name].prepared:
-        return "built in"
-    try:
-        data.check(name, data_dir)
-    except data.DataUnavailable:
-        return "not prepared"
-    return "prepared"
-
-
 def prepare(name: str, manual_dir: str | None, download: bool, data_dir: str | None) -> None:
-    """Prepare a data set, then reads it back, which also writes the cache."""
+    """Prepare a data set, then read it back, which also writes the cache."""
     start = time.perf_counter()
     folder = data.prepare(name, manual_dir, download, data_dir)
     print(f"{name}: prepared in {folder} ({time.perf_counter() - start:.1f} s)", flush=True)
@@ -64,10 +40,8 @@ def prepare(name: str, manual_dir: str | None, download: bool, data_dir: str | N
 
 def main() -> int:
     if not FLAGS.prepare:
-        if FLAGS.manual_dir or FLAGS.download:
-            raise data.DataError("--manual_dir and --download need --prepare=NAME")
-        list_datasets(FLAGS.data_dir)
-        return cli.OK
+        message = "--manual_dir and --download need --prepare=NAME (see scripts/list.py data)"
+        raise data.DataError(message)
     try:
         prepare(FLAGS.prepare, FLAGS.manual_dir, FLAGS.download, FLAGS.data_dir)
     except OSError as error:

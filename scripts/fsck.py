@@ -19,7 +19,7 @@ from absl import flags
 from normlab import cli
 from normlab.runs.fsck import DAMAGE, examine
 
-flags.DEFINE_string("results", "results", "Directory of all results.")
+cli.define_results()
 flags.DEFINE_bool("all", False, "Show every finding.")
 FLAGS = flags.FLAGS
 

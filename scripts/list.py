@@ -74,11 +74,11 @@ def config_rows() -> Rows:
 
 
 def data_rows() -> Rows:
-    rows: Rows = [("name", "train", "valid.", "test", "shape", "state", "title")]
+    rows: Rows = [("name", "train", "valid.", "test", "shape", "state", "licence", "title")]
     for name, row in DATASETS.items():
         shape = "x".join(map(str, row.shape))
         sizes = (str(row.train), str(row.validation), str(row.test))
-        rows.append((name, *sizes, shape, state(name), row.title))
+        rows.append((name, *sizes, shape, state(name), row.licence, row.title))
     return rows
 
 

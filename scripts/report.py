@@ -25,7 +25,7 @@ from normlab.runs.store import Records, Store
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import PROFILES, Study, load_study, study_names
 
-flags.DEFINE_string("results", "results", "Directory of all results.")
+cli.define_results()
 flags.DEFINE_list("study", [], "Studies by name, or files; none: those that were started here.")
 flags.DEFINE_list("profile", [], f"Profiles on the page, of {', '.join(PROFILES)}.")
 flags.DEFINE_string("ledger", None, "Write the table of all claims to this Markdown file.")

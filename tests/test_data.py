@@ -371,13 +371,6 @@ def test_incomplete_archives_are_refused(tmp_path):
         cifar.read("cifar10", {path.name: path})
 
 
-def test_script_lists_the_data_sets(tmp_path):
-    done = run_script(f"--data_dir={tmp_path}")
-    assert done.returncode == 0
-    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
-    assert "not prepared" in lines["mnist"] and "built in" in lines["digits"]
-
-
 @pytest.mark.parametrize(
     "flags, code, message",
     [

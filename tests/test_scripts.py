@@ -115,6 +115,12 @@ def test_results_that_cannot_be_used_are_refused(script, flags, below, tmp_path)
     assert blocked.read_text() == "mine" and list(tmp_path.iterdir()) == [blocked]
 
 
+def test_data_sets_are_listed_with_their_state(tmp_path):
+    out = run_script("list", "data", f"--data_dir={tmp_path}").stdout
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert "not prepared" in lines["mnist"] and "built in" in lines["digits"]
+
+
 @pytest.mark.parametrize("script", ["train", "study", "report", "list", "data"])
 def test_help_shows_examples(script):
     run = run_script(script, "--help")
