@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from workspace import CACHE, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
 DIGITS = f"--config={ROOT / 'configs' / 'digits_mlp.py'}"
 MNIST = f"--config={ROOT / 'configs' / 'mnist_mlp.py'}"
 SHORT = [DIGITS, "--config.data.name=synthetic", "--config.train.steps=60"]
@@ -133,20 +132,14 @@ def test_help_shows_examples(script):
     [
         ("train", [DIGITS, "--config.optim.lr=0.3"], "run id "),
         ("study", ["--study=all"], "0 done"),
-        (
-            "study",
-            ["--study=batch_size", "--arms=batch/4", "--seeds=3"],
-            "48 runs known by now, 48 to train (14,400",
-        ),
-        (
-            "study",
-            ["--study=batch_size", "--only=optim.lr=0.1"],
-            "84 runs known by now, 84 to train",
-        ),
+        ("study", ["--study=batch_size", "--arms=batch/4", "--seeds=3"], "48 to train (14,400"),
+        ("study", ["--study=batch_size", "--only=optim.lr=0.1"], "84 runs known by now, 84 to tr"),
     ],
 )
-def test_dry_run_prints_the_plan_and_writes_nothing(script, flags, words, tmp_path):
-    run = run_script(script, *flags, "--dry_run", cwd=tmp_path)
+def test_dry_run_prints_the_plan_without_jax_and_writes_nothing(
+    script, flags, words, tmp_path, no_jax
+):
+    run = run_script(script, *flags, "--dry_run", cwd=tmp_path, PYTHONPATH=no_jax)
     assert run.returncode == 0 and run.stderr == "" and words in run.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -7,13 +7,21 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from workspace import CACHE, LONG, ROOT, RUNS, SHORT, Workspace, finish, needs_proc, workers_of
+from workspace import (
+    LONG,
+    RUNS,
+    SHORT,
+    Workspace,
+    finish,
+    needs_proc,
+    start_script,
+    workers_of,
+)
 
 from normlab.runs import files
 from normlab.runs.checkpoints import unfinished
@@ -86,15 +94,7 @@ def wait_for_checkpoint(results: Path, process: subprocess.Popen[str]) -> None:
 
 
 def train_one(results: Path, *flags: str, **more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"--results={results}", *ONE]
-    return subprocess.Popen(
-        [*command, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd="/",
-        env=os.environ | CACHE | more,
-    )
+    return start_script("train", f"--results={results}", *ONE, *flags, **more)
 
 
 def fails(process: subprocess.Popen[str], code: int) -> str:

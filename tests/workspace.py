@@ -64,6 +64,17 @@ SHORT, LONG = 40, 5_000
 """Steps of a run: none to speak of, and a second for a population."""
 
 
+def start_script(script: str, *flags: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        env=os.environ | CACHE | environment,
+    )
+
+
 class Workspace:
     """One results directory and the command that works on it."""
 
@@ -73,16 +84,9 @@ class Workspace:
         self.store = Store(self.results)
 
     def start(self, *flags: str, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(ROOT / "scripts" / "study.py"), f"--study={self.study}"]
-        command += [f"--results={self.results}", "--config.host.processes=1", *flags]
-        return subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd="/",
-            env=os.environ | CACHE | environment,
-        )
+        common = [f"--study={self.study}", f"--results={self.results}"]
+        common += ["--config.host.processes=1"]
+        return start_script("study", *common, *flags, **environment)
 
     def done(self) -> set[str]:
         return self.store.done()
