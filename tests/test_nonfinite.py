@@ -13,7 +13,6 @@ from small_runs import small, train
 
 from normlab import data
 from normlab.models.build import build_model
-from normlab.runs.config import run_id
 from normlab.training.batches import MemberBatches
 from normlab.training.state import hyper_of, init_state
 from normlab.training.step import Batch, make_train_step
@@ -88,7 +87,3 @@ def test_without_skip_the_same_step_ends_the_run(poisoned):
     (ill, well), _ = train([config, config | {"seed": 1}], poisoned)
     assert (ill.diverged_at, ill.skipped_steps, ill.final) == (POISONED, 0, {})
     assert well.status == "trained" and well.final
-
-
-def test_the_policy_is_part_of_what_a_run_is():
-    assert run_id(small(train__on_nonfinite="skip")) != run_id(small())

@@ -9,7 +9,6 @@ from normlab.settings import (
     SETTINGS,
     defaults,
     flatten,
-    from_json,
     nearest_setting,
     nest,
     program_key,
@@ -51,10 +50,6 @@ def test_nest_and_flatten_are_inverse():
     tree = nest(config)
     assert tree["norm"]["epsilon"] == 1e-5 and tree["seed"] == 0
     assert flatten(tree) == config
-
-
-def test_from_json_gives_tuples_back():
-    assert from_json({"model.widths": [3, 4], "seed": 1}) == {"model.widths": (3, 4), "seed": 1}
 
 
 def test_nearest_setting():

@@ -68,18 +68,6 @@ class Target(NamedTuple):
     """Most seconds from a sign to the kill: the start, a row of a curve, a result."""
     mutant: Callable[[], None] | None = None
 
-    def draw(self, rng: random.Random) -> Kill:
-        sign, seconds = rng.choice(self.waits)
-        return Kill(rng.choice(self.parts), sign, rng.uniform(0, seconds))
-
-
-class Kill(NamedTuple):
-    """What is to be killed, and how many seconds after which sign."""
-
-    part: str
-    sign: str
-    seconds: float
-
 
 def start_script(stage: Stage, name: str, flags: list[str], settings: Config) -> Child:
     """Start a script with a checkpoint after every chunk."""
@@ -239,24 +227,28 @@ class Tally:
         return code == 0
 
 
-def strike(stage: Stage, children: list[Child], kill: Kill, tally: Tally) -> bool:
-    """Wait for the sign of a kill from one of some commands, then for its moment, and kill.
-    Return whether there was a process to kill."""
+def strike(
+    stage: Stage, children: list[Child], target: Target, rng: random.Random, tally: Tally
+) -> bool:
+    """Wait for a sign from one of some commands, then a random time, and kill a part of it. Return
+    whether there was a process to kill."""
+    sign, most = rng.choice(target.waits)
+    part, seconds = rng.choice(target.parts), rng.uniform(0, most)
 
     def signs(child: Child) -> list[str]:
         notes = stage.log.notes()[child.since :]
         return ["start"] + [note.kind for note in notes if note.group == child.group]
 
     def ready() -> list[Child]:
-        return [child for child in children if child.has_ended() or kill.sign in signs(child)]
+        return [child for child in children if child.has_ended() or sign in signs(child)]
 
     until(ready, SIGN_S)
     child = (ready() or children)[0]
-    until(child.has_ended, kill.seconds)
-    if not child.kill(kill.part):
+    until(child.has_ended, seconds)
+    if not child.kill(part):
         return False
     child.since = len(stage.log.notes())
-    tally.parts[kill.part] += 1
+    tally.parts[part] += 1
     return True
 
 
@@ -276,7 +268,7 @@ def besiege(stage: Stage, target: Target, limit: int, tally: Tally) -> list[Chil
         if not going:
             return children
         rng.shuffle(going)
-        if tally.kills >= limit or not strike(stage, going, target.draw(rng), tally):
+        if tally.kills >= limit or not strike(stage, going, target, rng, tally):
             time.sleep(0.02)
     tally.fail(stage, f"not done after {LIMIT_S:g} s, or a fault was seen")
     return children
