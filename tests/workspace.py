@@ -20,8 +20,7 @@ CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
 TINY = '''
 """A study of seconds: some norms, two rates, two seeds on generated images."""
 
-from normlab.studies.effects import Claim, difference
-from normlab.studies.metrics import error_points
+from normlab.studies.effects import Claim, error_difference
 from normlab.studies.setup import Arm, Setup, Tuning
 from normlab.studies.study import Study
 
@@ -37,7 +36,7 @@ SETUP = Setup(
 )
 
 
-BETTER = difference("none", "batch", error_points, "none - batch")
+BETTER = error_difference("none", "batch", "none - batch")
 CLAIM = Claim("T", "It is better", "tiny", BETTER, sesoi=1.0, n=2, scope="tiny")
 
 STUDY = Study(
