@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from benchmarks import runner
-from benchmarks.reference_libraries import (
-    MOMENTUM,
-    OWN,
-    TITLES,
-    Layer,
-    Linen,
-    flax_layer,
-    import_keras,
-    own_layer,
-    prepare,
-)
-from normlab.norms.builder import build
+from benchmarks.reference_libraries import MOMENTUM, OWN, TITLES, Layer, make_peer
 from normlab.norms.table import NORMS
 from normlab.report.tables import Table
 from normlab.testing.cases import error
@@ -51,33 +37,24 @@ def finite(tree: Any) -> str:
     return "finite" if all(np.isfinite(leaf).all() for leaf in leaves) else "**NaN**"
 
 
-def masked(linen: Linen, x: np.ndarray, mask: np.ndarray) -> list[str]:
+def masked(peer: Any, x: np.ndarray, mask: np.ndarray) -> list[str]:
     """Return output, gradient at the valid positions and new state: finite or NaN."""
-    cotangent = draw(SHAPE, seed=1)
-
-    @jax.jit
-    def both(x):
-        y, backward, state = jax.vjp(
-            lambda x: linen.apply(linen.variables, x, mask), x, has_aux=True
-        )
-        return y, backward(jnp.where(mask, cotangent, 0))[0], state
-
-    y, dx, state = both(x)
+    y, backward, state = jax.vjp(lambda x: peer.forward(x, True, mask), x, has_aux=True)
+    dx = backward(jnp.where(mask, draw(SHAPE, seed=1), 0))[0]
     valid = mask if mask.any() else np.ones_like(mask)
     return [finite(np.asarray(y)[valid]), finite(np.asarray(dx)[valid]), finite(state)]
 
 
 def masks(libraries: Sequence[str], schemes: Sequence[str]) -> Table:
     """Return what is finite where all positions are masked, and where NaN is behind the mask."""
-    makers = {OWN: own_layer, "flax": flax_layer}
     none, some = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
     some[:, 4:] = some[5] = False
     x = draw(SHAPE)
     lines = []
-    for library in [name for name in makers if name in libraries]:
+    for library in [name for name in (OWN, "flax") if name in libraries]:
         for scheme in schemes:
-            linen = makers[library](Layer(scheme, SHAPE, epsilon=EPSILON, groups=8))
-            cells = masked(linen, x, none) + masked(linen, np.where(some, x, np.nan), some)
+            peer = make_peer(library, Layer(scheme, SHAPE, epsilon=EPSILON, groups=8))
+            cells = masked(peer, x, none) + masked(peer, np.where(some, x, np.nan), some)
             lines.append([TITLES[library], scheme, *cells])
     parts = ("output", "gradient", "running statistics")
     columns = [f"{kind}: {part}" for kind in ("all masked", "NaN behind") for part in parts]
@@ -95,64 +72,16 @@ def one_nan(libraries: Sequence[str], schemes: Sequence[str]) -> Table:
         others = np.arange(len(x)) != 1
         cells = []
         for library in libraries:
-            run = prepare(library, Layer(scheme, shape, epsilon=EPSILON, groups=8))
-            if run is None:
+            peer = make_peer(library, Layer(scheme, shape, epsilon=EPSILON, groups=8))
+            if peer is None:
                 cells.append("-")
                 continue
-            pairs = zip(run(x, cotangent), run(poisoned, cotangent), strict=True)
+            found = [peer.gradient(v, cotangent) for v in (x, poisoned)]
+            pairs = zip(*found, strict=True)
             changed = [np.mean(clean[others] != dirty[others]) for clean, dirty in pairs]
             cells.append(" / ".join(f"{100 * fraction:.2g} %" for fraction in changed))
         lines.append([scheme, *cells])
     return runner.table("One NaN", ["layer", *(TITLES[n] for n in libraries)], lines)
-
-
-Trained = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(batches [T, N, C], x) -> y in evaluation after training on the batches."""
-
-
-def _linen(norm: nn.Module, train: dict, test: dict, batches, x) -> np.ndarray:
-    variables: dict[str, Any] = dict(norm.init(jax.random.key(0), batches[0], **train))
-
-    def step(variables, batch):
-        _, moved = norm.apply(variables, batch, mutable=["batch_stats"], **train)
-        return variables | dict(moved), None
-
-    trained, _ = jax.lax.scan(step, variables, batches)
-    return np.asarray(norm.apply(trained, x, **test))
-
-
-def _torch(batches: np.ndarray, x: np.ndarray) -> np.ndarray:
-    torch = importlib.import_module("torch")
-    norm = torch.nn.BatchNorm1d(x.shape[-1], eps=EPSILON, momentum=1 - MOMENTUM)
-    for batch in batches:
-        norm(torch.tensor(batch))
-    return norm.eval()(torch.tensor(x)).detach().numpy()
-
-
-def _keras(batches: np.ndarray, x: np.ndarray) -> np.ndarray:
-    keras = import_keras()
-    norm = keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON)
-    for batch in batches:
-        norm(batch, training=True)
-    return np.asarray(norm(x, training=False))
-
-
-TRAINED: dict[str, Trained] = {
-    OWN: partial(
-        _linen,
-        build("batch", epsilon=EPSILON, momentum=MOMENTUM).norm(name="norm"),
-        {"train": True},
-        {"train": False},
-    ),
-    "flax": partial(
-        _linen,
-        nn.BatchNorm(momentum=MOMENTUM, epsilon=EPSILON),
-        {"use_running_average": False},
-        {"use_running_average": True},
-    ),
-    "torch": _torch,
-    "keras": _keras,
-}
 
 
 def evaluation_reference(batches: np.ndarray, x: np.ndarray, *, unbiased: bool) -> np.ndarray:
@@ -168,15 +97,19 @@ def evaluation_reference(batches: np.ndarray, x: np.ndarray, *, unbiased: bool) 
 
 def running(libraries: Sequence[str]) -> Table:
     """Return the error of batch norm in evaluation after BATCHES training batches. Right are
-    running statistics kept in float64 by each library's own rule."""
-    names = [name for name in TRAINED if name in libraries]
+    running statistics kept in float64 by each library's own rule. Haiku and Equinox start them
+    otherwise."""
+    names = [name for name in (OWN, "flax", "torch", "keras") if name in libraries]
     lines = []
     for mean in (0.0, 1e3, 1e6):
         batches, x = draw((BATCHES, *DENSE), mean=mean), draw(DENSE, seed=1, mean=mean)
         cells = []
         for name in names:
+            peer = make_peer(name, Layer("batch", DENSE, epsilon=EPSILON))
+            for batch in batches:
+                peer(batch, True)
             right = evaluation_reference(batches, x, unbiased=name == "torch")
-            off = error(TRAINED[name](batches, x), right)
+            off = error(peer(x, False), right)
             cells.append(f"**{off:.0e}**" if not off <= 1e-2 else f"{off:.0e}")
         lines.append([f"mean {mean:g} std 1", *cells])
     return runner.table("Running statistics", ["input", *(TITLES[n] for n in names)], lines)

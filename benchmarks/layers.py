@@ -22,16 +22,8 @@ import numpy as np
 from jax import lax
 
 from benchmarks import runner
-from benchmarks.reference_libraries import (
-    OWN,
-    Layer,
-    Linen,
-    flax_layer,
-    own_layer,
-    torch_input,
-    torch_module,
-)
-from benchmarks.runner import BadSelection, Emit, Options, Ratio
+from benchmarks.reference_libraries import OWN, Layer, make_peer
+from benchmarks.runner import BadSelection, Options, Ratio, emit
 from normlab.norms.table import NORMS
 from normlab.runs.provenance import available_cores
 from normlab.testing import cases
@@ -42,13 +34,7 @@ Work = Callable[[int], None]
 Contenders = dict[tuple[str, str], Work]
 """(library, scheme) -> its work."""
 
-SIZES: tuple[Shape, ...] = (
-    (60, 100),
-    (64, 8, 8, 32),
-    (128, 32, 32, 64),
-    (4096, 1024),
-    (32, 56, 56, 256),
-)
+SIZES = ("60x100", "64x8x8x32", "128x32x32x64", "4096x1024", "32x56x56x256")
 DTYPES = ("float32", "bfloat16")
 MEMBERS = 16
 """Of a population under vmap."""
@@ -59,6 +45,10 @@ VALUES = 2**23
 REPEATS = 15
 DIRECTIONS = FORWARD, _ = ("forward", "forward + backward")
 COPY = "copy"
+LIBRARIES = {"flax": "Flax", "torch": "PyTorch"}
+RATIOS = {**LIBRARIES, COPY: "copy"}
+COLUMNS = ["size", "dtype", "members", "scheme"]
+COLUMNS += [text for d in DIRECTIONS for text in (f"{d}, us", *(f"/ {t}" for t in RATIOS.values()))]
 
 
 class Setup(NamedTuple):
@@ -69,6 +59,10 @@ class Setup(NamedTuple):
     members: int = 1
 
     @property
+    def size(self) -> str:
+        return "x".join(map(str, self.shape))
+
+    @property
     def lengths(self) -> tuple[int, int]:
         """Return the iterations of the short loop, 0 where memory costs nothing, and the long."""
         values = self.members * int(np.prod(self.shape))
@@ -77,11 +71,10 @@ class Setup(NamedTuple):
         more = max(4, VALUES // values)
         return more // 4, more // 4 + more
 
-    @property
-    def layer(self) -> Layer:
+    def layer(self, scheme: str) -> Layer:
         channels = self.shape[-1]
         groups = next(g for g in (32, 16, 8, 4, 2, 1) if not channels % g and channels >= 4 * g)
-        return Layer("", self.shape, self.dtype, groups=groups)
+        return Layer(scheme, self.shape, self.dtype, groups=groups)
 
     def draw(self) -> tuple[np.ndarray, np.ndarray]:
         """Return input and cotangent of one member."""
@@ -90,39 +83,23 @@ class Setup(NamedTuple):
         return 1 + 2 * x, cotangent
 
 
-class Timing(NamedTuple):
-    """One scheme at one size in one direction."""
-
-    microseconds: float
-    """Median, of one application to all members."""
-    ratios: dict[str, Ratio]
-    """Library -> our time over its time."""
-
-    @property
-    def cells(self) -> list[str]:
-        ratios = [self.ratios[name].text if name in self.ratios else "-" for name in TITLES]
-        return [f"{self.microseconds:.0f}", *ratios]
+def copied(variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+    """Read every byte and write every byte; its VJP does the same with the cotangent. The factor is
+    an input, so that XLA cannot fold two iterations into one."""
+    return x * variables["factor"].astype(x.dtype), {}
 
 
-FACTOR = 1 + 2**-7
-COPIED = Linen(
-    {"norm_state": {"factor": np.float32(FACTOR)}},
-    lambda variables, x: (x * variables["norm_state"]["factor"].astype(x.dtype), {}),
-)
-"""Reads every byte and writes every byte; its VJP does the same with the cotangent. The factor is
-an input, so that XLA cannot fold two iterations into one."""
-
-
-def jax_work(linen: Linen, setup: Setup, direction: str) -> Work:
-    """Return the compiled loop of a layer, over all members at once."""
-    state = dict(linen.variables)
-    params = state.pop("params", {})
+def jax_work(
+    apply: Callable[..., Any], params: Any, state: Any, setup: Setup, direction: str
+) -> Work:
+    """Return the compiled loop of apply(variables, x) -> (y, the state it leaves), over all members
+    at once."""
 
     def once(params, carry):
         x, cotangent, state, slopes = carry
 
         def layer(params, x):
-            return linen.apply({"params": params, **state}, x)
+            return apply({"params": params, **state}, x)
 
         if direction == FORWARD:
             y, moved = layer(params, x)
@@ -151,10 +128,10 @@ def jax_work(linen: Linen, setup: Setup, direction: str) -> Work:
     return work
 
 
-def torch_work(module: Any, setup: Setup, layer: Layer, direction: str) -> Work:
+def torch_work(peer: Any, setup: Setup, direction: str) -> Work:
     """Return the same number of calls, one by one, on the same input."""
-    torch = importlib.import_module("torch")
-    x, cotangent = (torch_input(layer, v) for v in setup.draw())
+    x, cotangent = map(peer.tensor, setup.draw())
+    module, torch = peer.layer, peer.torch
     leaves = [x.requires_grad_(direction != FORWARD), *module.parameters()]
 
     def work(times: int) -> None:
@@ -173,23 +150,25 @@ def gather(
 ) -> tuple[Contenders, list[str]]:
     """Return the contenders of a size, each scheme with those of other libraries, and a line for
     each scheme that refuses the size."""
-    work: Contenders = {(COPY, ""): jax_work(COPIED, setup, direction)}
+    factor = {"factor": np.float32(1 + 2**-7)}
+    work: Contenders = {(COPY, ""): jax_work(copied, {}, factor, setup, direction)}
     refused = []
     for scheme in schemes:
-        layer = setup.layer._replace(scheme=scheme)
         if len(setup.shape) == 2 and NORMS[scheme].needs_space:
             continue
-        try:
-            work[OWN, scheme] = jax_work(own_layer(layer), setup, direction)
-        except ValueError as error:
-            refused.append(f"{scheme} at {size_text(setup.shape)} is left out: {error}")
-            continue
-        flax = flax_layer(layer) if "flax" in libraries else None
-        if flax:
-            work["flax", scheme] = jax_work(flax, setup, direction)
-        torch = torch_module(layer) if "torch" in libraries and setup.members == 1 else None
-        if torch:
-            work["torch", scheme] = torch_work(torch, setup, layer, direction)
+        for library in (OWN, *libraries):
+            try:
+                peer = make_peer(library, setup.layer(scheme))
+            except ValueError as error:
+                refused.append(f"{scheme} at {setup.size} is left out: {error}")
+                break
+            if peer is None or (library == "torch" and setup.members > 1):
+                continue
+            work[library, scheme] = (
+                torch_work(peer, setup, direction)
+                if library == "torch"
+                else jax_work(peer.apply, peer.params, peer.moving, setup, direction)
+            )
     return work, refused
 
 
@@ -203,6 +182,20 @@ def iteration(run: Work, lengths: tuple[int, int]) -> float:
 
     short, long = lengths
     return (clocked(long) - (clocked(short) if short else 0)) / (long - short)
+
+
+class Timing(NamedTuple):
+    """One scheme at one size in one direction."""
+
+    microseconds: float
+    """Median, of one application to all members."""
+    ratios: dict[str, Ratio]
+    """Library -> our time over its time."""
+
+    @property
+    def cells(self) -> list[str]:
+        ratios = [self.ratios[name].text if name in self.ratios else "-" for name in RATIOS]
+        return [f"{self.microseconds:.0f}", *ratios]
 
 
 def time_all(work: Contenders, lengths: tuple[int, int], repeats: int) -> dict[str, Timing]:
@@ -221,19 +214,15 @@ def time_all(work: Contenders, lengths: tuple[int, int], repeats: int) -> dict[s
     return timings
 
 
-def setups(sizes: Sequence[Shape], dtypes: Sequence[str] = DTYPES) -> list[Setup]:
+def setups(sizes: Sequence[str], dtypes: Sequence[str] = DTYPES) -> list[Setup]:
     """Return each size alone and, where it is small, in a population."""
-    alone = [Setup(shape, dtype) for shape in sizes for dtype in dtypes]
     return [
-        s._replace(members=members)
-        for s in alone
+        Setup(shape, dtype, members)
+        for shape in map(parse_size, sizes)
+        for dtype in dtypes
         for members in (1, MEMBERS)
-        if members == 1 or np.prod(s.shape) <= LARGEST_IN_POPULATION
+        if members == 1 or np.prod(shape) <= LARGEST_IN_POPULATION
     ]
-
-
-def size_text(shape: Shape) -> str:
-    return "x".join(map(str, shape))
 
 
 def parse_size(text: str) -> Shape:
@@ -244,15 +233,15 @@ def parse_size(text: str) -> Shape:
     return tuple(map(int, parts))
 
 
-def run(options: Options, emit: Emit) -> str:
-    """Measure; emit the progress and the table; return the section of the page.
+def run(options: Options) -> str:
+    """Measure; print the progress and the table; return the section of the page.
 
     Schemes without statistics are measured where they are asked for by name.
     """
-    runner.select("dtype", options.dtypes, cases.DTYPES)
+    dtypes = runner.select("dtype", options.dtypes, cases.DTYPES) if options.dtypes else DTYPES
     runner.select("scheme", options.schemes, NORMS)
     schemes = options.schemes or [name for name, row in NORMS.items() if row.over]
-    sizes = [parse_size(size) for size in options.sizes] or SIZES
+    wanted = setups(options.sizes or SIZES, dtypes)
     libraries, remarks = runner.find_libraries(options.against, LIBRARIES)
     if "torch" in libraries and jax.default_backend() != "cpu":
         libraries.remove("torch")
@@ -260,23 +249,17 @@ def run(options: Options, emit: Emit) -> str:
     if "torch" in libraries:
         importlib.import_module("torch").set_num_threads(len(available_cores()))
     lines, ratios = [], []
-    for setup in setups(sizes, options.dtypes or DTYPES):
+    for setup in wanted:
         found = {}
         for direction in DIRECTIONS:
-            emit(f"{size_text(setup.shape)} {setup.dtype}, members {setup.members}, {direction}")
+            emit(f"{setup.size} {setup.dtype}, members {setup.members}, {direction}")
             work, refused = gather(setup, direction, schemes, libraries)
             found[direction] = time_all(work, setup.lengths, options.repeats or REPEATS)
             remarks += [line for line in refused if line not in remarks]
         for scheme in found[FORWARD]:
             timings = [found[direction][scheme] for direction in DIRECTIONS]
-            names = [size_text(setup.shape), setup.dtype, str(setup.members), scheme]
+            names = [setup.size, setup.dtype, str(setup.members), scheme]
             lines.append([*names, *(cell for timing in timings for cell in timing.cells)])
             ratios += [ratio for timing in timings for ratio in timing.ratios.values()]
     head = [runner.machine(["flax", *libraries]), runner.spread_text(ratios), *remarks]
-    return runner.publish(head, [runner.table("Layers", COLUMNS, lines)], emit)
-
-
-LIBRARIES = {"flax": "Flax", "torch": "PyTorch"}
-TITLES = {**LIBRARIES, COPY: "copy"}
-COLUMNS = ["size", "dtype", "members", "scheme"]
-COLUMNS += [text for d in DIRECTIONS for text in (f"{d}, us", *(f"/ {t}" for t in TITLES.values()))]
+    return runner.publish(head, [runner.table("Layers", COLUMNS, lines)])

@@ -5,13 +5,14 @@ docs/numerics.md says how to read the tables.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks import edge_cases, runner
-from benchmarks.reference_libraries import OWN, TITLES, Layer, prepare
-from benchmarks.runner import BadSelection, Emit, Options
+from benchmarks.reference_libraries import OWN, TITLES, Layer, make_peer
+from benchmarks.runner import BadSelection, Options, emit
 from normlab.norms.table import NORMS
 from normlab.report.tables import Table
 from normlab.testing.cases import CASES, GARBAGE, LAYERS, LIMITS, Case, error, reference
@@ -53,6 +54,10 @@ class Figure(NamedTuple):
         return f"{where}: {number(self.error)}, limit {self.limit:.0e}"
 
 
+prepare = functools.cache(make_peer)
+"""Many cases share a compiled layer."""
+
+
 def measure(case: Case, scheme: str, library: str) -> Cell | None:
     """Return the errors of one layer on one case; None where the library has no such layer."""
     row = NORMS[scheme]
@@ -60,18 +65,16 @@ def measure(case: Case, scheme: str, library: str) -> Cell | None:
     x, cotangent = case.draw(shape)
     y, dx = reference(row, x, cotangent, epsilon=case.epsilon, groups=case.groups)
     try:
-        run = prepare(library, Layer(scheme, shape, case.dtype, case.epsilon, case.groups))
-        if run is None:
+        peer = prepare(library, Layer(scheme, shape, case.dtype, case.epsilon, case.groups))
+        if peer is None:
             return None
-        got_y, got_dx = run(x, cotangent)
+        got_y, got_dx = peer.gradient(x, cotangent)
     except ValueError as refusal:
         return Cell(refusal=str(refusal).partition("\n")[0])
     return Cell(error(got_y, y), error(got_dx, dx))
 
 
-def measure_all(
-    cases: Sequence[Case], schemes: Sequence[str], libraries: Sequence[str], emit: Emit
-) -> Grid:
+def measure_all(cases: Sequence[Case], schemes: Sequence[str], libraries: Sequence[str]) -> Grid:
     grid: Grid = {}
     for number, case in enumerate(cases, 1):
         emit(f"{number}/{len(cases)} {case.name}")
@@ -162,8 +165,8 @@ def excuses(cases: Sequence[Case]) -> str:
     return "\n".join(["† No float is right:", "", *lines]) if lines else ""
 
 
-def run(options: Options, emit: Emit) -> str:
-    """Measure; emit the progress and the tables; return the section of the page."""
+def run(options: Options) -> str:
+    """Measure; print the progress and the tables; return the section of the page."""
     cases = [case for case in CASES if options.cases in case.name]
     if not cases:
         raise BadSelection(f"no case has {options.cases!r} in its name (one is {CASES[0].name!r})")
@@ -172,7 +175,7 @@ def run(options: Options, emit: Emit) -> str:
         options.against, {name: title for name, title in TITLES.items() if name != OWN}
     )
     libraries = [OWN, *others]
-    grid = measure_all(cases, schemes, libraries, emit)
+    grid = measure_all(cases, schemes, libraries)
     totals = ["library", "figures", "refused layers", "NaN", f"above {GARBAGE:g}", "above limit"]
     centered = [scheme for scheme in LAYERS if NORMS[scheme].centered]
     tables = [
@@ -182,4 +185,4 @@ def run(options: Options, emit: Emit) -> str:
         *edge_cases.tables(libraries, schemes),
     ]
     head = [runner.machine(["flax", *others]), *missing, verdict(grid), excuses(cases)]
-    return runner.publish(head, tables, emit)
+    return runner.publish(head, tables)

@@ -18,8 +18,6 @@ from normlab.report.tables import Markdown, Table
 from normlab.runs.provenance import available_cores, processor_name
 
 Key = TypeVar("Key", bound=Hashable)
-Emit = Callable[[str], None]
-"""Takes a line of progress."""
 
 
 class BadSelection(ValueError):
@@ -45,6 +43,7 @@ class Options(NamedTuple):
 
 
 def emit(line: str) -> None:
+    """Print a line of progress."""
     print(line, flush=True)
 
 
@@ -117,15 +116,9 @@ def spread_text(ratios: Sequence[Ratio]) -> str:
 
 
 def versions(libraries: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of jax and of those libraries that are installed."""
+    """Return the versions of jax and of these libraries."""
     names = dict.fromkeys(["jax", *(name.partition("-")[0] for name in libraries)])
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version("dm-haiku" if name == "haiku" else name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {n: importlib.metadata.version("dm-haiku" if n == "haiku" else n) for n in names}
 
 
 def machine(libraries: Iterable[str] = ()) -> str:
@@ -144,15 +137,35 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     return Table(Markdown(title), [*map(Markdown, columns)], lines)
 
 
+class Check(NamedTuple):
+    """A line of a table that is judged: what was found, and whether it holds (None: not judged)."""
+
+    name: str
+    cells: Sequence[str]
+    holds: bool | None = None
+
+    @property
+    def line(self) -> list[str]:
+        marks = {True: "pass", False: "**fail**", None: "-"}
+        return [*self.cells, marks[self.holds]]
+
+
+def verdict(what: str, checks: Iterable[Check]) -> str:
+    """Return how many of those that are judged hold, with the names of the others."""
+    judged = [check for check in checks if check.holds is not None]
+    wrong = [f"- not: {check.name}" for check in judged if not check.holds]
+    return "\n".join([f"{len(judged) - len(wrong)} of {len(judged)} {what} hold.", *wrong])
+
+
 def terminal(of: Table) -> str:
     """Return title and table for a terminal, without Markdown's bold."""
     lines = [[text.replace("**", "") for text in line] for line in of.texts()]
     return f"{of.title}\n\n{Table('', of.columns, lines).to_text()}\n"
 
 
-def publish(head: Iterable[str], tables: Iterable[Table], emit: Emit) -> str:
-    """Emit the tables and the paragraphs of the head, for a terminal; return the section, in which
-    the head comes first. Tables without lines and empty paragraphs are left out."""
+def publish(head: Iterable[str], tables: Iterable[Table]) -> str:
+    """Print the tables and the paragraphs of the head; return the section, in which the head comes
+    first. Tables without lines and empty paragraphs are left out."""
     head = [text for text in head if text]
     tables = [of for of in tables if of.rows]
     emit("\n".join(["", *map(terminal, tables), *head]))

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ from flax import linen as nn
 from jax import lax
 
 from benchmarks import runner
-from benchmarks.reference_libraries import Layer, flax_module
-from benchmarks.runner import Emit, Options, Ratio
+from benchmarks.reference_libraries import Layer, flax_makers
+from benchmarks.runner import Options, emit
 from normlab.models.build import build_model
 from normlab.settings import Config, defaults
 from normlab.training.population import choose_conv
@@ -38,27 +38,19 @@ CLASSES = 10
 REPEATS = 15
 MODES = ("map", "vmap")
 SCHEMES = ("batch", "layer", "group")
-
-
-class Network(NamedTuple):
-    title: str
-    shape: tuple[int, ...]
-    """Of one batch."""
-    settings: Config
-
-
-NETWORKS = (
-    Network(
-        "MLP 784-100-100-100-10, batch 60",
+COLUMNS = ("network", "scheme", "members by", "us of one member", "/ Flax", "/ no norm")
+Shape = tuple[int, ...]
+NETWORKS: dict[str, tuple[Shape, Config]] = {
+    "MLP 784-100-100-100-10, batch 60": (
         (60, 784),
         {"model.name": "mlp", "model.widths": (100, 100, 100)},
     ),
-    Network(
-        "CNN 16-32-64 on 8x8, batch 64",
+    "CNN 16-32-64 on 8x8, batch 64": (
         (64, 8, 8, 1),
         {"model.name": "cnn", "model.widths": (16, 32, 64)},
     ),
-)
+}
+"""Title -> the shape of one batch, settings."""
 
 
 class FlaxNorm(nn.Module):
@@ -72,14 +64,13 @@ class FlaxNorm(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, mask: Any = None) -> jax.Array:
         del train, mask
         layer = Layer(self.scheme, x.shape, str(x.dtype), self.epsilon, self.groups)
-        module = flax_module(layer)
-        assert module is not None
-        return module(x)
+        mode = {"use_running_average": False} if self.scheme == "batch" else {}
+        return flax_makers(layer)[self.scheme]()(x, **mode)
 
 
-def networks(network: Network, scheme: str, mode: str) -> dict[str, nn.Module]:
+def networks(settings: Config, scheme: str, mode: str) -> dict[str, nn.Module]:
     """Return the same network with our norm, with Flax's and with none."""
-    config = defaults() | network.settings
+    config = defaults() | settings
     form = choose_conv("auto", mode)
     ours = build_model(config | {"norm.name": scheme}, CLASSES, form)
     norm = partial(FlaxNorm, scheme, config["norm.epsilon"], config["norm.groups"])
@@ -88,15 +79,15 @@ def networks(network: Network, scheme: str, mode: str) -> dict[str, nn.Module]:
     return {"normlab": ours, "flax": theirs, "none": none}
 
 
-def make_turn(net: nn.Module, network: Network, members: int, mode: str) -> Callable[[], float]:
-    """Return what takes STEPS training steps of all members, compiled, and returns the
-    microseconds of one step of one member."""
+def make_turn(net: nn.Module, shape: Shape, mode: str) -> Callable[[], float]:
+    """Return what takes STEPS training steps of all members on batches of a shape, compiled, and
+    returns the microseconds of one step of one member."""
     random = np.random.default_rng(0)
-    x = jnp.asarray(random.random((STEPS, *network.shape), np.float32))
-    y = jnp.asarray(random.integers(0, CLASSES, (STEPS, network.shape[0]), np.int32))
+    x = jnp.asarray(random.random((STEPS, *shape), np.float32))
+    y = jnp.asarray(random.integers(0, CLASSES, (STEPS, shape[0]), np.int32))
     batches = Batch(x, y, jnp.ones(STEPS))
-    hyper = Hyper(*(np.full(members, value) for value in hyper_of(defaults())))
-    hyper = hyper._replace(seed=np.arange(members))
+    hyper = Hyper(*(np.full(MEMBERS, value) for value in hyper_of(defaults())))
+    hyper = hyper._replace(seed=np.arange(MEMBERS))
 
     def start(hyper: Hyper):
         return init_state(net, "sgd", hyper, x[0])
@@ -118,38 +109,26 @@ def make_turn(net: nn.Module, network: Network, members: int, mode: str) -> Call
         nonlocal states
         began = time.perf_counter()
         states = jax.block_until_ready(program(states, hyper, batches))
-        return 1e6 * (time.perf_counter() - began) / (STEPS * members)
+        return 1e6 * (time.perf_counter() - began) / (STEPS * MEMBERS)
 
     return turn
 
 
-def measure(
-    network: Network, scheme: str, mode: str, members: int, repeats: int
-) -> tuple[float, list[Ratio]]:
-    """Return the microseconds of our step, and its ratios to Flax's and to that without a norm."""
-    turns = {
-        name: make_turn(net, network, members, mode)
-        for name, net in networks(network, scheme, mode).items()
-    }
-    found = runner.take_turns(turns, repeats, warm_up=1)
-    ours = found["normlab"]
-    return statistics.median(ours), [
-        runner.ratio_of(ours, found[name]) for name in ("flax", "none")
-    ]
-
-
-def run(options: Options, emit: Emit) -> str:
-    """Measure; emit the progress and the table; return the section of the page."""
+def run(options: Options) -> str:
+    """Measure; print the progress and the table; return the section of the page."""
     schemes = runner.select("scheme", options.schemes, SCHEMES)
     lines, spreads = [], []
-    for network in NETWORKS:
-        for scheme, mode in itertools.product(schemes, MODES):
-            repeats = options.repeats or REPEATS
-            per_step, ratios = measure(network, scheme, mode, MEMBERS, repeats)
-            spreads += ratios
-            cells = [f"{per_step:.0f}", *(ratio.text for ratio in ratios)]
-            lines.append([network.title, scheme, mode, *cells])
-            emit(", ".join(lines[-1]))
-    columns = ("network", "scheme", "members by", "us of one member", "/ Flax", "/ no norm")
+    for (title, (shape, settings)), scheme, mode in itertools.product(
+        NETWORKS.items(), schemes, MODES
+    ):
+        nets = networks(settings, scheme, mode)
+        turns = {name: make_turn(net, shape, mode) for name, net in nets.items()}
+        found = runner.take_turns(turns, options.repeats or REPEATS, warm_up=1)
+        ours = found["normlab"]
+        ratios = [runner.ratio_of(ours, found[name]) for name in ("flax", "none")]
+        cells = [f"{statistics.median(ours):.0f}", *(ratio.text for ratio in ratios)]
+        lines.append([title, scheme, mode, *cells])
+        spreads += ratios
+        emit(", ".join(lines[-1]))
     head = [runner.machine(["flax"]), runner.spread_text(spreads)]
-    return runner.publish(head, [runner.table("Training steps", columns, lines)], emit)
+    return runner.publish(head, [runner.table("Training steps", COLUMNS, lines)])

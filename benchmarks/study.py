@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from benchmarks import runner
 from benchmarks.loops.contender import Broken, Contender, Workspace
 from benchmarks.loops.network import Job, Network
 from benchmarks.loops.stepwise import Run
-from benchmarks.runner import Emit, Options
+from benchmarks.runner import Options, emit
 from benchmarks.training import LIBRARIES, form_text, forms_of, number
 from normlab.data import load
 from normlab.report.tables import Table
@@ -42,8 +42,6 @@ FULL_CACHE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-Forms = Mapping[tuple[str, str], str]
-"""(library, setup) -> the form that is fastest there."""
 
 
 class Group(NamedTuple):
@@ -77,7 +75,6 @@ class Timed(NamedTuple):
 
     group: Group
     library: str
-    form: str
     trained: int
     """Runs that were trained."""
     start: float
@@ -102,9 +99,10 @@ class Whole(NamedTuple):
     seconds: float
 
 
-def whole(title: str, groups: Sequence[Group], seconds: float) -> Whole:
+def whole(library: str, way: str, groups: Sequence[Group], seconds: float) -> Whole:
     runs = sum(len(group.configs) for group in groups)
-    return Whole(title, runs, sum(group.run_steps for group in groups), seconds)
+    steps = sum(group.run_steps for group in groups)
+    return Whole(f"{LIBRARIES[library]}, {way}", runs, steps, seconds)
 
 
 def planned_groups(arms: Sequence[str]) -> list[Group]:
@@ -132,65 +130,35 @@ def time_normlab(title: str, arms: Sequence[str], folder: Path, cache: Path) -> 
         raise Broken(f"the study failed: {last[0]}")
     files = folder.glob("runs/*/result.json")
     steps = [json.loads(f.read_text(encoding="utf-8"))["config"]["train.steps"] for f in files]
+    emit(f"{title}: {len(steps)} runs in {seconds:.0f} s")
     return Whole(title, len(steps), sum(steps), seconds)
 
 
-def prepare(space: Workspace, contender: Contender, library: str, form: str, group: Group) -> None:
-    """Let a contender make the loop of a group."""
-    data = load(group.data_name)
-    job = Job(group.network, data.images, data.labels, np.zeros((1, 1), np.int32), {})
-    contender.make(library, group.network, space.save(job, group.data_name), {"form": form})
+def prepare(space: Workspace, contender: Contender, library: str, group: Group) -> None:
+    """Let a contender make the loop of a group, in its plain form."""
+    data, network = load(group.data_name), group.network
+    job = Job(network, data.images, data.labels, np.zeros((1, 1), np.int32), {})
+    contender.make(library, space.save(job), {"form": forms_of(library, network)[0]})
 
 
 def train(contender: Contender, group: Group, run: Run) -> tuple[float, float]:
     """Return the run's test accuracy and its seconds."""
-    return tuple(contender.ask("train", run=run, data=group.data_name)[0])
+    return contender.ask("train", run, group.data_name)[0]
 
 
 def time_group(
-    space: Workspace, contender: Contender, library: str, form: str, group: Group, stride: int
+    space: Workspace, contender: Contender, library: str, group: Group, stride: int
 ) -> Timed:
     """Return what every stride-th run of a group takes."""
     chosen = group.runs()[::stride]
     began = time.perf_counter()
-    prepare(space, contender, library, form, group)
+    prepare(space, contender, library, group)
     start = time.perf_counter() - began
     _, cold = train(contender, group, chosen[0])
     accuracies, seconds = zip(*(train(contender, group, run) for run in chosen), strict=True)
     start += max(0.0, cold - seconds[0])
     best = float(np.nanmax([0.0, *accuracies]))
-    return Timed(group, library, form, len(chosen), start, statistics.fmean(seconds), best)
-
-
-def choose_form(space: Workspace, library: str, group: Group) -> str:
-    """Return the form whose second run of the group takes least; raises Broken if one fails."""
-    seconds: dict[str, float] = {}
-    forms = forms_of(library, group.network)
-    for form in forms if len(forms) > 1 else []:
-        contender = space.start()
-        prepare(space, contender, library, form, group)
-        run = group.runs()[0]
-        seconds[form] = [train(contender, group, run)[1] for _ in range(2)][1]
-        contender.close()
-    return min(forms, key=lambda form: seconds.get(form, 0.0))
-
-
-def choose_forms(
-    space: Workspace, libraries: Sequence[str], groups: Sequence[Group], emit: Emit
-) -> Forms:
-    """Return the fastest forms. A library that fails is left out with a line."""
-    forms: dict[tuple[str, str], str] = {}
-    for library in libraries:
-        try:
-            found = {(library, g.setup): choose_form(space, library, g) for g in middle(groups)}
-        except Broken as error:
-            emit(f"{LIBRARIES[library]} is left out: {error}")
-            continue
-        forms |= found
-        for group in middle(groups):
-            text = form_text(group.network, library, found[library, group.setup])
-            emit(f"{LIBRARIES[library]}, {group.setup}: {text or 'its plain form'}")
-    return forms
+    return Timed(group, library, len(chosen), start, statistics.fmean(seconds), best)
 
 
 def middle(groups: Sequence[Group]) -> list[Group]:
@@ -200,32 +168,37 @@ def middle(groups: Sequence[Group]) -> list[Group]:
 
 
 def time_loops(
-    space: Workspace, groups: Sequence[Group], forms: Forms, stride: int, emit: Emit
+    space: Workspace, groups: Sequence[Group], libraries: Sequence[str], stride: int
 ) -> list[Timed]:
-    """Return the times of one process for each library. The libraries take turns at the groups."""
-    contenders = {library: space.start() for library, _ in forms}
+    """Return the times of one process for each library. The libraries take turns at the groups; one
+    that fails is left out with a line."""
+    contenders = {library: space.start() for library in libraries}
     found: list[Timed] = []
     for group in groups:
-        for library, contender in contenders.items():
-            form = forms[library, group.setup]
-            timed = time_group(space, contender, library, form, group, stride)
+        for library, contender in list(contenders.items()):
+            try:
+                timed = time_group(space, contender, library, group, stride)
+            except Broken as error:
+                emit(f"{LIBRARIES[library]} is left out: {error}")
+                del contenders[library]
+                continue
             found.append(timed)
             emit(
                 f"{LIBRARIES[library]}, {group.setup}, {group.arm}: {timed.trained} of "
                 f"{len(group.configs)} runs, {timed.start:.1f} s and {timed.each:.2f} s a run, "
                 f"best accuracy {timed.accuracy:.1%}"
             )
-    return found
+    return [timed for timed in found if timed.library in contenders]
 
 
-def time_fresh(space: Workspace, library: str, form: str, group: Group) -> float:
+def time_fresh(space: Workspace, library: str, group: Group) -> float:
     """Return the median seconds of a process that trains one run, its cache warm."""
     environment = FULL_CACHE | {"JAX_COMPILATION_CACHE_DIR": str(space.folder / "cache")}
     seconds = []
     for run in [group.runs()[0], *group.runs()[:FRESH]]:
         began = time.perf_counter()
         contender = space.start(environment=environment)
-        prepare(space, contender, library, form, group)
+        prepare(space, contender, library, group)
         train(contender, group, run)
         contender.finish()
         seconds.append(time.perf_counter() - began)
@@ -237,22 +210,22 @@ def whole_loops(times: Sequence[Timed]) -> list[Whole]:
     wholes = []
     for library in dict.fromkeys(t.library for t in times):
         own = [t for t in times if t.library == library]
-        seconds = sum(t.seconds for t in own)
-        wholes.append(whole(f"{LIBRARIES[library]}, one process", [t.group for t in own], seconds))
+        groups = [t.group for t in own]
+        wholes.append(whole(library, "one process", groups, sum(t.seconds for t in own)))
     return wholes
 
 
-def whole_fresh(space: Workspace, groups: Sequence[Group], forms: Forms, emit: Emit) -> list[Whole]:
+def whole_fresh(space: Workspace, groups: Sequence[Group], libraries: Iterable[str]) -> list[Whole]:
     """Return what the study takes with one process for each run. torch.compile is not among them,
     because it would compile in each."""
     wholes = []
-    for library in dict.fromkeys(name for name, _ in forms if name != "torch-compiled"):
+    for library in [name for name in libraries if name != "torch-compiled"]:
         seconds = 0.0
         for group in middle(groups):
-            each = time_fresh(space, library, forms[library, group.setup], group)
+            each = time_fresh(space, library, group)
             emit(f"{LIBRARIES[library]}, {group.setup}: {each:.1f} s for a process with one run")
             seconds += each * sum(len(g.configs) for g in groups if g.setup == group.setup)
-        wholes.append(whole(f"{LIBRARIES[library]}, one process for each run", groups, seconds))
+        wholes.append(whole(library, "one process for each run", groups, seconds))
     return wholes
 
 
@@ -276,7 +249,7 @@ def loops_table(times: Sequence[Timed]) -> Table:
         own = [t for t in times if (t.group.setup, t.library) == (setup, library)]
         runs, start = sum(len(t.group.configs) for t in own), sum(t.start for t in own)
         seconds = sum(t.seconds for t in own)
-        form = form_text(own[0].group.network, library, own[0].form)
+        form = form_text(own[0].group.network, library, "")
         measured = f"{sum(t.trained for t in own)} of {runs}"
         each = (seconds - start) / runs
         cells = [setup, LIBRARIES[library], form, measured, f"{start:.1f}", f"{each:.2f}"]
@@ -284,19 +257,17 @@ def loops_table(times: Sequence[Timed]) -> Table:
     return runner.table("A whole study: the loops", columns, rows)
 
 
-def run(options: Options, emit: Emit) -> str:
-    """Measure; emit the progress and the tables; return the section of the page."""
+def run(options: Options) -> str:
+    """Measure; print the progress and the tables; return the section of the page."""
     groups, arms = planned_groups(options.schemes), options.schemes
     libraries, missing = runner.find_libraries(options.against, LOOPS)
     with Workspace() as space:
         cache = space.folder / "normlab"
         own = [time_normlab("normlab, empty cache", arms, space.folder / "a", cache)]
-        emit(f"normlab: {own[0].runs} runs in {own[0].seconds:.0f} s with an empty cache")
-        forms = choose_forms(space, libraries, groups, emit)
-        times = time_loops(space, groups, forms, options.stride, emit)
-        others = [*whole_loops(times), *whole_fresh(space, groups, forms, emit)]
+        times = time_loops(space, groups, libraries, options.stride)
+        left = dict.fromkeys(timed.library for timed in times)
+        others = [*whole_loops(times), *whole_fresh(space, groups, left)]
         own.append(time_normlab("normlab, warm cache", arms, space.folder / "b", cache))
-        emit(f"normlab: {own[1].runs} runs in {own[1].seconds:.0f} s with a warm cache")
     measured = f"Of each arm one run in {options.stride} was measured."
     head = [runner.machine(sorted({"flax", *libraries})), measured, *missing]
-    return runner.publish(head, [ways_table(own, others), loops_table(times)], emit)
+    return runner.publish(head, [ways_table(own, others), loops_table(times)])

@@ -11,6 +11,7 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from benchmarks.loops.contender import Broken, Contender, Workspace
 from benchmarks.loops.matmul_loop import FLOPS
 from benchmarks.loops.network import BATCHES, EXAMPLES, NETWORKS, Job, Network, random_images
 from benchmarks.loops.normlab_loop import first_rows, first_weights
-from benchmarks.runner import BadSelection, Emit, Options, Ratio
+from benchmarks.runner import BadSelection, Options, Ratio, emit
 from normlab.report.tables import Table
 from normlab.runs.provenance import available_cores
 
@@ -99,30 +100,30 @@ def make_job(network: Network) -> Job:
     return Job(network, images, labels, rows, first_weights(network))
 
 
-def start_population(space: Workspace, job: Job, size: int, peak: float) -> Contender:
+def start_population(
+    space: Workspace, network: Network, job: Path, size: int, peak: float
+) -> Contender:
     """Start normlab's. On a CPU its members are divided over one process for each core."""
     is_cpu = jax.default_backend() == "cpu"
     cores: list[int | None] = list(available_cores()) if is_cpu else [None]
     workers = min(size, len(cores))
     seeds = [list(range(size))[i::workers] for i in range(workers)]
-    work = job.network.step_flops * len(seeds[0]) * len(cores)
+    work = network.step_flops * len(seeds[0]) * len(cores)
     length = int(np.clip(SECONDS * SHARE * peak / work, 1, CHUNK))
     contender = space.start(cores[:workers], size * length)
-    options = [{"seeds": own, "length": length} for own in seeds]
-    contender.make(OWN, job.network, space.save(job, "job"), *options)
+    contender.make(OWN, job, *({"seeds": own, "length": length} for own in seeds))
     return contender
 
 
 def start_libraries(
-    space: Workspace, job: Job, libraries: Sequence[str], emit: Emit
+    space: Workspace, network: Network, job: Path, libraries: Sequence[str]
 ) -> dict[Key, Contender]:
     """Start each library in each of its forms. One that breaks is left out with a line."""
     contenders: dict[Key, Contender] = {}
-    network = job.network
     for library, form in [(name, form) for name in libraries for form in forms_of(name, network)]:
         contender = space.start()
         try:
-            contender.make(library, network, space.save(job, "job"), {"form": form})
+            contender.make(library, job, {"form": form})
             contender.losses(1)
         except Broken as error:
             name = [LIBRARIES[library], form_text(network, library, form)]
@@ -165,18 +166,20 @@ def take_turns(contenders: Mapping[Key, Contender], rounds: int) -> dict[Key, li
 
 
 def measure(
-    network: Network, sizes: Sequence[int], libraries: Sequence[str], repeats: int, emit: Emit
+    network: Network, sizes: Sequence[int], libraries: Sequence[str], repeats: int
 ) -> list[Result]:
     """Return the results at one network; raises Disagreement and, where normlab fails, Broken."""
     with Workspace() as space:
-        job = make_job(network)
+        job = space.save(make_job(network))
         floor = space.start(unit=FLOPS)
-        floor.make(FLOOR, network, space.save(job, "job"), {})
+        floor.make(FLOOR, job, {})
         floor.run(1)
         peak = FLOPS / floor.run(1)
         sizes = sizes or (FEW if network.step_flops > LARGE else POPULATIONS)
-        contenders = {(OWN, str(n)): start_population(space, job, n, peak) for n in sizes}
-        contenders |= start_libraries(space, job, libraries, emit)
+        contenders = {
+            (OWN, str(size)): start_population(space, network, job, size, peak) for size in sizes
+        }
+        contenders |= start_libraries(space, network, job, libraries)
         check_losses(network.name, {" ".join(k): c.losses(CHECKED) for k, c in contenders.items()})
         emit(f"{network.name}: the losses of {len(contenders)} contenders agree")
         rates = take_turns({(FLOOR, ""): floor, **contenders}, repeats)
@@ -187,9 +190,8 @@ def measure(
             fraction = statistics.median(found) * network.step_flops / peak
             result = Result(network, library, form, found, fraction)
             if library == OWN:
-                facts = contenders[library, form].ask("facts")
-                compile = max(f["compile"] for f in facts)
-                result = result._replace(compile=compile, memory=sum(f["memory"] for f in facts))
+                seconds, memory = zip(*contenders[library, form].ask("costs"), strict=True)
+                result = result._replace(compile=max(seconds), memory=sum(memory))
             results.append(result)
             emit(f"{network.name}, {library} {form}: {result.rate:.4g} steps/s, {fraction:.1%}")
         return results
@@ -233,8 +235,8 @@ def library_table(results: Sequence[Result]) -> Table:
     return runner.table("Training: single runs", columns, rows)
 
 
-def run(options: Options, emit: Emit) -> str:
-    """Measure; emit the progress and the tables; return the section of the page."""
+def run(options: Options) -> str:
+    """Measure; print the progress and the tables; return the section of the page."""
     by_name = {network.name: network for network in NETWORKS}
     networks = runner.select("network", options.networks, by_name)
     for size in options.populations:
@@ -245,9 +247,8 @@ def run(options: Options, emit: Emit) -> str:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the contenders need it
     results: list[Result] = []
     for name in networks:
-        repeats = options.repeats or REPEATS
-        results += measure(by_name[name], sizes, libraries, repeats, emit)
+        results += measure(by_name[name], sizes, libraries, options.repeats or REPEATS)
     table, ratios = population_table(results, libraries)
     where = runner.machine(sorted({"flax", "optax", *libraries}))
     head = [where, runner.spread_text(ratios), *missing]
-    return runner.publish(head, [table, library_table(results)], emit)
+    return runner.publish(head, [table, library_table(results)])

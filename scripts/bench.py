@@ -71,7 +71,7 @@ def main() -> int:
     asked: dict[str, Any] = {name: FLAGS[name].value for name in (*names, "repeats", "results")}
     options = runner.Options(**asked, stride=FLAGS.share)
     try:
-        section = importlib.import_module(f"benchmarks.{module}").run(options, runner.emit)
+        section = importlib.import_module(f"benchmarks.{module}").run(options)
     except runner.BadSelection as error:
         raise ConfigError(str(error)) from error
     if FLAGS.write:

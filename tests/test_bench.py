@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks import edge_cases, layers, numerics, reference_libraries, runner, steps, training
-from benchmarks.reference_libraries import OWN, Layer, Linen
+from benchmarks.reference_libraries import OWN, make_peer
 from benchmarks.runner import BadSelection, Options
 from normlab.norms import NORMS
 from normlab.testing.cases import CASES, DTYPES, FEW, LAYERS, LIMITS, error, few, reference
@@ -29,10 +30,6 @@ def draw(shape=SHAPE, seed=0) -> np.ndarray:
 
 def case_of(name: str, **changes):
     return replace(next(case for case in CASES if case.name == name), **changes)
-
-
-def quiet(line: str) -> None:
-    del line
 
 
 # --- cases and their references
@@ -130,38 +127,36 @@ def test_texts_of_errors():
     assert numerics.side_text([0.5, math.nan], "subnormal") == "**NaN**†"
 
 
-def test_a_selection_of_the_numerics_suite(monkeypatch):
+def test_a_selection_of_the_numerics_suite(monkeypatch, capsys):
     more = runner.table("More", ["a"], [["b"]])
     monkeypatch.setattr(edge_cases, "tables", lambda *_: [more])
-    lines: list[str] = []
-    options = Options(schemes=["batch"], cases="const 3.3 eps", against=["flax"])
-    page = numerics.run(options, lines.append)
+    page = numerics.run(Options(schemes=["batch"], cases="const 3.3 eps", against=["flax"]))
     assert "normlab: 0 of 4 figures are NaN or above" in page
     assert "| case | normlab | Flax |" in page and page.endswith("| a |\n| --- |\n| b |")
     row = next(line for line in page.splitlines() if line.startswith("| const 3.3 eps 1e-12 |"))
     ours, theirs = row.strip("| ").split(" | ")[1:]
     assert ours.startswith("0 / ") and "**" in theirs
-    assert lines[:2] == ["1/2 const 3.3 eps 1e-12", "2/2 f16 const 3.3 eps 1e-8"]
-    assert "Worst of batch" in lines[-1] and "**" not in lines[-1]
+    printed = capsys.readouterr().out
+    assert printed.startswith("1/2 const 3.3 eps 1e-12\n2/2 f16 const 3.3 eps 1e-8\n")
+    assert "Worst of batch" in printed and "**" not in printed
 
 
 SMALL = {"image": (4, 4, 4, 8), "layers": ("batch",)}
 
 
 def grid_of(case, libraries=(OWN,)):
-    return numerics.measure_all([case], case.layers, libraries, quiet)
+    return numerics.measure_all([case], case.layers, libraries)
 
 
 def test_a_wrong_normlab_is_counted_and_named(monkeypatch):
-    def make(layer: Layer):
-        run: Any = right(layer)
-        return lambda x, c: (run(x, c)[0] * np.float32(1.001), np.full_like(x, np.nan))
+    def wrong(library, layer):
+        right = make_peer(library, layer).gradient
+        return SimpleNamespace(
+            gradient=lambda x, c: (right(x, c)[0] * np.float32(1.001), np.full_like(x, np.nan))
+        )
 
-    right = reference_libraries.MAKERS[OWN]
-    monkeypatch.setitem(reference_libraries.MAKERS, OWN, make)
-    reference_libraries.prepare.cache_clear()
+    monkeypatch.setattr(numerics, "prepare", wrong)
     grid = grid_of(case_of("N(0,1)", **SMALL))
-    reference_libraries.prepare.cache_clear()
     assert numerics.total_line(grid, OWN) == ["normlab", 2, 0, 1, 0, 2]
     assert numerics.verdict(grid).splitlines()[1:] == [
         "- N(0,1), batch, forward: 1e-03, limit 2e-06",
@@ -286,12 +281,13 @@ def test_the_measured_loop_applies_the_layer_that_many_times(direction, members,
     """y = x + step adds up over the iterations; its gradient for `step` is the sum of dx."""
     seen: list[Any] = []
     monkeypatch.setattr(jax, "block_until_ready", lambda carry: seen.append(carry) or carry)
-    linen = Linen(
-        {"params": {"step": np.float32(2)}, "batch_stats": {"n": np.float32(0)}},
-        lambda v, x: (x + v["params"]["step"], {"batch_stats": {"n": v["batch_stats"]["n"] + 1}}),
-    )
+
+    def apply(v, x):
+        return x + v["params"]["step"], {"batch_stats": {"n": v["batch_stats"]["n"] + 1}}
+
     setup = layers.Setup((4, 8), "float32", members)
-    work = layers.jax_work(linen, setup, direction)
+    params, state = {"step": np.float32(2)}, {"batch_stats": {"n": np.float32(0)}}
+    work = layers.jax_work(apply, params, state, setup, direction)
     work(3)
     work(4)
     x, cotangent, state, slopes = jax.tree.map(np.asarray, seen[-1])
@@ -313,7 +309,7 @@ def test_a_selection_of_the_layers_suite(monkeypatch):
     monkeypatch.setattr(layers, "LARGEST_IN_POPULATION", 48)
     sizes, schemes = ["6x8", "2x2x2x8"], ["rms", "instance"]
     options = Options(["flax"], schemes, sizes=sizes, dtypes=["float32"], repeats=1)
-    section = layers.run(options, quiet)
+    section = layers.run(options)
     lines = [line for size in sizes for line in cells_of(section, size)]
     assert [(line[0], *line[2:4]) for line in lines] == [
         ("6x8", "1", "rms"),
@@ -333,13 +329,13 @@ def test_a_scheme_that_refuses_a_size_is_left_out_with_a_line():
     assert len(refused) == 1 and refused[0].startswith("batch at 1x8 is left out: ")
 
 
-TINY = steps.Network("tiny", (8, 6), {"model.name": "mlp", "model.widths": (4,)})
+TINY = (8, 6), {"model.name": "mlp", "model.widths": (4,)}
 
 
 def test_the_networks_of_a_step_differ_in_the_norm_only():
-    nets: Any = steps.networks(TINY, "batch", "map")
+    nets: Any = steps.networks(TINY[1], "batch", "map")
     assert nets["flax"].layers.norm.func is steps.FlaxNorm
-    x = draw(TINY.shape).astype(np.float32)
+    x = draw(TINY[0]).astype(np.float32)
     outputs, kernels = {}, {}
     for name, net in nets.items():
         init = jax.jit(lambda x, net=net: net.init_with_output(jax.random.key(0), x, train=True))
@@ -352,10 +348,10 @@ def test_the_networks_of_a_step_differ_in_the_norm_only():
 
 def test_a_selection_of_the_steps_suite(monkeypatch):
     monkeypatch.setattr(steps, "STEPS", 2)
-    monkeypatch.setattr(steps, "NETWORKS", (TINY,))
+    monkeypatch.setattr(steps, "NETWORKS", {"tiny": TINY})
     clock = type("Clock", (), {"perf_counter": iter(range(1000)).__next__})
     monkeypatch.setattr(steps, "time", clock)
-    section = steps.run(Options(schemes=["batch"], repeats=1), quiet)
+    section = steps.run(Options(schemes=["batch"], repeats=1))
     rows = cells_of(section, "tiny")
     assert [row[1:3] for row in rows] == [["batch", "map"], ["batch", "vmap"]]
     assert all(row[3:] == [f"{1e6 / 2 / steps.MEMBERS:.0f}", "1.00", "1.00"] for row in rows)
@@ -385,7 +381,7 @@ def test_a_selection_of_the_steps_suite(monkeypatch):
 )
 def test_what_is_not_there_cannot_be_selected(suite, asked, message):
     with pytest.raises(BadSelection, match=message):
-        suite.run(asked, quiet)
+        suite.run(asked)
 
 
 def test_a_library_that_is_missing_is_left_out_with_a_line(monkeypatch):
@@ -396,13 +392,12 @@ def test_a_library_that_is_missing_is_left_out_with_a_line(monkeypatch):
     assert runner.find_libraries(None, {"flax": "Flax", "keras": "Keras"})[0] == ["flax", "keras"]
 
 
-def test_a_table_for_the_page_and_for_the_terminal():
-    lines: list[str] = []
+def test_a_table_for_the_page_and_for_the_terminal(capsys):
     table = runner.table("T", ["case", "us"], [["a", "**NaN**"], ["long", "1"]])
-    page = runner.publish(["2 cores.", ""], [table, runner.table("None", ["a"], [])], lines.append)
+    page = runner.publish(["2 cores.", ""], [table, runner.table("None", ["a"], [])])
     text = "**T**\n\n| case | us |\n| --- | --- |\n| a | **NaN** |\n| long | 1 |"
     assert page == f"2 cores.\n\n{text}"
-    assert lines == ["\nT\n\ncase  us\na     NaN\nlong  1\n\n2 cores."]
+    assert capsys.readouterr().out == "\nT\n\ncase  us\na     NaN\nlong  1\n\n2 cores.\n"
 
 
 def test_a_section_is_replaced_and_nothing_else(tmp_path):
@@ -448,5 +443,5 @@ def test_running_statistics_and_timings_with_the_other_libraries(monkeypatch):
     monkeypatch.setattr(layers, "VALUES", 2**10)
     monkeypatch.setattr(layers, "LARGEST_IN_POPULATION", 0)
     asked = Options(None, ["group"], sizes=["2x2x2x8"], dtypes=["float32"], repeats=1)
-    (line,) = cells_of(layers.run(asked, quiet), "2x2x2x8")
+    (line,) = cells_of(layers.run(asked), "2x2x2x8")
     assert "-" not in line

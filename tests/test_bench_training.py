@@ -15,7 +15,7 @@ import pytest
 from benchmarks import study, training
 from benchmarks.loops import flax_loop, network, normlab_loop, stepwise
 from benchmarks.loops.contender import Broken, Workspace
-from benchmarks.loops.network import NETWORKS, Part, load_job, save_job
+from benchmarks.loops.network import NETWORKS, Op
 from benchmarks.loops.stepwise import Run
 from benchmarks.training import Disagreement, Result
 from normlab.data import Split
@@ -59,12 +59,14 @@ def right(jobs) -> dict[str, list[float]]:
 # --- the same training
 
 
-def test_the_parts_of_a_network():
-    assert [part.kind for part in LISTED["cnn8"].parts] == ["conv", "pool", "conv", "pool", "conv"]
-    parts = LISTED["resnet20"].parts
-    assert len(parts) == 10 and parts[0] == Part("conv", "stem", 16)
-    assert parts[4] == Part("block", "stage_2_block_1", 32, 2)
-    assert [part.stride for part in parts] == [1, 1, 1, 1, 2, 1, 1, 2, 1, 1]
+def test_the_operations_of_a_network():
+    kinds = [op.kind for op in LISTED["cnn8"].ops]
+    layer = ["conv", "norm", "act"]
+    assert kinds == [*layer, "pool", *layer, "pool", *layer, "mean", "dense"]
+    ops = LISTED["resnet20"].ops
+    assert [op.kind for op in ops].count("keep") == 9 and ops[0] == Op("conv", "conv_stem", 16)
+    strided = [op for op in ops if op.stride == 2]
+    assert Op("conv", "stage_2_block_1_conv_1", 32, 2) in strided and len(strided) == 4
     stem, forward = 32 * 32 * 27 * 16, 40.55e6  # products of one example, by hand
     flops = 2 * 128 * (3 * forward - stem)  # the stem has no input gradient
     assert LISTED["resnet20"].step_flops == pytest.approx(flops, rel=1e-3)
@@ -97,16 +99,8 @@ def test_the_population_starts_there_too_and_counts_its_chunks(jobs, right):
     loop = normlab_loop.Loop(jobs["mlp"], [0, 7], 2)
     assert loop.losses(STEPS) == pytest.approx(right["mlp"], rel=1e-4)  # over two chunks
     before = np.asarray(loop.states.step)
-    assert loop.run(2) > 0 and min(loop.facts().values()) > 0
+    assert loop.run(2) > 0 and min(loop.costs()) > 0
     np.testing.assert_array_equal(loop.states.step, before + 4)
-
-
-def test_a_job_survives_its_file(jobs, tmp_path):
-    job = jobs["mlp"]
-    save_job(job, tmp_path / "job.npz")
-    found = load_job({**vars(job.network), "widths": [6, 5]}, str(tmp_path / "job.npz"))
-    assert found.network == job.network and found.weights.keys() == job.weights.keys()
-    np.testing.assert_array_equal(found.rows, job.rows)
 
 
 def test_losses_that_differ_are_an_error_in_one_line():
@@ -144,11 +138,13 @@ class Counting(stepwise.Stepwise):
         return len(rows) / 2
 
 
-def test_a_run_of_a_study_is_trained_and_evaluated(jobs):
+def test_a_run_of_a_study_is_trained_and_evaluated(jobs, monkeypatch):
     job = jobs["cnn"]._replace(network=replace(TINY["cnn"], batch=2))
     split = Split(np.arange(5), np.arange(5, 8), np.arange(8, 14))
+    monkeypatch.setattr(stepwise, "split_rows", lambda data, seed: split if seed == 3 else None)
+    run = [0.1, 3, 5, 2]
     loop = Counting(job)
-    accuracy, seconds = loop.train(Run(0.1, 3, 5, 2), split)
+    accuracy, seconds = loop.train(run, "digits")
     assert accuracy == 0.5 and seconds >= 0
     batches = [seen for seen in loop.seen if isinstance(seen, list)]
     assert [s if not isinstance(s, list) else "step" for s in loop.seen] == [
@@ -157,7 +153,7 @@ def test_a_run_of_a_study_is_trained_and_evaluated(jobs):
     for epoch in (batches[:2], batches[2:4]):
         assert len({*epoch[0], *epoch[1]}) == 4 and {*epoch[0], *epoch[1]} <= set(range(5))
     stopped = Counting(job, bad_from=2)
-    accuracy, _ = stopped.train(Run(0.1, 3, 5, 2), split)
+    accuracy, _ = stopped.train(run, "digits")
     assert math.isnan(accuracy) and sum(isinstance(s, list) for s in stopped.seen) == 2
 
 
@@ -187,9 +183,9 @@ def group(arm: str, runs: int) -> study.Group:
 
 
 def test_what_was_not_measured_lasts_as_long_as_what_was():
-    timed = study.Timed(group("batch", 10), "flax", "", 2, 5.0, 0.5, 0.9)
+    timed = study.Timed(group("batch", 10), "flax", 2, 5.0, 0.5, 0.9)
     assert timed.seconds == 5 + 10 * 0.5
-    other = study.Timed(group("none", 4), "flax", "", 1, 1.0, 0.25, 0.9)
+    other = study.Timed(group("none", 4), "flax", 1, 1.0, 0.25, 0.9)
     (whole,) = study.whole_loops([timed, other])
     assert whole == study.Whole("Flax loop, one process", 14, 700, 12.0)
     own = [study.Whole("normlab", 28, 1400, 6.0)]
@@ -212,7 +208,7 @@ def test_the_loops_of_a_study_skip_runs_and_count_compilation_once(monkeypatch):
     monkeypatch.setattr(study, "train", train)
     monkeypatch.setattr(study, "time", type("Clock", (), {"perf_counter": lambda: 7.0}))
     nobody: Any = None
-    timed = study.time_group(nobody, nobody, "flax", "", group("batch", 7), 3)
+    timed = study.time_group(nobody, nobody, "flax", group("batch", 7), 3)
     assert [run.seed for run in runs] == [0, 0, 3, 6]
     assert (timed.trained, timed.start, timed.each, timed.accuracy) == (3, 2.0, 1.0, 0.9)
 
@@ -224,7 +220,7 @@ def test_a_process_answers_and_its_errors_are_one_line(tmp_path):
     with Workspace() as space:
         contender = space.start()
         with pytest.raises(Broken, match="No module named 'benchmarks.loops.none_loop'"):
-            contender.make("none", TINY["mlp"], tmp_path, {})
+            contender.make("none", tmp_path, {})
         contender.processes[0].kill()
         with pytest.raises(Broken, match="its process ended with code -9: ModuleNotFound"):
             contender.run(1)
@@ -240,19 +236,21 @@ class Fake:
         self.seconds, self.counts, self.options = seconds, [], ()
 
     def make(self, *arguments: Any):
-        self.options = arguments[3:]
+        self.options = arguments[2:]
 
     def run(self, count: int) -> float:
         self.counts.append(count)
         return count * self.seconds
 
 
-def test_members_are_divided_over_the_cores(monkeypatch, jobs):
+def test_members_are_divided_over_the_cores(monkeypatch, tmp_path):
     started: list[tuple] = []
     monkeypatch.setattr(training, "available_cores", lambda: [3, 5])
     with Workspace() as space:
         monkeypatch.setattr(space, "start", lambda *a: started.append(a) or Fake())
-        one, five = (training.start_population(space, jobs["mlp"], n, 1e9) for n in (1, 5))
+        one, five = (
+            training.start_population(space, TINY["mlp"], tmp_path, n, 1e9) for n in (1, 5)
+        )
     options: Any = five.options  # pyright: ignore
     assert one.options[0]["seeds"] == [0] and started[0][0] == [3]  # pyright: ignore
     assert [o["seeds"] for o in options] == [[0, 2, 4], [1, 3]]

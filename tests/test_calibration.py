@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import runner
+from benchmarks.runner import Check
 from benchmarks.validation import calibration, calibration_runs
-from benchmarks.validation.calibration import Check, Metric, Noise, Proportion, judge
+from benchmarks.validation.calibration import Metric, Noise, Proportion, judge
 from normlab.studies import decisions, effects
 from normlab.studies.decisions import Contrast
 from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
@@ -125,19 +127,17 @@ def test_a_proportion_has_its_exact_interval():
 
 
 def test_the_page_says_what_does_not_hold():
-    checks = [Check(["a", "t"], True), Check(["b", "t"], False), Check(["c", "t"])]
-    assert calibration.verdict(checks).splitlines() == ["1 of 2 checks hold.", "- not: b, t"]
-    assert [check.line[-1] for check in checks] == ["pass", "**fail**", "-"]
+    checks = [Check("a", ["1"], True), Check("b", ["2"], False), Check("c", ["3"])]
+    assert runner.verdict("checks", checks).splitlines() == ["1 of 2 checks hold.", "- not: b"]
+    assert [check.line for check in checks] == [["1", "pass"], ["2", "**fail**"], ["3", "-"]]
 
 
-def test_a_whole_page(monkeypatch):
+def test_a_whole_page(monkeypatch, capsys):
     for name, value in {"DRAWS": 5, "REPETITIONS": 5, "SIZES": (3.1,)}.items():
         monkeypatch.setattr(calibration, name, value)
-    lines: list[str] = []
-    positives = [Check(["large", "5 points", "supported"], True)]
-    metrics = [metric(runs(), runs(1))]
-    page = calibration.judge_all(metrics, positives, judge, lines.append)
-    assert page.count("\n| --- ") == 4 and "of 5 checks hold" in lines[-1]
+    positives = [Check("large", ["large", "5 points", "supported"], True)]
+    page = calibration.judge_all([metric(runs(), runs(1))], positives, judge)
+    assert page.count("\n| --- ") == 4 and "of 5 checks hold" in capsys.readouterr().out
 
 
 def test_effects_of_real_runs_have_their_sign(monkeypatch):

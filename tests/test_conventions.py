@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peer_layers import Layer, make_layer, names_for
+from peer_layers import make_layer, names_for
+
+from benchmarks.reference_libraries import Peer
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "conventions.md"
 SHAPE = (6, 4, 2, 64)
@@ -119,7 +121,7 @@ def one_value(call: str) -> str:
     return "NaN" if np.isnan(y).any() else "0" if not y.any() else "other"
 
 
-def average(call: str, layer: Layer) -> tuple[float, float]:
+def average(call: str, layer: Peer) -> tuple[float, float]:
     """Running mean and variance of channel 0, from what evaluation makes of 0 and of 1."""
     zero, one = (float(layer(np.full(SHAPE, v, np.float32), False)[0, 0, 0, 0]) for v in (0.0, 1.0))
     spread = 1 / (one - zero)
@@ -197,7 +199,7 @@ def masked_come_out(call: str) -> str:
     layer = make_layer(call, draw())
     if not layer.has_mask:
         return "-"
-    y = np.asarray(layer.masked(jnp.asarray(draw()), MASK))
+    y = np.asarray(layer(jnp.asarray(draw()), mask=MASK))
     return "0" if not y[4:].any() else "normalized too"
 
 
@@ -206,8 +208,8 @@ def masked_nan(call: str) -> str:
     if not layer.has_mask:
         return "-"
     x = jnp.where(MASK, draw(), jnp.nan)
-    slope = jax.grad(lambda x: jnp.sum(jnp.where(MASK, layer.masked(x, MASK) ** 3, 0)))(x)
-    finite = [bool(np.isfinite(v[:4]).all()) for v in (layer.masked(x, MASK), slope)]
+    slope = jax.grad(lambda x: jnp.sum(jnp.where(MASK, layer(x, mask=MASK) ** 3, 0)))(x)
+    finite = [bool(np.isfinite(v[:4]).all()) for v in (layer(x, mask=MASK), slope)]
     return "output {}, gradient {}".format(*("finite" if f else "NaN" for f in finite))
 
 
@@ -217,7 +219,7 @@ def all_masked(call: str) -> str:
         return "-"
     layer(draw())
     before = average(call, layer)
-    layer.masked(jnp.asarray(draw()), np.zeros_like(MASK))
+    layer(jnp.asarray(draw()), mask=np.zeros_like(MASK))
     after = average(call, layer)
     moved = "unmoved" if np.allclose(before, after) else "NaN" if np.isnan(after[0]) else "moved"
     return f"running statistics {moved}"
@@ -232,7 +234,7 @@ COMMON: dict[str, Callable[[str], str]] = {
     "required arguments": required,
     "averages over": axes_of,
     "epsilon": lambda call: number(epsilon_of(call)),
-    "parameters": lambda call: listed(make_layer(call, draw()).parameters()),
+    "parameters": lambda call: listed(make_layer(call, draw()).shapes()[0]),
     "statistics of float16": half,
 }
 ONE: dict[str, Callable[[str], str]] = {"one value in a statistic": one_value}
@@ -246,7 +248,7 @@ TABLES: dict[str, dict[str, Callable[[str], str]]] = {
         "its default": lambda call: default_of(momentum_of(call)),
         "running variance": running_variance,
         "running mean and variance after one batch of mean 1, variance 4": after_one_batch,
-        "state": lambda call: listed(make_layer(call, draw()).state()),
+        "state": lambda call: listed(make_layer(call, draw()).shapes()[1]),
         "training is switched by": lambda call: f"`{make_layer(call, draw()).switch}`",
         "called without it": without_switch,
         "training normalizes with": trains_with,

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from peer_layers import Torch
 
+from benchmarks.reference_libraries import Torch
 from normlab.norms import build
 from normlab.norms.convert import from_torch, to_torch
 

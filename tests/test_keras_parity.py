@@ -104,15 +104,16 @@ def test_both_train_alike(norm):
     steps = 20
     config = load_config("tutorial") | {"data.name": "synthetic", "model.widths": (16,)}
     (run,) = keras_parity.compare(Arm(norm), config, data.load("synthetic"), (5,), steps)
-    assert run.ours.losses.shape == run.keras.losses.shape == (steps,)
-    assert run.ours.losses[-5:].mean() < run.ours.losses[:5].mean()
-    assert keras_parity.difference(run.ours, run.keras) < 1e-5
-    assert 0 < keras_parity.difference(run.keras, run.reverse) < 1e-5
-    assert len(run.ours.running["var"]) == (16 if norm == "batch" else 0)
+    assert run.normlab.losses.shape == run.keras.losses.shape == (steps,)
+    assert run.normlab.losses[-5:].mean() < run.normlab.losses[:5].mean()
+    differences = run.differences()
+    assert differences["normlab_keras"] < 1e-5
+    assert 0 < differences["keras_keras_reversed"] < 1e-5
+    assert len(run.normlab.running["var"]) == (16 if norm == "batch" else 0)
     # the bias before the norm has no gradient but rounding, which Adam makes steps of
-    np.testing.assert_allclose(run.ours.running["mean"], run.keras.running["mean"], atol=1e-3)
-    np.testing.assert_allclose(run.ours.running["var"], run.keras.running["var"], rtol=1e-4)
-    assert run.ours.accuracy == pytest.approx(run.keras.accuracy, abs=0.005)
+    np.testing.assert_allclose(run.normlab.running["mean"], run.keras.running["mean"], atol=1e-3)
+    np.testing.assert_allclose(run.normlab.running["var"], run.keras.running["var"], rtol=1e-4)
+    assert run.normlab.accuracy == pytest.approx(run.keras.accuracy, abs=0.005)
 
 
 def made_up(offset: float, arm: Arm, steps: int) -> Run:
@@ -135,5 +136,5 @@ def test_the_verdict_counts_the_judged_runs_and_no_other():
     facts = keras_parity.facts_of([good, bad], "jax")
     assert facts["runs"][1]["largest_difference"]["normlab_keras"] == pytest.approx(2e-4)
     assert facts["runs"][0]["losses"]["keras"]["50"] == 1
-    good.ours.losses[70:] = np.nan  # it diverged
+    good.normlab.losses[70:] = np.nan  # it diverged
     assert not good.is_within_limit and keras_parity.verdict([good]).startswith("fail")

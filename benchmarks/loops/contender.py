@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import pickle
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loops.network import Job, Network, save_job
+from benchmarks.loops.network import Job
 from normlab.launch.json_lines import last_line, receive, send, start_worker
 from normlab.runs.provenance import available_cores
 
@@ -33,16 +33,11 @@ class Contender:
     ):
         self.log, self.unit = log, unit
         """`unit`: what one of the things that `run` counts does: steps, or operations."""
-        self.processes = [self._start(core, environment) for core in cores]
-
-    def _start(self, core: int | None, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-        return start_worker(
-            "benchmarks.loops.worker",
-            {"core": core},
-            environment=environment,
-            log=self.log,
-            folder=ROOT,
-        )
+        worker = "benchmarks.loops.worker"
+        self.processes = [
+            start_worker(worker, {"core": core}, environment=environment, log=log, folder=ROOT)
+            for core in cores
+        ]
 
     def _receive(self, process: subprocess.Popen[str]) -> Any:
         """Return the value of a process's next answer; raises Broken."""
@@ -53,27 +48,28 @@ class Contender:
             raise Broken(reply["error"])
         return reply["value"]
 
-    def ask(self, do: str, options: Sequence[Mapping[str, Any]] = (), **facts: Any) -> list[Any]:
-        """Return the answers of all processes, which begin together. Process i gets options[i] with
-        the facts that all get."""
-        for process, own in zip(self.processes, options or [{}] * len(self.processes), strict=True):
-            send(process, {"do": do, **facts, **own})
+    def _ask(self, do: str, each: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the answers of all processes, which begin together; process i gets each[i]."""
+        for process, arguments in zip(self.processes, each, strict=True):
+            send(process, {"do": do, "with": arguments})
         return [self._receive(process) for process in self.processes]
 
-    def make(self, library: str, network: Network, job: Path, *options: Mapping[str, Any]) -> None:
-        """Let process i make the library's loop with options[i]."""
-        facts = {"network": dataclasses.asdict(network), "job": str(job)}
-        each = [{"options": own} for own in options]
-        self.ask("make", each, loop=library.partition("-")[0], **facts)
+    def ask(self, do: str, *arguments: Any) -> list[Any]:
+        """Return what a method of the loop returns in every process."""
+        return self._ask(do, [arguments] * len(self.processes))
+
+    def make(self, library: str, job: Path, *options: Mapping[str, Any]) -> None:
+        """Let process i make the library's loop for the job in a file, with options[i]."""
+        name = library.partition("-")[0]
+        self._ask("make", [(name, str(job), own) for own in options])
 
     def losses(self, steps: int) -> list[float]:
         """Return the first losses of the first process."""
-        send(self.processes[0], {"do": "losses", "steps": steps})
-        return self._receive(self.processes[0])
+        return self.ask("losses", steps)[0]
 
     def run(self, count: int) -> float:
         """Return the seconds until the slowest process was done."""
-        return max(self.ask("run", steps=count))
+        return max(self.ask("run", count))
 
     def finish(self) -> None:
         """Let the processes end by themselves, and wait for that."""
@@ -87,12 +83,12 @@ class Contender:
         self.finish()
 
 
-class Workspace:
+class Workspace(ExitStack):
     """The files of contenders and their processes. Leaving it ends and removes them."""
 
     def __init__(self) -> None:
-        self.stack = ExitStack()
-        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        super().__init__()
+        self.folder = Path(self.enter_context(tempfile.TemporaryDirectory()))
         self.environment = {
             "OMP_NUM_THREADS": str(len(available_cores())),
             "JAX_ENABLE_COMPILATION_CACHE": "false",
@@ -100,17 +96,10 @@ class Workspace:
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
         }
 
-    def __enter__(self) -> Workspace:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stack.close()
-
-    def save(self, job: Job, name: str) -> Path:
-        """Return the file of a job, which is written once."""
-        path = self.folder / f"{name}.npz"
-        if not path.exists():
-            save_job(job, path)
+    def save(self, job: Job, name: str = "job") -> Path:
+        """Return the file of a job."""
+        path = self.folder / f"{name}.pickle"
+        path.write_bytes(pickle.dumps(job))
         return path
 
     def start(
@@ -121,5 +110,5 @@ class Workspace:
     ) -> Contender:
         own = {**self.environment, **(environment or {})}
         contender = Contender(self.folder / "log", own, cores, unit)
-        self.stack.callback(contender.close)
+        self.callback(contender.close)
         return contender

@@ -11,16 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from flax.traverse_util import unflatten_dict
 
-from benchmarks.loops.network import CLASSES, EPSILON, GROUPS, MOMENTUM, RATE, Job, Network
+from benchmarks.loops.network import EPSILON, GROUPS, MOMENTUM, RATE, Job, Network
 from benchmarks.loops.stepwise import Run, Stepwise
 
-NormOf = Callable[..., Any]
 ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid}
 
 
-def norm_of(scheme: str, train: bool, dimensions: int) -> NormOf:
+def norm_of(scheme: str, train: bool, dimensions: int) -> Callable[..., Any]:
     """Return Flax's layer of a scheme; what has none (none, affine) does nothing."""
     space = tuple(range(1, dimensions))
     layers = {
@@ -36,40 +34,31 @@ def norm_of(scheme: str, train: bool, dimensions: int) -> NormOf:
     return partial(layers[scheme], epsilon=EPSILON)
 
 
-class Block(nn.Module):
-    network: Network
-    width: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm, act = norm_of(self.network.norm, train, 4), ACTIVATIONS[self.network.act]
-        conv = partial(nn.Conv, self.width, (3, 3), padding=1)
-        more = (0, self.width - x.shape[-1])
-        shortcut = jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0),) * 3 + (more,))
-        y = act(norm(name="norm_1")(conv(strides=self.stride, name="conv_1")(x)))
-        return act(norm(name="norm_2")(conv(name="conv_2")(y)) + shortcut)
-
-
 class Net(nn.Module):
     network: Network
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm, act = norm_of(self.network.norm, train, x.ndim), ACTIVATIONS[self.network.act]
-        for kind, name, features, stride in self.network.parts:
-            if kind == "block":
-                x = Block(self.network, features, stride, name=name)(x, train)
+    def __call__(self, x: Any, train: bool) -> jax.Array:
+        kept = x
+        for kind, name, features, stride in self.network.ops:
+            if kind == "dense":
+                x = nn.Dense(features, name=name)(x)
+            elif kind == "conv":
+                x = nn.Conv(features, (3, 3), stride, padding=1, name=name)(x)
+            elif kind == "norm":
+                x = norm_of(self.network.norm, train, x.ndim)(name=name)(x)
+            elif kind == "act":
+                x = ACTIVATIONS[self.network.act](x)
             elif kind == "pool":
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            elif kind == "mean":
+                x = x.mean((1, 2))
+            elif kind == "keep":
+                more = (0, features - x.shape[-1])
+                kept = jnp.pad(x[:, ::stride, ::stride], ((0, 0),) * 3 + (more,))
             else:
-                layer = (
-                    nn.Dense(features, name=f"dense_{name}")
-                    if kind == "dense"
-                    else nn.Conv(features, (3, 3), name=f"conv_{name}")
-                )
-                x = act(norm(name=f"norm_{name}")(layer(x)))
-        return nn.Dense(CLASSES, name="head")(x.mean((1, 2)) if x.ndim == 4 else x)
+                x = x + kept
+        return x
 
 
 class State(NamedTuple):
@@ -97,8 +86,7 @@ class Loop(Stepwise):
         self.state = State(params, batch_stats, optax.trace(MOMENTUM).init(params))
 
     def load(self) -> None:
-        weights = {name: jnp.array(leaf) for name, leaf in self.job.weights.items()}
-        params = unflatten_dict(weights, sep="/")  # Flax's names are ours
+        params = jax.tree.map(jnp.array, self.job.weights)  # Flax's names are ours
         self._begin(params, self.draw(0).get("batch_stats", {}))
 
     def start(self, run: Run) -> None:

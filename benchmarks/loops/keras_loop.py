@@ -15,11 +15,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from benchmarks.loops.network import CLASSES, EPSILON, MOMENTUM, RATE, Job, Network
+from benchmarks.loops.network import EPSILON, MOMENTUM, RATE, Job, Network
+from benchmarks.loops.stepwise import Stepwise
 
-
-def norm(name: str):
-    return layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, name=name)
+ROLES = {"scale": "gamma", "bias": "beta"}
+"""Of a norm's parameters."""
 
 
 class Shortcut(layers.Layer):
@@ -34,77 +34,71 @@ class Shortcut(layers.Layer):
         return keras.ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, self.more]])
 
 
-def convolve(x, name: str, prefix: str, features: int, stride: int = 1):
-    """Return convolution and norm. With a stride "same" pads at the end only; PyTorch and normlab
-    pad on both sides."""
-    x = layers.ZeroPadding2D(1)(x) if stride > 1 else x
-    padding = "valid" if stride > 1 else "same"
-    x = layers.Conv2D(features, 3, stride, padding, name=f"{prefix}conv_{name}")(x)
-    return norm(f"{prefix}norm_{name}")(x)
-
-
 def build(network: Network) -> keras.Model:
-    def act(x):
-        return layers.Activation(network.act)(x)
-
     image = keras.Input(network.shape)
-    x: Any = image
-    x = x if network.is_convolutional else layers.Flatten()(x)
-    for kind, name, features, stride in network.parts:
+    x: Any = image if network.is_convolutional else layers.Flatten()(image)
+    kept = x
+    for kind, name, features, stride in network.ops:
         if kind == "dense":
-            x = act(norm(f"norm_{name}")(layers.Dense(features, name=f"dense_{name}")(x)))
+            x = layers.Dense(features, name=name)(x)
         elif kind == "conv":
-            x = act(convolve(x, name, "", features))
+            # With a stride "same" pads at the end only; PyTorch and normlab pad on both sides.
+            x = layers.ZeroPadding2D(1)(x) if stride > 1 else x
+            padding = "valid" if stride > 1 else "same"
+            x = layers.Conv2D(features, 3, stride, padding, name=name)(x)
+        elif kind == "norm":
+            x = layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, name=name)(x)
+        elif kind == "act":
+            x = layers.Activation(network.act)(x)
         elif kind == "pool":
             x = layers.MaxPooling2D(2)(x)
+        elif kind == "mean":
+            x = layers.GlobalAveragePooling2D()(x)
+        elif kind == "add":
+            x = layers.Add()([x, kept])
         else:
             more = features - x.shape[-1]
-            shortcut = Shortcut(stride, more)(x) if more else x
-            y = act(convolve(x, "1", f"{name}_", features, stride))
-            x = act(layers.Add()([convolve(y, "2", f"{name}_", features), shortcut]))
-    x = layers.GlobalAveragePooling2D()(x) if network.is_convolutional else x
-    return keras.Model(image, layers.Dense(CLASSES, name="head")(x))
+            kept = Shortcut(stride, more)(x) if more else x
+    return keras.Model(image, x)
 
 
-NORM_ROLES = {"scale": "gamma", "bias": "beta"}
-
-
-class Loop:
+class Loop(Stepwise):
     """`form` is "fit" or "train_on_batch"."""
 
     def __init__(self, job: Job, form: str = "fit"):
-        self.job, self.form = job, form
+        super().__init__(job)
+        self.form = form
         self.images = (job.images / np.float32(255)).reshape(-1, *job.network.shape)
         self.model = build(job.network)
         self.load()
 
     def load(self) -> None:
-        for name, leaf in self.job.weights.items():
-            layer, _, role = name.rpartition("/")
-            role = NORM_ROLES[role] if "norm" in layer else role
-            getattr(self.model.get_layer(layer.replace("/", "_")), role).assign(leaf)
+        for name, leaves in self.job.weights.items():
+            layer = self.model.get_layer(name)
+            for role, leaf in leaves.items():
+                getattr(layer, ROLES[role] if "norm" in name else role).assign(leaf)
         self.model.compile(
             keras.optimizers.SGD(RATE, momentum=MOMENTUM),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
 
-    def _step(self, rows: np.ndarray) -> float:
-        self.model.reset_metrics()  # what is returned is a mean since then
-        return float(self.model.train_on_batch(self.images[rows], self.job.labels[rows]))
+    def step(self, rows: np.ndarray) -> Any:
+        """Take a step and return the mean loss since metrics were reset."""
+        return self.model.train_on_batch(self.images[rows], self.job.labels[rows])
 
     def losses(self, steps: int) -> list[float]:
         self.load()
-        return [self._step(rows) for rows in self.job.rows[:steps]]
+        found = []
+        for rows in self.job.rows[:steps]:
+            self.model.reset_metrics()
+            found.append(float(self.step(rows)))
+        return found
 
     def run(self, steps: int) -> float:
         """Take that many steps and return the seconds they took; `fit` gets its arrays gathered."""
-        chosen = [self.job.rows[i % len(self.job.rows)] for i in range(steps)]
         if self.form == "train_on_batch":
-            began = time.perf_counter()
-            for rows in chosen:
-                self.model.train_on_batch(self.images[rows], self.job.labels[rows])
-            return time.perf_counter() - began
-        every = np.concatenate(chosen)
+            return super().run(steps)
+        every = np.concatenate([self.job.rows[i % len(self.job.rows)] for i in range(steps)])
         x, y = self.images[every], self.job.labels[every]
         began = time.perf_counter()
         self.model.fit(x, y, self.job.network.batch, verbose=0, shuffle=False)  # pyright: ignore

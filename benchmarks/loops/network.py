@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from normlab.settings import Config, defaults, from_json
+from normlab.settings import Config, defaults
 
 CLASSES = 10
 EPSILON, MOMENTUM, RATE = 1e-5, 0.9, 0.05
@@ -20,17 +19,33 @@ BATCHES = 200
 """Batches that are drawn beforehand; a longer loop repeats them."""
 
 
-class Part(NamedTuple):
-    """A part of a network, which every library builds in its own words.
+class Op(NamedTuple):
+    """An operation of a network, which every library carries out in its own words.
 
-    dense, conv: the layer (3 x 3), norm and activation. pool: the maximum of 2 x 2. block: the
-    basic block of a ResNet, whose shortcut has no parameters (arXiv:1512.03385, option A).
+    dense, conv (3 x 3), norm: the layer of this name. act: the activation. pool: the maximum of
+    2 x 2. mean: over space. keep: puts the value aside, strided and with zeros for new channels;
+    add: adds it, the shortcut of a ResNet without parameters (arXiv:1512.03385, option A).
     """
 
     kind: str
-    name: str
+    name: str = ""
     features: int = 0
     stride: int = 1
+
+
+def normalized(
+    kind: str, name: str | int, features: int, stride: int = 1, of: str = ""
+) -> list[Op]:
+    """Return the operations of a layer, its norm and its activation."""
+    layer = Op(kind, f"{of}{kind}_{name}", features, stride)
+    return [layer, Op("norm", f"{of}norm_{name}", features), Op("act")]
+
+
+def block(name: str, features: int, stride: int) -> list[Op]:
+    """Return the operations of the basic block of a ResNet."""
+    first = normalized("conv", 1, features, stride, of=name)
+    conv, norm, act = normalized("conv", 2, features, of=name)
+    return [Op("keep", "", features, stride), *first, conv, norm, Op("add"), act]
 
 
 @dataclass(frozen=True)
@@ -71,20 +86,21 @@ class Network:
         return self.model != "mlp"
 
     @property
-    def parts(self) -> list[Part]:
-        """Return the parts in order, up to the mean over space and the head."""
+    def ops(self) -> list[Op]:
+        """Return the operations in order, the head last."""
         numbered = list(enumerate(self.widths, 1))
+        head = Op("dense", "head", CLASSES)
         if self.model == "mlp":
-            return [Part("dense", str(i), width) for i, width in numbered]
+            return [op for i, width in numbered for op in normalized("dense", i, width)] + [head]
         if self.model == "cnn":
-            pairs = [(Part("conv", str(i), width), Part("pool", str(i))) for i, width in numbered]
-            return [part for pair in pairs for part in pair][:-1]
-        blocks = [
-            Part("block", f"stage_{stage}_block_{i}", width, 2 if stage > 1 and i == 1 else 1)
-            for stage, width in numbered
-            for i in range(1, self.blocks + 1)
-        ]
-        return [Part("conv", "stem", self.widths[0]), *blocks]
+            ops = [op for i, w in numbered for op in (*normalized("conv", i, w), Op("pool"))][:-1]
+        else:
+            ops = normalized("conv", "stem", self.widths[0])
+            for stage, width in numbered:
+                for i in range(1, self.blocks + 1):
+                    stride = 2 if stage > 1 and i == 1 else 1
+                    ops += block(f"stage_{stage}_block_{i}_", width, stride)
+        return [*ops, Op("mean"), head]
 
     @property
     def step_flops(self) -> int:
@@ -116,34 +132,20 @@ NETWORKS = (
 class Job(NamedTuple):
     """The input of a contender: images uint8 [N, H*W*C], labels [N], rows of the batches [T, B].
 
-    It starts from `weights`, "conv_1/kernel" -> array as normlab has them.
+    It starts from `weights`, layer -> {"kernel": array as normlab has it, ...}.
     """
 
     network: Network
     images: np.ndarray
     labels: np.ndarray
     rows: np.ndarray
-    weights: dict[str, np.ndarray]
+    weights: dict[str, dict[str, np.ndarray]]
 
     @property
     def inputs(self) -> np.ndarray:
         """Return the images in 0..1 as the network gets them, float32 [N, H, W, C] or [N, D]."""
         shape = self.network.shape if self.network.is_convolutional else (-1,)
         return (self.images / np.float32(255)).reshape(len(self.images), *shape)
-
-
-def save_job(job: Job, path: Path) -> None:
-    arrays: dict[str, Any] = {f"weights/{name}": leaf for name, leaf in job.weights.items()}
-    np.savez(path, images=job.images, labels=job.labels, rows=job.rows, **arrays)
-
-
-def load_job(network: dict[str, Any], path: str) -> Job:
-    """Return the job of a network that went through JSON."""
-    with np.load(path) as file:
-        weights = {k.partition("/")[2]: file[k] for k in file.files if k.startswith("weights/")}
-        return Job(
-            Network(**from_json(network)), file["images"], file["labels"], file["rows"], weights
-        )
 
 
 def random_images(network: Network) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from benchmarks.loops.network import CLASSES, Job, Network
 from normlab.data import Dataset, Split
@@ -39,8 +40,8 @@ def config_of(network: Network, seed: int = 0) -> Config:
     return defaults() | network.settings | {"seed": seed}
 
 
-def first_weights(network: Network) -> dict[str, np.ndarray]:
-    """Return what seed 0 starts from, "conv_1/kernel" -> array."""
+def first_weights(network: Network) -> dict[str, dict[str, np.ndarray]]:
+    """Return what seed 0 starts from, "conv_1" -> {"kernel": array, "bias": array}."""
     config = config_of(network)
     net = build_model(config, CLASSES, "lax")
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
@@ -49,9 +50,10 @@ def first_weights(network: Network) -> dict[str, np.ndarray]:
     def start():
         return init_state(net, "momentum", hyper_of(config), x).params
 
-    params = jax.jit(start, compiler_options=options)()
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
+    weights: dict[str, dict[str, np.ndarray]] = {}
+    for path, leaf in flatten_dict(jax.jit(start, compiler_options=options)()).items():
+        weights.setdefault("_".join(path[:-1]), {})[path[-1]] = np.asarray(leaf)
+    return weights
 
 
 def first_rows(network: Network, examples: int, steps: int) -> np.ndarray:
@@ -87,9 +89,9 @@ class Loop:
         self.states, trace = p.program.advance(self.states, p.hyper, batches, table, p.images)
         return jax.block_until_ready(trace.loss)
 
-    def facts(self) -> dict[str, float]:
+    def costs(self) -> tuple[float, float]:
         """Return the seconds of compilation, and the most memory so far in MB of 2^20 bytes."""
-        return {"compile": self.compile_seconds, "memory": peak_memory() / 2**20}
+        return self.compile_seconds, peak_memory() / 2**20
 
     def losses(self, steps: int) -> list[float]:
         """Return the first losses of the first member."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.loops.network import Job
-from normlab.data import Split
+from normlab.data import DATASETS
+from normlab.data.split import split_rows
 
 
 class Run(NamedTuple):
@@ -52,8 +53,7 @@ class Stepwise:
         raise NotImplementedError
 
     def wait(self) -> None:
-        """Return when all steps are done."""
-        raise NotImplementedError
+        """Return when all steps are done; a step that waits for its loss needs nothing."""
 
     def count_correct(self, rows: np.ndarray) -> Any:
         """Return how many of these examples are classified right, in evaluation mode."""
@@ -77,11 +77,11 @@ class Stepwise:
         parts = [self.count_correct(rows[i : i + size]) for i in range(0, len(rows), size)]
         return sum(map(float, parts)) / len(rows)
 
-    def train(self, run: Run, split: Split) -> tuple[float, float]:
-        """Train and evaluate one run of a study; return its test accuracy and the seconds it took.
-
-        A run whose loss is not finite at an evaluation ends there.
-        """
+    def train(self, facts: Sequence[Any], data: str) -> tuple[float, float]:
+        """Train and evaluate the Run of these fields; return its test accuracy and the seconds it
+        took. A run whose loss is not finite at an evaluation ends there."""
+        run = Run(*facts)
+        split = split_rows(DATASETS[data], run.seed)
         began, accuracy = time.perf_counter(), math.nan
         self.start(run)
         for step, rows in enumerate(batch_rows(split.train, self.job.network.batch, run), 1):

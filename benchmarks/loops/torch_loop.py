@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.loops.network import CLASSES, EPSILON, GROUPS, MOMENTUM, RATE, Job, Network
+from benchmarks.loops.network import EPSILON, GROUPS, MOMENTUM, RATE, Job, Network
 from benchmarks.loops.stepwise import Run, Stepwise
 
-ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid}
 CUDA = torch.cuda.is_available()
 
 
@@ -31,89 +30,72 @@ class OverChannels(nn.Module):
         return self.layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def norm_of(scheme: str, is_image: bool) -> Callable[[int], nn.Module]:
+def norm_of(scheme: str, channels: int, is_image: bool) -> nn.Module:
     """Return PyTorch's layer of a scheme; what has none (none, affine) does nothing.
 
     Group norm with one group is the layer norm over H, W and C.
     """
-    momentum = 1 - MOMENTUM
     batch = nn.BatchNorm2d if is_image else nn.BatchNorm1d
     over_channels = OverChannels if is_image else lambda layer: layer
-
-    def layer_norm(c: int) -> nn.Module:
-        return nn.GroupNorm(1, c, EPSILON) if is_image else nn.LayerNorm(c, EPSILON)
-
-    layers: dict[str, Callable[[int], nn.Module]] = {
-        "batch": lambda c: batch(c, EPSILON, momentum),
-        "layer": layer_norm,
-        "layer_channels": lambda c: over_channels(nn.LayerNorm(c, EPSILON)),
-        "group": lambda c: nn.GroupNorm(GROUPS, c, EPSILON),
-        "instance": lambda c: nn.InstanceNorm2d(c, EPSILON, affine=True),
-        "rms": lambda c: over_channels(nn.RMSNorm(c, EPSILON)),
+    layers = {
+        "batch": lambda: batch(channels, EPSILON, 1 - MOMENTUM),
+        "layer": lambda: nn.GroupNorm(1, channels, EPSILON),
+        "layer_channels": lambda: over_channels(nn.LayerNorm(channels, EPSILON)),
+        "group": lambda: nn.GroupNorm(GROUPS, channels, EPSILON),
+        "instance": lambda: nn.InstanceNorm2d(channels, EPSILON, affine=True),
+        "rms": lambda: over_channels(nn.RMSNorm(channels, EPSILON)),
     }
-    return layers.get(scheme, lambda c: nn.Identity())
+    if scheme == "layer" and not is_image:
+        scheme = "layer_channels"
+    return layers.get(scheme, nn.Identity)()
 
 
-class Mean(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean((2, 3))
-
-
-def conv(inner: int, features: int, stride: int = 1) -> nn.Module:
-    return nn.Conv2d(inner, features, 3, stride, padding=1)
-
-
-class Block(nn.Module):
-    def __init__(self, network: Network, inner: int, width: int, stride: int):
+class Net(nn.Module):
+    def __init__(self, network: Network):
         super().__init__()
-        norm, self.act = norm_of(network.norm, True), ACTIVATIONS[network.act]()
-        self.stride, self.more = stride, width - inner
-        self.conv_1, self.norm_1 = conv(inner, width, stride), norm(width)
-        self.conv_2, self.norm_2 = conv(width, width), norm(width)
+        self.ops, self.act = network.ops, ACTIVATIONS[network.act]
+        is_image = network.is_convolutional
+        inner = network.shape[-1] if is_image else int(np.prod(network.shape))
+        self.layers = nn.ModuleDict()
+        for kind, name, features, stride in self.ops:
+            if kind == "norm":
+                self.layers[name] = norm_of(network.norm, features, is_image)
+            elif kind == "dense":
+                self.layers[name] = nn.Linear(inner, features)
+            elif kind == "conv":
+                self.layers[name] = nn.Conv2d(inner, features, 3, stride, padding=1)
+            inner = features if name else inner
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x
-        if self.more:
-            strided = x[:, :, :: self.stride, :: self.stride]
-            shortcut = F.pad(strided, (0, 0, 0, 0, 0, self.more))
-        y = self.act(self.norm_1(self.conv_1(x)))
-        return self.act(self.norm_2(self.conv_2(y)) + shortcut)
-
-
-def build(network: Network) -> nn.Module:
-    net, act = nn.Sequential(), ACTIVATIONS[network.act]
-    norm = norm_of(network.norm, network.is_convolutional)
-    inner = network.shape[-1] if network.is_convolutional else int(np.prod(network.shape))
-    for kind, name, features, stride in network.parts:
-        if kind == "block":
-            net.add_module(name, Block(network, inner, features, stride))
-        elif kind == "pool":
-            net.add_module(f"pool_{name}", nn.MaxPool2d(2))
-            continue
-        else:
-            is_dense = kind == "dense"
-            layer = nn.Linear(inner, features) if is_dense else conv(inner, features)
-            net.add_module(f"{kind}_{name}", layer)
-            net.add_module(f"norm_{name}", norm(features))
-            net.add_module(f"act_{name}", act())
-        inner = features
-    if network.is_convolutional:
-        net.add_module("mean", Mean())
-    net.add_module("head", nn.Linear(inner, CLASSES))
-    return net
+        kept = x
+        for kind, name, features, stride in self.ops:
+            if name:
+                x = self.layers[name](x)
+            elif kind == "act":
+                x = self.act(x)
+            elif kind == "pool":
+                x = F.max_pool2d(x, 2)
+            elif kind == "mean":
+                x = x.mean((2, 3))
+            elif kind == "add":
+                x = x + kept
+            else:
+                more, kept = features - x.shape[1], x
+                if more:
+                    kept = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, 0, more))
+        return x
 
 
 ROLES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def fill(net: nn.Module, weights: dict[str, np.ndarray]) -> None:
+def fill(net: Net, weights: dict[str, dict[str, np.ndarray]]) -> None:
     """Copy our weights: kernels [k, k, C, F] become [F, C, k, k], dense ones [F, C]."""
-    for name, leaf in weights.items():
-        layer, _, role = name.rpartition("/")
-        value = np.moveaxis(leaf, (-1, -2), (0, 1)) if leaf.ndim > 1 else leaf
-        parameter: Any = getattr(net.get_submodule(layer.replace("/", ".")), ROLES[role])
-        with torch.no_grad():
-            parameter.copy_(torch.from_numpy(value.copy()))
+    for name, leaves in weights.items():
+        for role, leaf in leaves.items():
+            value = np.moveaxis(leaf, (-1, -2), (0, 1)) if leaf.ndim > 1 else leaf
+            with torch.no_grad():
+                getattr(net.layers[name], ROLES[role]).copy_(torch.from_numpy(value.copy()))
 
 
 class Loop(Stepwise):
@@ -130,7 +112,7 @@ class Loop(Stepwise):
         x = x.permute(0, 3, 1, 2) if job.network.is_convolutional else x
         self.images = x.to(self.device).contiguous(memory_format=self.layout)
         self.labels = torch.from_numpy(job.labels.astype(np.int64)).to(self.device)
-        self.net = build(job.network).to(self.device)
+        self.net = Net(job.network).to(self.device)
         self.net = self.net.to(memory_format=self.layout)  # pyright: ignore
         self.forward: Any = self.net
         if "compile" in form.split():

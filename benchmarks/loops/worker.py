@@ -1,37 +1,26 @@
 """The process of one contender. It answers requests, see normlab/launch/json_lines.py.
 
 The first request, "make", says what to train. Every further one calls a method of the loop, as
-{"do": "losses", "steps": 5} does. The process binds itself to its core before it imports a library.
+{"do": "losses", "with": [5]} does. The process binds itself to its core before it imports a
+library.
 """
 
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
-from benchmarks.loops.network import load_job
-from benchmarks.loops.stepwise import Run
-from normlab.data import DATASETS
-from normlab.data.split import split_rows
 from normlab.launch.json_lines import answer, open_worker, receive
 
 
-def make(request: dict[str, Any]) -> Any:
-    """Return the loop that a request asks for."""
-    module = importlib.import_module(f"benchmarks.loops.{request['loop']}_loop")
-    return module.Loop(load_job(request["network"], request["job"]), **request["options"])
-
-
-def carry_out(loop: Any, request: dict[str, Any]) -> Any:
-    """Return what the request asks of the loop."""
-    if request["do"] == "train":
-        run = Run(*request["run"])
-        return loop.train(run, split_rows(DATASETS[request["data"]], run.seed))
-    if request["do"] == "facts":
-        return loop.facts()
-    return getattr(loop, request["do"])(request["steps"])
+def make(library: str, job: str, options: dict[str, Any]) -> Any:
+    """Return the loop of a library for the job in a file."""
+    module = importlib.import_module(f"benchmarks.loops.{library}_loop")
+    return module.Loop(pickle.loads(Path(job).read_bytes()), **options)
 
 
 def main() -> None:
@@ -40,9 +29,9 @@ def main() -> None:
     for request in receive(sys.stdin):
         try:
             if request["do"] == "make":
-                loop, value = make(request), None
+                loop, value = make(*request["with"]), None
             else:
-                value = carry_out(loop, request)
+                value = getattr(loop, request["do"])(*request["with"])
             reply = {"value": value}
         except Exception as error:
             traceback.print_exc()

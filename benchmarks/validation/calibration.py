@@ -11,21 +11,19 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from benchmarks import runner
-from benchmarks.runner import Emit, Options
+from benchmarks.runner import Check, Options, emit
 from benchmarks.validation import calibration_runs
-from benchmarks.validation.calibration_runs import RUNS, Metric, N
-from normlab.report.tables import Table
+from benchmarks.validation.calibration_runs import RUNS, Metric, N, contrast_of
 from normlab.runs.store import Store
 from normlab.studies import decisions
 from normlab.studies.decisions import Contrast
 from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
-from normlab.studies.units import PLAIN
 
 SIZE = 3.1
 """delta in SD / sqrt(n)."""
@@ -43,14 +41,6 @@ Judge = Callable[[Sequence[Contrast]], list[str]]
 def judge(contrasts: Sequence[Contrast]) -> list[str]:
     """Return what the project's rule says."""
     return [verdict.word for verdict in decisions.decide(contrasts)]
-
-
-def contrast_of(
-    effects: Sequence[float] | np.ndarray, sesoi: float, test: HypothesisTest
-) -> Contrast:
-    names: Any = dict.fromkeys(("id", "claim", "sentence", "comparison", "scope"), "")
-    seeds = dict(enumerate(effects))
-    return Contrast(effects=seeds, unit=PLAIN, sesoi=sesoi, n=len(effects), test=test, **names)
 
 
 class Noise(NamedTuple):
@@ -126,7 +116,8 @@ def null(metric: Metric, judge: Judge, draws: int, seed: int = 0) -> Counter[str
     words: Counter[str] = Counter()
     for _ in range(draws):
         effects = [metric.effect(*pair) for pair in disjoint(metric.values, random)]
-        words.update(judge([contrast_of(effects, metric.sesoi, metric.test)]))
+        found = contrast_of("", dict(enumerate(effects)), metric.sesoi, metric.test)
+        words.update(judge([found]))
     return words
 
 
@@ -142,7 +133,9 @@ def planted(
     words: Counter[tuple[bool, str]] = Counter()
     for _ in range(repetitions):
         effects = [noise.draw(random) + is_true * delta for is_true in truth]
-        contrasts = [contrast_of(of_one, delta, noise.test) for of_one in effects]
+        contrasts = [
+            contrast_of("", dict(enumerate(of_one)), delta, noise.test) for of_one in effects
+        ]
         words.update(zip(truth, judge(contrasts), strict=True))
     return words
 
@@ -169,24 +162,12 @@ def t_power(size: float) -> float:
     return float(stats.nct.sf(stats.t.ppf(0.975, N - 1), N - 1, size))
 
 
-class Check(NamedTuple):
-    """One line of a table: what was found, and whether it holds (None: not judged)."""
-
-    cells: list[str]
-    holds: bool | None = None
-
-    @property
-    def line(self) -> list[str]:
-        marks = {True: "pass", False: "**fail**", None: "-"}
-        return [*self.cells, marks[self.holds]]
-
-
 def null_check(metric: Metric, judge: Judge) -> Check:
     words = null(metric, judge, DRAWS)
     found = [Proportion(words[word], DRAWS) for word in WORDS]
     rule = f"{metric.test.name}, delta {metric.sesoi:g} {metric.unit.name}"
     cells = [metric.title, rule, *(proportion.text for proportion in found)]
-    return Check(cells, found[0].times <= RARELY * DRAWS)
+    return Check(f"{metric.title}, {rule}", cells, found[0].times <= RARELY * DRAWS)
 
 
 def planted_check(noise: Noise, judge: Judge) -> Check:
@@ -194,7 +175,7 @@ def planted_check(noise: Noise, judge: Judge) -> Check:
     holds = not any(proportion.is_rarer() for proportion in found)
     size = "-" if holds else f"{needed(noise, judge, REPETITIONS):.1f}"
     cells = [noise.title, noise.test.name, *(proportion.text for proportion in found), size]
-    return Check(cells, holds)
+    return Check(f"{noise.title}, {noise.test.name}", cells, holds)
 
 
 def holm_line(noise: Noise, judge: Judge, true: int) -> list[str]:
@@ -207,18 +188,8 @@ def holm_line(noise: Noise, judge: Judge, true: int) -> list[str]:
     return cells
 
 
-def verdict(checks: Sequence[Check]) -> str:
-    """Return how many checks hold, with those that do not."""
-    judged = [check for check in checks if check.holds is not None]
-    wrong = [", ".join(check.cells[:2]) for check in judged if not check.holds]
-    text = f"{len(judged) - len(wrong)} of {len(judged)} checks hold."
-    return "\n".join([text, *(f"- not: {name}" for name in wrong)])
-
-
-def judge_all(
-    metrics: Sequence[Metric], positives: Sequence[Check], judge: Judge, emit: Emit
-) -> str:
-    """Emit the progress and the tables; return the section of the page."""
+def judge_all(metrics: Sequence[Metric], positives: Sequence[Check], judge: Judge) -> str:
+    """Print the progress and the tables; return the section of the page."""
     emit(f"null: {DRAWS} draws for each of {len(metrics)} metrics")
     nulls = [null_check(metric, judge) for metric in metrics]
     normal = [Noise("normal", PAIRED_T), Noise("normal", SIGNED_RANK)]
@@ -227,37 +198,25 @@ def judge_all(
     emit(f"{ROWS} rows: {REPETITIONS} repetitions")
     holm = [holm_line(noise, judge, true) for noise in normal for true in (ROWS, 1, 0)]
     power = f"By calculation the t test supports a normal effect of delta in {t_power(SIZE):.1%}."
-    head = [runner.machine(), verdict([*nulls, *plants, *positives]), power]
-    return runner.publish(head, tables(nulls, plants, holm, positives), emit)
-
-
-def tables(
-    nulls: Sequence[Check],
-    plants: Sequence[Check],
-    holm: Sequence[Sequence[str]],
-    positives: Sequence[Check],
-) -> list[Table]:
+    verdict = runner.verdict("checks", [*nulls, *plants, *positives])
     null_columns = ["effect", "test", *WORDS, f"supported at most {RARELY:.0%}"]
-    columns = ["noise", "test", "delta: supported", "0: refuted"]
-    planted_columns = [*columns, "needs", f"both {OFTEN:.0%}"]
-    holm_columns = [*columns[:2], "rows with delta", *columns[2:]]
+    columns = ["delta: supported", "0: refuted"]
+    planted_columns = ["noise", "test", *columns, "needs", f"both {OFTEN:.0%}"]
+    holm_columns = ["noise", "test", "rows with delta", *columns]
     positive_columns = ["contrast", "effect", "verdict", "supported"]
-    size = f"delta = {SIZE:g} SD / sqrt({N})"
-    return [
-        runner.table("Null: one arm against itself", null_columns, [check.line for check in nulls]),
-        runner.table(f"Planted: {size}, and 0", planted_columns, [c.line for c in plants]),
+    planted_title = f"Planted: delta = {SIZE:g} SD / sqrt({N}), and 0"
+    tables = [
+        runner.table("Null: one arm against itself", null_columns, [c.line for c in nulls]),
+        runner.table(planted_title, planted_columns, [c.line for c in plants]),
         runner.table(f"The same with {ROWS} rows in one study", holm_columns, holm),
         runner.table("Positive: known to be large", positive_columns, [c.line for c in positives]),
     ]
+    return runner.publish([runner.machine(), verdict, power], tables)
 
 
-def run(options: Options, emit: Emit) -> str:
-    """Train what is missing, judge, emit the progress; return the section of the page."""
+def run(options: Options) -> str:
+    """Train what is missing, judge, print the progress; return the section of the page."""
     decisions.SEARCH = N  # the n that would decide is not asked for here, and takes long
     emit(f"training what is missing of {2 * RUNS + 2 * N} runs and of two tuned setups")
-    metrics, verdicts = calibration_runs.measure(Store(options.results).open())
-    positives = [
-        Check([v.contrast.comparison, calibration_runs.effect_text(v), v.word], holds)
-        for v, holds in verdicts
-    ]
-    return judge_all(metrics, positives, judge, emit)
+    metrics, positives = calibration_runs.measure(Store(options.results).open())
+    return judge_all(metrics, positives, judge)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from benchmarks.runner import Check
 from normlab.launch.supervisor import Supervisor, lost_runs
 from normlab.runs.record import Record
 from normlab.runs.store import Records, Store
@@ -17,7 +18,7 @@ from normlab.studies.metrics import error_points, log_octaves, steps_to_target
 from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.setup import Setup
 from normlab.studies.study import load_study
-from normlab.studies.units import OCTAVES, POINTS, Unit
+from normlab.studies.units import OCTAVES, PLAIN, POINTS, Unit
 
 PROFILE = "quick"
 STUDIES = ("convergence", "batch_size")
@@ -27,6 +28,19 @@ N = 12
 RUNS = 60
 """Of the arm that is its own null, and of the arm that is paired with it."""
 RATE = 0.1
+
+
+def contrast_of(
+    comparison: str,
+    effects: Mapping[int, float],
+    sesoi: float,
+    test: HypothesisTest,
+    unit: Unit = PLAIN,
+) -> Contrast:
+    """Return a contrast of no study."""
+    names = dict.fromkeys(("id", "claim", "sentence", "scope"), "")
+    facts: Any = dict(effects=effects, unit=unit, sesoi=sesoi, n=len(effects), test=test)
+    return Contrast(comparison=comparison, **names, **facts)
 
 
 class Metric(NamedTuple):
@@ -110,28 +124,25 @@ def fixed_contrasts(worse: list[Record], better: list[Record]) -> list[Contrast]
     """Return the errors at one fixed rate: by the rule, and with a failed run's as 90 points."""
     pairs = list(enumerate(zip(worse, better, strict=True)))
     by_rule = paired_errors(pairs)
-    as_points = {s: error_points(a) - error_points(b) for s, (a, b) in pairs}
+    as_points = Measured({s: error_points(a) - error_points(b) for s, (a, b) in pairs})
     name = f"ReLU MLP: error of batch norm over 2 - over 64, rate {RATE:g}"
-
-    def contrast(id: str, comparison: str, measured: Measured) -> Contrast:
-        test, unit = measured.test or PAIRED_T, measured.unit or POINTS
-        facts = ("", "", comparison, "", measured.effects)
-        return Contrast(id, *facts, unit, 1.0, len(pairs), test, remark=measured.remark)
-
+    names = {name: by_rule, f"{name}, 90 points for a failed run": as_points}
     return [
-        contrast("rule", name, by_rule),
-        contrast("points", f"{name}, 90 points for a failed run", Measured(as_points)),
+        contrast_of(name, measured.effects, 1.0, measured.test or PAIRED_T, measured.unit or POINTS)
+        for name, measured in names.items()
     ]
 
 
-def effect_text(verdict: Verdict) -> str:
+def positive_check(verdict: Verdict, is_judged: bool) -> Check:
     low, high = verdict.interval
-    return f"{verdict.effect:.2f} [{low:.2f}, {high:.2f}] {verdict.contrast.unit.name}"
+    effect = f"{verdict.effect:.2f} [{low:.2f}, {high:.2f}] {verdict.contrast.unit.name}"
+    cells = [verdict.contrast.comparison, effect, verdict.word]
+    holds = verdict.word == "supported" if is_judged else None
+    return Check(f"{cells[0]}, {effect}", cells, holds)
 
 
-def measure(store: Store) -> tuple[list[Metric], list[tuple[Verdict, bool | None]]]:
-    """Train what is missing. Return the metrics of the null, and the verdicts on large effects with
-    whether each holds (None: not judged)."""
+def measure(store: Store) -> tuple[list[Metric], list[Check]]:
+    """Train what is missing. Return the metrics of the null, and the checks of large effects."""
     setups = {s.name: s for name in STUDIES for s in load_study(name).setups[PROFILE]}
     speed, size = setups["convergence-mlp"], setups["stats-batch-mlp"]
     batch, layer = (trained(store, speed, {"norm.name": n}, RUNS) for n in ("batch", "layer"))
@@ -140,7 +151,7 @@ def measure(store: Store) -> tuple[list[Metric], list[tuple[Verdict, bool | None
     )
     pairs = primaries(speed, "none", "batch"), primaries(size, "batch/2", "batch/64")
     judged = decide(large_contrasts(*tuned(store, pairs)))
-    verdicts: list[tuple[Verdict, bool | None]] = [(v, v.word == "supported") for v in judged]
+    checks = [positive_check(verdict, is_judged=True) for verdict in judged]
     for contrast in fixed_contrasts(over_2, over_64):
-        verdicts += [(v, None) for v in decide([contrast])]
-    return metrics_of(batch, layer, speed.target), verdicts
+        checks.append(positive_check(decide([contrast])[0], is_judged=False))
+    return metrics_of(batch, layer, speed.target), checks

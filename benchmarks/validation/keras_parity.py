@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import runner
 from benchmarks.reference_libraries import import_keras
-from benchmarks.runner import BadSelection, Emit, Options
+from benchmarks.runner import BadSelection, Options, emit
 from normlab import data
 from normlab.data import Dataset
 from normlab.report.tables import Table
@@ -40,14 +40,13 @@ SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 PACKAGES = ("keras", "flax", "optax")
 
 
+PAIRS = (("normlab", "keras"), ("keras", "keras_reversed"), ("normlab", "keras_reversed"))
+
+
 class Arm(NamedTuple):
     norm: str
     act: str = "relu"
     is_judged: bool = True
-
-    @property
-    def settings(self) -> Config:
-        return {"norm.name": self.norm, "model.act": self.act}
 
 
 ARMS = (Arm("batch"), Arm("none"), Arm("batch", "tanh", is_judged=False))
@@ -71,11 +70,6 @@ class Lesson(NamedTuple):
         """Return images in 0..1, float32 [n, H*W*C]."""
         return self.images[rows] / np.float32(255)
 
-    @property
-    def reversed(self) -> Lesson:
-        """Return it with the examples of each batch in reverse order."""
-        return self._replace(rows=self.rows[:, ::-1])
-
 
 class Trained(NamedTuple):
     losses: np.ndarray
@@ -86,39 +80,50 @@ class Trained(NamedTuple):
     """On the test split after the last step, with the running statistics."""
 
 
-def difference(a: Trained, b: Trained, steps: int | None = None) -> float:
-    """Return the largest absolute difference of the losses of the first `steps` steps (of all)."""
-    return float(np.max(np.abs(a.losses[:steps] - b.losses[:steps])))
-
-
 class Run(NamedTuple):
     """The same run here, in Keras, and in Keras with the batches reversed."""
 
     arm: Arm
     seed: int
-    ours: Trained
+    normlab: Trained
     keras: Trained
-    reverse: Trained
+    keras_reversed: Trained
+
+    @property
+    def is_long(self) -> bool:
+        return len(self.keras.losses) != STEPS
+
+    def differences(self, steps: int | None = None) -> dict[str, float]:
+        """Return the largest absolute difference of each pair's losses in the first `steps` steps
+        (None: in all)."""
+        return {
+            f"{one}_{two}": float(
+                np.max(
+                    np.abs(getattr(self, one).losses[:steps] - getattr(self, two).losses[:steps])
+                )
+            )
+            for one, two in PAIRS
+        }
+
+    @property
+    def from_keras(self) -> float:
+        """The difference that is judged."""
+        return self.differences(STEPS)["normlab_keras"]
 
     @property
     def is_within_limit(self) -> bool:
-        return difference(self.ours, self.keras, STEPS) <= LIMIT
+        return self.from_keras <= LIMIT
 
     @property
     def facts(self) -> dict[str, Any]:
-        sides = {"normlab": self.ours, "keras": self.keras, "keras_reversed": self.reverse}
-        pairs = {
-            "normlab_keras": (self.ours, self.keras),
-            "keras_keras_reversed": (self.keras, self.reverse),
-            "normlab_keras_reversed": (self.ours, self.reverse),
-        }
-        total = len(self.ours.losses)
+        sides = {name: getattr(self, name) for name in ("normlab", "keras", "keras_reversed")}
+        total = len(self.keras.losses)
         return {
             **self.arm._asdict(),
             "seed": self.seed,
             "is_within_limit": self.is_within_limit,
-            "largest_difference": {k: difference(*pair, STEPS) for k, pair in pairs.items()},
-            f"largest_difference_of_{total}": {k: difference(*pair) for k, pair in pairs.items()},
+            "largest_difference": self.differences(STEPS),
+            f"largest_difference_of_{total}": self.differences(),
             "losses": {
                 name: {str(step): float(side.losses[step - 1]) for step in SHOWN if step <= total}
                 for name, side in sides.items()
@@ -145,19 +150,20 @@ def train_population(
         losses = np.full(steps, np.nan)
         for row in outcome.curve:  # one for each step: the mean of one loss is that loss
             losses[int(row["step"]) - 1] = row["train_loss"]
-        norms = [end[name] for name in sorted(end)]
         running = {
-            k: np.concatenate([[], *(norm[k][i] for norm in norms)]) for k in ("mean", "var")
+            k: np.concatenate([[], *(end[name][k][i] for name in sorted(end))])
+            for k in ("mean", "var")
         }
-        kind = "running_test_accuracy" if norms else "test_accuracy"
+        kind = "running_test_accuracy" if end else "test_accuracy"
         trained = Trained(losses, running, outcome.final.get(kind, float("nan")))
         found.append((Lesson(dataset.images, dataset.labels, batches[i], test, weights), trained))
     return found
 
 
-def as_array(variable: Any) -> np.ndarray:
-    """Return a copy of a Keras variable's value."""
-    return np.array(import_keras().ops.convert_to_numpy(variable.value))
+def values_of(variables: Iterable[Any]) -> list[np.ndarray]:
+    """Return copies of the values of Keras's variables."""
+    convert = import_keras().ops.convert_to_numpy
+    return [np.array(convert(variable.value)) for variable in variables]
 
 
 class KerasNetwork:
@@ -178,7 +184,7 @@ class KerasNetwork:
         model.compile(optimizer, loss="sparse_categorical_crossentropy")
         self.model = model
         self.variables = [*model.variables, *optimizer.variables]
-        self.first = [as_array(variable) for variable in self.variables]
+        self.first = values_of(self.variables)
 
     def train(self, lesson: Lesson) -> Trained:
         model = self.model
@@ -192,8 +198,8 @@ class KerasNetwork:
             losses.append(float(model.train_on_batch(lesson.inputs(rows), lesson.labels[rows])))
         norms = [layer for layer in model.layers if hasattr(layer, "moving_mean")]
         running = {
-            "mean": np.concatenate([[], *(as_array(n.moving_mean) for n in norms)]),
-            "var": np.concatenate([[], *(as_array(n.moving_variance) for n in norms)]),
+            "mean": np.concatenate([[], *values_of(n.moving_mean for n in norms)]),
+            "var": np.concatenate([[], *values_of(n.moving_variance for n in norms)]),
         }
         guesses = model.predict(lesson.inputs(lesson.test), 1000, verbose=0).argmax(-1)
         accuracy = float(np.mean(guesses == lesson.labels[lesson.test]))
@@ -204,25 +210,26 @@ def compare(
     arm: Arm, config: Config, dataset: Dataset, seeds: Sequence[int], steps: int
 ) -> Iterator[Run]:
     """Train every seed of an arm here and in Keras."""
-    settings = config | arm.settings
+    settings = config | {"norm.name": arm.norm, "model.act": arm.act}
     network = KerasNetwork(settings, dataset.images.shape[1], dataset.classes)
     trained = train_population(settings, seeds, dataset, steps)
     for seed, (lesson, ours) in zip(seeds, trained, strict=True):
-        yield Run(arm, seed, ours, network.train(lesson), network.train(lesson.reversed))
+        turned = lesson._replace(rows=lesson.rows[:, ::-1])
+        yield Run(arm, seed, ours, network.train(lesson), network.train(turned))
 
 
-def compare_all(config: Config, dataset: Dataset, emit: Emit) -> list[Run]:
-    """Return the runs of SEEDS in every arm, then those of MORE; emit each difference."""
+def compare_all(config: Config, dataset: Dataset) -> list[Run]:
+    """Return the runs of SEEDS in every arm, then those of MORE; print each difference."""
     plan = [(arm, SEEDS, BEYOND) for arm in ARMS]
     plan += [(arm._replace(is_judged=False), MORE, STEPS) for arm in ARMS if arm.is_judged]
     runs = []
     for arm, seeds, steps in plan:
         for run in compare(arm, config, dataset, seeds, steps):
             runs.append(run)
-            ours, itself = (difference(side, run.keras, STEPS) for side in (run.ours, run.reverse))
+            itself = run.differences(STEPS)["keras_keras_reversed"]
             emit(
-                f"norm {arm.norm}, {arm.act}, seed {run.seed}: {ours:.1e} nats from Keras over "
-                f"{STEPS} steps, Keras {itself:.1e} from itself"
+                f"norm {arm.norm}, {arm.act}, seed {run.seed}: {run.from_keras:.1e} nats from "
+                f"Keras over {STEPS} steps, Keras {itself:.1e} from itself"
             )
     return runs
 
@@ -231,16 +238,16 @@ def verdict(runs: Sequence[Run]) -> str:
     """Return in one line whether all judged runs agree with Keras."""
     judged = [run for run in runs if run.arm.is_judged]
     good = sum(run.is_within_limit for run in judged)
-    worst = max(difference(run.ours, run.keras, STEPS) for run in judged)
     return (
         f"{'pass' if good == len(judged) else 'fail'}: {good} of {len(judged)} runs stay within "
-        f"{LIMIT:g} nats of Keras over {STEPS} steps; the largest difference is {worst:.1e}"
+        f"{LIMIT:g} nats of Keras over {STEPS} steps; the largest difference is "
+        f"{max(run.from_keras for run in judged):.1e}"
     )
 
 
 def tally(runs: Sequence[Run]) -> str:
     """Return in one line how many of the short runs stay within the limit."""
-    short = [run for run in runs if len(run.ours.losses) == STEPS]
+    short = [run for run in runs if not run.is_long]
     good = sum(run.is_within_limit for run in short)
     return f"{good} of {len(short)} further runs stay within it; they are not judged"
 
@@ -259,27 +266,25 @@ def facts_of(runs: Sequence[Run], backend: str) -> dict[str, Any]:
     }
 
 
-def line(run: Run) -> list[str]:
-    """Return a run's line of the table."""
-    pairs = ((run.ours, run.keras), (run.keras, run.reverse))
-    near = [difference(*pair, STEPS) for pair in (*pairs, (run.ours, run.reverse))]
-    cells = [f"{value:.1e}" for value in (*near, *(difference(*pair) for pair in pairs))]
-    cells[0] = cells[0] if run.is_within_limit else f"**{cells[0]}**"
-    names = [f"{run.arm.norm}, {run.arm.act}", str(run.seed), f"{run.ours.losses[STEPS - 1]:.4f}"]
-    return [*names, *cells, f"{run.ours.accuracy:.4f}, {run.keras.accuracy:.4f}"]
-
-
 def table_of(runs: Sequence[Run]) -> Table:
     """Return a line for each long run."""
     columns = ("norm, activation", "seed", f"loss at step {STEPS}", "normlab - Keras")
     columns += ("Keras - reversed", "normlab - reversed", f"normlab - Keras, {BEYOND:,} steps")
     columns += (f"Keras - reversed, {BEYOND:,} steps", "test accuracy, normlab, Keras")
-    rows = [line(run) for run in runs if len(run.ours.losses) != STEPS]
+    rows = []
+    for run in [run for run in runs if run.is_long]:
+        near, far = run.differences(STEPS).values(), list(run.differences().values())
+        first, *others = (f"{value:.1e}" for value in (*near, *far[:2]))
+        first = first if run.is_within_limit else f"**{first}**"
+        names = [f"{run.arm.norm}, {run.arm.act}", str(run.seed)]
+        loss = f"{run.normlab.losses[STEPS - 1]:.4f}"
+        accuracies = f"{run.normlab.accuracy:.4f}, {run.keras.accuracy:.4f}"
+        rows.append([*names, loss, first, *others, accuracies])
     return runner.table("Losses here and in Keras", columns, rows)
 
 
-def run(options: Options, emit: Emit) -> str:
-    """Train, write the record, emit the progress and the table; return the section of the page.
+def run(options: Options) -> str:
+    """Train, write the record, print the progress and the table; return the section of the page.
 
     Raises BadSelection where Keras is not installed. The study `tutorial` reads the record.
     """
@@ -288,9 +293,9 @@ def run(options: Options, emit: Emit) -> str:
     if importlib.util.find_spec("keras") is None:
         raise BadSelection("Keras, which the suite compares with, is missing: pip install keras")
     backend = import_keras().backend.backend()
-    runs = compare_all(config, data.load(config["data.name"]), emit)
+    runs = compare_all(config, data.load(config["data.name"]))
     path = make_folder(Path(options.results), "bench") / "tutorial.json"
     write_json(path, facts_of(runs, backend))
     where = f"{runner.machine(PACKAGES)} Keras's backend: {backend}."
     head = [where, f"Result: {verdict(runs)}. {tally(runs)}."]
-    return runner.publish(head, [table_of(runs)], emit)
+    return runner.publish(head, [table_of(runs)])
