@@ -17,8 +17,7 @@ from normlab.layers.convolutions import FORMS
 from normlab.models.build import build_model
 from normlab.models.cnn import CNN, max_pool
 from normlab.models.mlp import MLP
-from normlab.models.shapes import layer_widths, pool_after, vgg_layers
-from normlab.models.table import MODELS
+from normlab.models.table import MODELS, spread_layers, vgg_layers
 from normlab.norms import NORMS
 from normlab.runs.config import ConfigError, resolve
 from normlab.training.state import Hyper, init_state
@@ -101,7 +100,7 @@ def test_parameters_of_a_dense_and_a_plain_convolutional_network():
 @pytest.mark.parametrize("depth", range(1, 8))
 @pytest.mark.parametrize("widths", [(16,), (16, 32), (16, 32, 64)])
 def test_depth_spreads_over_the_widths(widths, depth):
-    layers, pools = layer_widths(widths, depth), pool_after(widths, depth)
+    layers, pools = spread_layers(widths, depth)
     assert len(layers) == len(pools) == depth
     assert layers == sorted(layers) and set(layers) <= set(widths)
     assert pools == [a != b for a, b in zip(layers, layers[1:], strict=False)] + [False]

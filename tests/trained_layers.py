@@ -28,12 +28,22 @@ def make(name: str, **options: Any) -> Any:
     return build(name, **(taken | options)).norm(name="norm_1")
 
 
+@functools.cache
+def shapes_of(norm: Any, shape: tuple[int, ...]) -> Any:
+    init = functools.partial(norm.clone().init, jax.random.key(0), train=True)
+    return jax.eval_shape(init, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
 def start(norm: Any, x: Any, **params: Any) -> dict[str, Any]:
-    """Initial variables with all parameters off their start, but for those given."""
-    variables = norm.clone().init(jax.random.key(0), jnp.asarray(x), train=True)
-    random, leaves = np.random.default_rng(3), variables.get("params", {})
+    """Variables before any update, their parameters off their start, but for those given."""
+    shapes, random = shapes_of(norm, x.shape), np.random.default_rng(3)
+    leaves = shapes.get("params", {})
     drawn = {k: np.float32(random.uniform(0.1, 0.9, v.shape)) for k, v in leaves.items()}
-    return {**variables, "params": drawn | params}
+    state = {
+        collection: {k: np.full(v.shape, k == "var", v.dtype) for k, v in leaves.items()}
+        for collection, leaves in shapes.items()
+    }
+    return {**state, "params": drawn | params}
 
 
 @functools.cache

@@ -20,13 +20,13 @@ def norm_options(config: Config) -> dict[str, Any]:
 
 def build_model(config: Config, classes: int, conv_form: str, **overrides: Any) -> nn.Module:
     """Return the network of `config`; `overrides` replace options of its norm."""
-    act = ACTIVATIONS[config["model.act"]][0]
+    row, act = MODELS[config["model.name"]], ACTIVATIONS[config["model.act"]][0]
     kernel_init, head_init = kernel_inits(config["init.kernel"], config["model.act"])
     options = norm_options(config) | overrides
-    common = {
-        "layers": build(config["norm.name"], act=act, conv_form=conv_form, **options),
-        "classes": classes,
-        "kernel_init": kernel_init,
-        "head_init": head_init,
-    }
-    return module_of(MODELS[config["model.name"]].make)(config, common)
+    return module_of(row.module)(
+        layers=build(config["norm.name"], act=act, conv_form=conv_form, **options),
+        classes=classes,
+        kernel_init=kernel_init,
+        head_init=head_init,
+        **row.fields(config),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +10,7 @@ from flax import linen as nn
 
 from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
-from normlab.models.shapes import layer_widths, pool_after, vgg_layers
 from normlab.norms.builder import Layers
-from normlab.settings import Config
 
 
 def corners(x: jax.Array) -> list[jax.Array]:
@@ -91,22 +88,3 @@ class CNN(nn.Module):
             x = max_pool(x) if pool else x
         head = self.layers.head(self.classes, kernel_init=self.head_init, name="head")
         return head(x.mean((1, 2)))
-
-
-def make_cnn(config: Config, common: dict[str, Any]) -> CNN:
-    widths, depth = config["model.widths"], config["model.depth"]
-    return _make(config, common, layer_widths(widths, depth), pool_after(widths, depth))
-
-
-def make_vgg(config: Config, common: dict[str, Any]) -> CNN:
-    return _make(config, common, *vgg_layers(config["model.widths"], config["model.depth"]))
-
-
-def _make(config: Config, common: dict[str, Any], widths: list[int], pools: list[bool]) -> CNN:
-    return CNN(
-        widths=tuple(widths),
-        pools=tuple(pools),
-        placement=config["model.placement"],
-        stride=config["model.stride"],
-        **common,
-    )

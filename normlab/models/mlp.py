@@ -9,9 +9,7 @@ from flax import linen as nn
 
 from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
-from normlab.models.shapes import layer_widths
 from normlab.norms.builder import Layers
-from normlab.settings import Config
 
 SCALED = ("skipinit",)
 SHORTCUTS = ("identity", *SCALED)
@@ -55,12 +53,3 @@ class MLP(nn.Module):
             scale: Any = self.param(f"branch_scale_{i}", nn.initializers.zeros, ())
             y = scale.astype(y.dtype) * y
         return x + y if self.shortcut in SHORTCUTS else y
-
-
-def make_mlp(config: Config, common: dict[str, Any]) -> MLP:
-    return MLP(
-        widths=tuple(layer_widths(config["model.widths"], config["model.depth"])),
-        placement=config["model.placement"],
-        shortcut=config["model.shortcut"],
-        **common,
-    )

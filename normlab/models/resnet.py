@@ -10,9 +10,7 @@ from flax import linen as nn
 
 from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
-from normlab.models.shapes import resnet_blocks
 from normlab.norms.builder import Layers
-from normlab.settings import Config
 
 BRANCH_SCALES = {"skipinit": 0.0, "fixup": 1.0}
 """Residual -> where the learned scalar starts that multiplies each branch."""
@@ -153,14 +151,3 @@ class ResNet(nn.Module):
         head_init = nn.initializers.zeros if self.residual == "fixup" else self.head_init
         head = self.layers.head(self.classes, kernel_init=head_init, name="head")
         return head(shifted(self, "before_head", x.mean((1, 2))))
-
-
-def make_resnet(config: Config, common: dict[str, Any]) -> ResNet:
-    widths = config["model.widths"]
-    return ResNet(
-        widths=widths,
-        blocks=resnet_blocks(widths, config["model.depth"]),
-        order=config["model.block"],
-        residual=config["model.residual"],
-        **common,
-    )

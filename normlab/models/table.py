@@ -1,32 +1,46 @@
-"""`MODELS`: what a configuration may ask of each network, readable without importing jax."""
+"""`MODELS`: what a configuration may ask of each network, readable without importing jax.
+
+A network is its file and its row here, with the functions that the row names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
-from normlab.models.shapes import (
-    Shape,
-    check_resnet,
-    cnn_shapes,
-    mlp_shapes,
-    resnet_shapes,
-    vgg_shapes,
-)
+from normlab.layers.table import find_kernel
 from normlab.norms.row import Norm
 from normlab.settings import Config
+
+Shape = tuple[int, int, int]
+"""(H, W, C) of what one norm receives; H = W = 1 in dense layers."""
+Plan = Callable[[tuple[int, ...], int], tuple[list[int], list[bool]]]
+"""(widths, depth) -> the width of each layer, and whether a pool follows it."""
+VGG: dict[int, tuple[int, ...]] = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+"""Depth -> convolutions of each stage (arXiv:1409.1556, table 1). Depth counts the paper's three
+dense layers, where here one follows the global mean."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One network. A new one is its file and its row here."""
+    """One network. `fields` and `shapes` raise ValueError, in one line, for a depth or widths that
+    make no network."""
 
     title: str
-    make: str
-    """Where its maker is found, "package.file:function": make(config, common) -> Linen module, with
-    the arguments that all networks take in `common`."""
+    module: str
+    """Where the Linen module is found, "package.file:Class"."""
+    fields: Callable[[Config], dict[str, Any]]
+    """fields(config) -> those of the module that not every network has."""
     shapes: Callable[[Config, Shape], list[Shape]]
-    """shapes(config, shape of an image) -> what each norm receives. Raises ValueError."""
+    """shapes(config, shape of an image) -> what each norm receives."""
     is_convolutional: bool
     options: tuple[str, ...]
     """Settings `model.*` that the network takes; the others are reset to their defaults."""
@@ -36,18 +50,160 @@ class Model:
     """check(config, row of the norm) raises ValueError for settings that do not go together."""
 
 
+def spread_layers(widths: tuple[int, ...], depth: int) -> tuple[list[int], list[bool]]:
+    """Return the width of each hidden layer, `depth` layers spread evenly over `widths`, and
+    whether a pool follows: where a stage ends, except after the last.
+
+    >>> spread_layers((16, 32), 0), spread_layers((16, 32), 3)
+    (([16, 32], [True, False]), ([16, 16, 32], [False, True, False]))
+    """
+    layers = depth or len(widths)
+    stages = [i * len(widths) // layers for i in range(layers)]
+    ends = [stage != after for stage, after in pairwise([*stages, stages[-1]])]
+    return [widths[stage] for stage in stages], ends
+
+
+def vgg_layers(widths: tuple[int, ...], depth: int) -> tuple[list[int], list[bool]]:
+    """Return the width of each convolution and whether a pool follows; depth 0: one a stage.
+
+    >>> vgg_layers((8, 16), 0)
+    ([8, 16], [True, True])
+    """
+    if depth and depth not in VGG:
+        depths = ", ".join(map(str, VGG))
+        raise ValueError(
+            f"model.depth = {depth} is not that of a vgg; use one of {depths}, or 0 for one "
+            "convolution a stage"
+        )
+    stages = VGG[depth] if depth else (1,) * len(widths)
+    if len(widths) != len(stages):
+        raise ValueError(
+            f"model.widths = {widths}: a vgg of depth {depth} has {len(stages)} stages; give "
+            f"{len(stages)} widths, or model.depth = 0 for one convolution a stage"
+        )
+    layers = [(w, i == n) for w, n in zip(widths, stages, strict=True) for i in range(1, n + 1)]
+    return [w for w, _ in layers], [is_last for _, is_last in layers]
+
+
+def resnet_blocks(widths: tuple[int, ...], depth: int) -> int:
+    """Return the blocks n of each stage, depth = 2 * stages * n + 2; 0: one block for each width.
+
+    Widths must not fall, because a shortcut can only add channels.
+
+    >>> resnet_blocks((16, 32, 64), 20), resnet_blocks((8, 16), 0)
+    (3, 1)
+    """
+    if list(widths) != sorted(widths):
+        raise ValueError(
+            f"model.widths = {widths}: the shortcuts of a resnet can only add channels; use widths "
+            "that do not fall"
+        )
+    step = 2 * len(widths)
+    blocks = (depth - 2) // step
+    if depth and (blocks < 1 or (depth - 2) % step):
+        legal = [n * step + 2 for n in (blocks, blocks + 1) if n > 0] or [step + 2]
+        raise ValueError(
+            f"model.depth = {depth} is not {step} n + 2, the depth of a resnet of {len(widths)} "
+            f"stages; use {' or '.join(map(str, legal))}"
+        )
+    return blocks if depth else 1
+
+
+def mlp_fields(config: Config) -> dict[str, Any]:
+    widths, _ = spread_layers(config["model.widths"], config["model.depth"])
+    return {
+        "widths": tuple(widths),
+        "placement": config["model.placement"],
+        "shortcut": config["model.shortcut"],
+    }
+
+
+def mlp_shapes(config: Config, image: Shape) -> list[Shape]:
+    del image
+    return [(1, 1, width) for width in mlp_fields(config)["widths"]]
+
+
+def cnn_fields(config: Config, plan: Plan) -> dict[str, Any]:
+    widths, pools = plan(config["model.widths"], config["model.depth"])
+    return {
+        "widths": tuple(widths),
+        "pools": tuple(pools),
+        "placement": config["model.placement"],
+        "stride": config["model.stride"],
+    }
+
+
+def cnn_shapes(config: Config, image: Shape, plan: Plan) -> list[Shape]:
+    widths, pools = plan(config["model.widths"], config["model.depth"])
+    height, width = (-(-side // config["model.stride"]) for side in image[:2])
+    shapes = []
+    for i, (channels, pool) in enumerate(zip(widths, pools, strict=True), 1):
+        shapes.append((height, width, channels))
+        if pool:
+            height, width = height // 2, width // 2
+        if min(height, width) < 1:
+            place = f"layer {i + 1}" if i < len(widths) else "the global mean"
+            raise ValueError(
+                f"model.widths = {config['model.widths']}: nothing is left of the image before "
+                f"{place}; use fewer stages or a smaller stride"
+            )
+    return shapes
+
+
+def resnet_fields(config: Config) -> dict[str, Any]:
+    return {
+        "widths": config["model.widths"],
+        "blocks": resnet_blocks(config["model.widths"], config["model.depth"]),
+        "order": config["model.block"],
+        "residual": config["model.residual"],
+    }
+
+
+def resnet_shapes(config: Config, image: Shape) -> list[Shape]:
+    widths, is_pre = config["model.widths"], config["model.block"] == "pre"
+    blocks = resnet_blocks(widths, config["model.depth"])
+    height, width, _ = image
+    shape = (height, width, widths[0])
+    shapes = [] if is_pre else [shape]
+    for stage, channels in enumerate(widths):
+        for i in range(blocks):
+            before = shape
+            if stage > 0 and i == 0:
+                height, width = -(-height // 2), -(-width // 2)
+            shape = (height, width, channels)
+            shapes += [before if is_pre else shape, shape]
+    return [*shapes, shape] if is_pre else shapes
+
+
+def check_resnet(config: Config, norm: Norm) -> None:
+    """Raise ValueError where the blocks of a resnet and the schemes do not go together."""
+    if norm.act and config["model.block"] == "post":
+        raise ValueError(
+            f"model.block = 'post': norm {config['norm.name']!r} replaces the activation right "
+            "after it too, and a block's second norm has none; use model.block=pre"
+        )
+    kernel = config["norm.kernel"]
+    if config["model.residual"] == "fixup" and find_kernel(kernel).module:
+        raise ValueError(
+            f"norm.kernel = {kernel!r}: model.residual = 'fixup' starts kernels at 0, which cannot "
+            "be normalized; use norm.kernel=none or model.residual=skipinit"
+        )
+
+
 MODELS: dict[str, Model] = {
     "mlp": Model(
         title="dense - norm - activation, repeated",
-        make="normlab.models.mlp:make_mlp",
+        module="normlab.models.mlp:MLP",
+        fields=mlp_fields,
         shapes=mlp_shapes,
         is_convolutional=False,
         options=("widths", "depth", "act", "placement", "shortcut"),
     ),
     "cnn": Model(
         title="3x3 conv - norm - activation, a 2x2 max pool between stages, global mean",
-        make="normlab.models.cnn:make_cnn",
-        shapes=cnn_shapes,
+        module="normlab.models.cnn:CNN",
+        fields=partial(cnn_fields, plan=spread_layers),
+        shapes=partial(cnn_shapes, plan=spread_layers),
         is_convolutional=True,
         options=("widths", "depth", "act", "placement", "stride"),
         ends_in_global_mean=True,
@@ -55,14 +211,16 @@ MODELS: dict[str, Model] = {
     "vgg": Model(
         title="3x3 conv - norm - activation, a 2x2 max pool after every stage, global mean, "
         "one dense layer",
-        make="normlab.models.cnn:make_vgg",
-        shapes=vgg_shapes,
+        module="normlab.models.cnn:CNN",
+        fields=partial(cnn_fields, plan=vgg_layers),
+        shapes=partial(cnn_shapes, plan=vgg_layers),
         is_convolutional=True,
         options=("widths", "depth", "act", "placement"),
     ),
     "resnet": Model(
         title="blocks of two 3x3 convs with a shortcut, the first of a stage halves the image",
-        make="normlab.models.resnet:make_resnet",
+        module="normlab.models.resnet:ResNet",
+        fields=resnet_fields,
         shapes=resnet_shapes,
         is_convolutional=True,
         options=("widths", "depth", "act", "block", "residual"),

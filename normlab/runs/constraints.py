@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from normlab.data.table import DATASETS
 from normlab.diagnostics.names import probe_names
 from normlab.layers.table import find_kernel
-from normlab.models.shapes import Shape
-from normlab.models.table import MODELS
+from normlab.models.table import MODELS, Shape
 from normlab.norms.table import Norm, find_norm
 from normlab.runs.errors import ConfigError
 from normlab.settings import Config
