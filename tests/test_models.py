@@ -23,8 +23,8 @@ from normlab.runs.config import ConfigError, resolve
 from normlab.training.state import Hyper, init_state
 
 SHAPES = {"mlp": (4, 6), "cnn": (4, 8, 8, 1)}
-WIDTHS = {"mlp": (8, 4, 4), "cnn": (4, 8)}
-KERNELS = {"mlp": ("dense_1", "dense_2", "dense_3", "head"), "cnn": ("conv_1", "conv_2", "head")}
+WIDTHS = {"mlp": (8, 4), "cnn": (4, 8)}
+KERNELS = {"mlp": ("dense_1", "dense_2", "head"), "cnn": ("conv_1", "conv_2", "head")}
 STAGES = (64, 128, 256, 512, 512)
 """Widths of the published VGGs."""
 
@@ -264,12 +264,11 @@ def start(model: str, *arms: Start) -> dict[Start, dict[str, Any]]:
 
 @pytest.mark.parametrize("model", SHAPES)
 def test_arms_share_the_bits_of_every_parameter_they_share(model):
-    """Every pair of schemes and placements, by comparison with the first that has the parameter."""
+    """Every pair of schemes, and both placements, by comparison with the first that has it."""
     shared: dict[str, np.ndarray] = {}
     names = [n for n, row in NORMS.items() if not (row.needs_space and model == "mlp")]
     arms = [(n, "pre", 1.0) for n in names]
-    arms += [(n, "post", 1.0) for n in names if not NORMS[n].act]
-    for leaves in start(model, *arms).values():
+    for leaves in start(model, *arms, ("batch", "post", 1.0)).values():
         hidden = [p for p in leaves if p.endswith("kernel")]
         assert sorted(hidden) == [f"{m}/kernel" for m in KERNELS[model]]
         assert all(p.replace("kernel", "bias") in leaves for p in hidden)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,23 +58,25 @@ class PlainCNN(nn.Module):
 
 
 def plain_loop(net, params, stats, batches, rate, momentum):
-    """Five lines that anybody would write: Flax, optax.sgd, one jitted step."""
+    """What anybody would write: Flax, optax.sgd, one jitted step."""
     optimizer = optax.sgd(rate, momentum=momentum)
-    opt_state = optimizer.init(params)
 
-    def loss_of(params, stats, x, y):
-        variables = {"params": params, "batch_stats": stats}
-        logits, moved = net.apply(variables, x, True, mutable=["batch_stats"])
-        one_hot = jax.nn.one_hot(y, 10)
-        loss = -jnp.mean(jnp.sum(one_hot * jax.nn.log_softmax(logits), -1))
-        return loss, moved.get("batch_stats", {})
+    @jax.jit
+    def step(params, stats, opt_state, x, y):
+        def loss_of(params):
+            variables = {"params": params, "batch_stats": stats}
+            logits, moved = net.apply(variables, x, True, mutable=["batch_stats"])
+            one_hot = jax.nn.one_hot(y, 10)
+            loss = -jnp.mean(jnp.sum(one_hot * jax.nn.log_softmax(logits), -1))
+            return loss, moved.get("batch_stats", {})
 
-    slope = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
-    losses = []
-    for x, y in batches:
-        (loss, stats), grads = slope(params, stats, x, y)
+        (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), stats, opt_state, loss
+
+    opt_state, losses = optimizer.init(params), []
+    for x, y in batches:
+        params, stats, opt_state, loss = step(params, stats, opt_state, x, y)
         losses.append(float(loss))
     return losses, params, stats
 
@@ -96,7 +100,7 @@ def test_five_steps_are_those_of_a_plain_loop(dataset, plain, config):
     shape = (32, *dataset.shape) if config["model.name"] == "cnn" else (32, -1)
     batches = [(pixels(dataset, r).reshape(shape), dataset.labels[r]) for r in rows]
     net, hyper = build_model(config, 10, "patches"), hyper_of(config)
-    state = init_state(net, "momentum", hyper, jnp.asarray(batches[0][0]))
+    state = jax.jit(lambda x: init_state(net, "momentum", hyper, x))(batches[0][0])
     stats = {
         module: {leaf: value for leaf, value in leaves.items() if leaf != "mean_lo"}
         for module, leaves in state.batch_stats.items()
@@ -178,9 +182,18 @@ def test_the_scoring_plan_holds_every_row_once():
     assert set(np.unique(plan.weights)) == {0, 1}
 
 
-def test_re_estimated_statistics_are_those_of_a_train_mode_pass(dataset):
-    (outcome,), states = train([small(norm__name="batch")], dataset)
-    split, state = dataset.split(0), member(states)
+GHOSTS = small(norm__name="batch", norm__stats_batch=8)
+
+
+@pytest.fixture(scope="module")
+def whole(dataset) -> tuple[Any, Any]:
+    """Outcome and last state of a run with running statistics."""
+    (outcome,), states = train([GHOSTS], dataset)
+    return outcome, member(states)
+
+
+def test_re_estimated_statistics_are_those_of_one_pass_without_groups(dataset, whole):
+    (outcome, state), split = whole, dataset.split(0)
     _, stats = forward(state.params, pixels(dataset, split.train[:64]))
     assert_scores(outcome.final, "test_", count(dataset, state.params, split.test, stats))
     running = {
@@ -191,13 +204,6 @@ def test_re_estimated_statistics_are_those_of_a_train_mode_pass(dataset):
     expected = count(dataset, state.params, split.test, running)
     assert_scores(outcome.final, "running_test_", expected)
     assert outcome.final["test_loss"] != outcome.final["running_test_loss"]
-
-
-def test_re_estimation_ignores_ghost_batches(dataset):
-    (outcome,), states = train([small(norm__name="batch", norm__stats_batch=8)], dataset)
-    split, state = dataset.split(0), member(states)
-    _, stats = forward(state.params, pixels(dataset, split.train[:64]))
-    assert_scores(outcome.final, "test_", count(dataset, state.params, split.test, stats))
 
 
 def test_a_curve_has_a_row_for_every_point(dataset):
@@ -214,50 +220,57 @@ def test_train_loss_is_the_mean_since_the_row_before(dataset):
     assert every.final == some.final
 
 
-def test_the_chunk_changes_no_bit(dataset):
-    config = small(norm__name="batch")
-    (whole,), state = train([config], dataset)
-    (cut,), cut_state = train([{**config, "host.chunk": 7}], dataset)
-    assert cut.curve == whole.curve
-    assert cut.final == whole.final
-    jax.tree.map(np.testing.assert_array_equal, member(cut_state), member(state))
+def test_the_chunk_changes_no_bit_and_progress_is_told_after_each(dataset, whole):
+    configs = [GHOSTS | {"seed": s, "host.width": 2, "host.chunk": 7} for s in (0, 1)]
+    population, seen = Population(configs, dataset), []
+    states = population.train(seen.append)
+    cut = population.outcomes[0]
+    assert (cut.curve, cut.final) == (whole[0].curve, whole[0].final)
+    jax.tree.map(np.testing.assert_array_equal, member(states), whole[1])
+    assert [(p.step, p.steps, p.alive) for p in seen] == [(7, 20, 2), (14, 20, 2), (20, 20, 2)]
+    rows = [sum((p.rows[i] for p in seen), []) for i in (0, 1)]
+    assert rows == [o.curve for o in population.outcomes]
+    assert seen[-1].best_accuracy == max(r["accuracy"] for r in rows[0] + rows[1])
 
 
-def first_bad_step(dataset, config: Config) -> int:
+@pytest.fixture(scope="module")
+def first_bad_step(dataset) -> Callable[[Config], int]:
     """The first step (from 1) whose loss or gradient is not finite, found by a plain loop."""
-    rows = batch_rows(dataset.split(config["seed"]), config["seed"], 32, 0, 20)
-    net, hyper = build_model(config, 10, "patches"), hyper_of(config)
-    state = init_state(net, "momentum", hyper, jnp.asarray(pixels(dataset, rows[0])))
+    net = build_model(small(), 10, "patches")
+    begin = jax.jit(functools.partial(init_state, net, "momentum"))
 
     @jax.jit
-    def is_finite(params, x, y):
+    def step(hyper, state, x, y):
         def loss_of(params):
             logits: Any = net.apply({"params": params}, x, train=True)
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-        loss, grads = jax.value_and_grad(loss_of)(params)
-        return jnp.stack(
-            [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, grads))]
-        ).all()
+        leaves = jax.tree.leaves(jax.value_and_grad(loss_of)(state.params))
+        is_finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+        return make_train_step(net, "momentum", hyper)(state, Batch(x, y, 1.0))[0], is_finite
 
-    step = jax.jit(make_train_step(net, "momentum", hyper))
-    for i, r in enumerate(rows, 1):
-        x, y = pixels(dataset, r), dataset.labels[r]
-        if not is_finite(state.params, x, y):
-            return i
-        state, _ = step(state, Batch(x, y, jnp.ones(())))
-    raise AssertionError("no step was bad")
+    def find(config: Config) -> int:
+        seed, hyper = config["seed"], hyper_of(config)
+        rows = batch_rows(dataset.split(seed), seed, 32, 0, 20)
+        state = begin(hyper, pixels(dataset, rows[0]))
+        for i, r in enumerate(rows, 1):
+            state, is_finite = step(hyper, state, pixels(dataset, r), dataset.labels[r])
+            if not is_finite:
+                return i
+        raise AssertionError("no step was bad")
+
+    return find
 
 
 @pytest.mark.parametrize("mode", ["map", "vmap"])
 @pytest.mark.parametrize("bad", [{"optim.lr": 1e30}, {"optim.lr": 1e7}, {"init.gain": 1e14}])
-def test_divergence_is_recorded_and_touches_no_neighbour(dataset, bad, mode):
+def test_divergence_is_recorded_and_touches_no_neighbour(dataset, first_bad_step, bad, mode):
     common = {"host.mode": mode, "host.width": 3}
     good = [small(common, seed=s) for s in (1, 2, 3)]
     ill = {**good[1], **bad}
     alone, states = train(good, dataset)
     mixed, mixed_states = train([good[0], ill, good[2]], dataset)
-    at = first_bad_step(dataset, ill)
+    at = first_bad_step(ill)
     assert (mixed[1].diverged_at, mixed[1].status, mixed[1].final) == (at, "diverged", {})
     assert all(row["step"] < at for row in mixed[1].curve)
     for i in (0, 2):
@@ -303,14 +316,8 @@ def test_data_order_is_a_pure_function_of_seed_and_epoch(dataset):
 def test_rows_of_the_splits_never_mix(dataset, seed):
     member_batches = MemberBatches(small(seed=seed, train__steps=100), dataset)
     chunk = member_batches.chunk(0, 100)
-    scored = [
-        set(
-            chunk.scoring.rows[chunk.scoring.parts == p][
-                chunk.scoring.weights[chunk.scoring.parts == p] == 1
-            ]
-        )
-        for p in range(3)
-    ]
+    plan = chunk.scoring
+    scored = [set(plan.rows[plan.parts == p][plan.weights[plan.parts == p] == 1]) for p in range(3)]
     trained = set(chunk.train.ravel()) | set(chunk.stats)
     assert trained <= set(member_batches.split.train)
     assert scored[0] | scored[1] == set(member_batches.split.validation)
@@ -326,10 +333,11 @@ def test_members_see_their_own_data(dataset):
 
 
 def test_a_target_ends_a_run_at_the_first_row_that_reaches_it(dataset):
-    config = small(norm__name="batch", train__steps=60, host__width=2)
-    common = {**config, "host.chunk": 7}
-    full, _ = train([config, {**config, "seed": 1}], dataset)
-    ended, _ = train([{**common, "train.stop_at": STOP_AT, "seed": s} for s in (0, 1)], dataset)
+    common = GHOSTS | {"train.steps": 60, "host.width": 2, "host.chunk": 7}
+    full, ended = (
+        train([common | {"train.stop_at": stop, "seed": s} for s in (0, 1)], dataset)[0]
+        for stop in (0.0, STOP_AT)
+    )
     for whole, short in zip(full, ended, strict=True):
         reached = [i for i, row in enumerate(whole.curve) if row["accuracy"] >= STOP_AT]
         assert reached and 0 < reached[0] < len(whole.curve) - 1
@@ -340,13 +348,3 @@ def test_a_target_ends_a_run_at_the_first_row_that_reaches_it(dataset):
             "validation_loss": last["loss"],
             "validation_accuracy": last["accuracy"],
         }
-
-
-def test_progress_is_told_after_every_chunk(dataset):
-    population = Population([small(seed=s, host__width=2, host__chunk=7) for s in (0, 1)], dataset)
-    seen: list = []
-    population.train(seen.append)
-    assert [(p.step, p.steps, p.alive) for p in seen] == [(7, 20, 2), (14, 20, 2), (20, 20, 2)]
-    rows = [sum((p.rows[i] for p in seen), []) for i in (0, 1)]
-    assert rows == [o.curve for o in population.outcomes]
-    assert seen[-1].best_accuracy == max(r["accuracy"] for r in rows[0] + rows[1])

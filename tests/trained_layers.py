@@ -46,6 +46,12 @@ def start(norm: Any, x: Any, **params: Any) -> dict[str, Any]:
     return {**state, "params": drawn | params}
 
 
+def first(norm: Any, x: Any) -> Any:
+    """The output of a new layer."""
+    init = functools.partial(norm.init_with_output, jax.random.key(0), train=True)
+    return jax.jit(lambda x: init(x)[0])(x)
+
+
 @functools.cache
 def training(norm: Any) -> Any:
     """(params, state, x, mask) -> output, gradients to params and x, new state; compiled once for
