@@ -1,5 +1,5 @@
-"""Every norm on forced host devices against one device: `python tests/run_on_devices.py` prints
-JSON, a list of [scheme, way, devices, data, mask, quantity, relative error].
+"""Norms on forced host devices against one device: `python tests/run_on_devices.py` prints JSON, a
+list of [scheme, way, devices, data, mask, quantity, relative error].
 
 Ways: `jit`, plain jit over a sharded batch (`jit/4`: with stats_batch 4); `shard_map` and `vmap`,
 with axis_name; `vmap in vmap` and `vmap in shard_map`, a population of two members around it or
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 if __name__ == "__main__":  # read when jax starts
-    given = os.environ.get("XLA_FLAGS", "")  # of tests/conftest.py: they halve compilation
+    given = os.environ.get("XLA_FLAGS", "")  # of tests/conftest.py
     os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=8"
     os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -29,6 +29,8 @@ MASKS = ("none", "uneven", "half")
 FULL = ("batch", "layer")
 """What goes all ways. The others share their classes and cores, and half a second of compilation
 for each way adds up."""
+SCHEMES = [name for name, row in NORMS.items() if name in FULL or "axis_name" in row.arguments]
+"""In the others no example depends on another, as in layer norm."""
 Outcome = tuple[Any, Any, Any]
 """Gradients of (params, x), output, state left behind."""
 Step = Callable[..., Outcome]
@@ -126,23 +128,20 @@ def population(run: Step) -> Step:
 
 def ways_of(name: str) -> Iterator[tuple[str, int, dict[str, Any], Step]]:
     """Yield (way, devices, options of the reference on one device, the same done that way)."""
-    row, is_full = NORMS[name], name in FULL
+    is_full, has_axis = name in FULL, "axis_name" in NORMS[name].arguments
     meshes = {
         n: Mesh(np.array(jax.devices()[:n]), ("data",), axis_types=(AxisType.Auto,))
         for n in ((1, 2, 8) if is_full else (8,))
     }
-    sizes = ((0, 2, 4, 8) if is_full else (4,)) if "stats_batch" in row.options else (0,)
-    for size in sizes:
+    for size in ((0, 2, 4, 8) if is_full else (4,)) if has_axis else (0,):
         options = {"stats_batch": size} if size else {}
         for n in (2, 8) if is_full and size in (0, 4) else (8,):
             way = f"jit/{size}" if size else "jit"
             yield way, n, options, sharded(step_of(name, **options), meshes[n])
-    across = {"axis_name": "data"} if "axis_name" in row.arguments else {}
-    if is_full or across:
-        for n in meshes:
-            yield "shard_map", n, {}, shard_mapped(step_of(name, **across), meshes[n])
-    if is_full and across:
-        step = step_of(name, **across)
+    step = step_of(name, **({"axis_name": "data"} if has_axis else {}))
+    for n in meshes:
+        yield "shard_map", n, {}, shard_mapped(step, meshes[n])
+    if is_full and has_axis:
         yield "vmap", 8, {}, vmapped(step, 8)
         yield "vmap in vmap", 8, {}, jax.jit(population(vmapped(step, 8)))
         yield "vmap in shard_map", 8, {}, shard_mapped(population(step), meshes[8])
@@ -191,4 +190,4 @@ def errors_of(name: str) -> Iterator[list[Any]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([line for name in NORMS for line in errors_of(name)]))
+    print(json.dumps([line for name in SCHEMES for line in errors_of(name)]))

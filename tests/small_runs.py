@@ -56,6 +56,14 @@ def member(states: Any, i: int = 0) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf[i]), states._replace(key=states.step))
 
 
+def record(net: Any, shape: tuple[int, ...], train: bool = True) -> list[tuple[str, Any, Any]]:
+    """Return what the layers of `net` note in a pass over a batch of this shape."""
+    log: list = []
+    net = net.clone(layers=recorder(log))
+    jax.eval_shape(lambda x: net.apply({}, x, train=train), draw(shape))
+    return log
+
+
 def recorder(log: list) -> Layers:
     """Return layers that note their name, the shape they receive and, of norms, `train`, `mask`."""
 

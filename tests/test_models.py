@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from small_runs import draw, leaves_of, recorder, small
+from small_runs import draw, leaves_of, record, small
 
 from normlab.data import DATASETS
 from normlab.layers.convolutions import FORMS
@@ -68,7 +68,7 @@ def test_max_pool_is_that_of_flax(shape):
     x = np.random.default_rng(0).permutation(np.prod(shape)).reshape(shape).astype(np.float32)
 
     def both(pool):
-        return jax.grad(lambda x: (jnp.sum(pool(x) ** 2), pool(x)), has_aux=True)(x)
+        return jax.jit(jax.grad(lambda x: (jnp.sum(pool(x) ** 2), pool(x)), has_aux=True))(x)
 
     reference = both(lambda x: nn.max_pool(x, (2, 2), (2, 2)))
     jax.tree.map(np.testing.assert_array_equal, both(max_pool), reference)
@@ -125,9 +125,7 @@ def test_convolutions_and_pools_of_every_vgg(depth):
 
 def test_a_vgg_on_32x32_ends_in_one_pixel():
     config = small(model__name="vgg", model__widths=(2, 2, 4, 4, 8), model__depth=11)
-    log: list = []
-    net: Any = build_model(config, 10, "patches")
-    net.clone(layers=recorder(log)).apply({}, draw((2, 32, 32, 3)), train=True)
+    log = record(build_model(config, 10, "patches"), (2, 32, 32, 3))
     convolutions = [shape[0] for name, shape, _ in log if name.startswith("conv")]
     assert convolutions == [32, 16, 8, 8, 4, 4, 2, 2]
     assert [name for name, _, _ in log][-4:] == ["conv_8", "norm_8", "act_8", "head"]
@@ -206,15 +204,13 @@ def test_a_pool_after_the_last_layer_lets_an_instance_norm_stand_there():
     [("pre", ("norm_{}", "act_{}")), ("post", ("act_{}", "norm_{}"))],
 )
 def test_placement_puts_the_norm_before_or_after_the_activation(placement, order, train):
-    log: list = []
-    common: Any = dict(layers=recorder(log), classes=10, kernel_init=None, placement=placement)
-    MLP(widths=(8, 4), **common).apply({}, draw((4, 6)), train=train)
+    common: Any = dict(layers=None, classes=10, kernel_init=None, placement=placement)
+    log = record(MLP(widths=(8, 4), **common), (4, 6), train)
     names = [f.format(i) for i in (1, 2) for f in ("dense_{}", *order)]
     assert [name for name, _, _ in log] == [*names, "head"]
     assert all(f["train"] is train for name, _, f in log if name.startswith("norm"))
-    log.clear()
     cnn = CNN(widths=(4, 8, 8), pools=(True, False, False), stride=2, **common)
-    cnn.apply({}, draw((4, 12, 8, 1)), train=train)
+    log = record(cnn, (4, 12, 8, 1), train)
     names = [f.format(i) for i in (1, 2, 3) for f in ("conv_{}", *order)]
     assert [name for name, _, _ in log] == [*names, "head"]
     assert [shape[:-1] for _, shape, _ in log] == [(12, 8)] + [(6, 4)] * 2 + [(3, 2)] * 6 + [()]
@@ -233,10 +229,8 @@ def test_placement_puts_the_norm_before_or_after_the_activation(placement, order
 def test_the_shapes_that_a_configuration_is_checked_by(changes):
     """Also with odd sizes on the way: 28, 14, 7, then 4 by strides or 3 by pools."""
     config = small({"data.name": "fashion_mnist", "model.widths": (4, 8, 12)} | changes)
-    log: list = []
-    net: Any = build_model(config, 10, "patches")
     shape = DATASETS["fashion_mnist"].shape
-    net.clone(layers=recorder(log)).apply({}, draw((1, *shape)), train=True)
+    log = record(build_model(config, 10, "patches"), (1, *shape))
     received = [shape for name, shape, _ in log if "norm_" in name]
     assert received == MODELS[config["model.name"]].shapes(config, shape)
 

@@ -177,15 +177,6 @@ def run_fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT)
 
 
-def test_the_table_is_readable_without_jax():
-    code = (
-        "import sys, normlab.norms as n; print(','.join(n.NORMS)); "
-        "sys.exit(any(m in sys.modules for m in ('jax', 'flax', 'numpy')))"
-    )
-    done = run_fresh("-c", code)
-    assert (done.returncode, done.stdout.strip()) == (0, ",".join(NORMS))
-
-
 def section(page: str, title: str) -> dict[str, list[str]]:
     """First cell without its quotes -> cells of each line of the section's table."""
     text = re.split(r"^## ", page, flags=re.MULTILINE)

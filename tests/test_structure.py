@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
@@ -88,7 +90,7 @@ def docstrings_of(tree: ast.Module) -> set[int]:
     return {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
 
 
-def own(names: Iterator[str]) -> Iterator[str]:
+def own(names: Iterable[str]) -> Iterator[str]:
     """The rooms of normlab among dotted names."""
     for name in names:
         parts = name.split(".")
@@ -98,30 +100,21 @@ def own(names: Iterator[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", PACKAGE, ids=name_of)
 def test_imports_point_down(path):
-    here = room_of(path)
+    """To lower rooms; only the worker knows jax or training."""
+    here, names = room_of(path), list(imports_of(path))
     if here == "__init__":
-        assert not [n for n in imports_of(path) if n != "__future__.annotations"]
+        assert set(names) <= {"__future__.annotations"}
         return
     assert here in LAYERS, f"{here} has no layer"
-    for room in own(imports_of(path)):
+    tops = {name.split(".")[0] for name in names}
+    assert not tops & {*OUTSIDE, "stress"}
+    for room in own(names):
         assert room == here or LAYERS[room] < LAYERS[here], (
             f"{name_of(path)} imports {room}, which is not below"
         )
-
-
-@pytest.mark.parametrize("path", PACKAGE, ids=name_of)
-def test_nothing_in_the_package_imports_settings_folders(path):
-    tops = {name.split(".")[0] for name in imports_of(path)}
-    assert not tops & {*OUTSIDE, "stress"}
-
-
-@pytest.mark.parametrize("path", [p for p in PACKAGE if room_of(p) in NO_JAX], ids=name_of)
-def test_only_the_worker_knows_jax_or_training(path):
-    if path.stem in WORKER:
-        return
-    names = list(imports_of(path))
-    assert not {n.split(".")[0] for n in names} & HEAVY
-    assert "training" not in own(n for n in names if not n.startswith(JAX_FREE))
+    if here in NO_JAX and path.stem not in WORKER:
+        assert not tops & HEAVY
+        assert "training" not in own(n for n in names if not n.startswith(JAX_FREE))
 
 
 def module_name(path: Path) -> str:
@@ -157,10 +150,10 @@ def test_all_but_the_worker_works_without_jax():
     assert run_fresh(code).strip() == "set()"
 
 
-def test_importing_normlab_imports_nothing_heavy():
+def test_importing_normlab_or_its_tables_imports_nothing_heavy():
     heavy = HEAVY | {"numpy", "sklearn", "matplotlib", "tensorflow_datasets"}
-    code = f"import sys, normlab; print({heavy!r} & set(sys.modules))"
-    assert run_fresh(code).strip() == "set()"
+    code = "import sys, normlab.norms, normlab.models.table, normlab.diagnostics.names; "
+    assert run_fresh(f"{code}print({heavy!r} & set(sys.modules))").strip() == "set()"
 
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE if room_of(p) == "models"], ids=name_of)
