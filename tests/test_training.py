@@ -247,7 +247,9 @@ def first_bad_step(dataset) -> Callable[[Config], int]:
 
         leaves = jax.tree.leaves(jax.value_and_grad(loss_of)(state.params))
         is_finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-        return make_train_step(net, "momentum", hyper)(state, Batch(x, y, 1.0))[0], is_finite
+        return make_train_step(net, "momentum", hyper)(state, Batch(x, y, jnp.ones(())))[
+            0
+        ], is_finite
 
     def find(config: Config) -> int:
         seed, hyper = config["seed"], hyper_of(config)

@@ -28,11 +28,8 @@ SOURCES: dict[str, Any] = {
     "cifar10": cifar,
     "cifar100": cifar,
 }
-"""The module that reads each data set's official files.
-
-stock_builder(name) -> tfds builder class. read(name, paths by file name) -> class names of each
-label, examples of each split.
-"""
+"""The module that reads each data set's official files: read(name, paths by file name) -> class
+names of each label, examples of each split."""
 CONNECT_SECONDS = 3.0  # tfds itself retries for 200 s without a network
 
 
@@ -149,7 +146,7 @@ def _builder_class(name: str) -> Any:
     from tensorflow_datasets.core import registered
 
     source = SOURCES[name]
-    stock = source.stock_builder(name)
+    stock: Any = tfds.builder_cls(name)
     with registered.skip_registration():
 
         class Builder(stock):

@@ -49,13 +49,6 @@ ARCHIVES = {
 }
 
 
-def stock_builder(name: str) -> Any:
-    """The tfds builder class of cifar10 or cifar100."""
-    from tensorflow_datasets.image_classification import cifar
-
-    return {"cifar10": cifar.Cifar10, "cifar100": cifar.Cifar100}[name]
-
-
 def read(name: str, paths: dict[str, Path]) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """The class names of each label, and of each split its examples in the archive's order.
 

@@ -18,13 +18,6 @@ FILES = {
 UNSIGNED_BYTE = 8  # idx type code
 
 
-def stock_builder(name: str) -> Any:
-    """The tfds builder class of mnist or fashion_mnist."""
-    from tensorflow_datasets.image_classification import mnist
-
-    return {"mnist": mnist.MNIST, "fashion_mnist": mnist.FashionMNIST}[name]
-
-
 def read(name: str, paths: dict[str, Path]) -> tuple[dict[str, list[str]], dict[str, Any]]:
     """The class names, which the files do not contain, and of each split its examples in order."""
     del name

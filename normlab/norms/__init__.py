@@ -11,13 +11,13 @@ The table `NORMS` is readable without jax; everything else is imported when firs
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from normlab.layers.table import KERNELS, Kernel, find_kernel
 from normlab.norms.table import NORMS, Norm, find_norm
 
-if TYPE_CHECKING:  # for editors; at run time `_NAMES` says where a name is found
+if TYPE_CHECKING:  # for editors; at run time `_PLACES` says where a name is found
     from normlab.layers.linear import Conv, Dense
     from normlab.layers.reparam import ScaledStandardize, Spectral, Standardize, WeightNorm
     from normlab.norms.batch import BatchNorm
@@ -37,27 +37,16 @@ if TYPE_CHECKING:  # for editors; at run time `_NAMES` says where a name is foun
     from normlab.norms.sample import SampleNorm
     from normlab.norms.switchable import SwitchNorm
 
-_NAMES = {
+_OTHERS = {
     "layers.linear": ("Conv", "Dense"),
-    "layers.reparam": ("ScaledStandardize", "Spectral", "Standardize", "WeightNorm"),
-    "norms.batch": ("BatchNorm",),
-    "norms.batch_instance": ("BatchInstanceNorm",),
-    "norms.convert": ("from_torch", "to_torch"),
-    "norms.dynamic": ("DynamicErf", "DynamicTanh"),
-    "norms.evonorm": ("EvoNormB0", "EvoNormS0"),
-    "norms.frn": ("FilterResponseNorm", "TLU"),
-    "norms.group": ("GroupNorm",),
-    "norms.l1": ("L1BatchNorm",),
     "norms.builder": ("Layers", "adopt", "build", "release"),
-    "norms.mean_only": ("MeanOnlyBatchNorm",),
-    "norms.plain": ("Affine", "Identity"),
+    "norms.convert": ("from_torch", "to_torch"),
     "norms.presets": ("PRESETS", "preset_options"),
-    "norms.renorm": ("BatchRenorm",),
-    "norms.response": ("GlobalResponseNorm", "LocalResponseNorm", "UnitNorm"),
-    "norms.sample": ("SampleNorm",),
-    "norms.switchable": ("SwitchNorm",),
 }
-_LAZY = {name: file for file, names in _NAMES.items() for name in names}
+_PLACES = [f"normlab.{file}:{name}" for file, names in _OTHERS.items() for name in names]
+_PLACES += [row.module for row in (*NORMS.values(), *KERNELS.values()) if row.module]
+_PLACES += [row.act for row in NORMS.values() if row.act]
+_LAZY = {place.partition(":")[2]: place for place in _PLACES}
 
 __all__ = ["KERNELS", "Kernel", "NORMS", "Norm", "find_kernel", "find_norm"]
 __all__ += sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -66,4 +55,4 @@ __all__ += sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'normlab.norms' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"normlab.{_LAZY[name]}"), name)
+    return pkgutil.resolve_name(_LAZY[name])

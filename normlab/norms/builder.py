@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -45,10 +45,7 @@ def named_act(act: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
 
 def module_of(module: Any) -> Callable[..., Any]:
     """Return the Linen class that a row names as "package.file:Class", imported now."""
-    if not isinstance(module, str):
-        return module
-    file, _, name = module.partition(":")
-    return getattr(importlib.import_module(file), name)
+    return pkgutil.resolve_name(module) if isinstance(module, str) else module
 
 
 def build(
