@@ -45,11 +45,8 @@ def run_fresh(code: str) -> str:
 def test_split_is_disjoint_and_complete(name):
     row = data.DATASETS[name]
     split = split_rows(row, seed=3)
-    assert (len(split.train), len(split.validation), len(split.test)) == (
-        row.train,
-        row.validation,
-        row.test,
-    )
+    sizes = tuple(map(len, (split.train, split.validation, split.test)))
+    assert sizes == (row.train, row.validation, row.test)
     rows = np.concatenate([split.train, split.validation, split.test])
     assert rows.dtype == np.int32
     np.testing.assert_array_equal(np.sort(rows), np.arange(row.examples))
@@ -166,22 +163,18 @@ def files_of(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", PREPARED)
-def test_corrupt_file_is_refused_and_leaves_nothing(name, tmp_path):
-    originals, data_dir = tmp_path / "originals", tmp_path / "prepared"
+def test_missing_and_corrupt_files_are_named_and_leave_nothing(name, tmp_path):
+    originals, data_dir, files = tmp_path / "originals", tmp_path / "prepared", files_of(name)
     originals.mkdir()
-    for file in files_of(name):
+    place: Any = {"manual_dir": str(originals), "data_dir": str(data_dir)}
+    with pytest.raises(data.DataError, match=r"\.gz is missing .* sha256 \w{64}") as refusal:
+        data.prepare(name, **place)
+    assert all(file in str(refusal.value) for file in files)
+    for file in files:
         (originals / file).write_bytes(b"not the original")
     with pytest.raises(data.DataError, match=r"\.gz .*sha256 found \w{64}, expected \w{64}"):
-        data.prepare(name, manual_dir=str(originals), data_dir=str(data_dir))
+        data.prepare(name, **place)
     assert not data_dir.exists()
-
-
-@pytest.mark.parametrize("name", PREPARED)
-def test_missing_file_is_named(name, tmp_path):
-    with pytest.raises(data.DataError, match=r"\.gz is missing .* sha256 \w{64}") as refusal:
-        data.prepare(name, manual_dir=str(tmp_path), data_dir=str(tmp_path / "prepared"))
-    assert all(file in str(refusal.value) for file in files_of(name))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_download_without_a_network_fails_at_once(monkeypatch, tmp_path):

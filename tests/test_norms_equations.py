@@ -15,6 +15,7 @@ from trained_layers import (
     GROUPS,
     MUTABLE,
     SEQUENCE,
+    SPREADS,
     draw,
     make,
     outputs,
@@ -135,19 +136,6 @@ def test_values_keep_their_digits_at_a_large_mean(name, shape, loc):
     variables = start(norm, x)
     y, _, _ = outputs(norm, variables, x)
     assert relative_error(y, expected(name, x, variables)) < 3e-6
-
-
-SPREADS = {
-    "std 1e20": lambda r, s: 1e20 * r.standard_normal(s),
-    "std 1e30": lambda r, s: 1e30 * r.standard_normal(s),
-    "uniform": lambda r, s: r.uniform(-3e38, 3e38, s),
-    "one side": lambda r, s: r.uniform(2e38, 3e38, s),
-    "one channel": lambda r, s: r.standard_normal(s) * np.where(np.arange(s[-1]) == 1, 1e25, 1),
-    "one example": lambda r, s: (
-        r.standard_normal(s)
-        * np.where(np.arange(s[0]) == 1, 1e25, 1)[(slice(None), *[None] * (len(s) - 1))]
-    ),
-}
 
 
 @pytest.mark.parametrize("spread", SPREADS)

@@ -16,6 +16,20 @@ EPSILON, GROUPS = 1e-3, 2
 DENSE, SEQUENCE, CONV = (6, 4), (4, 3, 4), (4, 3, 2, 4)
 
 
+SPREADS = {
+    "std 1e20": lambda r, s: 1e20 * r.standard_normal(s),
+    "std 1e30": lambda r, s: 1e30 * r.standard_normal(s),
+    "uniform": lambda r, s: r.uniform(-3e38, 3e38, s),
+    "one side": lambda r, s: r.uniform(2e38, 3e38, s),
+    "one channel": lambda r, s: r.standard_normal(s) * np.where(np.arange(s[-1]) == 1, 1e25, 1),
+    "one example": lambda r, s: (
+        r.standard_normal(s)
+        * np.where(np.arange(s[0]) == 1, 1e25, 1)[(slice(None), *[None] * (len(s) - 1))]
+    ),
+}
+"""How values are drawn whose squares overflow."""
+
+
 def draw(shape, loc: Any = 0.0, std: Any = 1.0, seed=0) -> Any:
     return (loc + std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
