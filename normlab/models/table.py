@@ -51,8 +51,9 @@ class Model:
 
 
 def spread_layers(widths: tuple[int, ...], depth: int) -> tuple[list[int], list[bool]]:
-    """Return the width of each hidden layer, `depth` layers spread evenly over `widths`, and
-    whether a pool follows: where a stage ends, except after the last.
+    """Return the width of each hidden layer and whether a pool follows it.
+
+    `depth` layers are spread evenly over `widths`. A pool ends every stage but the last.
 
     >>> spread_layers((16, 32), 0), spread_layers((16, 32), 3)
     (([16, 32], [True, False]), ([16, 16, 32], [False, True, False]))
