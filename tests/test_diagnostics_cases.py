@@ -133,10 +133,9 @@ def test_a_convolution_that_copies_the_image():
     start = drift.initial_state(base._replace(params=shape))
     assert start["sorted"].shape == (300, 3)
     state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)
-    factors, moves = np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)
-    first, state = look(factors, (b + moves).astype(np.float32), state)
-    factors[1], moves[1] = (1.0, 1.0, -1.4), (0.5, -0.25, 0.1)
-    second, _ = look(factors, (b + moves).astype(np.float32), state)
+    first, state = look(np.ones((2, 3), np.float32), np.float32([b, b]), state)
+    factor, move = np.array([1.0, 1.0, -1.4]), np.array([0.5, -0.25, 0.1])
+    second, _ = look(np.float32([[1, 1, 1], factor]), np.float32([b, b + move]), state)
     one = {name: float(v[0]) for name, v in first.items()}
     assert not any(name.startswith("statistics") for name in one)
 
@@ -157,9 +156,9 @@ def test_a_convolution_that_copies_the_image():
     assert one["moments.normalized"] == one["moments.scaled"] == 0
     assert np.isnan(one["drift.step"]) and np.isnan(one["drift.moments"])
     old = flat[::3]  # 900 values are too many
-    new = (x.astype(np.float64) * a * factors[1] + b + moves[1]).reshape(-1, 3)[::3]
+    new = (x.astype(np.float64) * a * factor + b + move).reshape(-1, 3)[::3]
     distance = np.abs(np.sort(new, 0) - np.sort(old, 0)).mean(0)
-    np.testing.assert_allclose(distance[:2], np.abs(moves[1, :2]), rtol=1e-6)  # as W1 of a shift
+    np.testing.assert_allclose(distance[:2], np.abs(move[:2]), rtol=1e-6)  # as W1 of a shift
     expected = (distance / old.std(0)).mean()
     np.testing.assert_allclose(second["drift.step"], [0, expected], rtol=1e-3, atol=1e-6)
     changes = np.abs(new.mean(0) - old.mean(0)) + np.abs(new.std(0) - old.std(0))
