@@ -133,9 +133,9 @@ def test_a_convolution_that_copies_the_image():
     start = drift.initial_state(base._replace(params=shape))
     assert start["sorted"].shape == (300, 3)
     state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)
-    first, state = look(np.ones((2, 3), np.float32), np.float32([b, b]), state)
+    first, state = look(jnp.ones((2, 3)), jnp.array([b, b]), state)
     factor, move = np.array([1.0, 1.0, -1.4]), np.array([0.5, -0.25, 0.1])
-    second, _ = look(np.float32([[1, 1, 1], factor]), np.float32([b, b + move]), state)
+    second, _ = look(jnp.array([np.ones(3), factor]), jnp.array([b, b + move]), state)
     one = {name: float(v[0]) for name, v in first.items()}
     assert not any(name.startswith("statistics") for name in one)
 
