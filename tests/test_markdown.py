@@ -19,8 +19,8 @@ from made_up_runs import NASTY, PROVENANCE, STUDY
 from normlab.report.claims import Result, literature_statements
 from normlab.report.html import html
 from normlab.report.markdown import claims_page, write_claims_page
-from normlab.report.model import Picture, SetupReport, StudyReport, judge_overall
-from normlab.report.tables import Table, markdown_text
+from normlab.report.model import Picture, StudyReport, judge_overall
+from normlab.report.tables import markdown_text
 from normlab.runs.errors import StorageError
 from normlab.runs.record import Record
 from normlab.studies.decisions import Contrast, decide
@@ -81,9 +81,7 @@ def block(text: str, name: str) -> str:
 
 def with_picture(report: StudyReport, svg: Path, caption: str = "Curves.") -> StudyReport:
     """Return the report with one figure, in its setup `steps`."""
-    runs: Any = SimpleNamespace(setup=SimpleNamespace(name="steps"))
-    setup = SetupReport(runs, Table("", (), ()), "", [Picture(svg, caption, "Lines.")])
-    return replace(report, setups=[setup])
+    return replace(report, pictures={"steps": [Picture(svg, caption, "Lines.")]})
 
 
 @pytest.mark.parametrize("reports", [(), (report_of(row("C4a"), row("C10a-layer")),)])

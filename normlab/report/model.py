@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from normlab.report.formatting import command
@@ -39,17 +39,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class SetupReport:
-    """One setup with its table and its figures."""
-
-    runs: SetupRuns
-    table: Table
-    table_file: str
-    """Relative to the page, without an ending."""
-    pictures: Sequence[Picture]
-
-
-@dataclass(frozen=True)
 class StudyReport:
     """One study of one profile with all that is known about it."""
 
@@ -57,7 +46,10 @@ class StudyReport:
     profile: str
     evidences: Mapping[str, SetupRuns]
     verdicts: Sequence[Verdict]
-    setups: Sequence[SetupReport] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    """Setup -> its table."""
+    pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    """Setup -> its figures."""
     effects: Picture | None = None
     """The figure of all paired effects."""
     rule: KeptRule | None = None
@@ -85,10 +77,9 @@ class StudyReport:
     def provenance(self) -> ProvenanceSummary:
         return ProvenanceSummary(self.evidences.values())
 
-    def pictures_of(self, setup: str) -> list[Picture]:
+    def pictures_of(self, setup: str) -> Sequence[Picture]:
         """Return the figures of a setup, or that of all effects where it has none."""
-        own = [p for s in self.setups if s.runs.setup.name == setup for p in s.pictures]
-        return own or ([self.effects] if self.effects else [])
+        return self.pictures.get(setup) or ([self.effects] if self.effects else [])
 
 
 def collect(

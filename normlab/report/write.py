@@ -11,10 +11,10 @@ from normlab.report.figures.draw import KINDS, draw, save
 from normlab.report.figures.forest import READING, draw_effects
 from normlab.report.html import html
 from normlab.report.markdown import write_claims_page
-from normlab.report.model import Picture, SetupReport, StudyReport
+from normlab.report.model import Picture, StudyReport
 from normlab.report.provenance import runs_of
 from normlab.report.setup_table import setup_table
-from normlab.report.tables import Table, csv_text
+from normlab.report.tables import csv_text
 from normlab.runs.files import make_folder, write_atomic
 from normlab.runs.record import is_stale
 from normlab.runs.store import Store
@@ -36,10 +36,11 @@ def write_report(
         make_folder(store.root, *name.split("/"), part)
     cache = ConfigCache(needs_data=False)
     done = [complete(store, report, folder, cache) for report in sorted(reports, key=_order)]
-    for report in done:
-        for setup in report.setups:
-            write_table(folder / setup.table_file, setup.table)
-    write_table(folder / "tables" / "verdicts", verdict_table(done))
+    tables = {f"{report.stem}-{name}": t for report in done for name, t in report.tables.items()}
+    for name, table in (tables | {"verdicts": verdict_table(done)}).items():
+        texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
+        for ending, text in texts.items():
+            write_atomic(folder / "tables" / f"{name}.{ending}", text)
     write_atomic(folder / "runs.csv", runs_csv(done))
     write_atomic(folder / "index.html", html(done))
     if ledger:
@@ -55,16 +56,16 @@ def _order(report: StudyReport) -> tuple[int, str]:
 def complete(store: Store, report: StudyReport, folder: Path, cache: ConfigCache) -> StudyReport:
     """Return the report with its tables, its figures, which are drawn and saved, and its rule."""
     effects = draw_effects(report.verdicts)
-    pictures = draw_all(report, folder / "figures")
-    setups = [
-        SetupReport(runs, setup_table(runs), f"tables/{report.stem}-{name}", pictures[name])
-        for name, runs in report.evidences.items()
-    ]
     if effects:
         svg = save(effects, folder / "figures" / f"{report.stem}-effects")
         effects = Picture(svg, "The effect of every seed, test by test.", READING)
-    rule = read_rule(store, report.study, report.profile, cache)
-    return replace(report, setups=setups, effects=effects, rule=rule)
+    return replace(
+        report,
+        tables={name: setup_table(runs) for name, runs in report.evidences.items()},
+        pictures=draw_all(report, folder / "figures"),
+        effects=effects,
+        rule=read_rule(store, report.study, report.profile, cache),
+    )
 
 
 def draw_all(report: StudyReport, folder: Path) -> dict[str, list[Picture]]:
@@ -81,12 +82,6 @@ def draw_all(report: StudyReport, folder: Path) -> dict[str, list[Picture]]:
             svg = save(drawing, folder / name)
             drawn[figure.setup].append(Picture(svg, figure.caption, KINDS[figure.kind].reading))
     return drawn
-
-
-def write_table(path: Path, table: Table) -> None:
-    endings = {".md": table.to_markdown(), ".csv": table.to_csv(), ".tex": table.to_latex()}
-    for ending, text in endings.items():
-        write_atomic(path.with_name(path.name + ending), text)
 
 
 def runs_csv(reports: Sequence[StudyReport]) -> str:

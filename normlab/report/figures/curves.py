@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from scipy.stats import bootstrap
 
-from normlab.report.figures.series import arms_of, n_range
+from normlab.report.figures.series import arms_of, n_range, trace
 from normlab.report.figures.style import LineStyle, draw_band, label_log_axis, legend, line_styles
 from normlab.runs.record import Record
 from normlab.studies.metrics import FAILED_ERROR, accuracy, is_failed
@@ -26,16 +26,12 @@ def accuracy_curves(runs: Mapping[int, Record]) -> tuple[np.ndarray, np.ndarray]
 
     A run that diverged is at chance from then on; one that was stopped early keeps its last value.
     """
-    longest = max((run.curve for run in runs.values()), key=len)
-    steps = np.array([row["step"] for row in longest])
-    chance = 100 * (1 - FAILED_ERROR)
-    values = np.full((len(runs), len(steps)), chance)
+    steps, values = trace(runs, "accuracy")
     for line, run in zip(values, runs.values(), strict=True):
-        known = [100 * row["accuracy"] for row in run.curve]
-        line[: len(known)] = known
-        if known and run.status == "trained":
-            line[len(known) :] = known[-1]
-    return steps, np.nan_to_num(values, nan=chance)
+        is_known = np.isfinite(line)
+        keeps = run.status == "trained" and is_known.any()
+        line[~is_known] = line[is_known][-1] if keeps else 1 - FAILED_ERROR
+    return steps, 100 * values
 
 
 def draw_curves(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:

@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from normlab.report.figures.axis_labels import quantity_text, scale_of
 from normlab.report.figures.series import (
     Group,
     Quartiles,
@@ -21,7 +20,16 @@ from normlab.report.figures.series import (
     quartiles,
     trace,
 )
-from normlab.report.figures.style import draw_band, label_log_axis, legend, scale_values, wrapped
+from normlab.report.figures.style import (
+    draw_band,
+    label_log_axis,
+    legend,
+    panels_of,
+    quantity_text,
+    scale_of,
+    scale_values,
+    wrapped,
+)
 from normlab.studies.planning import SetupRuns
 from normlab.studies.study import Figure
 
@@ -87,18 +95,14 @@ def draw_percentiles(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     found = [(group, lines) for group, lines in found if all(q.at.size for q in lines)]
     if not found:
         return False
-    across = min(len(found), ACROSS)
-    down = -(-len(found) // across)
-    drawing.set_figheight(PANEL_HEIGHT * down + 0.4)
-    panels = list(drawing.subplots(down, across, sharey=True, squeeze=False).flat)
-    for ax, (group, lines) in zip(panels, found, strict=False):
+    drawing.set_figheight(PANEL_HEIGHT * -(-len(found) // ACROSS) + 0.4)
+    panels = panels_of(drawing, len(found), ACROSS, sharey=True)
+    for ax, (group, lines) in zip(panels, found, strict=True):
         _draw_percentiles(ax, group, lines)
         ax.set_title(wrapped(group.label, TITLE_WIDTH))
         label_log_axis(ax, "gradient steps")
-    for ax in panels[::across]:
+    for ax in panels[::ACROSS]:
         ax.set_ylabel(quantity_text(prefix))
-    for ax in panels[len(found) :]:
-        ax.set_axis_off()
     signs = {
         "median of the values, median over seeds": Line2D([], [], color="#555555", lw=1.8),
         "15th to 85th percentile": Patch(facecolor="#d6d6d6", edgecolor="#555555"),

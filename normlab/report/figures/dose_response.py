@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from normlab.report.figures.axis_labels import quantity_text, scale_of
 from normlab.report.figures.series import arms_of, n_range
-from normlab.report.figures.style import DASHES, legend, mark_numbers, scheme_of, styles_of
+from normlab.report.figures.style import (
+    DASHES,
+    legend,
+    quantity_text,
+    scale_of,
+    scale_values,
+    scheme_of,
+    styles_of,
+)
 from normlab.studies.hypothesis_tests import t_interval
 from normlab.studies.metrics import FAILED_ERROR, error_points
 from normlab.studies.planning import SetupRuns
@@ -97,33 +102,17 @@ def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     ax.set_xticks(levels, [*map(level_tick, levels)])
     ax.xaxis.minorticks_off()
     ax.set_xlabel(level_text(e.setup))
-    if figure.key:
-        _scale_accuracy(ax, points)
+    means = np.array([point.mean for point in points])
+    if figure.key:  # all of 0 to 100 % where some arm stays below one half
+        low, high = ax.get_ylim()
+        ax.set_ylim(0 if means.min() < 50 else low, 101.5 if means.min() < 50 else min(high, 101.5))
         ax.set_ylabel(f"final {quantity_text(figure.key)}")
     else:
-        _scale_errors(ax, points)
+        if not scale_values(ax, means, far_apart=8):
+            ax.set_ylim(bottom=0)
         ax.set_ylabel("test error, percentage points")
     legend(drawing)
     return True
-
-
-def _scale_errors(ax: Axes, points: Sequence[Point]) -> None:
-    """Start the error axis at 0; make it logarithmic where errors differ more than eightfold."""
-    means = [point.mean for point in points]
-    if min(means) == 0 or max(means) <= 8 * min(means):
-        ax.set_ylim(bottom=0)
-        return
-    ax.set_yscale("log")
-    ax.set_ylim(0.7 * min(means), 1.2 * max(point.mean + point.half for point in points))
-    mark_numbers(ax.yaxis, 1.0, 2.0, 5.0)
-
-
-def _scale_accuracy(ax: Axes, points: Sequence[Point]) -> None:
-    """Show all of 0 to 100 % where some arm stays below one half, nothing above where none does."""
-    if min(point.mean for point in points) < 50:
-        ax.set_ylim(0, 101.5)
-    else:
-        ax.set_ylim(top=min(ax.get_ylim()[1], 101.5))
 
 
 def level_tick(level: float) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from normlab.report.figures.style import STYLE, wrapped
+from normlab.report.figures.style import STYLE, panels_of, wrapped
 from normlab.report.formatting import n_text, with_symbol
 from normlab.studies.decisions import Verdict
 from normlab.studies.hypothesis_tests import PERCENTILE
@@ -38,16 +38,12 @@ def draw_effects(verdicts: Sequence[Verdict]) -> Drawing | None:
     shown = [v for v in verdicts if np.isfinite(effects_of(v)).all(axis=1).sum() >= 2]
     if not shown:
         return None
-    across = min(ACROSS, len(shown))
-    down = -(-len(shown) // across)
+    across, down = min(ACROSS, len(shown)), -(-len(shown) // ACROSS)
     with matplotlib.rc_context(STYLE):
         size = (max(3.7, across * PANEL[0]), down * PANEL[1])
         drawing = Drawing(figsize=size, layout="constrained")
-        panels = list(drawing.subplots(down, across, squeeze=False).flat)
-        for ax, verdict in zip(panels, shown, strict=False):
+        for ax, verdict in zip(panels_of(drawing, len(shown), ACROSS), shown, strict=True):
             draw_contrast(ax, verdict)
-        for ax in panels[len(shown) :]:
-            ax.set_axis_off()
         _draw_legend(drawing, shown, columns=2 if across == ACROSS else 1)
     return drawing
 

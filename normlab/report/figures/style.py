@@ -40,8 +40,23 @@ DASHES = (
     (0, (10, 2)),
     (0, (6, 1.2, 1.2, 1.2, 1.2, 1.2)),
 )
-FAR_APART = 30
-"""Largest over smallest value from which on an axis of positive values is logarithmic."""
+QUANTITIES = {
+    "train_loss": "loss of the training batches, nats",
+    "loss": "validation loss, nats",
+    "accuracy": "validation accuracy, %",
+    "train_set_accuracy": "training accuracy, %",
+    "train_set_loss": "loss on training images, nats",
+    "replaced_accuracy": "accuracy on replaced labels, %",
+    "validation_accuracy": "validation accuracy, %",
+    "test_accuracy": "test accuracy, %",
+    "activations": "input of one unit's activation",
+    "drift.step": "distribution moved since the last measurement, standard deviations",
+    "gradients.input": "gradient at a layer's input, L2 norm",
+    "landscape.relative": "relative change of the gradient after a step along it of 1 % of |w|",
+    "moments.scaled": "channels with mean 0 and deviation 1, scaled, %",
+    "shift.cosine": "cosine of the gradients before and after the earlier layers' step",
+}
+"""Key of a curve or of a run's finals, or a key without its layer -> name and unit."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 LABEL_WIDTH = 30
 """Characters of a line of the legend."""
@@ -125,9 +140,28 @@ def draw_band(ax: Axes, at: Any, low: Any, high: Any, style: LineStyle, alpha: f
     ax.fill_between(at, low, high, color=style["color"], alpha=alpha, lw=0)
 
 
+def panels_of(drawing: Drawing, count: int, most: int, **options: Any) -> list[Axes]:
+    """Return `count` panels, at most `most` side by side; the places that are left are empty."""
+    across = min(count, most)
+    axes = list(drawing.subplots(-(-count // across), across, squeeze=False, **options).flat)
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    return axes[:count]
+
+
 def wrapped(text: str, width: int = LABEL_WIDTH) -> str:
     """Return a text in lines of at most `width` characters; its own line breaks stay."""
     return "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
+
+
+def quantity_text(key: str) -> str:
+    """Return what an axis says of a key, the key itself where no name is known."""
+    return wrapped(QUANTITIES.get(key, key), 40)
+
+
+def scale_of(key: str) -> float:
+    """Return what the values of a key are multiplied by: shares are drawn in %."""
+    return 100.0 if QUANTITIES.get(key, "").endswith(", %") else 1.0
 
 
 def legend(drawing: Drawing, ax: Axes | None = None) -> None:
@@ -144,13 +178,15 @@ def label_log_axis(ax: Axes, name: str) -> None:
     ax.set_xlabel(name)
 
 
-def scale_values(ax: Axes, values: np.ndarray) -> None:
-    """Make the vertical axis logarithmic where all values are positive and far apart."""
+def scale_values(ax: Axes, values: np.ndarray, far_apart: float = 30) -> bool:
+    """Make the vertical axis logarithmic where all values are positive and far apart: the largest
+    more than `far_apart` times the smallest. Return whether it is."""
     known = values[np.isfinite(values)]
-    if not known.size or known.min() <= 0 or known.max() <= FAR_APART * known.min():
-        return
+    if not known.size or known.min() <= 0 or known.max() <= far_apart * known.min():
+        return False
     ax.set_yscale("log")
     mark_numbers(ax.yaxis, *(1.0,) if known.max() > 1000 * known.min() else (1.0, 3.0))
+    return True
 
 
 def mark_numbers(axis: Axis, *digits: float) -> None:
