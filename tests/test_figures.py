@@ -51,8 +51,8 @@ def made_run(seed: int, *, size: float = 1.0, steps=STEPS, **facts: Any) -> Reco
     """Return a run whose probe reads size x (1 + seed) x step."""
     curve = [made_row(size * (1.0 + seed), step) for step in steps]
     final = {f"{s}_accuracy": 0.9 for s in ("validation", "test", "train_set")}
-    told = {"status": "trained", "final": final, "curve": curve} | facts
-    return Record(f"run {seed}", defaults() | {"seed": seed}, **told)
+    facts = {"status": "trained", "final": final, "curve": curve} | facts
+    return Record(f"run {seed}", defaults() | {"seed": seed}, **facts)
 
 
 def made_row(size: float, step: int) -> dict[str, float]:
@@ -62,39 +62,50 @@ def made_row(size: float, step: int) -> dict[str, float]:
     return row | {f"gradients.input.{name}": size * step * len(name) for name in LAYERS}
 
 
-def evidence(setup: Setup = SETUP, **reports: dict[int, Record]) -> SetupRuns:
-    """Return the evidence of a setup whose every arm has the same three runs, or those told."""
+def runs_of(setup: Setup = SETUP, **reports: dict[int, Record]) -> SetupRuns:
+    """Return the runs of a setup whose every arm has the same three, or those given."""
     e = SetupRuns(setup, {})
     runs = {seed: made_run(seed) for seed in range(3)}
     e.reports = {arm.name: reports.get(arm.name, runs) for arm in setup.arms}
     return e
 
 
-def only(drawing: Any) -> Any:
-    assert drawing is not None and len(drawing.axes) == 1
-    return drawing.axes[0]
-
-
-def values(line: Any) -> list[float]:
-    return [*line.get_ydata()]
+def drawn(kind: Kind, e: SetupRuns, key: str = "", **options: Any) -> list[Any]:
+    """Return the axes of a figure."""
+    drawing = draw(Figure(kind, "made-up", "", key, **options), e)
+    assert drawing is not None
+    return drawing.axes
 
 
 def lines_of(ax: Any) -> dict[str, Any]:
     return {str(line.get_label()).split("\n")[0]: line for line in ax.get_lines()}
 
 
+def values(line: Any) -> list[float]:
+    return [*line.get_ydata()]
+
+
 def test_a_scheme_has_one_colour_in_all_setups_and_each_arm_a_line_of_its_own():
     names = ("batch/4", "noisy batch", "batch, depth 16", "batch", "a", "b", "c", "d")
     batch = [Arm(name, {"norm.name": "batch", "norm.stats_batch": 4}) for name in names]
     gains = [Arm(f"none, gain {g}", {"norm.name": "none", "init.gain": g}) for g in (1.0, 4.0)]
+    weights = Arm("weights", {"norm.name": "none", "norm.kernel": "weight_norm"})
+    follows = (
+        FollowUp("at none's rate", "batch", "layer"),
+        FollowUp("renorm", "batch", "batch", settings={"norm.name": "batch_renorm"}),
+    )
     there = line_styles(replace(SETUP, arms=(*batch, *gains)))
-    here = line_styles(replace(SETUP, arms=(Arm("layer", {}), *reversed(gains), batch[1])))
+    arms = (Arm("layer", {}), *reversed(gains), batch[1], batch[3], weights)
+    here = line_styles(replace(SETUP, arms=arms, follows=follows))
     color = {name: style["color"] for name, style in (there | here).items()}
     assert {there[name]["color"] for name in names} == {color["noisy batch"]} == {"#0072b2"}
     assert {there[a.name]["color"] for a in gains} == {color[a.name] for a in gains}
     assert color["layer"] not in (color["noisy batch"], color[gains[0].name])
     assert len({str(there[name]) for name in names}) == len(names)
     assert len({str(there[name]["linestyle"]) for name in names[:6]}) == 6
+    assert color["weights"] == PALETTE[place_of("weight_norm")[0]] != color[gains[0].name]
+    assert color["at none's rate"] == color["batch"]
+    assert color["renorm"] == PALETTE[place_of("batch_renorm")[0]]
 
 
 def test_no_two_schemes_share_colour_and_marker():
@@ -104,45 +115,27 @@ def test_no_two_schemes_share_colour_and_marker():
     assert len({place_of(name)[0] for name in familiar}) == len(PALETTE)
 
 
-def test_a_kernel_scheme_alone_and_runs_that_follow_have_their_colours():
-    arms = (*ARMS, Arm("weights", {"norm.name": "none", "norm.kernel": "weight_norm"}))
-    follows = (
-        FollowUp("at none's rate", "batch", "none"),
-        FollowUp("renorm", "batch", "batch", settings={"norm.name": "batch_renorm"}),
-    )
-    setup = replace(SETUP, arms=arms, follows=follows)
-    color = {name: style["color"] for name, style in line_styles(setup).items()}
-    assert color["weights"] == PALETTE[place_of("weight_norm")[0]] != color["none"]
-    assert color["at none's rate"] == color["batch"]
-    assert color["renorm"] == PALETTE[place_of("batch_renorm")[0]]
-
-
-def test_quartiles_are_of_the_runs_that_are_there():
+def test_quartiles_are_of_the_runs_that_are_there_and_end_where_fewer_than_half_are_left():
     runs = {seed: made_run(seed) for seed in range(5)}
     runs[3].curve[1]["made.up"] = math.nan
     runs[4] = made_run(4, status="diverged", diverged_at=10)  # its later rows are rubbish
-    steps, values = trace(runs, "made.up")
-    assert list(steps) == [1, 10, 100] and np.isnan(values).sum() == 3
-    found = quartiles(steps, values)
-    assert list(found.middle) == [3, 20, 250]
-    assert list(found.low) == [2, 15, 175] and list(found.high) == [4, 25, 325]
-
-
-def test_a_line_ends_where_fewer_than_half_of_its_runs_are_left():
+    steps, found = trace(runs, "made.up")
+    assert list(steps) == [1, 10, 100] and np.isnan(found).sum() == 3
+    low, middle, high = (list(part) for part in quartiles(steps, found)[1:])
+    assert (low, middle, high) == ([2, 15, 175], [3, 20, 250], [4, 25, 325])
     runs = {seed: made_run(seed, steps=STEPS[: 3 - seed % 2]) for seed in range(4)}
     assert list(quartiles(*trace(runs, "made.up")).at) == [1, 10, 100]
     runs[2] = made_run(2, steps=(1, 7))
-    found = quartiles(*trace(runs, "made.up"))
-    assert list(found.at) == [1, 10]
+    assert list(quartiles(*trace(runs, "made.up")).at) == [1, 10]
     assert not quartiles(*trace(runs, "unknown")).at.size
 
 
-def test_layers_stand_in_order_of_execution():
+def test_layers_are_in_order_of_execution():
     runs = {seed: made_run(seed) for seed in range(2)}
     assert layer_names(runs, "gradients.input") == ["dense_1", "dense_2", "dense_10", "head"]
     row = {f"rank.{name}": 1.0 for name in ("block_1/conv_1", "conv_stem", "head")}
-    told = {0: made_run(0, curve=[{"step": 1} | row])}
-    assert layer_names(told, "rank") == ["conv_stem", "block_1/conv_1", "head"]
+    convolutional = {0: made_run(0, curve=[{"step": 1} | row])}
+    assert layer_names(convolutional, "rank") == ["conv_stem", "block_1/conv_1", "head"]
     runs[1].curve[2] |= {f"gradients.input.{name}": math.nan for name in LAYERS}
     first, last = (by_layer(runs, "gradients.input", place) for place in (0, -1))
     assert first[0] == 1 and last[0] == 100
@@ -156,18 +149,17 @@ def test_a_curve_that_ends_early_falls_to_chance_only_if_it_diverged():
         1: Record("b", {}, "trained", {}, rows[:2]),
         2: Record("c", {}, "diverged", {}, rows[:1], 2),
     }
-    steps, values = accuracy_curves(runs)
+    steps, accuracies = accuracy_curves(runs)
     assert steps.tolist() == [1, 2, 3]
-    assert values[:, -1].tolist() == pytest.approx([95, 90, 10])
+    assert accuracies[:, -1].tolist() == pytest.approx([95, 90, 10])
 
 
 def test_a_probe_is_drawn_as_medians_with_n():
     half = made_run(2, status="diverged", diverged_at=100)
-    e = evidence(batch={0: made_run(0), 1: made_run(1), 2: half})
-    ax = only(draw(Figure("probe", "made-up", "", "made.up"), e))
+    e = runs_of(batch={0: made_run(0), 1: made_run(1), 2: half})
+    (ax,) = drawn("probe", e, "made.up")
     lines = lines_of(ax)
-    assert list(lines["none"].get_ydata()) == [2, 20, 200]
-    assert list(lines["batch"].get_ydata()) == [2, 20, 150]
+    assert (values(lines["none"]), values(lines["batch"])) == ([2, 20, 200], [2, 20, 150])
     assert lines["none"].get_label() == "none\nn = 3"
     assert lines["batch"].get_label() == "batch\nn = 3, 1 diverged"
     assert len(ax.collections) == 3
@@ -178,51 +170,55 @@ def test_a_probe_is_drawn_as_medians_with_n():
 
 
 def test_a_probe_axis_says_what_it_is_and_is_linear_where_it_must():
-    signed = only(draw(Figure("probe", "made-up", "", "shift.cosine"), evidence()))
+    (signed,) = drawn("probe", runs_of(), "shift.cosine")
     assert signed.get_yscale() == "linear" and "cosine of the gradients" in signed.get_ylabel()
-    percent = only(draw(Figure("probe", "made-up", "", "train_set_accuracy"), evidence()))
+    (percent,) = drawn("probe", runs_of(), "train_set_accuracy")
     assert percent.get_ylabel() == "training accuracy, %"
-    assert lines_of(percent)["none"].get_ydata()[0] == pytest.approx(100 / 3)
-    assert draw(Figure("probe", "made-up", "", "unknown"), evidence()) is None
-    assert draw(Figure("probe", "made-up", "", "made.up"), SetupRuns(SETUP, {})) is None
+    assert values(lines_of(percent)["none"])[0] == pytest.approx(100 / 3)
+
+
+@pytest.mark.parametrize(
+    "kind, key, e",
+    [
+        ("probe", "unknown", runs_of()),
+        ("probe", "made.up", SetupRuns(SETUP, {})),
+        ("layers", "unknown", runs_of()),
+    ],
+)
+def test_nothing_is_drawn_without_data(kind: Kind, key: str, e: SetupRuns):
+    assert draw(Figure(kind, "made-up", "", key), e) is None
 
 
 def test_a_probe_of_chosen_arms_or_of_what_follows():
-    setup = replace(SETUP, follows=(FollowUp("batch at none's rate", "batch", "none"),))
-    e = evidence(setup)
-    e.follows = {"batch at none's rate": {0: made_run(0)}}
-    chosen = only(draw(Figure("probe", "made-up", "", "made.up", arms=("batch",)), e))
+    follow_up = FollowUp("batch at none's rate", "batch", "none")
+    e = runs_of(replace(SETUP, follows=(follow_up,)))
+    e.follows = {follow_up.name: {0: made_run(0)}}
+    (chosen,) = drawn("probe", e, "made.up", arms=("batch",))
     assert list(lines_of(chosen)) == ["batch"]
-    followed = only(draw(Figure("probe", "made-up", "", "made.up", follows=True), e))
-    assert list(lines_of(followed)) == ["batch at none's rate"]
-    assert not followed.collections
+    (followed,) = drawn("probe", e, "made.up", follows=True)
+    assert list(lines_of(followed)) == [follow_up.name] and not followed.collections
 
 
 def test_layers_are_drawn_at_the_first_and_the_last_point():
-    drawing = draw(Figure("layers", "made-up", "", "gradients.input"), evidence())
-    assert drawing is not None
-    first, last = drawing.axes
+    first, last = drawn("layers", runs_of(), "gradients.input")
     assert list(lines_of(first)["none"].get_xdata()) == [1, 2, 3, 4]
-    assert list(lines_of(first)["none"].get_ydata()) == [14, 14, 16, 8]
-    assert list(lines_of(last)["none"].get_ydata()) == [1400, 1400, 1600, 800]
+    assert values(lines_of(first)["none"]) == [14, 14, 16, 8]
+    assert values(lines_of(last)["none"]) == [1400, 1400, 1600, 800]
     assert first.get_ylim() == last.get_ylim() and last.get_yscale() == "log"
     assert (first.get_title(), last.get_title()) == ("first point, step 1", "last point, step 100")
     assert first.get_xlabel() == "layer, counted from the input"
-    assert draw(Figure("layers", "made-up", "", "unknown"), evidence()) is None
 
 
 def test_percentiles_are_drawn_with_one_panel_for_each_arm():
-    e = evidence(batch={seed: made_run(seed, size=0.5) for seed in range(3)})
-    drawing = draw(Figure("percentiles", "made-up", "", arms=("none", "batch")), e)
-    assert drawing is not None
-    left, right = drawing.axes
+    e = runs_of(batch={seed: made_run(seed, size=0.5) for seed in range(3)})
+    left, right = drawn("percentiles", e, arms=("none", "batch"))
     assert [values(line)[0] for line in left.get_lines()] == [-70, 0, 70]
     band = np.asarray(left.collections[0].get_paths()[0].vertices)
     assert (band[:, 1].min(), band[:, 1].max()) == (-70, 70)
     assert [values(line)[0] for line in right.get_lines()] == [-35, 0, 35]
     assert left.get_ylim() == right.get_ylim()
     assert left.get_title() == "none\nn = 3" and "activation" in left.get_ylabel()
-    assert [text.get_text() for text in drawing.legends[0].get_texts()][1].startswith("15th")
+    assert left.figure.legends[0].get_texts()[1].get_text().startswith("15th")
 
 
 def level_arms(setting: str, levels: tuple[float, ...]) -> tuple[Arm, ...]:
@@ -241,24 +237,20 @@ def test_levels_may_be_gains_or_depths_and_accuracy_of_training():
     for arms in (depths.arms, (*depths.arms[:-1], chance)):
         assert level_text(replace(depths, arms=arms)) == "hidden layers"
     lost = made_run(0, status="diverged", diverged_at=10, final={})
-    e = evidence(gains, **{"batch 4.0": {0: lost}})
-    ax = only(draw(Figure("levels", "made-up", "", "train_set_accuracy"), e))
-    assert (ax.get_xlabel(), ax.get_ylabel()) == (
-        "initial gain, times He's",
-        "final training accuracy, %",
-    )
+    (ax,) = drawn("levels", runs_of(gains, **{"batch 4.0": {0: lost}}), "train_set_accuracy")
+    labels = ("initial gain, times He's", "final training accuracy, %")
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_ylim()) == (*labels, (0, 101.5))
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1/4", "1", "4"]
-    assert ax.get_ylim() == (0, 101.5)
     bars = {bar.get_label(): bar.lines[0] for bar in ax.containers}
-    assert bars["batch, n = 1 to 3"].get_ydata() == pytest.approx([90, 90, 10])
+    assert values(bars["batch, n = 1 to 3"]) == pytest.approx([90, 90, 10])
     assert bars["none, n = 3"].get_color() == "#000000"
     assert bars["batch, n = 1 to 3"].get_color() == "#0072b2"
     unmeasured = {seed: made_run(seed, final={"validation_accuracy": 0.9}) for seed in range(3)}
-    none = evidence(gains, **{arm.name: unmeasured for arm in gains.arms})
-    assert draw(Figure("levels", "made-up", "", "train_set_accuracy"), none) is None
-    error = only(draw(Figure("levels", "made-up", ""), evidence(depths)))
+    e = runs_of(gains, **{arm.name: unmeasured for arm in gains.arms})
+    assert draw(Figure("levels", "made-up", "", "train_set_accuracy"), e) is None
+    (error,) = drawn("levels", runs_of(depths))
     assert error.get_ylabel() == "test error, percentage points"
-    assert error.containers[0].lines[0].get_ydata() == pytest.approx([10, 10])
+    assert values(error.containers[0].lines[0]) == pytest.approx([10, 10])
 
 
 def contrast(name: str, test: HypothesisTest, effects: list[Any], unit: Unit, sesoi: float):
@@ -276,9 +268,7 @@ ROWS = decide(
         contrast("share", PROPORTION, [1.0, *[0.0] * 19], FAILED, 0.05),
         contrast("tail", QUANTILE, PAIRS, POINTS, 0.5),
         contrast("bound", MAX_ERROR, [0.01, 0.02], Unit("radians"), 0.05),
-        contrast(
-            "band", THRESHOLDS, [1.0, 0.98], Unit("share of channels", is_proportion=True), 0.95
-        ),
+        contrast("band", THRESHOLDS, [1.0, 0.98], CHANNELS, 0.95),
         contrast("too few", SIGNED_RANK, [math.inf, math.inf, 1.0], OCTAVES, 0.3),
         contrast("nothing", PAIRED_T, [], OCTAVES, 0.3),
     ]
@@ -287,40 +277,39 @@ ROWS = decide(
 
 def heights(ax) -> list[list[float]]:
     """Return what each of a panel's lines holds, without the lines across it."""
-    return [[*line.get_ydata()] for line in ax.get_lines() if line.get_transform() == ax.transData]
+    return [values(line) for line in ax.get_lines() if line.get_transform() == ax.transData]
 
 
-def across(ax) -> dict[float, Any]:
+def across(ax) -> set[float]:
+    """Return where the lines across a panel are."""
     lines = [line for line in ax.get_lines() if line.get_transform() != ax.transData]
-    return {round(float(line.get_ydata()[0]), 6): line.get_linestyle() for line in lines}
+    return {round(float(values(line)[0]), 6) for line in lines}
 
 
 def test_effects_are_drawn_with_their_centre_and_the_smallest_of_interest():
     drawing = draw_effects(ROWS)
     assert drawing is not None
     panels = {ax.get_title().split("\n")[0]: ax for ax in drawing.axes if ax.get_title()}
-    assert [*panels] == ["C1 $x$ $\\frac{$", "far", "share", "tail", "bound", "band"]
-    t = panels["C1 $x$ $\\frac{$"]
+    t, _, share, tail, bound, band = panels.values()
+    assert [*panels] == [verdict.contrast.id for verdict in ROWS[:6]]
     dots, interval, centre = heights(t)
     assert dots == [1.0, 2.0, 3.0, 2.5] and centre == [2.125]
     assert interval == pytest.approx(ROWS[0].interval)
-    assert across(t).keys() == {0.0, 0.3} and t.get_ylabel() == "octaves"
     assert t.get_title().endswith(f"{ROWS[0].word}\nn = 4")
-    assert across(panels["share"]).keys() == {5.0} and panels["share"].get_ylabel() == "failed, %"
-    assert heights(panels["share"])[1] == pytest.approx([5.0])
-    assert across(panels["bound"]).keys() == {0.05}
-    assert across(panels["band"]).keys() == {50.0, 95.0}
-    assert panels["band"].get_ylabel() == "channels, %"
-    assert panels["tail"].get_ylabel() == "percentage points"
-    first, second, interval, centre = heights(panels["tail"])
+    units = [ax.get_ylabel() for ax in (t, share, tail, band)]
+    assert units == ["octaves", "failed, %", "percentage points", "channels, %"]
+    limits = [across(ax) for ax in (t, share, tail, bound, band)]
+    assert limits == [{0.0, 0.3}, {5.0}, {5.9, 6.4}, {0.05}, {50.0, 95.0}]
+    assert heights(share)[1] == pytest.approx([5.0])
+    first, second, interval, centre = heights(tail)
     assert (first[0], second[0], centre) == (8.0, 5.0, [pytest.approx(8.9)])
-    assert interval[0] <= 8.9 <= interval[1] and across(panels["tail"]).keys() == {5.9, 6.4}
+    assert interval[0] <= 8.9 <= interval[1]
 
 
 def test_infinite_effects_are_arrows_at_the_edge():
     drawing = draw_effects(ROWS[1:2])
     assert drawing is not None
-    ax = only(drawing)
+    (ax,) = drawing.axes
     arrows = {line.get_marker(): line for line in ax.get_lines() if line.get_marker() in ("^", "v")}
     assert values(arrows["^"])[0] == ax.get_ylim()[1] > 5
     assert values(arrows["v"])[0] == ax.get_ylim()[0] < 0
@@ -328,7 +317,7 @@ def test_infinite_effects_are_arrows_at_the_edge():
     assert draw_effects(ROWS[6:]) is None and draw_effects([]) is None  # no two finite ones
 
 
-NEW_KINDS: dict[Kind, str] = {
+KEYS: dict[Kind, str] = {
     "levels": "",
     "probe": "made.up",
     "layers": "gradients.input",
@@ -336,24 +325,20 @@ NEW_KINDS: dict[Kind, str] = {
 }
 
 
-def nasty_figures() -> dict[str, Any]:
-    """Return a figure of each kind, with names that formulas would choke on."""
+@pytest.mark.parametrize("kind", [*KEYS, "effects"])
+def test_figures_can_be_laid_out_and_no_text_covers_another(kind: Kind):
+    """Their names would be formulas."""
     long = replace(ARMS[2], name=f"{NASTY} {'x ' * 40}")
-    setup = replace(SETUP, arms=(*level_arms("init.gain", (0.25, 1.0)), long), title=NASTY)
-    e = evidence(setup)
-    drawn: dict[str, Any] = {k: draw(Figure(k, "", "", key), e) for k, key in NEW_KINDS.items()}
-    return drawn | {"effects": draw_effects(ROWS)}
-
-
-def test_figures_can_be_laid_out_and_no_text_covers_another():
-    for kind, drawing in nasty_figures().items():
-        assert drawing is not None, kind
-        with matplotlib.rc_context(STYLE):
-            drawing.draw_without_rendering()
-        page, legend = drawing.bbox, drawing.legends[0].get_window_extent()
-        assert page.x0 <= legend.x0 + 1 and legend.x1 <= page.x1 + 1, f"{kind}: legend is cut"
-        boxes = [ax.get_tightbbox() for ax in drawing.axes if ax.axison]
-        assert not any(legend.overlaps(box) for box in boxes), f"{kind}: legend over axes"
-        for i, box in enumerate(boxes):
-            assert not any(box.overlaps(other) for other in boxes[:i]), f"{kind}: panels overlap"
-        assert min(ax.bbox.width for ax in drawing.axes) > 40, f"{kind}: narrow"
+    arms = (*level_arms("init.gain", (0.25, 1.0)), long)
+    e, key = runs_of(replace(SETUP, arms=arms, title=NASTY)), KEYS.get(kind)
+    drawing: Any = draw_effects(ROWS) if key is None else draw(Figure(kind, "", "", key), e)
+    assert drawing is not None
+    with matplotlib.rc_context(STYLE):
+        drawing.draw_without_rendering()
+    page, legend = drawing.bbox, drawing.legends[0].get_window_extent()
+    assert page.x0 <= legend.x0 + 1 and legend.x1 <= page.x1 + 1, "legend is cut"
+    boxes = [ax.get_tightbbox() for ax in drawing.axes if ax.axison]
+    assert not any(legend.overlaps(box) for box in boxes), "legend over axes"
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i]), "panels overlap"
+    assert min(ax.bbox.width for ax in drawing.axes) > 40, "narrow"

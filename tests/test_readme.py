@@ -49,16 +49,8 @@ def results(tmp_path_factory) -> Path:
     return folder
 
 
-def test_there_are_commands_and_no_placeholder():
-    assert len(COMMANDS) >= 20
-    assert "@@" not in PAGES
-
-
-def test_the_readme_is_short():
-    assert len(README.split()) <= 1500
-
-
-def test_every_other_line_is_run_by_ci_or_is_about_another_machine():
+def test_the_readme_is_short_and_its_lines_are_run_here_by_ci_or_on_another_machine():
+    assert len(COMMANDS) >= 20 and "@@" not in PAGES and len(README.split()) <= 1500
     for line in SHELL:
         assert not line.strip() or line.startswith((*BY_CI, *ELSEWHERE, *PYTHON)), line
 
