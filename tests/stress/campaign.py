@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,33 +30,17 @@ class Workspace:
         return random.Random(f"{self.seed} {purpose}")
 
 
+CAMPAIGNS = ("kills", "crashes", "damage", "untrusted_input")
+"""Each is a module of this package."""
+
+
 @dataclass(frozen=True)
 class Report:
     """The outcome of a campaign."""
 
-    title: str
-    goal: str
     figures: Mapping[str, int | str]
-    failures: list[str]
+    failures: Sequence[str]
     """A line for each broken promise, with what is needed to repeat it; empty: all were kept."""
-
-
-CAMPAIGNS = {
-    "kills": ("single_runs", "study", "crowd", "sweepers", "claims"),
-    "crashes": ("every_file_operation", "full_disks", "full", "permission", "training"),
-    "damage": ("checkpoints", "results"),
-    "untrusted_input": ("malice",),
-}
-"""Campaign, which is a module of this package -> earlier names of its parts."""
-
-
-def names_of(words: Iterable[str]) -> list[str]:
-    """Return campaigns by their names or by the earlier ones; raises ValueError."""
-    known = {old: name for name, olds in CAMPAIGNS.items() for old in (name, *olds)}
-    for word in words:
-        if word not in known:
-            raise ValueError(f"unknown campaign {word!r} (campaigns: {', '.join(CAMPAIGNS)})")
-    return list(dict.fromkeys(known[word] for word in words))
 
 
 def find_campaign(name: str) -> Callable[[Workspace], Report]:
@@ -74,14 +58,9 @@ def error_of(act: Callable[[], object]) -> str:
 
 
 def report(
-    title: str,
-    goal: str,
-    figures: Mapping[str, int | str],
-    failures: Iterable[str],
-    missed: Sequence[str],
-    mutants: Sized,
+    figures: Mapping[str, int | str], failures: Sequence[str], missed: Sequence[str], mutants: Sized
 ) -> Report:
     """Return the outcome of a campaign. A mutant that it missed is a failure too."""
     caught = {"mutants caught": f"{len(mutants) - len(missed)} of {len(mutants)}"}
-    failures = [*failures, *(f"a mutant was not caught: {name}" for name in missed)]
-    return Report(title, goal, {**figures, **caught}, failures)
+    uncaught = [f"a mutant was not caught: {name}" for name in missed]
+    return Report({**figures, **caught}, [*failures, *uncaught])

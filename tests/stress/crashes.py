@@ -4,6 +4,8 @@ There are three ways. The process ends before the operation. Or it ends there wi
 what was written but not synced becomes empty. What was renamed in a folder that was not synced gets
 its old name again. Or from there on all that needs room is refused, as on a full disk.
 
+After each the old or the new is there, whole, and the same call works.
+
 All of this happens in children of a process without jax: `python -m stress.crashes FOLDER`. Then a
 training runs out of room.
 """
@@ -287,9 +289,7 @@ def run(workspace: Workspace) -> Report:
         **{WAYS[way]: count for way, count in points.items()},
         "trainings refused and continued": len(rooms),
     }
-    goal = "after each the old or the new is there, whole, and the same call works"
-    title = "Crashes and full disks at every file operation"
-    return report(title, goal, figures, failures, missed, WRITERS)
+    return report(figures, failures, missed, WRITERS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Files that are not as they were written: flipped bits; cut, missing and exchanged files."""
+"""Files that are not as they were written: flipped bits; cut, missing and exchanged files.
+
+A reader returns undamaged bytes or refuses in one line. A stopped population never starts silently.
+"""
 
 from __future__ import annotations
 
@@ -176,5 +179,4 @@ def run(workspace: Workspace) -> Report:
                 missed.append(name)
     failures = [f"seed {workspace.seed}: {name}: {text}" for name, text in wrong.items() if text]
     figures = {"damages": len(damages), "trained to the end after one": len(continued)}
-    goal = "undamaged bytes or a refusal in one line; a stopped population never starts silently"
-    return report("Damaged files", goal, figures, failures, missed, READERS)
+    return report(figures, failures, missed, READERS)

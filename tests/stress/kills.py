@@ -321,6 +321,4 @@ def run(workspace: Workspace) -> Report:
         "bit-equal": f"{tally.runs - tally.wrong} of {tally.runs}",
         "steps redone, most": tally.redone,
     }
-    goal = f"no run lost or recorded twice, all as if undisturbed, at most {CHUNK} steps redone"
-    title = "Kills of runs, of studies that share a directory and of races"
-    return report(title, goal, figures, tally.failures, missed, mutants())
+    return report(figures, tally.failures, missed, mutants())

@@ -225,5 +225,4 @@ def run(workspace: Workspace) -> Report:
         NORMS.clear()
         NORMS.update(norms)
     figures = {"files planted": len(plants), "links planted": len(places)}
-    goal = "nothing planted runs, nothing outside changes, every refusal is one line"
-    return report("Untrusted input", goal, figures, failures, missed, broken)
+    return report(figures, failures, missed, broken)
