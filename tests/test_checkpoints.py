@@ -14,8 +14,8 @@ from small_runs import small
 
 from normlab import data
 from normlab.runs import files
-from normlab.runs.checkpoints import PopulationFolder, check_drift, population_id, tidy, unfinished
-from normlab.runs.errors import Damaged, Drift, NoCheckpoint
+from normlab.runs.checkpoints import PopulationFolder, population_id, tidy, unfinished
+from normlab.runs.errors import Damaged, NoCheckpoint
 from normlab.runs.store import Store
 from normlab.settings import Config, defaults
 from normlab.training.population import Population
@@ -137,12 +137,6 @@ def test_the_runs_are_those_of_the_manifest_or_else_of_a_checkpoint(folder):
 def test_a_population_is_named_by_its_runs_in_their_order():
     assert population_id(["a", "b"]) == NAME != population_id(["b", "a"])
     assert len(NAME) == 16 and set(NAME) <= set("0123456789abcdef")
-
-
-def test_other_data_is_drift():
-    check_drift({"data_sha256": "ab" * 32}, "ab" * 32)
-    with pytest.raises(Drift, match="abababab.*cdcdcdcd.*--restart"):
-        check_drift({"data_sha256": "ab" * 32}, "cd" * 32)
 
 
 KINDS: dict[str, Config] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -82,24 +81,6 @@ def test_a_missing_file_is_no_damage_but_a_folder_in_its_place_is(path):
     path.mkdir()
     with pytest.raises(Damaged, match="cannot be read"):
         files.read_json(path)
-
-
-def test_a_file_is_synced_before_it_gets_its_name_and_its_folder_after(path, monkeypatch):
-    told: list[str] = []
-    sync, replace = os.fsync, os.replace
-
-    def noted_sync(handle: int) -> None:
-        told.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
-        sync(handle)
-
-    def noted_replace(source: Path, target: Path) -> None:
-        told.append(f"name {Path(source).read_text()}")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", noted_sync)
-    monkeypatch.setattr(os, "replace", noted_replace)
-    files.write_atomic(path, "text")
-    assert told == ["file", "name text", "folder"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])

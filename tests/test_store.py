@@ -61,30 +61,6 @@ def test_result_json_is_the_only_done_marker(store):
     assert store.read("half").curve == ROWS
 
 
-OTHER_ROWS = '{"step": 10, "accuracy": 0.6}\n{"step": 20, "accuracy": 0.75}\n'
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "why"),
-    [
-        ("result.json", "{", "no checksum"),
-        ("result.json", json.dumps(RESULT | {"status": "trained"}), "no checksum"),
-        ("curve.jsonl", '{"step": 10, "accu', "sha256 mismatch of its curve"),
-        ("curve.jsonl", OTHER_ROWS, "sha256 mismatch of its curve"),
-        ("curve.jsonl", None, "No such file"),
-    ],
-)
-def test_damage_is_one_line_with_the_way_out(store, name, text, why):
-    finish(store, "a")
-    path = store.run_dir("a") / name
-    path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(StorageError) as refusal:
-        store.read("a")
-    message = str(refusal.value)
-    assert "record of run a" in message and "damaged" in message and "sets it aside" in message
-    assert why in message and "\n" not in message
-
-
 def test_records_read_each_run_once_and_only_when_asked(store, monkeypatch):
     finish(store, "a")
     finish(store, "b")

@@ -10,7 +10,7 @@ import jax
 
 from normlab.data import Dataset
 from normlab.launch.costs import CompileClock, device_facts, memory_facts, speed_facts
-from normlab.runs.checkpoints import Checkpoint, PopulationFolder, check_drift, population_id
+from normlab.runs.checkpoints import Checkpoint, PopulationFolder, population_id
 from normlab.runs.config import config_sha256, outside_file
 from normlab.runs.errors import Drift, Preempted, StorageError
 from normlab.runs.provenance import DECIDES_BITS, changed_facts, host_facts, now
@@ -96,7 +96,12 @@ class Trainer:
         if checkpoint is None:
             return None
         facts = checkpoint.facts
-        check_drift(facts, self.dataset.sha256)
+        before, data = facts["data_sha256"], self.dataset.sha256
+        if before != data:
+            raise Drift(
+                f"the data had sha256 {before[:16]} when the run began, now it is {data[:16]}; "
+                "restore the data, or use --restart"
+            )
         changed = changed_facts(facts["bits"], self.facts)
         restart = {"step": checkpoint.step, "when": now(), "changed": changed}
         self.past = facts["past"]

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from normlab.runs import files
-from normlab.runs.errors import Damaged, Drift, NoCheckpoint, StorageError
+from normlab.runs.errors import Damaged, NoCheckpoint, StorageError
 from normlab.runs.store import Store
 from normlab.settings import Config, from_json
 
@@ -68,10 +68,6 @@ class PopulationFolder:
         except OSError:
             return []
         return sorted((int(m[1]) for m in map(NAME.fullmatch, names) if m), reverse=True)
-
-    def corrupt(self) -> list[str]:
-        """Return the names of the checkpoints that were found damaged."""
-        return sorted(p.name for p in self.path.glob("checkpoint-*.json*.corrupt"))
 
     def is_unfinished(self) -> bool:
         """Return whether the population stopped after its first checkpoint, or is training now."""
@@ -180,7 +176,7 @@ class PopulationFolder:
                 self._mark()
                 self._put_away(step)
                 warn(f"the checkpoint of step {step} is damaged ({error.why}); kept as .corrupt")
-        found = len(self.corrupt())
+        found = len(list(self.path.glob("checkpoint-*.json*.corrupt")))
         raise NoCheckpoint(
             f"population {self.name}: {found} damaged checkpoints in {str(self.path)!r}, none can "
             "be used; --restart begins its runs again"
@@ -220,12 +216,3 @@ def tidy(store: Store) -> None:
         runs = folder.runs_if_known()
         if runs and all(map(store.is_done, runs)):
             folder.finish()
-
-
-def check_drift(found: dict[str, Any], data_sha256: str) -> None:
-    """Raise Drift where a checkpoint was made from other data."""
-    if found["data_sha256"] != data_sha256:
-        raise Drift(
-            f"the data had sha256 {found['data_sha256'][:16]} when the run began, now it is "
-            f"{data_sha256[:16]}; restore the data, or use --restart"
-        )
