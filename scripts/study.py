@@ -37,9 +37,9 @@ from absl import flags
 from normlab import cli
 from normlab.launch.batching import stopped_populations
 from normlab.launch.progress import clock
-from normlab.launch.supervisor import Failure, lost_runs
+from normlab.launch.supervisor import Failure, error_of, lost_runs
 from normlab.launch.sweep import Job, started_studies
-from normlab.runs.errors import ConfigError, Drift, NoCheckpoint
+from normlab.runs.errors import ConfigError
 from normlab.runs.store import Store
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import PROFILES, Study, adapt, check_study, load_study, study_names
@@ -168,9 +168,7 @@ def raise_lost(lost: dict[str, Failure]) -> None:
             f"{len(lost)} runs could not be finished, the first is {next(iter(lost))}; the reasons "
             f"are above and in {FLAGS.results}/runs/*/failure.json"
         )
-        statuses = {failure.status for failure in lost.values()}
-        kinds = [error for error in (Drift, NoCheckpoint) if error.kind in statuses]
-        raise (kinds or [RuntimeError])[0](message)
+        raise error_of(lost.values())(message)
 
 
 def report(job: Job) -> None:

@@ -36,10 +36,10 @@ from absl import flags
 
 from normlab import cli
 from normlab.launch.progress import notice
-from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.launch.supervisor import Supervisor, WorkerProcess, error_of
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import resolve, run_id
-from normlab.runs.errors import ConfigError, Drift, InUse, NoCheckpoint
+from normlab.runs.errors import ConfigError, InUse
 from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.settings import Config
@@ -112,8 +112,7 @@ def train(store: Store, name: str, config: Config) -> None:
     ) as supervisor:
         supervisor.run(lambda: {} if store.is_done(name) else {name: config})
         for failure in supervisor.failures:
-            kinds = {error.kind: error for error in (Drift, NoCheckpoint)}
-            raise kinds.get(failure.status, RuntimeError)(failure.message)
+            raise error_of([failure])(failure.message)
 
 
 def make_trace_folder() -> None:

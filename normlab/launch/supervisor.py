@@ -20,7 +20,7 @@ from normlab.launch.batching import (
 from normlab.launch.devices import find_devices
 from normlab.launch.json_lines import receive, send, start_worker
 from normlab.runs.checkpoints import PopulationFolder, population_id
-from normlab.runs.errors import Preempted, StorageError
+from normlab.runs.errors import Drift, NoCheckpoint, Preempted, StorageError
 from normlab.runs.provenance import now
 from normlab.runs.store import Store
 from normlab.settings import Config, program_key
@@ -318,6 +318,12 @@ class Supervisor:
                 return facts["seconds"]
             if facts["event"] in ("gone", "error"):
                 raise RuntimeError(f"step times could not be measured: {facts}")
+
+
+def error_of(failures: Iterable[Failure]) -> type[Exception]:
+    """Return the error that a command ends with, which has its exit code."""
+    statuses = {failure.status for failure in failures}
+    return next((e for e in (Drift, NoCheckpoint) if e.kind in statuses), RuntimeError)
 
 
 def lost_runs(failures: Iterable[Failure], store: Store) -> dict[str, Failure]:
