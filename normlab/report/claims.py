@@ -15,8 +15,6 @@ from normlab.report.tables import Measured, Table
 from normlab.studies.decisions import Contrast, Verdict
 from normlab.studies.literature import Entry, claims, entries, entry_of
 
-INFINITE = "one arm never reached the target in most seeds"
-"""What an infinite effect means."""
 YES_NO = {True: "yes", False: "no", None: ""}
 
 
@@ -80,7 +78,9 @@ class Result:
 
     @property
     def infinite(self) -> str:
-        return INFINITE if math.isinf(self.verdict.effect) else ""
+        """What an infinite effect means; empty for a finite one."""
+        is_infinite = math.isinf(self.verdict.effect)
+        return "one arm never reached the target in most seeds" if is_infinite else ""
 
     @property
     def facts(self) -> list[tuple[str, str]]:

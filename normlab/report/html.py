@@ -1,16 +1,36 @@
-"""The page: one HTML file that opens without a network."""
+"""The page: one HTML file that opens without a network; and what renders all pages."""
 
 from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from normlab.report.claims import literature_statements, statements
 from normlab.report.formatting import SYMBOLS
 from normlab.report.model import StudyReport
 from normlab.report.protocol import listed_settings, protocol_facts
-from normlab.report.templates import render
+
+
+def render(
+    name: str, filters: dict[str, Callable], finalize: Callable | None = None, **facts: Any
+) -> str:
+    """Return a page from its template: HTML, or another format whose values `finalize` escapes."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=finalize is None,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(filters)
+    return environment.get_template(name).render(**facts)
 
 
 def html(reports: Sequence[StudyReport]) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from normlab.report.claims import Statement, literature_statements
+from normlab.report.html import render
 from normlab.report.model import StudyReport
 from normlab.report.provenance import ProvenanceSummary
 from normlab.report.tables import Markdown, markdown_text
-from normlab.report.templates import render
 from normlab.runs.errors import StorageError
 from normlab.runs.files import write_atomic
 from normlab.studies.setup import ROOT

@@ -16,29 +16,28 @@ SettingLine = tuple[str, str, str]
 def protocol_facts(e: SetupRuns) -> list[tuple[str, str]]:
     """Return (name, sentence) of everything that decides what the table means."""
     setup, protocol = e.setup, e.setup.protocol
-    primary = [arm.name for arm in setup.arms if arm.is_primary]
-    others = [arm.name for arm in setup.arms if not arm.is_primary]
+    primary = ", ".join(arm.name for arm in setup.arms if arm.is_primary)
+    others = ", ".join(arm.name for arm in setup.arms if not arm.is_primary)
     tuning, seeds = protocol.seeds, f"reported: 0 to {setup.seeds - 1}"
-    seeds += f" (screening arms 0 to {setup.screening_seeds - 1})" if others else ""
+    if others:
+        seeds += f" (screening arms 0 to {setup.screening_seeds - 1})"
     if tuning:
         seeds = f"tuned with {tuning[0]} to {tuning[-1]}, which are not used again; {seeds}"
     shared = "Arms share split, initial kernels and data order by seed."
-    arms = f"Primary: {', '.join(primary)}."
+    target = f"{100 * setup.target:g} % of the validation examples." if protocol.has_target else ""
+    screened = f" Screening, no verdict: {others}." if others else ""
     facts = [
         ("Rates", protocol.rates_text()),
         ("Seeds", f"{seeds[0].upper()}{seeds[1:]}. {shared}"),
+        ("Target", target),
+        ("Evaluation", _evaluation(e)),
+        ("Arms", f"Primary: {primary}.{screened}"),
     ]
-    if protocol.has_target:
-        facts.append(("Target", f"{100 * setup.target:g} % of the validation examples."))
-    facts.append(("Evaluation", _evaluation(e)))
-    facts.append(
-        ("Arms", arms + (f" Screening, no verdict: {', '.join(others)}." if others else ""))
-    )
     for follow_up in setup.follows:
         arm = setup.arm(follow_up.arm)
         text = follow_up.text(setup.seeds_of(arm) if arm else range(0))
         facts.append((f"Also: {follow_up.name}", text))
-    return facts
+    return [(name, text) for name, text in facts if text]
 
 
 def _evaluation(e: SetupRuns) -> str:

@@ -9,7 +9,12 @@ from statistics import median
 from normlab.report.tables import Cell, Measured, Table
 from normlab.runs.record import Record
 from normlab.studies.effects import subtract
-from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, median_interval
+from normlab.studies.hypothesis_tests import (
+    PAIRED_T,
+    SIGNED_RANK,
+    HypothesisTest,
+    median_interval,
+)
 from normlab.studies.metrics import accuracy, error_points, is_failed, log_octaves, steps_to_target
 from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import Arm
@@ -103,28 +108,25 @@ def reference_of(e: SetupRuns, arm: Arm) -> str:
     return name if name != arm.name and e.setup.arm(name) else ""
 
 
-def _estimate(summarize, values: Sequence[float], text: Callable[[float], str]) -> Measured:
-    """Return the centre of the values with its interval."""
+def _estimate(
+    test: HypothesisTest, values: Sequence[float], text: Callable[[float], str], base: float = 0.0
+) -> Measured:
+    """Return the centre of the values with its interval; with a base, those of base^value."""
     if not values:
         return Measured(NOTHING, {})
-    centre, (low, high), _ = summarize(values)
-    shown = with_interval(text(centre), text(low), text(high))
-    return Measured(shown, {"": centre, "low": low, "high": high})
+    centre, interval, _ = test.summarize(values)
+    numbers = [base**value if base else value for value in (centre, *interval)]
+    names = ("", "low", "high")
+    return Measured(with_interval(*map(text, numbers)), dict(zip(names, numbers, strict=True)))
 
 
 def _mean(values: Sequence[float], places: int) -> Measured:
-    return _estimate(PAIRED_T.summarize, values, lambda v: decimal(v, places))
+    return _estimate(PAIRED_T, values, lambda v: decimal(v, places))
 
 
-def _median_power(
-    base: float, exponents: Sequence[float], text: Callable[[float], str] = magnitude
-) -> Cell:
+def _factor(base: float, exponents: Sequence[float], text=magnitude) -> Cell:
     """Return the median of base^exponent; nothing without exponents."""
-    if not exponents:
-        return ""
-    centre, (low, high), _ = SIGNED_RANK.summarize(exponents)
-    powers = base**centre, (base**low, base**high), 0.0
-    return _estimate(lambda _: powers, exponents, text)
+    return _estimate(SIGNED_RANK, exponents, text, base) if exponents else ""
 
 
 def _rate(line: Line) -> Cell:
@@ -136,14 +138,14 @@ def _rate(line: Line) -> Cell:
 def _steps(line: Line, mode: str = "") -> Cell:
     if mode and not line.has_mode(mode):
         return ""
-    return _estimate(SIGNED_RANK.summarize, line.steps(mode), magnitude)
+    return _estimate(SIGNED_RANK, line.steps(mode), magnitude)
 
 
 def _speed(line: Line) -> Cell:
     """Return how many times fewer steps than the reference, median over pairs."""
     target = line.e.setup.target
     steps = [[steps_to_target(run, target) for run in pair] for pair in line.pairs()]
-    return _median_power(2.0, [log_octaves(other, own) for own, other in steps])
+    return _factor(2.0, [log_octaves(other, own) for own, other in steps])
 
 
 def _error(line: Line, mode: str = "") -> Cell:
@@ -161,7 +163,7 @@ def _difference(line: Line) -> Cell:
 def _rate_ratio(line: Line) -> Cell:
     """Return the largest rate over the reference's, median over pairs."""
     reference = line.e.largest_rates(line.reference)
-    return _median_power(10.0, [*subtract(line.rates, reference).values()])
+    return _factor(10.0, [*subtract(line.rates, reference).values()])
 
 
 QUANTITIES: dict[str, Callable[[Line], Cell]] = {
@@ -172,7 +174,7 @@ QUANTITIES: dict[str, Callable[[Line], Cell]] = {
     "difference": _difference,
     "running error": lambda line: _error(line, RUNNING),
     "batch error": lambda line: _error(line, BATCH),
-    "largest rate": lambda line: _median_power(10.0, [*line.rates.values()], rate_text),
+    "largest rate": lambda line: _factor(10.0, [*line.rates.values()], rate_text),
     "rate ratio": _rate_ratio,
 }
 """What a protocol shows of an arm, by name."""

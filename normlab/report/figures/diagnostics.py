@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
@@ -98,7 +96,10 @@ def draw_percentiles(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     drawing.set_figheight(PANEL_HEIGHT * -(-len(found) // ACROSS) + 0.4)
     panels = panels_of(drawing, len(found), ACROSS, sharey=True)
     for ax, (group, lines) in zip(panels, found, strict=True):
-        _draw_percentiles(ax, group, lines)
+        low, _, high = lines
+        draw_band(ax, low.at, low.middle, high.middle, group.style, alpha=0.2)
+        for line, width in zip(lines, (0.8, 1.8, 0.8), strict=True):
+            ax.plot(line.at, line.middle, color=group.style["color"], lw=width)
         ax.set_title(wrapped(group.label, TITLE_WIDTH))
         label_log_axis(ax, "gradient steps")
     for ax in panels[::ACROSS]:
@@ -114,13 +115,5 @@ def draw_percentiles(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
 def percentiles_of(group: Group, prefix: str) -> list[Quartiles]:
     """Return for each percentile its quartiles over the runs, at the same steps."""
     traces = [trace(group.runs, f"{prefix}.p{percentile}") for percentile in PERCENTILES]
-    found = [values for _, values in traces]
-    known = np.isfinite(found).all(axis=0)
+    known = np.isfinite([values for _, values in traces]).all(axis=0)
     return [quartiles(steps, np.where(known, values, np.nan)) for steps, values in traces]
-
-
-def _draw_percentiles(ax: Axes, group: Group, lines: Sequence[Quartiles]) -> None:
-    low, middle, high = lines
-    draw_band(ax, low.at, low.middle, high.middle, group.style, alpha=0.2)
-    for line, width in ((low, 0.8), (middle, 1.8), (high, 0.8)):
-        ax.plot(line.at, line.middle, color=group.style["color"], lw=width)
