@@ -13,7 +13,7 @@ from benchmarks import runner
 from benchmarks.reference_libraries import MOMENTUM, OWN, TITLES, Layer, make_peer
 from normlab.norms.table import NORMS
 from normlab.report.tables import Table
-from normlab.testing.cases import error
+from normlab.testing.result import off
 
 SHAPE = (8, 6, 6, 32)
 DENSE = (64, 32)
@@ -109,7 +109,7 @@ def running(libraries: Sequence[str]) -> Table:
             for batch in batches:
                 peer(batch, True)
             right = evaluation_reference(batches, x, unbiased=name == "torch")
-            off = error(peer(x, False), right)
-            cells.append(f"**{off:.0e}**" if not off <= 1e-2 else f"{off:.0e}")
+            found = off(peer(x, False), right, floor=0)
+            cells.append(f"**{found:.0e}**" if not found <= 1e-2 else f"{found:.0e}")
         lines.append([f"mean {mean:g} std 1", *cells])
     return runner.table("Running statistics", ["input", *(TITLES[n] for n in names)], lines)

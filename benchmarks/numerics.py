@@ -15,7 +15,8 @@ from benchmarks.reference_libraries import OWN, TITLES, Layer, make_peer
 from benchmarks.runner import BadSelection, Options, emit
 from normlab.norms.table import NORMS
 from normlab.report.tables import Table
-from normlab.testing.cases import CASES, GARBAGE, LAYERS, LIMITS, Case, error, reference
+from normlab.testing.cases import CASES, GARBAGE, LAYERS, LIMITS, Case, reference
+from normlab.testing.result import off
 
 SIDES = ("forward", "gradient")
 
@@ -41,17 +42,8 @@ class Figure(NamedTuple):
     error: float
 
     @property
-    def limit(self) -> float:
-        return LIMITS[self.case.dtype]
-
-    @property
     def is_off(self) -> bool:
-        return not self.error <= self.limit  # NaN is off
-
-    @property
-    def text(self) -> str:
-        where = f"{self.case.name}, {self.scheme}, {self.side}"
-        return f"{where}: {number(self.error)}, limit {self.limit:.0e}"
+        return not self.error <= LIMITS[self.case.dtype]  # NaN is off
 
 
 prepare = functools.cache(make_peer)
@@ -71,7 +63,7 @@ def measure(case: Case, scheme: str, library: str) -> Cell | None:
         got_y, got_dx = peer.gradient(x, cotangent)
     except ValueError as refusal:
         return Cell(refusal=str(refusal).partition("\n")[0])
-    return Cell(error(got_y, y), error(got_dx, dx))
+    return Cell(off(got_y, y, floor=0), off(got_dx, dx, floor=0))
 
 
 def measure_all(cases: Sequence[Case], schemes: Sequence[str], libraries: Sequence[str]) -> Grid:
@@ -110,20 +102,18 @@ def cell_text(case: Case, cells: Sequence[Cell]) -> str:
         side_text([getattr(c, side) for c in measured], case.unrepresentable.get(side, ""))
         for side in SIDES
     ]
-    some = "" if len(measured) == len(cells) else " (refuses some)"
-    return " / ".join(texts) + some
+    return " / ".join(texts) + (" (refuses some)" if len(measured) < len(cells) else "")
 
 
 def worst_table(grid: Grid, schemes: Sequence[str], libraries: Sequence[str]) -> Table:
     """Return a line for each case: its name and the worst over `schemes` of each library."""
     rows = []
-    for case in dict.fromkeys(key[0] for key in grid):
+    for case in dict.fromkeys(case for case, scheme, _ in grid if scheme in schemes):
         cells = [
             [grid[case, scheme, library] for scheme in schemes if (case, scheme, library) in grid]
             for library in libraries
         ]
-        if any(cells):
-            rows.append([case.name, *(cell_text(case, of_library) for of_library in cells)])
+        rows.append([case.name, *(cell_text(case, of_library) for of_library in cells)])
     columns = ["case", *(TITLES[library] for library in libraries)]
     return runner.table(f"Worst of {', '.join(schemes)}", columns, rows)
 
@@ -150,8 +140,13 @@ def total_line(grid: Grid, library: str) -> list[str | int]:
 def verdict(grid: Grid) -> str:
     """Return how many of normlab's figures are wrong, and which."""
     counted = figures(grid, OWN)
-    wrong = [f"- {figure.text}" for figure in counted if figure.is_off]
     limits = ", ".join(f"{dtype} {limit:.0e}" for dtype, limit in LIMITS.items())
+    wrong = [
+        f"- {f.case.name}, {f.scheme}, {f.side}: {number(f.error)}, "
+        f"limit {LIMITS[f.case.dtype]:.0e}"
+        for f in counted
+        if f.is_off
+    ]
     text = f"normlab: {len(wrong)} of {len(counted)} figures are NaN or above the limit ({limits})."
     return "\n".join([text, *wrong])
 
@@ -171,16 +166,17 @@ def run(options: Options) -> str:
     if not cases:
         raise BadSelection(f"no case has {options.cases!r} in its name (one is {CASES[0].name!r})")
     schemes = runner.select("scheme", options.schemes, LAYERS)
-    others, missing = runner.find_libraries(
-        options.against, {name: title for name, title in TITLES.items() if name != OWN}
-    )
+    rivals = {name: title for name, title in TITLES.items() if name != OWN}
+    others, missing = runner.find_libraries(options.against, rivals)
     libraries = [OWN, *others]
     grid = measure_all(cases, schemes, libraries)
     totals = ["library", "figures", "refused layers", "NaN", f"above {GARBAGE:g}", "above limit"]
-    centered = [scheme for scheme in LAYERS if NORMS[scheme].centered]
+    with_mean, without = (
+        [name for name in LAYERS if NORMS[name].centered is is_so] for is_so in (True, False)
+    )
     tables = [
-        worst_table(grid, centered, libraries),
-        worst_table(grid, [scheme for scheme in LAYERS if scheme not in centered], libraries),
+        worst_table(grid, with_mean, libraries),
+        worst_table(grid, without, libraries),
         runner.table("Totals", totals, [total_line(grid, library) for library in libraries]),
         *edge_cases.tables(libraries, schemes),
     ]

@@ -73,26 +73,20 @@ def test_the_operations_of_a_network():
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_the_flax_loop_trains_the_same_network(name, jobs, right):
-    loop = flax_loop.Loop(jobs[name])
-    assert loop.losses(STEPS) == pytest.approx(right[name], rel=1e-4)
-    assert loop.losses(STEPS) == pytest.approx(right[name], rel=1e-4)  # it begins again
+@pytest.mark.parametrize(
+    ("library", "form"),
+    [
+        ("flax", ""),
+        pytest.param("torch", "", marks=pytest.mark.peers("torch")),
+        pytest.param("torch", "last", marks=pytest.mark.peers("torch")),
+        pytest.param("keras", "fit", marks=pytest.mark.peers("keras")),
+    ],
+)
+def test_every_loop_trains_the_same_network(library, form, name, jobs, right):
+    loop = importlib.import_module(f"benchmarks.loops.{library}_loop").Loop(jobs[name], form)
+    for _ in range(2):  # it begins again
+        assert loop.losses(STEPS) == pytest.approx(right[name], rel=1e-4)
     assert right[name][0] != pytest.approx(right[name][1], rel=1e-2)
-
-
-@pytest.mark.peers("torch")
-@pytest.mark.parametrize("form", ["", "last"])
-@pytest.mark.parametrize("name", TINY)
-def test_the_torch_loop_trains_the_same_network(name, form, jobs, right):
-    torch_loop = importlib.import_module("benchmarks.loops.torch_loop")
-    assert torch_loop.Loop(jobs[name], form).losses(STEPS) == pytest.approx(right[name], rel=1e-4)
-
-
-@pytest.mark.peers("keras")
-@pytest.mark.parametrize("name", TINY)
-def test_the_keras_loop_trains_the_same_network(name, jobs, right):
-    keras_loop = importlib.import_module("benchmarks.loops.keras_loop")
-    assert keras_loop.Loop(jobs[name]).losses(STEPS) == pytest.approx(right[name], rel=1e-4)
 
 
 def test_the_population_starts_there_too_and_counts_its_chunks(jobs, right):

@@ -191,32 +191,29 @@ def without_switch(call: str) -> str:
 MASK = np.arange(6)[:, None, None, None] < np.full((6, 4, 2, 1), 4)
 
 
-def has_mask(call: str) -> str:
-    return "`mask`" if make_layer(call, draw()).has_mask else "none"
+def if_masked(measure: Callable[[str, Peer], str]) -> Callable[[str], str]:
+    """Return what measures a layer that takes a mask; the others have no cell."""
+
+    def cell(call: str) -> str:
+        layer = make_layer(call, draw())
+        return measure(call, layer) if layer.has_mask else "-"
+
+    return cell
 
 
-def masked_come_out(call: str) -> str:
-    layer = make_layer(call, draw())
-    if not layer.has_mask:
-        return "-"
+def masked_come_out(call: str, layer: Peer) -> str:
     y = np.asarray(layer(jnp.asarray(draw()), mask=MASK))
     return "0" if not y[4:].any() else "normalized too"
 
 
-def masked_nan(call: str) -> str:
-    layer = make_layer(call, draw())
-    if not layer.has_mask:
-        return "-"
+def masked_nan(call: str, layer: Peer) -> str:
     x = jnp.where(MASK, draw(), jnp.nan)
     slope = jax.grad(lambda x: jnp.sum(jnp.where(MASK, layer(x, mask=MASK) ** 3, 0)))(x)
     finite = [bool(np.isfinite(v[:4]).all()) for v in (layer(x, mask=MASK), slope)]
     return "output {}, gradient {}".format(*("finite" if f else "NaN" for f in finite))
 
 
-def all_masked(call: str) -> str:
-    layer = make_layer(call, draw())
-    if not layer.has_mask:
-        return "-"
+def all_masked(call: str, layer: Peer) -> str:
     layer(draw())
     before = average(call, layer)
     layer(jnp.asarray(draw()), mask=np.zeros_like(MASK))
@@ -252,10 +249,10 @@ TABLES: dict[str, dict[str, Callable[[str], str]]] = {
         "training is switched by": lambda call: f"`{make_layer(call, draw()).switch}`",
         "called without it": without_switch,
         "training normalizes with": trains_with,
-        "mask": has_mask,
-        "output at masked positions": masked_come_out,
-        "NaN in masked positions": masked_nan,
-        "everything masked": all_masked,
+        "mask": lambda call: "`mask`" if make_layer(call, draw()).has_mask else "none",
+        "output at masked positions": if_masked(masked_come_out),
+        "NaN in masked positions": if_masked(masked_nan),
+        "everything masked": if_masked(all_masked),
     },
     "Layer norm": COMMON | ONE,
     "Instance norm": COMMON | ONE,

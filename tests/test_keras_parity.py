@@ -56,24 +56,6 @@ def test_adam_keras_is_its_formula():
     assert scale[-1] < 1e-3 * scale[0]  # epsilon decides there: the test can see it
 
 
-@pytest.mark.peers("keras")
-def test_adam_keras_is_that_of_keras():
-    keras = pytest.importorskip("keras")
-    grads = gradients(20)
-    variable = keras.Variable(np.zeros(6, np.float32))
-    optimizer = keras.optimizers.Adam(LR)
-    optimizer.build([variable])
-
-    def step(carry: Any, grad: jax.Array) -> Any:
-        trained, state = optimizer.stateless_apply(carry[1], [grad], carry[0])
-        return (trained, state), trained[0]
-
-    first = [variable.value], [v.value for v in optimizer.variables]
-    right = np.asarray(jax.jit(lambda g: jax.lax.scan(step, first, g)[1])(grads))
-    scale = np.abs(right).max(0)
-    assert np.all(np.abs(train_ours(grads) - right) < 3e-6 * scale)
-
-
 @pytest.mark.parametrize(
     ("settings", "shape"),
     [

@@ -23,6 +23,7 @@ from normlab.testing import (
     check_norm,
     claims,
     contract,
+    degenerate,
     gradients,
     masks,
     numerics,
@@ -96,8 +97,8 @@ PLANTED = [
         claims.check_invariances,
         {"invariant to shift", "invariant to scale"},
     ),
-    (row(broken.NeverRefuses), contract.check_degenerate, {REFUSED}),
-    (row(broken.NamesNothing), contract.check_degenerate, {REFUSED}),
+    (row(broken.NeverRefuses), degenerate.check_degenerate, {REFUSED}),
+    (row(broken.NamesNothing), degenerate.check_degenerate, {REFUSED}),
     (row(broken.Plain), numerics.check_hard_cases, {"U(2e38,3e38): finite"}),
     (
         row(broken.HalfStatistics),

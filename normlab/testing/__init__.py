@@ -11,49 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from normlab.testing import claims, contract, devices, gradients, masks, numerics, usage
-from normlab.testing.cost import check_cost
+from normlab.testing import (
+    claims,
+    contract,
+    cost,
+    degenerate,
+    devices,
+    gradients,
+    masks,
+    numerics,
+    usage,
+)
 from normlab.testing.layer import GROUPS, LayerUnderTest, Oracle
 from normlab.testing.result import Result
 
 __all__ = ["CHECKS", "GROUPS", "Result", "LayerUnderTest", "check_norm"]
 
-CHECKS: dict[str, tuple[Callable[[LayerUnderTest], list[Result]], ...]] = {
-    "contract": (
-        contract.check_signature,
-        contract.check_dtypes,
-        contract.check_initialising,
-        contract.check_state,
-        contract.check_modes,
-        contract.check_jit,
-        contract.check_vmap,
-    ),
-    "claims": (
-        claims.check_invariances,
-        claims.check_standard,
-        claims.check_reach,
-        claims.check_examples,
-    ),
-    "numerics": (
-        numerics.check_ordinary,
-        numerics.check_half,
-        numerics.check_shapes,
-        numerics.check_hard_cases,
-        numerics.check_large_mean,
-    ),
-    "gradients": (gradients.check_first, gradients.check_second),
-    "masks": (
-        masks.check_poison,
-        masks.check_padding,
-        masks.check_shapes,
-        masks.check_extremes,
-    ),
-    "degenerate": (contract.check_degenerate,),
-    "usage": (usage.check_eager,),
-    "devices": (devices.check_sharded, devices.check_axis_name),
-    "cost": (check_cost,),
+MODULES = (contract, claims, numerics, gradients, masks, degenerate, usage, devices, cost)
+CHECKS: dict[str, list[Callable[[LayerUnderTest], list[Result]]]] = {
+    module.__name__.rpartition(".")[2]: [
+        check for name, check in vars(module).items() if name.startswith("check_")
+    ]
+    for module in MODULES
 }
-"""Name of a group of checks -> its checks. `cost` is a measurement: it never fails."""
+"""Name of a group of checks -> its checks, the functions check_* of the module of that name. `cost`
+is a measurement: it never fails."""
 
 
 def check_norm(

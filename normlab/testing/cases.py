@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
@@ -83,17 +83,6 @@ def reference(
     inv = 1 / np.sqrt(mean(x * x) + epsilon)
     y = x * inv
     return y.reshape(shape), ((centred - y * mean(c * y)) * inv).reshape(shape)
-
-
-def error(value: np.ndarray, right: np.ndarray) -> float:
-    """Return ||value - right|| / ||right||, the RMS of value where right is 0, NaN where value is
-    not finite."""
-    value = np.asarray(value).astype(np.float64)
-    if not np.isfinite(value).all():
-        return float("nan")
-    size = np.sqrt(np.mean(right * right))
-    off = np.sqrt(np.mean(np.square(value - right)))
-    return float(off / size if size else off)
 
 
 def gauss(mean: float = 0.0, width: float = 1.0) -> Fill:
@@ -244,10 +233,4 @@ FEW = (
     "bf16 mean 1e2 std 1",
     "f16 std 1e3 (squares > 65504)",
 )
-
-
-def few(image: Shape = (4, 4, 4, 8), dense: Shape = (8, 32), groups: int = 2) -> tuple[Case, ...]:
-    """Return one case of each kind at a small size: four compilations for each layer."""
-    return tuple(
-        replace(case, image=image, dense=dense, groups=groups) for case in CASES if case.name in FEW
-    )
+"""One case of each kind, by name: those that a norm is checked with."""

@@ -10,23 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from normlab.testing.contract import same
-from normlab.testing.layer import GROUPS, ORDINARY, SHAPE, LayerUnderTest, draw
+from normlab.testing.layer import ORDINARY, SHAPE, LayerUnderTest, draw
 from normlab.testing.result import Result, held, measured, off, skipped
 
 
 def whole_numbers() -> np.ndarray:
     return np.round(1000 * draw(seed=11)).astype(np.float32)
-
-
-def per_statistic(subject: LayerUnderTest, values: np.ndarray) -> np.ndarray:
-    """Return x-shaped numbers out of `values`, one for each statistic."""
-    small = [1 if axis in subject.axes else size for axis, size in enumerate(SHAPE)]
-    if subject.row.grouped:
-        small[-1] = GROUPS
-    picked = values[: int(np.prod(small))].reshape(small)
-    if subject.row.grouped:
-        picked = np.repeat(picked, SHAPE[-1] // GROUPS, axis=-1)
-    return np.broadcast_to(picked, SHAPE).astype(np.float32)
 
 
 def output(subject: LayerUnderTest, x: np.ndarray) -> np.ndarray:
@@ -38,15 +27,12 @@ def check_invariances(subject: LayerUnderTest) -> list[Result]:
     x, random = whole_numbers(), np.random.default_rng(12)
     shifts = np.round(5000 * random.standard_normal(np.prod(SHAPE)))
     factors = 2.0 ** random.integers(-3, 4, np.prod(SHAPE))
-    others = {
-        "shift": x + per_statistic(subject, shifts),
-        "scale": x * per_statistic(subject, factors),
-    }
+    others = {"shift": x + shifts[subject.statistics], "scale": x * factors[subject.statistics]}
     results = []
     for what, other in others.items():
         name = f"invariant to {what}"
         if what in subject.row.invariant:
-            figure = off(output(subject, other), output(subject, x))
+            figure = off(output(subject, other.astype(np.float32)), output(subject, x))
             results.append(measured(name, figure, subject.limit))
         else:
             results.append(skipped(name, "the row does not claim it"))
@@ -58,12 +44,10 @@ def check_standard(subject: LayerUnderTest) -> list[Result]:
     names = "the mean of each statistic's outputs is 0", "their mean square is 1"
     if not subject.row.standard:
         return [skipped(name, "the row does not claim it") for name in names]
-    y, axes = output(subject, whole_numbers()), subject.axes
-    if subject.row.grouped:
-        y = y.reshape(*SHAPE[:-1], GROUPS, -1)
-        axes = (*(a for a in axes if a != len(SHAPE) - 1), y.ndim - 1)
-    mean = float(np.abs(y.mean(axes)).max())
-    square = float(np.abs(np.square(y).mean(axes) - 1).max())
+    y, statistics = output(subject, whole_numbers()).ravel(), subject.statistics.ravel()
+    size = np.bincount(statistics)
+    mean = float(np.abs(np.bincount(statistics, y) / size).max())
+    square = float(np.abs(np.bincount(statistics, y * y) / size - 1).max())
     first = measured(names[0], mean, ORDINARY)
     if not subject.row.centered:
         first = skipped(names[0], "the row is not centered")
@@ -77,14 +61,9 @@ def check_reach(subject: LayerUnderTest) -> list[Result]:
     changed = x.copy()
     changed[0, 0, 0, 0] += 1
     felt = output(subject, changed) != output(subject, x)
-    shared = np.zeros(SHAPE, bool)
-    channels = SHAPE[-1] // GROUPS if subject.row.grouped else 1
-    near = [slice(None) if a in subject.axes else slice(1) for a in range(len(SHAPE))]
-    if subject.row.grouped:
-        near[-1] = slice(channels)
+    shared = subject.statistics == subject.statistics[0, 0, 0, 0]
     if not subject.row.over:
-        near[-1] = slice(None)
-    shared[tuple(near)] = True
+        shared[0, 0, 0] = True
     stray = int((felt & ~shared).sum())
     note = f"{stray} outputs feel it that do not share a statistic by over={subject.row.over}"
     results = [held("a value is felt within its statistic only", not stray, note)]

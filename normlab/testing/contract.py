@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from normlab.testing.layer import (
-    GROUPS,
-    LAYER,
     MOMENTUM,
     ORDINARY,
     SHAPE,
@@ -43,7 +41,7 @@ def state_of(variables: dict[str, Any]) -> dict[str, Any]:
 def check_signature(subject: LayerUnderTest) -> list[Result]:
     """norm(name=...)(x, train=..., mask=None): shape, parameters and collections."""
     variables, x = subject.variables, draw(mean=0.5)
-    params = dict(variables.get("params", {}).get(LAYER, {}))
+    params = variables.get("params", {})
     y = subject.step(subject.moved, x, draw(seed=1)).y
     strange = sorted(set(variables) - {"params", *STATE})
     kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(params)}
@@ -145,35 +143,3 @@ def check_vmap(subject: LayerUnderTest) -> list[Result]:
     alone = [subject.step(subject.moved, xs[i], cotangents[i]) for i in range(2)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *alone)
     return [measured("vmap is a loop", worst(together, stacked), ORDINARY)]
-
-
-def check_degenerate(subject: LayerUnderTest) -> list[Result]:
-    """A statistic over one value raises ValueError, unless asked for."""
-    row, name = subject.row, "a statistic of one value is refused"
-    if not row.over:
-        return [skipped(name, "the row has no statistics")]
-    sizes = {"N": 0, "H": 1, "W": 2, "C": 3}
-    shape = [2, 2, 2, GROUPS if row.grouped else 8]
-    for letter in set(row.over) & set(sizes):
-        shape[sizes[letter]] = 1
-    x = jnp.ones(shape)
-
-    def trace(**options):
-        layer = subject.layer(**options)
-        return jax.eval_shape(lambda: layer.init_with_output(jax.random.key(0), x, train=True))
-
-    layer = type(subject.layer().norm(name=LAYER)).__name__
-    try:
-        trace()
-    except ValueError as error:
-        text = str(error)
-        names = str(tuple(shape)) in text and (LAYER in text or layer in text)
-        note = f"the message names not both the layer and the shape {tuple(shape)}: {text}"
-        results = [held(name, names, note)]
-    else:
-        results = [held(name, False, f"shape {tuple(shape)} raises no ValueError")]
-    name = "allow_degenerate=True overrides"
-    if "allow_degenerate" not in row.arguments:
-        return [*results, skipped(name, "the row has no such argument")]
-    trace(allow_degenerate=True)
-    return [*results, Result(name, "pass")]

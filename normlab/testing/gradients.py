@@ -55,7 +55,7 @@ def check_first(subject: LayerUnderTest) -> list[Result]:
             return value(jax.tree.unflatten(tree, [*leaves[:i], leaf, *leaves[i + 1 :]]), x)
 
         expected = differences(moved, leaves[i])
-        name = "slope of " + "/".join(str(key.key) for key in path[1:])
+        name = "slope of " + "/".join(str(key.key) for key in path)
         results.append(measured(name, off(slope, expected), AGREES, note))
     return results
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from normlab.norms.builder import build
 from normlab.norms.table import Norm, find_norm
@@ -27,18 +26,6 @@ EPSILON, MOMENTUM, GROUPS = 1e-5, 0.8, 2
 STATE = ["batch_stats", "norm_state"]
 EXACT, ORDINARY = 2e-6, 1e-5
 """Limits of the error in float32: of rows that claim to be exact, and of the others."""
-
-
-class Named(nn.Module):
-    """A network of one layer, which gets its name as in any other."""
-
-    norm: Callable[..., Any]
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        return self.norm(name=LAYER)(x, train=train, mask=mask)
 
 
 class Step(NamedTuple):
@@ -92,15 +79,22 @@ class LayerUnderTest:
         return EXACT if self.row.exact else ORDINARY
 
     @property
-    def axes(self) -> tuple[int, ...]:
-        """The axes of an image that one statistic is made of; channels in groups are left out."""
-        return axes_of(self.row.over, len(SHAPE))
+    def statistics(self) -> np.ndarray:
+        """The number of the statistic that each value of an image belongs to."""
+        axes = axes_of(self.row.over, len(SHAPE))
+        sizes = [1 if axis in axes else size for axis, size in enumerate(SHAPE)]
+        if self.row.grouped:
+            sizes[-1] = GROUPS
+        numbers = np.arange(np.prod(sizes)).reshape(sizes)
+        if self.row.grouped:
+            numbers = np.repeat(numbers, SHAPE[-1] // GROUPS, axis=-1)
+        return np.broadcast_to(numbers, SHAPE)
 
-    def layer(self, **options: Any) -> Named:
+    def layer(self, **options: Any) -> Any:
         """Return the layer with those settings of the checks that it takes, and `options`."""
         settings = {"epsilon": EPSILON, "momentum": MOMENTUM, "groups": GROUPS}
         taken = {k: v for k, v in settings.items() if k in self.row.options}
-        return Named(build(self.name, **{**taken, **options}).norm)
+        return build(self.name, **{**taken, **options}).norm(name=LAYER)
 
     @functools.cached_property
     def init(self) -> Callable[..., Variables]:

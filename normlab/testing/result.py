@@ -38,16 +38,16 @@ def skipped(name: str, why: str) -> Result:
     return Result(name, "skip", note=why)
 
 
-def off(value: object, right: object) -> float:
-    """Return the RMS of value - right over that of right (at least FLOOR); NaN if not finite."""
+def off(value: object, right: object, floor: float = FLOOR) -> float:
+    """Return the RMS of value - right over that of right (at least `floor`; 1 where that is 0); NaN
+    if not finite."""
     given, exact = (np.asarray(v).astype(np.float64) for v in (value, right))
     if not np.isfinite(given).all():
         return float("nan")
-    difference = given - exact
-    if not difference.size:
+    if not given.size:
         return 0.0
-    size = np.sqrt(np.mean(np.square(exact)))
-    return float(np.sqrt(np.mean(np.square(difference))) / max(size, FLOOR))
+    rms, size = (np.sqrt(np.mean(np.square(v))) for v in (given - exact, exact))
+    return float(rms / (max(size, floor) or 1.0))
 
 
 def worst(tree: object, right: object) -> float:
