@@ -22,7 +22,7 @@ from normlab.norms.outside import add_norms
 from normlab.norms.table import NORMS
 
 FAILED = 1
-GROUPS = "contract,claims,numerics,gradients,masks,degenerate,devices,cost"
+GROUPS = "contract,claims,numerics,gradients,masks,degenerate,usage,devices,cost"
 flags.DEFINE_list("name", [], "Only these rows of the file.")
 flags.DEFINE_list("builtin", [], "Rows of the table in place of a file, or all.")
 flags.DEFINE_list("checks", GROUPS.split(","), "Only these groups of checks.")
