@@ -9,8 +9,6 @@ import importlib
 import io
 import socket
 import struct
-import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from workspace import run_fresh, run_script
 
 from normlab import data
 from normlab.data import build, cifar, idx, prepared
@@ -29,16 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def idx_bytes(values: np.ndarray) -> bytes:
     header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
     return header + values.astype(np.uint8).tobytes()
-
-
-def run_script(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "data.py"), *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
-
-
-def run_fresh(code: str) -> str:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
 
 
 @pytest.mark.parametrize("name", data.DATASETS)
@@ -151,7 +140,7 @@ try:
 except data.DataUnavailable:
     print([m for m in ('jax', 'sklearn', 'tensorflow_datasets') if m in sys.modules])
 """
-    assert run_fresh(code).strip() == "[]"
+    assert run_fresh(code) == "[]"
 
 
 PREPARED = [name for name, row in data.DATASETS.items() if row.prepared]
@@ -374,12 +363,12 @@ def test_incomplete_archives_are_refused(tmp_path):
     ],
 )
 def test_script_refuses_bad_usage_in_one_line(flags, code, message):
-    done = run_script(*flags)
+    done = run_script("data", *flags)
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_script_helps_and_shows_tracebacks_only_on_request():
-    done = run_script("--help")
+    done = run_script("data", "--help")
     assert done.returncode == 0 and "Examples:" in done.stdout
-    assert "Traceback" in run_script("--prepare=mnits", "--debug").stderr
+    assert "Traceback" in run_script("data", "--prepare=mnits", "--debug").stderr

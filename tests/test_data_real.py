@@ -7,13 +7,12 @@ import dataclasses
 import gzip
 import importlib.util
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from workspace import run_script
 
 from normlab import data
 from normlab.data import idx
@@ -41,8 +40,7 @@ def data_dir(tmp_path_factory):
     """A data directory into which the script prepared MNIST."""
     place = tmp_path_factory.mktemp("prepared")
     flags = ["--prepare=mnist", f"--manual_dir={ORIGINALS}", f"--data_dir={place}"]
-    command = [sys.executable, str(ROOT / "scripts" / "data.py"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+    done = run_script("data", *flags)
     assert (done.returncode, done.stderr) == (0, "")
     return str(place)
 
@@ -76,8 +74,7 @@ def test_test_split_is_the_multiset_of_the_idx_files(data_dir):
 def test_directory_that_cannot_be_made_exits_with_7(tmp_path):
     (tmp_path / "file").touch()
     flags = ["--prepare=mnist", f"--manual_dir={ORIGINALS}", f"--data_dir={tmp_path}/file/below"]
-    command = [sys.executable, str(ROOT / "scripts" / "data.py"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
+    done = run_script("data", *flags)
     assert done.returncode == 7
     assert "error[storage]" in done.stderr and done.stderr.count("\n") == 1
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from workspace import run_fresh
 
 from normlab.launch.costs import CompileClock
 from normlab.settings import defaults
@@ -115,7 +114,7 @@ del block
 print(before, peak_memory())
 """
     parent = bytearray(2**29)  # must not be taken for the child's
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = run_fresh(code)
     del parent
-    before, after = map(int, told.stdout.split())
+    before, after = map(int, told.split())
     assert before < 2**28 and 2**28 < after < before + 1.2 * 2**28

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from trained_layers import CONV, DENSE, EPSILON, MUTABLE, draw, first, make, start
+from workspace import run_script
 
 from normlab import norms
 from normlab.layers.table import KERNELS
@@ -156,10 +155,6 @@ def test_statistics_go_to_flax_and_back():
     np.testing.assert_allclose(ours.apply(flax, near), expected, rtol=1e-5, atol=1e-5)
 
 
-def run_fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT)
-
-
 def section(page: str, title: str) -> dict[str, list[str]]:
     """First cell without its quotes -> cells of each line of the section's table."""
     text = re.split(r"^## ", page, flags=re.MULTILINE)
@@ -191,13 +186,13 @@ def test_the_page_of_the_norms_is_what_the_tables_say():
 
 def test_the_page_is_written_by_a_script_also_with_a_row_from_outside(tmp_path):
     """Which cannot break its table."""
-    done = run_fresh("scripts/list.py", "norms", "--markdown")
+    done = run_script("list", "norms", "--markdown")
     assert done.stdout == PAGE.read_text(encoding="utf-8"), (
         "write it again: python scripts/list.py norms --markdown > new.md; mv new.md docs/norms.md"
     )
     file = tmp_path / "mine.py"
     row = "Norm('max |x|', 'sample', 'normlab.norms.plain:Identity', over=('C',), source='a|b')"
     file.write_text(f"from normlab.norms import Norm\nNORMS = {{'mine': {row}}}\n")
-    page = run_fresh("scripts/list.py", "norms", "--markdown", f"--norms={file}").stdout
+    page = run_script("list", "norms", "--markdown", f"--norms={file}").stdout
     assert section(page, "What they compute")["mine"][1] == r"max \|x\|"
     assert section(page, "What they take")["mine"][-1] == r"a\|b"

@@ -6,13 +6,12 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from workspace import run_script
 
 from normlab import cli
 from normlab.norms import NORMS
@@ -29,7 +28,6 @@ from normlab.studies.study import adapt, check_study, load_study, study_names
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "my_norm.py"
 DOCS = (ROOT / "docs" / "your_own_norm.md").read_text(encoding="utf-8")
-CACHE = {"NORMLAB_CACHE": str(ROOT / ".pytest_cache" / "normlab")}
 SHORT = [f"--config={ROOT / 'configs' / 'digits_mlp.py'}", "--config.data.name=synthetic"]
 SHORT += ["--config.train.steps=20", "--config.model.widths=16", "--config.norm.name=my_norm"]
 ROW = "from normlab.norms import Norm\nNORMS = {%s: Norm(title='t', family='f', %s)}\n"
@@ -49,17 +47,6 @@ STUDY = Study(
 """
 
 pytestmark = pytest.mark.usefixtures("restored_norms")
-
-
-def run_script(script: str, *flags: str, cwd: Path, **environment: str):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *flags],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=120,
-        env=os.environ | CACHE | environment,
-    )
 
 
 def write(path: Path, text: str) -> str:

@@ -7,29 +7,14 @@ import os
 import re
 import resource
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from workspace import CACHE, ROOT
+from workspace import ROOT, run_script
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits_mlp.py'}"
 MNIST = f"--config={ROOT / 'configs' / 'mnist_mlp.py'}"
 SHORT = [DIGITS, "--config.data.name=synthetic", "--config.train.steps=60"]
 SHORT += ["--config.train.eval_every=20", "--config.model.widths=16"]
-
-
-def run_script(
-    script: str, *flags: str, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *flags],
-        capture_output=True,
-        text=True,
-        cwd=cwd or "/",
-        timeout=120,
-        env=os.environ | CACHE | environment,
-    )
 
 
 def cpu_seconds() -> float:

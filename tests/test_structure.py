@@ -6,12 +6,11 @@ import ast
 import functools
 import inspect
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from workspace import run_fresh
 
 from normlab import norms
 from normlab.norms import NORMS
@@ -137,23 +136,18 @@ def test_no_file_imports_itself_in_a_circle():
     assert not edges
 
 
-def run_fresh(code: str) -> str:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
-
-
 def test_all_but_the_worker_works_without_jax():
     """Also through what its modules import in turn."""
     files = [p for p in PACKAGE if room_of(p) in NO_JAX and p.stem not in (*WORKER, "__init__")]
     modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in files]
     code = f"import sys, {', '.join(modules)}; print({HEAVY!r} & set(sys.modules))"
-    assert run_fresh(code).strip() == "set()"
+    assert run_fresh(code) == "set()"
 
 
 def test_importing_normlab_or_its_tables_imports_nothing_heavy():
     heavy = HEAVY | {"numpy", "sklearn", "matplotlib", "tensorflow_datasets"}
     code = "import sys, normlab.norms, normlab.models.table, normlab.diagnostics.names; "
-    assert run_fresh(f"{code}print({heavy!r} & set(sys.modules))").strip() == "set()"
+    assert run_fresh(f"{code}print({heavy!r} & set(sys.modules))") == "set()"
 
 
 @pytest.mark.parametrize("path", [p for p in PACKAGE if room_of(p) == "models"], ids=name_of)

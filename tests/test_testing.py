@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import broken_norms as broken
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from broken_norms import row
 from oracles import oracle
+from workspace import run_script
 
 from normlab.norms import NORMS, Norm
 from normlab.norms.outside import add_norms
@@ -31,6 +30,7 @@ from normlab.testing import (
 from normlab.testing.result import Result, count, held, measured, off, table
 
 ROOT = Path(__file__).resolve().parents[1]
+BROKEN = str(ROOT / "tests" / "broken_norms.py")
 PER_SAMPLE = row(broken.Plain, over=("H", "W", "C"), standard=False, invariant=())
 EVALUATION = "evaluation uses the running statistics"
 MEASURED = [group for group in CHECKS if group != "cost"]
@@ -218,20 +218,15 @@ def test_results():
     ]
 
 
-def run_script(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "check_norm.py"), *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
-
-
 def test_the_script_passes_a_good_norm_on_8_devices():
-    done = run_script("tests/broken_norms.py", "--name=good_norm", "--checks=claims,devices")
+    done = run_script("check_norm", BROKEN, "--name=good_norm", "--checks=claims,devices")
     assert (done.returncode, done.stderr) == (0, "")
     assert "devices: a batch on 8 devices pass" in " ".join(done.stdout.split())
     assert "good_norm: " in done.stdout and "wrong_divisor" not in done.stdout
 
 
 def test_the_script_fails_a_file_with_a_broken_norm():
-    done = run_script("tests/broken_norms.py", "--checks=claims")
+    done = run_script("check_norm", BROKEN, "--checks=claims")
     assert (done.returncode, done.stderr) == (1, "")
     assert "good_norm: 10 pass, 0 fail" in done.stdout
     assert "wrong_divisor: 7 pass, 1 fail" in done.stdout
@@ -249,6 +244,6 @@ def test_the_script_fails_a_file_with_a_broken_norm():
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(flags, told):
-    done = run_script(*flags)
+    done = run_script("check_norm", *flags)
     assert done.returncode == 2 and not done.stdout
     assert told in done.stderr and done.stderr.count("\n") == 1

@@ -63,6 +63,24 @@ SHORT, LONG = 40, 5_000
 """Steps of a run: none to speak of, and a second for a population."""
 
 
+def run_script(script: str, *flags: str, cwd: Any = "/", **environment: str):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *flags],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        env=os.environ | CACHE | environment,
+    )
+
+
+def run_fresh(code: str) -> str:
+    """Return what a new process of Python prints, without the last line break."""
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    return run.stdout.rstrip("\n")
+
+
 def start_script(script: str, *flags: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *flags],
