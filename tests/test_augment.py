@@ -122,7 +122,7 @@ def test_training_sees_the_augmented_batch_of_each_step(runs):
     rows = batch_rows(dataset.split(5), 5, 32, 0, 3)
     x = jnp.asarray(dataset.images[rows].reshape(3, 32, 8, 8, 1).astype(np.float32) / 255)
     net = build_model(config, 10, "patches")
-    state = init_state(net, "momentum", hyper_of(config), x[0])
+    state = jax.jit(lambda x: init_state(net, "momentum", hyper_of(config), x))(x[0])
 
     @jax.jit
     def loss_of(x, y, step):

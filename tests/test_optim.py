@@ -98,10 +98,3 @@ def test_shape_of_the_rate(schedule, warmup, steps, expected):
     found = rate_shape(schedule, warmup, steps)
     assert (found.dtype, found.shape) == (np.float32, (steps,))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("warmup", [0, 3])
-@pytest.mark.parametrize("schedule", SETTINGS["optim.schedule"].choices)
-def test_the_rate_is_finite_positive_and_peaks_at_one(schedule, warmup):
-    found = rate_shape(schedule, warmup, 50)
-    assert found.max() == 1 and found.min() > 0

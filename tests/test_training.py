@@ -81,17 +81,12 @@ def plain_loop(net, params, stats, batches, rate, momentum):
     return losses, params, stats
 
 
+CNN_GROUP = {"model.name": "cnn", "model.widths": (4, 8), "norm.name": "group", "norm.groups": 2}
+
+
 @pytest.mark.parametrize(
     ("plain", "config"),
-    [
-        (PlainMLP(), small(norm__name="batch")),
-        (
-            PlainCNN(),
-            small(
-                {"norm.groups": 2, "norm.name": "group"}, model__name="cnn", model__widths=(4, 8)
-            ),
-        ),
-    ],
+    [(PlainMLP(), small(norm__name="batch")), (PlainCNN(), small(CNN_GROUP))],
     ids=["mlp_batch", "cnn_group"],
 )
 def test_five_steps_are_those_of_a_plain_loop(dataset, plain, config):
