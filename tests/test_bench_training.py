@@ -49,8 +49,8 @@ def right(jobs) -> dict[str, list[float]]:
         state = jax.jit(lambda x: init_state(net, "momentum", hyper, x))(job.inputs[:2])
         images, labels, found = jnp.asarray(job.inputs), jnp.asarray(job.labels), []
         for rows in job.rows[:STEPS]:
-            state, info = step(state, Batch(images[rows], labels[rows], jnp.ones(())))
-            found.append(float(info.loss))
+            state, loss = step(state, Batch(images[rows], labels[rows], jnp.ones(())))
+            found.append(float(loss))
         return found
 
     return {name: losses(job) for name, job in jobs.items()}

@@ -151,9 +151,9 @@ def take_steps(case: Config, digits: data.Dataset) -> Numbers:
         def body(state, now):
             return step(state, Batch(images.gather(now[0]), now[1], jnp.ones(())))
 
-        state, info = lax.scan(body, state, (rows, labels))
+        state, losses = lax.scan(body, state, (rows, labels))
         logits = net.apply(state.variables, images.gather(rows[0]), train=False)
-        return {name: getattr(state, name) for name in KEPT}, info.loss, logits
+        return {name: getattr(state, name) for name in KEPT}, losses, logits
 
     state, losses, logits = compiled(run, rows, labels)
     numbers = {name: summary(tree) for name, tree in state.items()}

@@ -104,8 +104,8 @@ def test_five_steps_are_those_of_a_plain_loop(dataset, plain, config):
     expected = plain_loop(plain, state.params, stats, batches, schedule, config["optim.momentum"])
     step, losses = jax.jit(make_train_step(net, "momentum", hyper)), []
     for (x, y), rate in zip(batches, rate_shape("cosine", 0, steps), strict=True):
-        state, info = step(state, Batch(x, jnp.asarray(y), rate))
-        losses.append(float(info.loss))
+        state, loss = step(state, Batch(x, jnp.asarray(y), rate))
+        losses.append(float(loss))
     np.testing.assert_allclose(losses, expected[0], atol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, expected[1]

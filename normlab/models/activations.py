@@ -9,7 +9,6 @@ from normlab.layers.linear import Initializer
 
 he = nn.initializers.he_normal()
 glorot = nn.initializers.glorot_normal()
-glorot_uniform = nn.initializers.glorot_uniform()
 
 ACTIVATIONS = {
     "relu": (jax.nn.relu, he),
@@ -27,5 +26,5 @@ def kernel_inits(kernel: str, act: str) -> tuple[Initializer, Initializer]:
     within sqrt(6 / (fan_in + fan_out)), as in Keras.
     """
     if kernel == "glorot_uniform":
-        return glorot_uniform, glorot_uniform
+        return nn.initializers.glorot_uniform(), nn.initializers.glorot_uniform()
     return ACTIVATIONS[act][1], glorot

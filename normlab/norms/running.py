@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,6 @@ from normlab.statistics.moments import Mask, Moments, fit_mask, zero_masked
 
 AVERAGES = ("moving", "debiased", "cumulative")
 VARIANCES = ("biased", "unbiased")
-
-
-class Ghosts(NamedTuple):
-    """A batch split into groups that share statistics: its shape [N / b, b, ..., C] (dense and one
-    group: [N, C]), and the axes that one statistic is made of."""
-
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
 
 
 class RunningNorm(nn.Module):
@@ -113,8 +105,9 @@ class RunningNorm(nn.Module):
         moves = train if self.update_running is None else self.update_running
         return uses, moves and not self.is_initializing()
 
-    def ghosts(self, shape: tuple[int, ...]) -> Ghosts:
-        """Return how a batch of `shape` splits; raises ValueError where it does not."""
+    def ghosts(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shape of a batch split into groups, [N / b, b, ..., C], and the axes of one
+        statistic. Dense batches of one group stay [N, C]. Raises ValueError where it cannot."""
         name, size = name_of(self), self.stats_batch or shape[0]
         if self.stats_batch and self.axis_name is not None:
             raise ValueError(
@@ -127,8 +120,8 @@ class RunningNorm(nn.Module):
         axes = axes_of(("N", "H", "W"), len(shape))
         refuse_one_value(self, grouped[1:], axes, axis_name=self.shared_along)
         if len(shape) == 2 and size == shape[0]:
-            return Ghosts(shape, axes)  # an axis of 1 makes the backward pass 8 times slower
-        return Ghosts(grouped, tuple(a + 1 for a in axes))
+            return shape, axes  # an axis of 1 makes the backward pass 8 times slower
+        return grouped, tuple(a + 1 for a in axes)
 
     def running(self, channels: int) -> Average:
         """Return the running statistics, made on first use; those not kept are at their start."""

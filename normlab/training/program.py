@@ -20,7 +20,7 @@ from normlab.training.augment import augment_key, crop_and_flip
 from normlab.training.diagnose import Diagnostics, make_diagnostics
 from normlab.training.evaluate import Scores, Scoring, make_evaluate, train_loss
 from normlab.training.state import Hyper, TrainState, init_state
-from normlab.training.step import Batch, Info, make_train_step
+from normlab.training.step import Batch, make_train_step
 
 CPU_OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 """Half the compilation at the same speed.
@@ -93,6 +93,9 @@ class Trace(NamedTuple):
     """[T] by name."""
 
 
+TrainStep = Callable[..., tuple[TrainState, jax.Array]]
+
+
 class Program(NamedTuple):
     start: Callable[[Hyper, Any, Any, Any], TrainState]
     """(hyper [S], first rows [S, B], images) -> states [S]"""
@@ -125,16 +128,16 @@ def input_shape(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if MODELS[config["model.name"]].is_convolutional else (math.prod(shape),)
 
 
-def make_train(config: Config, train_step: Callable[..., tuple[TrainState, Info]], data: Resident):
+def make_train(config: Config, train_step: TrainStep, data: Resident):
     """Return train(state, rows, labels, rate, is_late): one step on images gathered now."""
 
-    def train(state: TrainState, rows, labels, rate) -> tuple[TrainState, Info]:
+    def train(state: TrainState, rows, labels, rate) -> tuple[TrainState, jax.Array]:
         x = data.gather(rows)
         if config["data.augment"] == "crop_flip":
             x = crop_and_flip(augment_key(state.key, state.step), x)
         return train_step(state, Batch(x, labels, rate))
 
-    def train_any(state: TrainState, rows, labels, rate, is_late) -> tuple[TrainState, Info]:
+    def train_any(state: TrainState, rows, labels, rate, is_late) -> tuple[TrainState, jax.Array]:
         late = config["train.late_batch"]
         if not late:
             return train(state, rows, labels, rate)
@@ -191,8 +194,8 @@ def member_functions(
         step = make_train_step(net, config["optim.name"], hyper, config["train.on_nonfinite"])
         train = make_train(config, step, data)
 
-        def skip(state: TrainState, *_) -> tuple[TrainState, Info]:
-            return state, Info(jnp.full((), jnp.nan))
+        def skip(state: TrainState, *_) -> tuple[TrainState, jax.Array]:
+            return state, jnp.full((), jnp.nan)
 
         def see(state: TrainState, rate, scored):
             return measure(state, hyper, rate, scored, schedule.all_batches, data, batches)
@@ -209,10 +212,10 @@ def member_functions(
         def body(state: TrainState, now):
             rows, labels, rate, is_step, scored, is_late = now
             given = (state, rows, labels, rate, is_late)
-            state, info = lax.cond(is_step & state.is_alive, train, skip, *given)
+            state, loss = lax.cond(is_step & state.is_alive, train, skip, *given)
             # The outer predicate is shared by the members, so it stays a branch under vmap.
             state, *seen = lax.cond(scored > 0, see_living, rest, state, rate, scored)
-            return state, Trace(info.loss, *seen)
+            return state, Trace(loss, *seen)
 
         per_step = (schedule.rate, schedule.is_step, schedule.scored, schedule.is_late)
         return lax.scan(body, state, (batches.train, batches.labels, *per_step))

@@ -1,4 +1,4 @@
-"""One gradient step: `train_step(state, batch) -> (state, info)`."""
+"""One gradient step: `train_step(state, batch) -> (state, loss)`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,6 @@ class Batch(NamedTuple):
     """This step's rate relative to its peak."""
 
 
-class Info(NamedTuple):
-    loss: jax.Array
-    """Mean cross-entropy of the batch before the step, in nats; NaN where it or the gradient was
-    not finite."""
-
-
 def sum_all(tree: Any) -> jax.Array:
     """Return the sum of all values, not finite where one is not.
 
@@ -45,13 +39,16 @@ def sum_all(tree: Any) -> jax.Array:
 
 def make_train_step(
     net: nn.Module, optimizer: str, hyper: Hyper, on_nonfinite: str = "diverge"
-) -> Callable[[TrainState, Batch], tuple[TrainState, Info]]:
-    """Return the step of one member. A non-finite loss or gradient leaves params, optimiser state
-    and statistics untouched; `is_alive` becomes False (on_nonfinite = "diverge"), or `step` moves
-    on all the same ("skip")."""
+) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
+    """Return the step of one member and the mean cross-entropy of the batch before it, in nats.
+
+    A non-finite loss or gradient makes that NaN and leaves params, optimiser state and statistics
+    untouched. `is_alive` then becomes False (on_nonfinite = "diverge"), or `step` moves on all the
+    same ("skip").
+    """
     transform = direction(optimizer, hyper.momentum, hyper.weight_decay)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Info]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         noise_key = jax.random.fold_in(state.key, state.step)
 
         def loss_of(params):
@@ -79,6 +76,6 @@ def make_train_step(
             kept = kept._replace(step=new.step)
         else:
             kept = kept._replace(is_alive=is_finite)
-        return kept, Info(jnp.where(is_finite, loss, jnp.nan))
+        return kept, jnp.where(is_finite, loss, jnp.nan)
 
     return train_step
