@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from normlab.diagnostics import (
-    activations,
     curvature,
     drift,
     gradients,
@@ -21,7 +20,7 @@ from normlab.diagnostics.inputs import DiagnosticInputs, DiagnosticState, Values
 
 DIAGNOSTICS: dict[str, Callable[[DiagnosticInputs], Values]] = {
     "gradients": gradients.observe,
-    "activations": activations.observe,
+    "activations": units.observe_activations,
     "shift": shift.observe,
     "landscape": landscape.observe,
     "curvature": curvature.observe,

@@ -1,4 +1,4 @@
-"""Units that are dead, channels near trouble, channels with mean 0 and standard deviation 1."""
+"""What enters activations, dead units, channels near trouble or with mean 0 and deviation 1."""
 
 from __future__ import annotations
 
@@ -7,12 +7,29 @@ import jax.numpy as jnp
 
 from normlab.diagnostics.inputs import DiagnosticInputs, Values
 from normlab.diagnostics.sizes import TINY, by_unit, means_and_stds
-from normlab.diagnostics.taps import name_of, run, statistics_of
+from normlab.diagnostics.taps import activation_inputs, name_of, run, statistics_of
 
+PERCENTILES = (15, 50, 85)
 NEAR = 0.1
 """How far a mean may be from 0 and a standard deviation from 1."""
 RESOLVED = 2.0**24
 """The largest mean over standard deviation that float32 can distinguish from a constant."""
+
+
+def observe_activations(inputs: DiagnosticInputs) -> Values:
+    """Return, in training mode on the diagnostic batch, of what enters each norm's activation:
+
+    activations.mean.<norm>, activations.std.<norm>: mean over units of |mean| and of the standard
+    deviation; activations.p15, .p50, .p85: percentiles of the first unit of the last one.
+    """
+    taps, values = run(inputs, inputs.params), {}
+    entering = activation_inputs(inputs, taps)
+    for norm, (mean, std) in zip(taps.norms, means_and_stds(entering), strict=True):
+        values[f"activations.mean.{name_of(norm)}"] = jnp.abs(mean).mean()
+        values[f"activations.std.{name_of(norm)}"] = std.mean()
+    found = jnp.percentile(by_unit(entering[-1])[:, 0], jnp.array(PERCENTILES, jnp.float32))
+    values |= {f"activations.p{p}": found[i] for i, p in enumerate(PERCENTILES)}
+    return values
 
 
 def observe_dead(inputs: DiagnosticInputs) -> Values:

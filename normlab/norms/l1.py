@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from normlab.norms.running import RunningNorm
-from normlab.statistics.moments import Mask, Moments, centre, moments, zero_masked
+from normlab.statistics.moments import centre, moments, zero_masked
 
 TO_STD = math.sqrt(math.pi / 2)
 """std / mean absolute deviation of a normal distribution."""
-
-
-def normalize_l1(
-    x: jax.Array, axes: tuple[int, ...], *, epsilon: float, mask: Mask = None, axis_name=None
-) -> tuple[jax.Array, Moments]:
-    """Return (x - mean) / sqrt(s^2 + epsilon), s = sqrt(pi / 2) * mean|x - mean|, and the moments
-    with s^2 in place of the variance.
-
-    Taken relative to h, a copy of the root without gradient, everything is about 1: neither s^2 nor
-    its derivative overflows, whatever x. `mask` in the shape of x.
-    """
-    m = moments(x, axes, mask=mask, axis_name=axis_name)
-    centred = centre(x, m)
-    total = jnp.sum(zero_masked(jnp.abs(centred), mask), axes, keepdims=True)
-    if axis_name is not None:
-        total = lax.psum(total, axis_name)
-    s = TO_STD * total / jnp.maximum(m.n, 1)
-    root = math.sqrt(epsilon) * m.shrink
-    h = lax.stop_gradient(jnp.hypot(s, root))
-    y = (centred / h) * lax.rsqrt(jnp.square(s / h) + jnp.square(root / h))
-    return y, m._replace(var=jnp.square(s))
 
 
 class L1BatchNorm(RunningNorm):
@@ -59,5 +37,14 @@ class L1BatchNorm(RunningNorm):
 
     def from_batch(self, x, axes, running, parameters, **options):
         scale, bias = parameters
-        y, batch = normalize_l1(x, axes, epsilon=self.epsilon, **options)
-        return y * scale + bias, batch
+        m = moments(x, axes, **options)
+        centred = centre(x, m)
+        total = jnp.sum(zero_masked(jnp.abs(centred), options["mask"]), axes, keepdims=True)
+        if options["axis_name"] is not None:
+            total = lax.psum(total, options["axis_name"])
+        s = TO_STD * total / jnp.maximum(m.n, 1)
+        # Relative to h, a copy of the root without gradient, all is about 1: nothing overflows.
+        root = math.sqrt(self.epsilon) * m.shrink
+        h = lax.stop_gradient(jnp.hypot(s, root))
+        y = (centred / h) * lax.rsqrt(jnp.square(s / h) + jnp.square(root / h))
+        return y * scale + bias, m._replace(var=jnp.square(s))

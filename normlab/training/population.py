@@ -28,8 +28,9 @@ from normlab.training.state import Hyper, TrainState, hyper_of
 MODES = ("", "running_", "batch_")
 """Prefix of the metrics of each mode: re-estimated statistics (or none), running ones, and those of
 the very batch that is scored."""
-CURVE_NAMES = ("", "train_set_", "replaced_")
-"""Prefix of the metrics of each of CURVE_PARTS."""
+CURVE_GROUPS = {"": [0], "train_set_": [3], "replaced_": [4]}
+FINAL_GROUPS = {"validation_": [0, 1], "test_": [2], "train_set_": [3], "replaced_": [4]}
+"""Prefix of the metrics of a curve's row, and of a run's end -> the parts they are taken of."""
 SEEDS = ("seed", "init_seed")
 CHUNK_FLOPS = 200_000_000_000
 """Operations in the matrix products of a full population's chunk on a CPU; a core does 20 to 60
@@ -258,7 +259,7 @@ class Population:
             row = {
                 "step": point,
                 "train_loss": outcome.take_mean_loss(),
-                **curve_metrics(trace, at),
+                **metrics(trace, at, CURVE_GROUPS),
             }
             row |= {name: float(values[at]) for name, values in trace.diagnostics.items()}
             rows.append(row)
@@ -278,12 +279,12 @@ class Population:
         if not np.isfinite(row["loss"]):
             outcome.diverged_at = step
         elif self._fits(trace, at):
-            outcome.stopped_at, outcome.final = step, final_metrics(trace, at)
+            outcome.stopped_at, outcome.final = step, metrics(trace, at, FINAL_GROUPS)
         elif 0 < target <= row["accuracy"]:  # the test split is not looked at
             outcome.stopped_at = step
             outcome.final = {f"validation_{name}": row[name] for name in ("loss", "accuracy")}
         elif step == self.config["train.steps"]:
-            outcome.final = final_metrics(trace, at)
+            outcome.final = metrics(trace, at, FINAL_GROUPS)
 
     def _progress(
         self, step: int, rows, seconds: float, snapshot: Callable[[], Snapshot]
@@ -303,34 +304,13 @@ class Population:
         )
 
 
-def _ratio(scores, at: int, mode: int, parts: list[int]) -> tuple[float, float]:
-    count = float(scores.count[at, mode, parts].sum())
-    loss = float(scores.loss[at, mode, parts].sum()) / count
-    return loss, float(scores.correct[at, mode, parts].sum()) / count
-
-
-def curve_metrics(trace: Trace, at: int) -> dict[str, float]:
-    """Return loss and accuracy on the curve's images, of each mode."""
+def metrics(trace: Trace, at: int, groups: dict[str, list[int]]) -> dict[str, float]:
+    """Return loss and accuracy, of each mode, on each group of parts that has examples."""
     out: dict[str, float] = {}
     for mode in range(trace.scores.count.shape[1]):
-        for part, name in zip(CURVE_PARTS, CURVE_NAMES, strict=True):
-            if trace.scores.count[at, mode, part]:
-                loss, accuracy = _ratio(trace.scores, at, mode, [part])
-                prefix = MODES[mode] + name
-                out |= {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
-    return out
-
-
-def final_metrics(trace: Trace, at: int) -> dict[str, float]:
-    """Return loss and accuracy on the whole validation and test splits, of each mode, and on the
-    training examples that the curve sees."""
-    out: dict[str, float] = {}
-    splits = {"validation": [0, 1], "test": [2], "train_set": [3], "replaced": [4]}
-    for mode in range(trace.scores.count.shape[1]):
-        for split, parts in splits.items():
-            if split != "test" and not trace.scores.count[at, mode, parts].sum():
-                continue
-            loss, accuracy = _ratio(trace.scores, at, mode, parts)
-            out[f"{MODES[mode]}{split}_loss"] = loss
-            out[f"{MODES[mode]}{split}_accuracy"] = accuracy
+        for name, parts in groups.items():
+            loss, correct, count = (float(v[at, mode, parts].sum()) for v in trace.scores)
+            if count:
+                out[f"{MODES[mode]}{name}loss"] = loss / count
+                out[f"{MODES[mode]}{name}accuracy"] = correct / count
     return out
