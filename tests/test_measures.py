@@ -57,9 +57,9 @@ def test_a_failed_run_never_reaches_its_target(final):
     assert steps_to_target(record(CURVE, **final), 0.2) == INF
 
 
-def test_steps_to_target_of_running_averages():
-    assert steps_to_target(trained(CURVE), 0.4, "running_") == pytest.approx(40)
-    assert steps_to_target(trained(CURVE), 0.6, "running_") == INF
+@pytest.mark.parametrize("target, steps", [(0.4, 40), (0.6, INF)])
+def test_steps_to_target_of_running_averages(target, steps):
+    assert steps_to_target(trained(CURVE), target, "running_") == pytest.approx(steps)
 
 
 @pytest.mark.parametrize(
