@@ -11,7 +11,7 @@ from normlab.settings import Config
 from normlab.studies.effects import Claim, speedup
 from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.planning import ConfigCache, SetupRuns
-from normlab.studies.setup import Arm, FollowUp, Setup, Sweep, Tuning
+from normlab.studies.setup import PAIR, Arm, FollowUp, Setup, Sweep, Tuning, norm_arms
 from normlab.studies.study import Figure, Study
 from normlab.training.evaluation_steps import eval_steps
 from normlab.training.version import TRAINING_VERSION
@@ -91,17 +91,12 @@ def _provenance() -> dict:
 def runs_for(studies: list[Study], profile: str) -> dict[str, Record]:
     """Return made-up runs for everything the studies ask for, stage after stage."""
     records: dict[str, Record] = {}
-    memory = ConfigCache()
-    while True:
-        wanted: dict[str, Config] = {}
-        for study in studies:
-            for setup in study.setups[profile]:
-                evidence = SetupRuns(setup, records, memory)
-                wanted |= {n: w.config for n, w in evidence.wanted.items()}
-        missing = {n: c for n, c in wanted.items() if n not in records}
-        if not missing:
-            return records
-        records |= {n: make_up(n, c) for n, c in missing.items()}
+    cache = ConfigCache()
+    for setup in (setup for study in studies for setup in study.setups[profile]):
+        while not (runs := SetupRuns(setup, records, cache)).is_complete:
+            missing = [w for name, w in runs.wanted.items() if name not in records]
+            records |= {w.run_id: make_up(w.run_id, w.config) for w in missing}
+    return records
 
 
 NASTY = '<script>alert(1)</script> | $x$ =cmd() "><img src=x onerror=alert(1)>'
@@ -110,10 +105,7 @@ STEPS = Setup(
     title="MLP, steps",
     base="digits_mlp",
     settings={"train.steps": 300, "train.eval_every": 5, "train.eval_growth": 1.1},
-    arms=tuple(
-        Arm(n, {"norm.name": n}, is_primary=n in ("none", "batch"))
-        for n in ("none", "batch", "group")
-    ),
+    arms=norm_arms(*PAIR, "group", primary=PAIR),
     protocol=Tuning((-2.0, -1.5, -1.0, -0.5), 0.5, "steps"),
     seeds=6,
     screening_seeds=3,
@@ -153,21 +145,14 @@ FASTER = Claim(
     n=6,
     scope="a multilayer perceptron with a name that is longer than a terminal is wide",
 )
-CLAIMS = (
-    FASTER,
-    replace(FASTER, id="C1b", sesoi=99.0),
-    replace(FASTER, id="C1c", n=7),
-)
+CLAIMS = (FASTER, replace(FASTER, id="C1b", sesoi=99.0), replace(FASTER, id="C1c", n=7))
+TEXTS = ("title", "fair_test", "expect", "refuted_if", "cost")
 
 STUDY = Study(
     name="made_up",
-    title=NASTY,
     question=f"{NASTY}?",
-    fair_test=NASTY,
     source="https://example.org/paper",
-    expect=NASTY,
-    refuted_if=NASTY,
-    cost=NASTY,
+    **dict.fromkeys(TEXTS, NASTY),
     setups={"quick": (STEPS, LEVELS, RATES)},
     claims=CLAIMS,
     figures=FIGURES,

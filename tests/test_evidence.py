@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 
 from normlab.runs.record import Record
+from normlab.settings import Config
 from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
 from normlab.studies.setup import Arm, FollowUp, Setup, Sweep, Tuning, rate_of
 
@@ -28,20 +29,18 @@ SETUP = Setup("setup", "title", "digits_mlp", (NONE, BATCH, GROUP), TUNING, seed
 
 
 class Lab:
-    """Answers a setup's wishes; `line_styles` holds what was wanted anew at each look."""
+    """Answers what a setup asks for; `looks` holds what was wanted anew at each look."""
 
     def __init__(self, setup: Setup, response: Response):
         self.setup, self.response = setup, response
         self.records: dict[str, Record] = {}
-        self.line_styles: list[list[RequiredRun]] = []
-        while True:
+        self.looks: list[list[RequiredRun]] = []
+        self.evidence = SetupRuns(setup, self.records, MEMORY)
+        while not self.evidence.is_complete:
+            wanted = self.evidence.wanted.values()
+            self.looks.append([w for w in wanted if w.run_id not in self.records])
+            self.records |= {w.run_id: self.train(w) for w in self.looks[-1]}
             self.evidence = SetupRuns(setup, self.records, MEMORY)
-            wanted = self.evidence.wanted
-            new = [w for n, w in wanted.items() if n not in self.records]
-            if not new:
-                break
-            self.line_styles.append(new)
-            self.records |= {w.run_id: self.train(w) for w in new}
 
     def train(self, wanted: RequiredRun) -> Record:
         config = wanted.config
@@ -50,20 +49,16 @@ class Lab:
         curve = [{"step": 10, "accuracy": 0.1}, {"step": 300, "accuracy": end}]
         return Record(wanted.run_id, config, "trained", {"validation_accuracy": end}, curve)
 
+    def configs(self, arm: str, stage: str) -> list[Config]:
+        wanted = self.evidence.wanted.values()
+        return [w.config for w in wanted if (w.arm, w.stage) == (arm, stage)]
+
     def exponents(self, arm: str, stage: str) -> list[float]:
-        rates = {
-            w.config["optim.lr"]
-            for w in self.evidence.wanted.values()
-            if (w.arm, w.stage) == (arm, stage)
-        }
+        rates = {config["optim.lr"] for config in self.configs(arm, stage)}
         return sorted(round(math.log10(r), 2) for r in rates)
 
     def seeds(self, arm: str, stage: str) -> set[int]:
-        return {
-            w.config["seed"]
-            for w in self.evidence.wanted.values()
-            if (w.arm, w.stage) == (arm, stage)
-        }
+        return {config["seed"] for config in self.configs(arm, stage)}
 
 
 MEMORY = ConfigCache()
@@ -83,9 +78,9 @@ def stages(look: list[RequiredRun]) -> Counter[tuple[str, str]]:
 
 def test_tuning_first_then_reports_with_fresh_seeds():
     lab = Lab(SETUP, INSIDE)
-    assert [set(s for _, s in stages(look)) for look in lab.line_styles] == [{"tune"}, {"report"}]
-    assert stages(lab.line_styles[0]) == {(a, "tune"): 9 for a in ("none", "batch", "group")}
-    assert stages(lab.line_styles[1]) == {
+    assert [set(s for _, s in stages(look)) for look in lab.looks] == [{"tune"}, {"report"}]
+    assert stages(lab.looks[0]) == {(a, "tune"): 9 for a in ("none", "batch", "group")}
+    assert stages(lab.looks[1]) == {
         ("none", "report"): 4,
         ("batch", "report"): 4,
         ("group", "report"): 5,  # screening
@@ -119,21 +114,22 @@ def test_a_best_rate_on_an_edge_grows_the_grid(best, primary, group, reports):
         ]
     assert tuple(lab.exponents(name, "report")[0] for name in names) == reports
     if primary == (-2.0, 1.0):
-        assert len([look for look in lab.line_styles if stages(look)["batch", "tune"]]) == 5
+        assert len([look for look in lab.looks if stages(look)["batch", "tune"]]) == 5
 
 
-def test_a_failed_tuning_run_counts_as_the_worst_value():
-    def response(norm: str, exponent: float, seed: int) -> float:
-        if exponent == -1.0 and seed == 1001:
-            return 0.45  # failed: its error is 0.9, so the mean is worse than at -1.5
-        return {-2.0: 0.7, -1.5: 0.75, -1.0: 0.95}.get(exponent, 0.6)
-
-    assert Lab(SETUP, response).evidence.best["none"] == -1.5
+FAILS_ONCE = {-2.0: 0.7, -1.5: 0.75, -1.0: 0.95}
 
 
-def test_of_equally_good_rates_the_lowest_is_taken():
-    lab = Lab(replace(SETUP, arms=(NONE,)), lambda *_: 0.9)
-    assert lab.evidence.best["none"] == -4.0  # the lower edge, grown four times
+@pytest.mark.parametrize(
+    "response, best",
+    [
+        # one run at 10^-1 fails: its error is 0.9, so the mean is worse than at -1.5
+        (lambda _, x, seed: 0.45 if (x, seed) == (-1, 1001) else FAILS_ONCE.get(x, 0.6), -1.5),
+        (lambda *_: 0.9, -4.0),  # of equally good rates the lowest: the edge, grown four times
+    ],
+)
+def test_failures_and_ties_choose_a_rate(response, best):
+    assert Lab(replace(SETUP, arms=(NONE,)), response).evidence.best["none"] == best
 
 
 def test_tuning_for_steps_ends_at_the_target_and_reports_do_not():
@@ -155,10 +151,9 @@ def test_a_missed_target_counts_as_ten_times_the_steps():
 
 def test_nothing_is_wanted_twice():
     lab = Lab(SETUP, peak({"none": -1.5, "batch": 0.0, "group": -3.0}))
-    asked = [w.run_id for look in lab.line_styles for w in look]
-    assert len(asked) == len(set(asked)) == len(lab.records)
-    settings = [tuple(sorted(map(str, w.config.items()))) for look in lab.line_styles for w in look]
-    assert len(settings) == len(set(settings))
+    asked = [w for look in lab.looks for w in look]
+    settings = {tuple(sorted(map(str, w.config.items()))) for w in asked}
+    assert len(asked) == len({w.run_id for w in asked}) == len(lab.records) == len(settings)
 
 
 def test_planning_is_a_function_of_the_records_alone():
@@ -173,7 +168,7 @@ def test_planning_is_a_function_of_the_records_alone():
 
 def test_reports_wait_for_the_last_tuning_run():
     lab = Lab(SETUP, INSIDE)
-    last = next(w.run_id for w in lab.line_styles[0] if w.arm == "none")
+    last = next(w.run_id for w in lab.looks[0] if w.arm == "none")
     without = {n: r for n, r in lab.records.items() if n != last}
     evidence = SetupRuns(SETUP, without, MEMORY)
     stage_of = Counter((w.arm, w.stage) for w in evidence.wanted.values())
@@ -216,12 +211,11 @@ def test_a_sweep_grows_upwards_until_two_rates_fail_for_all_seeds():
 
 
 def test_one_seed_that_trains_keeps_a_sweep_growing():
-    def response(norm: str, exponent: float, seed: int) -> float:
-        return 0.95 if exponent <= (1.0 if seed == 3 else -0.5) else 0.2
-
-    lab = Lab(replace(SWEEP, arms=(NONE, BATCH)), response)
+    limits = {0: -0.5, 1: -0.5, 2: -0.5, 3: 1.0}
+    setup = replace(SWEEP, arms=(NONE, BATCH))
+    lab = Lab(setup, lambda _, exponent, seed: 0.95 if exponent <= limits[seed] else 0.2)
     assert lab.exponents("none", "sweep")[-1] == 2.0
-    assert lab.evidence.largest_rates("none") == {0: -0.5, 1: -0.5, 2: -0.5, 3: 1.0}
+    assert lab.evidence.largest_rates("none") == limits
     assert lab.evidence.best["none"] == -0.5  # the median, low
 
 

@@ -1,4 +1,4 @@
-"""The rule: adjusted p values, intervals, words, gates; and how often it is wrong."""
+"""The rule: adjusted p values, intervals, words, gates, limits; numbers by hand."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from normlab.report.model import explained
 from normlab.runs.record import Record
 from normlab.settings import defaults
 from normlab.studies.decisions import (
@@ -23,10 +26,13 @@ from normlab.studies.decisions import (
 )
 from normlab.studies.effects import Measured, paired_errors
 from normlab.studies.hypothesis_tests import (
+    MAX_ERROR,
     MCNEMAR,
     PAIRED_T,
     PROPORTION,
+    QUANTILE,
     SIGNED_RANK,
+    THRESHOLDS,
     median_interval,
     t_interval,
 )
@@ -88,14 +94,6 @@ def test_wilcoxon_is_scipys_with_pratt_zeros():
     assert p_sup == wilcoxon(values, "greater")
     assert p_sup != wilcoxon(values, "greater", "wilcox")
     assert p_ref == wilcoxon([e - 0.3 for e in values], "less")
-
-
-def test_wilcoxon_by_hand():
-    # 12 positive values: one of 2^12 sign patterns is as extreme
-    p_sup, p_ref = SIGNED_RANK.p_values(np.arange(1.0, 13), 0.32)
-    assert p_sup == pytest.approx(2.0**-12) and p_ref == pytest.approx(1)
-    # the smallest of them negative: rank sum 77 or 78, two patterns
-    assert SIGNED_RANK.p_values([-1.0, *range(2, 13)], 0.32)[0] == pytest.approx(2 * 2.0**-12)
 
 
 def test_infinities_rank_highest():
@@ -209,14 +207,6 @@ def test_words_of_effects(values, word, test):
     assert (verdict.n_enough is None) == (word != "inconclusive")
 
 
-def test_holm_is_over_the_rows_of_the_study():
-    values = spread(0.8)  # alone: p = 0.009
-    alone = decide([row(values)])[0]
-    many = decide([row(values, id=str(i)) for i in range(3)])[0]
-    assert alone.word == "supported" and many.word == "inconclusive"
-    assert many.p_above_zero == pytest.approx(3 * alone.p_above_zero)
-
-
 @pytest.mark.parametrize(
     "n, word", [(0, "no data"), (1, "no data"), *((n, "exploratory") for n in (2, 11, 13))]
 )
@@ -307,3 +297,62 @@ def test_n_enough_decides_and_one_fewer_does_not():
 
 def test_n_enough_gives_up_where_it_takes_too_many():
     assert n_enough(row(spread(0.5, 50.0)), 1) is None
+
+
+def test_tails_are_compared_by_a_paired_bootstrap():
+    rng = np.random.default_rng(1)
+    luck = rng.normal(size=30)
+    pairs: Any = np.stack([luck + 1.0, luck], axis=1)
+    centre, (low, high), _ = QUANTILE.summarize(pairs)
+    expected = np.percentile(pairs[:, 0], 90) - np.percentile(pairs[:, 1], 90)
+    assert centre == pytest.approx(expected) and low == pytest.approx(1.0) == high
+    p_sup, p_ref = QUANTILE.p_values(pairs, 0.3)
+    assert p_sup == pytest.approx(1 / 10_001) and p_ref == pytest.approx(1.0)
+    alike = np.stack([luck, luck], axis=1)
+    assert QUANTILE.p_values(alike, 0.3) == pytest.approx((1.0, 1 / 10_001))
+    apart = np.stack([luck, rng.permutation(luck)], axis=1)
+    assert min(QUANTILE.p_values(apart, 0.0)) > 0.1
+    (verdict,) = decide(
+        [replace(ROW, test=QUANTILE, effects=dict(enumerate(map(tuple, apart))), sesoi=0.3, n=30)]
+    )
+    assert verdict.word == "inconclusive" and verdict.n_enough is None
+    unlucky = np.stack([luck + 5 * (np.arange(30) % 5 == 0), luck], axis=1)  # a fifth got stuck
+    assert QUANTILE.p_values(unlucky, 0.3)[0] < 0.01
+
+
+@pytest.mark.parametrize(
+    "test, values, delta, word",
+    [
+        (MAX_ERROR, (1e-5, 9e-5, 1e-4), 1e-4, "supported"),
+        (MAX_ERROR, (1e-5, 2e-4, 1e-5), 1e-4, "refuted"),
+        (THRESHOLDS, (0.97, 0.96, 0.94), 0.95, "supported"),
+        (THRESHOLDS, (0.9, 0.9, 0.97), 0.95, "inconclusive"),
+        (THRESHOLDS, (0.5, 0.4, 0.6), 0.95, "refuted"),
+    ],
+)
+def test_limits_decide_without_p_values(test, values, delta, word):
+    row = replace(ROW, test=test, effects=dict(enumerate(values)), sesoi=delta, n=3)
+    changes = ({}, {"n": 4}, {"unmet": "nothing to repair"})
+    planned, other_n, closed = (decide([replace(row, **change)])[0] for change in changes)
+    assert (planned.word, planned.n_enough, other_n.word) == (word, None, "exploratory")
+    assert (closed.word, closed.notes) == ("not testable here", ("nothing to repair",))
+
+
+@pytest.mark.parametrize(
+    "is_complete, best, word",
+    [
+        (True, {"none": -math.inf}, "not testable here"),
+        (False, {"none": -math.inf}, "no data"),
+        (True, {}, "no data"),
+    ],
+)
+def test_a_row_says_when_what_it_asks_for_cannot_be(is_complete, best, word):
+    follow = SimpleNamespace(name="ten times", rate_of="none")
+    setup = SimpleNamespace(follows=(follow,))
+    e: Any = SimpleNamespace(setup=setup, follows={}, best=best, is_complete=is_complete)
+    (verdict,) = decide([replace(ROW, test=PROPORTION, setup="s")])
+    found = explained(verdict, {"s": e})
+    assert found.word == word and (
+        word == "no data" or "none reaches the target at no rate" in found.notes[0]
+    )
+    assert explained(verdict, {}).word == "no data"

@@ -21,15 +21,11 @@ def is_failed(record: Record) -> bool:
     """Return whether a run became non-finite, ended below half accuracy on validation, or never
     reached the fit that it was to be compared at (train.stop_at_loss)."""
     accuracy = record.final.get("validation_accuracy", 0.0)
-    return record.status != "trained" or accuracy < FAILED_BELOW or misses_fit(record)
-
-
-def misses_fit(record: Record) -> bool:
+    if record.status != "trained" or accuracy < FAILED_BELOW:
+        return True
     limit = record.config["train.stop_at_loss"]
-    if not limit:
-        return False
     reached = record.curve[-1].get("train_set_loss", math.inf) if record.curve else math.inf
-    return reached > limit * (1 + ROUNDING)
+    return limit > 0 and reached > limit * (1 + ROUNDING)
 
 
 def train_accuracy(record: Record) -> float:

@@ -124,13 +124,10 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
             if name in before and name in after:
                 yield from differences(before[name], after[name], place)
             else:
-                yield f"{place}: {_shown(before, name)} → {_shown(after, name)}"
+                old, new = (_cut(rule.get(name, "none")) for rule in (before, after))
+                yield f"{place}: {old} → {new}"
     elif before != after:
         yield f"{where}: {_cut(before)} → {_cut(after)}"
-
-
-def _shown(content: Mapping[str, Any], name: str) -> str:
-    return _cut(content[name]) if name in content else "none"
 
 
 def _cut(value: Any) -> str:
