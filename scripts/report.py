@@ -47,8 +47,6 @@ def chosen(store: Store) -> list[tuple[Study, str]]:
 
 
 def main() -> int:
-    from normlab.report.write import write_report  # matplotlib takes a while
-
     store = Store(FLAGS.results)
     store.check()
     wanted = chosen(store)
@@ -58,6 +56,8 @@ def main() -> int:
             f"no finished run in {FLAGS.results!r}; make some with scripts/study.py, or name "
             "another directory with --results=DIR"
         )
+    from normlab.report.write import write_report  # matplotlib takes a while
+
     cache = ConfigCache(needs_data=False)
     reports: list[StudyReport] = []
     for study, profile in wanted:
