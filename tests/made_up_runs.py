@@ -55,7 +55,7 @@ BEST = {"none": -1.5, "batch": -0.5, "layer": -1.0, "group": -0.75, "rms": -1.25
 
 def make_up(run_id: str, config: Config) -> Record:
     """Return a run that does worse the farther its rate is from its scheme's best."""
-    luck = random.Random(run_id)
+    luck, origin = random.Random(run_id), PROVENANCE | {"training_version": TRAINING_VERSION}
     best = BEST.get(config["norm.name"], -1.5)
     away = math.log10(config["optim.lr"]) - best
     stats = config["norm.stats_batch"] or config["data.batch"]
@@ -71,9 +71,9 @@ def make_up(run_id: str, config: Config) -> Record:
     curve = [_row(step, error, speed, modes) for step in steps]
     if away > 2:
         curve = curve[: len(curve) // 3]
-        return Record(run_id, config, "diverged", {}, curve, steps[0], 0.5, _provenance())
+        return Record(run_id, config, "diverged", {}, curve, steps[0], 0.5, origin)
     final = {f"{m}{s}_accuracy": 1 - error for m in modes for s in ("validation", "test")}
-    return Record(run_id, config, "trained", final, curve, None, 0.5, _provenance())
+    return Record(run_id, config, "trained", final, curve, None, 0.5, origin)
 
 
 def _row(step: int, error: float, speed: float, modes: list[str]) -> dict[str, float]:
@@ -82,10 +82,6 @@ def _row(step: int, error: float, speed: float, modes: list[str]) -> dict[str, f
         slow = 2 if mode else 1
         row[f"{mode}accuracy"] = 0.1 + (0.9 - error) * (1 - math.exp(-step / (3 * slow * speed)))
     return row
-
-
-def _provenance() -> dict:
-    return PROVENANCE | {"training_version": TRAINING_VERSION}
 
 
 def runs_for(studies: list[Study], profile: str) -> dict[str, Record]:

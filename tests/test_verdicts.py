@@ -16,14 +16,7 @@ from scipy import stats
 from normlab.report.model import explained
 from normlab.runs.record import Record
 from normlab.settings import defaults
-from normlab.studies.decisions import (
-    LEVEL,
-    Contrast,
-    decide,
-    holm,
-    n_enough,
-    word_of,
-)
+from normlab.studies.decisions import LEVEL, Contrast, decide, holm, n_enough, word_of
 from normlab.studies.effects import Measured, paired_errors
 from normlab.studies.hypothesis_tests import (
     MAX_ERROR,
@@ -243,13 +236,11 @@ def test_gates(gate, n, word):
 )
 def test_shares(failed, word):
     """C2r: of 80 runs, none may fail for "without risk"; 9 and more refute it."""
-    (verdict,) = decide(
-        [row([1] * failed + [0] * (80 - failed), test=PROPORTION, sesoi=0.05, n=80)]
-    )
+    values = [1] * failed + [0] * (80 - failed)
+    (verdict,) = decide([row(values, test=PROPORTION, sesoi=0.05, n=80)])
     assert verdict.word == word and verdict.effect == failed / 80
     low, high = verdict.interval
-    is_inside = low <= 0.05 <= high
-    assert is_inside == (word == "inconclusive")
+    assert (low <= 0.05 <= high) == (word == "inconclusive")
 
 
 def errors(points: Sequence[float], failed: int = 0) -> dict[int, Record]:
@@ -312,9 +303,8 @@ def test_tails_are_compared_by_a_paired_bootstrap():
     assert QUANTILE.p_values(alike, 0.3) == pytest.approx((1.0, 1 / 10_001))
     apart = np.stack([luck, rng.permutation(luck)], axis=1)
     assert min(QUANTILE.p_values(apart, 0.0)) > 0.1
-    (verdict,) = decide(
-        [replace(ROW, test=QUANTILE, effects=dict(enumerate(map(tuple, apart))), sesoi=0.3, n=30)]
-    )
+    effects = dict(enumerate(map(tuple, apart)))
+    (verdict,) = decide([replace(ROW, test=QUANTILE, effects=effects, sesoi=0.3, n=30)])
     assert verdict.word == "inconclusive" and verdict.n_enough is None
     unlucky = np.stack([luck + 5 * (np.arange(30) % 5 == 0), luck], axis=1)  # a fifth got stuck
     assert QUANTILE.p_values(unlucky, 0.3)[0] < 0.01
@@ -352,7 +342,6 @@ def test_a_row_says_when_what_it_asks_for_cannot_be(is_complete, best, word):
     e: Any = SimpleNamespace(setup=setup, follows={}, best=best, is_complete=is_complete)
     (verdict,) = decide([replace(ROW, test=PROPORTION, setup="s")])
     found = explained(verdict, {"s": e})
-    assert found.word == word and (
-        word == "no data" or "none reaches the target at no rate" in found.notes[0]
-    )
+    assert found.word == word
+    assert word == "no data" or "none reaches the target at no rate" in found.notes[0]
     assert explained(verdict, {}).word == "no data"
