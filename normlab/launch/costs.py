@@ -39,11 +39,6 @@ class CompileClock:
         return sum(end - begin for begin, end in self.spans)
 
 
-def device_facts() -> dict[str, Any]:
-    device = jax.devices()[0]
-    return {"device": device.device_kind, "backend": device.platform}
-
-
 def speed_facts(steps: int, seconds: float, flops: int) -> dict[str, float]:
     """Return the steps of single runs per second, and their `flops` as a share of the machine's
     rate of matrix products. `seconds` are without compilation but with evaluation."""

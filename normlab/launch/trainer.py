@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from normlab.data import Dataset
-from normlab.launch.costs import CompileClock, device_facts, memory_facts, speed_facts
+from normlab.launch.costs import CompileClock, memory_facts, speed_facts
 from normlab.runs.checkpoints import Checkpoint, PopulationFolder, population_id
 from normlab.runs.config import config_sha256, outside_file
 from normlab.runs.errors import Drift, Preempted, StorageError
@@ -45,8 +45,8 @@ class Trainer:
         self.began, self.compiled = time.monotonic(), clock.seconds
         self.folder = PopulationFolder(store, population_id(self.names))
         self.population = Population(list(configs.values()), dataset)
-        p = self.population
-        self.facts = host_facts() | device_facts()
+        p, device = self.population, jax.devices()[0]
+        self.facts = host_facts() | {"device": device.device_kind, "backend": device.platform}
         self.facts |= {"mode": p.mode, "width": p.width, "conv": p.conv_form, "chunk": p.chunk}
         self.past: dict[str, Any] = {
             "started": now(),

@@ -39,17 +39,13 @@ TAIL = 20
 """Lines of a traceback that are kept."""
 
 
-def cache_dir() -> Path:
-    """Return the compilation cache of this processor and jax: entries do not move between them."""
+def use_cache() -> None:
+    """Keep compiled programs for the next process with the same processor and jax. With a size
+    limit jax writes them under a lock; without one, parallel workers can meet half-written
+    entries."""
     root = os.environ.get("NORMLAB_CACHE") or Path.home() / ".cache" / "normlab"
     key = hashlib.sha256(f"{processor_name()} {jax.__version__}".encode()).hexdigest()[:12]
-    return Path(root) / f"xla-{key}"
-
-
-def use_cache() -> None:
-    """Keep compiled programs for the next process. With a size limit jax writes them under a lock;
-    without one, parallel workers can meet half-written entries."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
+    jax.config.update("jax_compilation_cache_dir", str(Path(root) / f"xla-{key}"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)

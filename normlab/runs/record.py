@@ -56,16 +56,8 @@ def record_of(run_id: str, result: dict[str, Any], curve: list[Any]) -> Record:
         raise ValueError(f"{wrong[0]} = {told[wrong[0]]!r:.40} in its provenance")
     if not all(isinstance(r["changed"], dict) for r in told.get("restarts", [])):
         raise ValueError("its restarts do not say what changed")
-    return Record(
-        run_id=run_id,
-        config=config,
-        status=result["status"],
-        final=result["final"],
-        curve=curve,
-        diverged_at=result["diverged_at"],
-        seconds=result["seconds"],
-        provenance=result["provenance"],
-    )
+    known = ("status", "final", "diverged_at", "seconds", "provenance")
+    return Record(run_id=run_id, config=config, curve=curve, **{n: result[n] for n in known})
 
 
 def _check_numbers(values: list[Any]) -> None:
