@@ -97,14 +97,6 @@ def train_one(results: Path, *flags: str, **more: str) -> subprocess.Popen[str]:
     return start_script("train", f"--results={results}", *ONE, *flags, **more)
 
 
-def fails(process: subprocess.Popen[str], code: int) -> str:
-    """Wait for a process that must fail and return its one line."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, out + err
-    assert "Traceback" not in err
-    return err.strip().splitlines()[-1]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, dict[str, Any]]:
     """The results of a study that nothing interrupts."""
@@ -206,7 +198,7 @@ def test_too_little_memory_halves_the_width_and_the_record_says_so(tmp_path):
 
 def test_an_error_ends_its_population_alone_and_is_not_tried_again(tmp_path):
     workspace = Workspace(tmp_path, SHORT)
-    told = fails(workspace.start("--retries=3", **environment(tmp_path, "error")), 70)
+    told = finish(workspace.start("--retries=3", **environment(tmp_path, "error")), 70)
     assert "could not be finished" in told and "failure.json" in told
     assert 0 < len(workspace.done()) < RUNS
     failures = [files.read_json(p) for p in workspace.results.glob("runs/*/failure.json")]
@@ -235,15 +227,15 @@ def test_a_stopped_run_is_continued_refused_or_begun_again(tmp_path):
     process = train_one(whole)
     wait_for_checkpoint(whole, process)
     process.send_signal(signal.SIGTERM)
-    assert "preempted" in fails(process, 75)
+    assert "preempted" in finish(process, 75)
     (name,) = (path.name for path in (whole / "runs").iterdir())
     shutil.copytree(whole, damaged)
 
     lock = Store(whole).lock(name)
     assert lock is not None
-    assert "error[in-use]" in fails(train_one(whole), 6)
+    assert "error[in-use]" in finish(train_one(whole), 6)
     lock.release()
-    line = fails(train_one(whole, **environment(tmp_path, "other data")), 4)
+    line = finish(train_one(whole, **environment(tmp_path, "other data")), 4)
     assert "error[drift]" in line and "restore the data" in line and "--restart" in line
     out = finish(train_one(whole, XLA_FLAGS="--xla_cpu_enable_fast_math=false"))
     assert "xla_flags changed since the start" in out
@@ -254,7 +246,7 @@ def test_a_stopped_run_is_continued_refused_or_begun_again(tmp_path):
     for path in damaged.glob("populations/*/checkpoint-*.json"):
         path.write_bytes(path.read_bytes().replace(b"step", b"stop", 1))
     for _ in range(2):
-        line = fails(train_one(damaged), 5)
+        line = finish(train_one(damaged), 5)
         assert "error[no-checkpoint]" in line and "--restart" in line
     assert not Store(damaged).is_done(name)
     finish(train_one(damaged, "--restart"))

@@ -127,14 +127,14 @@ class Workspace:
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    """Wait for a process and return what it printed."""
+    """Wait for a process; return what it printed, or where it must fail its last line of errors."""
     try:
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == code, out + err
     assert "Traceback" not in err
-    return out
+    return err.strip().splitlines()[-1] if code else out
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
