@@ -289,7 +289,7 @@ def test_arms_share_the_bits_of_every_parameter_they_share(name, model):
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_initial_gain_of_kernels_only_divides_their_gradients(name):
-    """f(a W) = f(W), gradient(a W) = gradient(W) / a, and sum(W * gradient) = 0."""
+    """f(a W) = f(W) and gradient(a W) = gradient(W) / a."""
     net, begin, x = start(name, "cnn")
     one, four = begin(1.0, 3), begin(4.0, 3)
 
@@ -304,14 +304,10 @@ def test_the_initial_gain_of_kernels_only_divides_their_gradients(name):
 
     (y, grads), (scaled_y, scaled) = run(one), run(four)
     np.testing.assert_allclose(scaled_y, y, rtol=1e-4, atol=1e-5)
-    params, slopes, smaller = leaves_of(one.params), leaves_of(grads), leaves_of(scaled)
-    for path, slope in slopes.items():
+    smaller = leaves_of(scaled)
+    for path, slope in leaves_of(grads).items():
         is_hidden = path.endswith("kernel") and not path.startswith("head")
         assert relative_error(smaller[path] * (4 if is_hidden else 1), slope) < 1e-4
-        if is_hidden:
-            cosine = np.vdot(params[path], slope)
-            cosine /= np.linalg.norm(params[path]) * np.linalg.norm(slope)
-            assert abs(cosine) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["weight_norm", "spectral"])
@@ -321,10 +317,8 @@ def test_members_of_a_population_start_as_they_do_alone(name):
     together = members(1.0, jnp.arange(2))
     for i in range(2):
         alone, member = begin(1.0, i), jax.tree.map(lambda leaf, i=i: leaf[i], together)
-        for one, other in zip(
-            leaves_of(member.variables).values(), leaves_of(alone.variables).values(), strict=True
-        ):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, member.variables, alone.variables)
 
 
 def test_weight_norm_starts_every_layer_of_a_network_from_the_first_batch():

@@ -286,7 +286,7 @@ def test_a_mask_that_does_not_broadcast_is_refused():
 
 
 def filled(*values: float) -> Average:
-    return Average(*(jnp.full((3,), value, jnp.float32) for value in values))
+    return Average(*(jnp.full(3, value) for value in values))
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "unbiased"))
