@@ -161,9 +161,9 @@ def test_the_rate_of_a_run_reaches_the_step(jobs):
     moved = []
     for rate in (0.1, 0.2):
         loop.start(Run(rate, 5, 1, 1))
-        before = np.asarray(loop.state.params["dense_1"]["kernel"])
+        before = np.asarray(loop.variables["params"]["dense_1"]["kernel"])
         loop.step(jobs["mlp"].rows[0])
-        moved.append(np.asarray(loop.state.params["dense_1"]["kernel"]) - before)
+        moved.append(np.asarray(loop.variables["params"]["dense_1"]["kernel"]) - before)
     np.testing.assert_allclose(moved[1], 2 * moved[0], rtol=1e-3, atol=1e-6)
     assert loop.train_step._cache_size() == 1  # nothing compiles again
 

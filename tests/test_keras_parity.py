@@ -91,15 +91,11 @@ def test_both_train_alike(norm):
     differences = run.differences()
     assert differences["normlab_keras"] < 1e-5
     assert 0 < differences["keras_keras_reversed"] < 1e-5
-    assert len(run.normlab.running["var"]) == (16 if norm == "batch" else 0)
-    # the bias before the norm has no gradient but rounding, which Adam makes steps of
-    np.testing.assert_allclose(run.normlab.running["mean"], run.keras.running["mean"], atol=1e-3)
-    np.testing.assert_allclose(run.normlab.running["var"], run.keras.running["var"], rtol=1e-4)
     assert run.normlab.accuracy == pytest.approx(run.keras.accuracy, abs=0.005)
 
 
 def made_up(offset: float, arm: Arm, steps: int) -> Run:
-    one = Trained(np.ones(steps), {}, 0.5)
+    one = Trained(np.ones(steps), 0.5)
     two = one._replace(losses=one.losses.copy())
     two.losses[50] += offset
     return Run(arm, 0, one, two, one)

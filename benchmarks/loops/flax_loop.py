@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,12 +61,6 @@ class Net(nn.Module):
         return x
 
 
-class State(NamedTuple):
-    params: Any
-    batch_stats: Any
-    momentum: Any
-
-
 class Loop(Stepwise):
     """`form` "device": the examples are JAX arrays, indexed as in Flax's MNIST example. Otherwise
     they are NumPy's on a CPU."""
@@ -76,48 +70,47 @@ class Loop(Stepwise):
         as_array = jnp.asarray if form or jax.default_backend() != "cpu" else np.asarray
         self.images, self.labels = as_array(job.inputs), as_array(job.labels)
         self.net = Net(job.network)
-        self.rate = RATE
         self.draw = jax.jit(lambda seed: self.net.init(jax.random.key(seed), self.images[:2], True))
-        self.train_step = jax.jit(self._train_step, donate_argnums=0)
+        self.train_step = jax.jit(self._train_step, donate_argnums=(0, 1))
         self.count = jax.jit(self._count)
         self.load()
 
-    def _begin(self, params: Any, batch_stats: Any) -> None:
-        self.state = State(params, batch_stats, optax.trace(MOMENTUM).init(params))
+    def _begin(self, variables: Any, rate: float = RATE) -> None:
+        self.variables, self.rate = variables, rate
+        self.momentum = optax.trace(MOMENTUM).init(variables["params"])
 
     def load(self) -> None:
         params = jax.tree.map(jnp.array, self.job.weights)  # Flax's names are ours
-        self._begin(params, self.draw(0).get("batch_stats", {}))
+        self._begin({**self.draw(0), "params": params})
 
     def start(self, run: Run) -> None:
-        variables = self.draw(run.seed)
-        self._begin(variables["params"], variables.get("batch_stats", {}))
-        self.rate = run.rate
+        self._begin(self.draw(run.seed), run.rate)
 
-    def _train_step(self, state: State, x, y, rate) -> tuple[State, jax.Array]:
+    def _train_step(self, variables: Any, momentum: Any, x, y, rate) -> tuple[Any, Any, jax.Array]:
         def loss_of(params):
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, moved = self.net.apply(variables, x, True, mutable=["batch_stats"])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-            return losses.mean(), moved.get("batch_stats", {})
+            given = {**variables, "params": params}
+            logits, moved = self.net.apply(given, x, True, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), moved
 
-        (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, momentum = optax.trace(MOMENTUM).update(grads, state.momentum)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        return State(params, batch_stats, momentum), loss
+        params = variables["params"]
+        (loss, moved), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, momentum = optax.trace(MOMENTUM).update(grads, momentum)
+        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        return {**moved, "params": params}, momentum, loss
 
-    def _count(self, state: State, x, y) -> jax.Array:
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+    def _count(self, variables: Any, x, y) -> jax.Array:
         logits: Any = self.net.apply(variables, x, False)
         return jnp.sum(logits.argmax(-1) == y)
 
     def step(self, rows: np.ndarray) -> jax.Array:
         x, y = self.images[rows], self.labels[rows]
-        self.state, loss = self.train_step(self.state, x, y, self.rate)
+        self.variables, self.momentum, loss = self.train_step(
+            self.variables, self.momentum, x, y, self.rate
+        )
         return loss
 
     def wait(self) -> None:
-        jax.block_until_ready(self.state)
+        jax.block_until_ready(self.variables)
 
     def count_correct(self, rows: np.ndarray) -> jax.Array:
-        return self.count(self.state, self.images[rows], self.labels[rows])
+        return self.count(self.variables, self.images[rows], self.labels[rows])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,28 +54,22 @@ ARMS = (Arm("batch"), Arm("none"), Arm("batch", "tanh", is_judged=False))
 
 
 class Lesson(NamedTuple):
-    """What both train: flat uint8 images with labels, the rows of the batches [T, B] and of the
-    test.
+    """What both train: the rows of the batches [T, B] and of the test, in one data set."""
 
-    Both start from `weights`, "dense_1" -> {"kernel": array, "bias": array}.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    dataset: Dataset
     rows: np.ndarray
     test: np.ndarray
     weights: dict[str, dict[str, np.ndarray]]
+    """What both start from, "dense_1" -> {"kernel": array, "bias": array}."""
 
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         """Return images in 0..1, float32 [n, H*W*C]."""
-        return self.images[rows] / np.float32(255)
+        return self.dataset.images[rows] / np.float32(255)
 
 
 class Trained(NamedTuple):
     losses: np.ndarray
     """Cross-entropy of every step's batch before the step, [T]."""
-    running: dict[str, np.ndarray]
-    """Running "mean" and "var" of the norms after the last step, all norms in one array."""
     accuracy: float
     """On the test split after the last step, with the running statistics."""
 
@@ -141,7 +135,7 @@ def train_population(
     population = Population([config | often | cheap | {"seed": seed} for seed in seeds], dataset)
     first = jax.device_get(population.start().params)
     batches = population.batches(0, steps).train
-    end = jax.device_get(population.train(lambda progress: None).batch_stats)
+    has_norm = bool(population.train(lambda progress: None).batch_stats)
     found = []
     for i, (seed, outcome) in enumerate(zip(seeds, population.outcomes, strict=True)):
         layers = {name: leaves for name, leaves in first.items() if "kernel" in leaves}
@@ -150,20 +144,10 @@ def train_population(
         losses = np.full(steps, np.nan)
         for row in outcome.curve:  # one for each step: the mean of one loss is that loss
             losses[int(row["step"]) - 1] = row["train_loss"]
-        running = {
-            k: np.concatenate([[], *(end[name][k][i] for name in sorted(end))])
-            for k in ("mean", "var")
-        }
-        kind = "running_test_accuracy" if end else "test_accuracy"
-        trained = Trained(losses, running, outcome.final.get(kind, float("nan")))
-        found.append((Lesson(dataset.images, dataset.labels, batches[i], test, weights), trained))
+        kind = "running_test_accuracy" if has_norm else "test_accuracy"
+        trained = Trained(losses, outcome.final.get(kind, float("nan")))
+        found.append((Lesson(dataset, batches[i], test, weights), trained))
     return found
-
-
-def values_of(variables: Iterable[Any]) -> list[np.ndarray]:
-    """Return copies of the values of Keras's variables."""
-    convert = import_keras().ops.convert_to_numpy
-    return [np.array(convert(variable.value)) for variable in variables]
 
 
 class KerasNetwork:
@@ -184,10 +168,11 @@ class KerasNetwork:
         model.compile(optimizer, loss="sparse_categorical_crossentropy")
         self.model = model
         self.variables = [*model.variables, *optimizer.variables]
-        self.first = values_of(self.variables)
+        convert = keras.ops.convert_to_numpy
+        self.first = [np.array(convert(variable.value)) for variable in self.variables]
 
     def train(self, lesson: Lesson) -> Trained:
-        model = self.model
+        model, labels = self.model, lesson.dataset.labels
         for variable, value in zip(self.variables, self.first, strict=True):
             variable.assign(value)
         for name, leaves in lesson.weights.items():
@@ -195,15 +180,10 @@ class KerasNetwork:
         losses = []
         for rows in lesson.rows:
             model.reset_metrics()  # what is returned is a mean since then
-            losses.append(float(model.train_on_batch(lesson.inputs(rows), lesson.labels[rows])))
-        norms = [layer for layer in model.layers if hasattr(layer, "moving_mean")]
-        running = {
-            "mean": np.concatenate([[], *values_of(n.moving_mean for n in norms)]),
-            "var": np.concatenate([[], *values_of(n.moving_variance for n in norms)]),
-        }
+            losses.append(float(model.train_on_batch(lesson.inputs(rows), labels[rows])))
         guesses = model.predict(lesson.inputs(lesson.test), 1000, verbose=0).argmax(-1)
-        accuracy = float(np.mean(guesses == lesson.labels[lesson.test]))
-        return Trained(np.asarray(losses), running, accuracy)
+        accuracy = float(np.mean(guesses == labels[lesson.test]))
+        return Trained(np.asarray(losses), accuracy)
 
 
 def compare(
@@ -238,18 +218,18 @@ def verdict(runs: Sequence[Run]) -> str:
     """Return in one line whether all judged runs agree with Keras."""
     judged = [run for run in runs if run.arm.is_judged]
     good = sum(run.is_within_limit for run in judged)
+    word = "pass" if good == len(judged) else "fail"
+    worst = max(run.from_keras for run in judged)
     return (
-        f"{'pass' if good == len(judged) else 'fail'}: {good} of {len(judged)} runs stay within "
-        f"{LIMIT:g} nats of Keras over {STEPS} steps; the largest difference is "
-        f"{max(run.from_keras for run in judged):.1e}"
+        f"{word}: {good} of {len(judged)} runs stay within {LIMIT:g} nats of Keras over {STEPS} "
+        f"steps; the largest difference is {worst:.1e}"
     )
 
 
 def tally(runs: Sequence[Run]) -> str:
     """Return in one line how many of the short runs stay within the limit."""
-    short = [run for run in runs if not run.is_long]
-    good = sum(run.is_within_limit for run in short)
-    return f"{good} of {len(short)} further runs stay within it; they are not judged"
+    short = [run.is_within_limit for run in runs if not run.is_long]
+    return f"{sum(short)} of {len(short)} further runs stay within it; they are not judged"
 
 
 def facts_of(runs: Sequence[Run], backend: str) -> dict[str, Any]:
