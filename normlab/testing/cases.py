@@ -140,86 +140,71 @@ def ramp(random: np.random.Generator, shape: Shape) -> np.ndarray:
     return 1e4 + np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
 
 
-def _float32() -> list[Case]:
-    big: dict[str, Any] = dict(image=(64, 64, 64, 4), dense=(2, 262144), groups=2)
-    flushed = {"forward": "the input is subnormal: XLA reads it as 0 (absolute error 3e-38)"}
-    return [
-        Case("N(0,1)", gauss()),
-        *(Case(f"mean 1e{k} std 1", gauss(10.0**k)) for k in (2, 3, 4, 5, 6, 7, 8)),
-        Case("calendar year 2024 +- 3", gauss(2024, 3)),
-        Case("mean 1 std 1e-2", gauss(1, 1e-2)),
-        Case("mean 1 std 1e-4", gauss(1, 1e-4)),
-        Case("mean 0 std 1e-4", gauss(0, 1e-4)),
-        Case("mean 1 std 1e-4 eps 1e-12", gauss(1, 1e-4), epsilon=1e-12),
-        Case("std 1e-15 eps 1e-30", gauss(0, 1e-15), epsilon=1e-30),
-        Case("const 0", constant(0)),
-        Case("const 3.3", constant(3.3)),
-        Case("const 1234.567", constant(1234.567)),
-        Case("const 1e6+.1", constant(1e6 + 0.1)),
-        Case("const 3.3 eps 1e-12", constant(3.3), epsilon=1e-12),
-        *(Case(f"std 1e{k}", gauss(0, 10.0**k)) for k in (18, 19, 20, 30, 33)),
-        Case("std 1e36", gauss(0, 1e36), unrepresentable=NEAR_MAX),
-        Case("mean 1e30 std 1e26", gauss(1e30, 1e26)),
-        Case("U(-3e38,3e38)", uniform(-3e38, 3e38), unrepresentable=NEAR_MAX),
-        Case("U(2e38,3e38)", uniform(2e38, 3e38), unrepresentable=NEAR_MAX),
-        Case("alternating +-3e38", alternating(3e38), unrepresentable=NEAR_MAX),
-        Case("const 3e38", constant(3e38), layers=LAYERS[:-1]),
-        Case("denormal 1e-40", gauss(0, 1e-40), unrepresentable=flushed),
-        Case("outlier 1e6 x1", outlier(1e6)),
-        Case("outlier 1e30 x1", outlier(1e30)),
-        Case("first 1/8 at 1e4", first_eighth(1e4)),
-        Case("first 1/8 at 1e20", first_eighth(1e20)),
-        Case("channels of std 1e-10..1e30", channel_magnitudes(-10, 30)),
-        Case("heavy tail exp(4 N)", heavy_tail),
-        Case("ramp 1e4..1e4+1", ramp),
-        Case("big N=262144 mean 0", gauss(), **big),
-        Case("big N=262144 mean 1e2", gauss(1e2), **big),
-        Case("big N=262144 mean 1e4", gauss(1e4), **big),
-    ]
-
-
-def _shapes() -> list[Case]:
-    one, many = (1, 1, 1, 32), (16, 1, 1, 32)
-    whole = ("batch", "layer", "group")
-    # no statistic is of a power of two values, whose sums and means are exact for a constant
-    odd: dict[str, Any] = dict(image=(7, 5, 3, 12), dense=(9, 63), groups=4)
-    return [
-        Case("batch 1", gauss(), image=(1, 8, 8, 32), dense=(1, 512)),
-        Case("1 spatial", gauss(5), image=many, layers=whole),
-        Case("1 spatial, batch 1", gauss(5), image=one, layers=("layer", "group")),
-        Case(
-            "1 value per statistic",
-            gauss(5),
-            image=one,
-            dense=(64, 1),
-            layers=("batch", "layer_channels", "instance"),
-        ),
-        Case("groups=channels", gauss(100), groups=32, layers=("group",)),
-        Case("odd sizes, mean 1e6 std 1", gauss(1e6), **odd),
-        Case("odd sizes, const 1e6+.1", constant(1e6 + 0.1), **odd),
-        Case("odd sizes, const 3e38", constant(3e38), layers=LAYERS[:-1], **odd),
-    ]
-
-
-def _half() -> list[Case]:
-    b, h = "bfloat16", "float16"
-    return [
-        Case("bf16 N(0,1)", gauss(), b),
-        Case("bf16 mean 1e2 std 1", gauss(1e2), b),
-        Case("bf16 mean 1e4 std 100", gauss(1e4, 100), b),
-        Case("bf16 std 1e20", gauss(0, 1e20), b),
-        Case("bf16 U(2e38,3.3e38)", uniform(2e38, 3.3e38), b, unrepresentable=NEAR_MAX),
-        Case("f16 N(0,1)", gauss(), h),
-        Case("f16 mean 1e3 std 1", gauss(1e3), h),
-        Case("f16 std 1e3 (squares > 65504)", gauss(0, 1e3), h),
-        Case("f16 U(5e4,6.5e4)", uniform(5e4, 6.5e4), h),
-        Case("f16 subnormal 1e-6", gauss(0, 1e-6), h),
-        Case("f16 const 3.3 eps 1e-8", constant(3.3), h, epsilon=1e-8),
-        Case("f16 std 1e-3 eps 1e-8", gauss(0, 1e-3), h, epsilon=1e-8),
-    ]
-
-
-CASES: tuple[Case, ...] = (*_float32(), *_shapes(), *_half())
+BIG: dict[str, Any] = dict(image=(64, 64, 64, 4), dense=(2, 262144), groups=2)
+ODD: dict[str, Any] = dict(image=(7, 5, 3, 12), dense=(9, 63), groups=4)
+"""No statistic is of a power of two values, whose sums and means are exact for a constant."""
+FLUSHED = {"forward": "the input is subnormal: XLA reads it as 0 (absolute error 3e-38)"}
+ONE, MANY = (1, 1, 1, 32), (16, 1, 1, 32)
+BF16, F16 = "bfloat16", "float16"
+CASES: tuple[Case, ...] = (
+    Case("N(0,1)", gauss()),
+    *(Case(f"mean 1e{k} std 1", gauss(10.0**k)) for k in (2, 3, 4, 5, 6, 7, 8)),
+    Case("calendar year 2024 +- 3", gauss(2024, 3)),
+    Case("mean 1 std 1e-2", gauss(1, 1e-2)),
+    Case("mean 1 std 1e-4", gauss(1, 1e-4)),
+    Case("mean 0 std 1e-4", gauss(0, 1e-4)),
+    Case("mean 1 std 1e-4 eps 1e-12", gauss(1, 1e-4), epsilon=1e-12),
+    Case("std 1e-15 eps 1e-30", gauss(0, 1e-15), epsilon=1e-30),
+    Case("const 0", constant(0)),
+    Case("const 3.3", constant(3.3)),
+    Case("const 1234.567", constant(1234.567)),
+    Case("const 1e6+.1", constant(1e6 + 0.1)),
+    Case("const 3.3 eps 1e-12", constant(3.3), epsilon=1e-12),
+    *(Case(f"std 1e{k}", gauss(0, 10.0**k)) for k in (18, 19, 20, 30, 33)),
+    Case("std 1e36", gauss(0, 1e36), unrepresentable=NEAR_MAX),
+    Case("mean 1e30 std 1e26", gauss(1e30, 1e26)),
+    Case("U(-3e38,3e38)", uniform(-3e38, 3e38), unrepresentable=NEAR_MAX),
+    Case("U(2e38,3e38)", uniform(2e38, 3e38), unrepresentable=NEAR_MAX),
+    Case("alternating +-3e38", alternating(3e38), unrepresentable=NEAR_MAX),
+    Case("const 3e38", constant(3e38), layers=LAYERS[:-1]),
+    Case("denormal 1e-40", gauss(0, 1e-40), unrepresentable=FLUSHED),
+    Case("outlier 1e6 x1", outlier(1e6)),
+    Case("outlier 1e30 x1", outlier(1e30)),
+    Case("first 1/8 at 1e4", first_eighth(1e4)),
+    Case("first 1/8 at 1e20", first_eighth(1e20)),
+    Case("channels of std 1e-10..1e30", channel_magnitudes(-10, 30)),
+    Case("heavy tail exp(4 N)", heavy_tail),
+    Case("ramp 1e4..1e4+1", ramp),
+    Case("big N=262144 mean 0", gauss(), **BIG),
+    Case("big N=262144 mean 1e2", gauss(1e2), **BIG),
+    Case("big N=262144 mean 1e4", gauss(1e4), **BIG),
+    Case("batch 1", gauss(), image=(1, 8, 8, 32), dense=(1, 512)),
+    Case("1 spatial", gauss(5), image=MANY, layers=("batch", "layer", "group")),
+    Case("1 spatial, batch 1", gauss(5), image=ONE, layers=("layer", "group")),
+    Case(
+        "1 value per statistic",
+        gauss(5),
+        image=ONE,
+        dense=(64, 1),
+        layers=("batch", "layer_channels", "instance"),
+    ),
+    Case("groups=channels", gauss(100), groups=32, layers=("group",)),
+    Case("odd sizes, mean 1e6 std 1", gauss(1e6), **ODD),
+    Case("odd sizes, const 1e6+.1", constant(1e6 + 0.1), **ODD),
+    Case("odd sizes, const 3e38", constant(3e38), layers=LAYERS[:-1], **ODD),
+    Case("bf16 N(0,1)", gauss(), BF16),
+    Case("bf16 mean 1e2 std 1", gauss(1e2), BF16),
+    Case("bf16 mean 1e4 std 100", gauss(1e4, 100), BF16),
+    Case("bf16 std 1e20", gauss(0, 1e20), BF16),
+    Case("bf16 U(2e38,3.3e38)", uniform(2e38, 3.3e38), BF16, unrepresentable=NEAR_MAX),
+    Case("f16 N(0,1)", gauss(), F16),
+    Case("f16 mean 1e3 std 1", gauss(1e3), F16),
+    Case("f16 std 1e3 (squares > 65504)", gauss(0, 1e3), F16),
+    Case("f16 U(5e4,6.5e4)", uniform(5e4, 6.5e4), F16),
+    Case("f16 subnormal 1e-6", gauss(0, 1e-6), F16),
+    Case("f16 const 3.3 eps 1e-8", constant(3.3), F16, epsilon=1e-8),
+    Case("f16 std 1e-3 eps 1e-8", gauss(0, 1e-3), F16, epsilon=1e-8),
+)
 FEW = (
     "N(0,1)",
     "mean 1e4 std 1",
