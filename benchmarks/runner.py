@@ -172,21 +172,14 @@ def publish(head: Iterable[str], tables: Iterable[Table]) -> str:
     return "\n\n".join([*head, *(of.to_markdown().strip() for of in tables)])
 
 
-def write_section(path: Path, name: str, text: str, script: str = "bench") -> None:
-    """Replace the text between the markers of `name`, or append it. Nothing else changes.
-
-    Raises ValueError where only one of the two markers is there.
-    """
+def write_section(path: Path, name: str, text: str) -> None:
+    """Replace the text between the markers of `name`; raises ValueError where one is missing."""
     begin, end = (
-        f"<!-- {word} of {name}, written by scripts/{script}.py -->" for word in ("begin", "end")
+        f"<!-- {word} of {name}, written by scripts/bench.py -->" for word in ("begin", "end")
     )
-    page = path.read_text(encoding="utf-8") if path.exists() else ""
-    if (begin in page) != (end in page):
-        raise ValueError(f"{path} has one of the two markers of {name!r}; remove it or add both")
-    new = f"{begin}\n{text.strip()}\n{end}"
-    if begin in page:
-        before, _, rest = page.partition(begin)
-        page = before + new + rest.partition(end)[2]
-    else:
-        page = f"{page.rstrip()}\n\n{new}\n".lstrip()
-    path.write_text(page.strip() + "\n", encoding="utf-8")
+    before, first, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, last, after = rest.partition(end)
+    if not (first and last):
+        raise ValueError(f"{path} needs both of these lines: {begin} {end}")
+    page = f"{before}{begin}\n{text.strip()}\n{end}{after}"
+    path.write_text(page, encoding="utf-8")

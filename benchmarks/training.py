@@ -124,7 +124,7 @@ def start_libraries(
         contender = space.start()
         try:
             contender.make(library, job, {"form": form})
-            contender.losses(1)
+            contender.ask("losses", 1)
         except Broken as error:
             name = [LIBRARIES[library], form_text(network, library, form)]
             emit(f"{', '.join(filter(None, name))} is left out at {network.name}: {error}")
@@ -180,7 +180,8 @@ def measure(
             (OWN, str(size)): start_population(space, network, job, size, peak) for size in sizes
         }
         contenders |= start_libraries(space, network, job, libraries)
-        check_losses(network.name, {" ".join(k): c.losses(CHECKED) for k, c in contenders.items()})
+        losses = {" ".join(k): c.ask("losses", CHECKED)[0] for k, c in contenders.items()}
+        check_losses(network.name, losses)
         emit(f"{network.name}: the losses of {len(contenders)} contenders agree")
         rates = take_turns({(FLOOR, ""): floor, **contenders}, repeats)
         peak = statistics.median(rates.pop((FLOOR, "")))

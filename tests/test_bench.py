@@ -399,17 +399,17 @@ def test_a_table_for_the_page_and_for_the_terminal(capsys):
 
 
 def test_a_section_is_replaced_and_nothing_else(tmp_path):
-    page = tmp_path / "benchmarks.md"
-    page.write_text("# Mine\n\ntext\n", encoding="utf-8")
-    runner.write_section(page, "layers", "one")
-    runner.write_section(page, "steps", "other")
-    page.write_text(page.read_text(encoding="utf-8") + "\nafter\n", encoding="utf-8")
-    before = page.read_text(encoding="utf-8")
+    page, lines = tmp_path / "benchmarks.md", "<!-- {} of {}, written by scripts/bench.py -->"
+    sections = [
+        f"{lines.format('begin', name)}\none\n{lines.format('end', name)}\n"
+        for name in ("layers", "steps")
+    ]
+    before = "\n".join(["# Mine\n", *sections, "after\n"])
+    page.write_text(before, encoding="utf-8")
     runner.write_section(page, "layers", "two\n")
-    assert page.read_text(encoding="utf-8") == before.replace("\none\n", "\ntwo\n")
-    assert before.startswith("# Mine\n\ntext\n\n<!-- begin of layers")
+    assert page.read_text(encoding="utf-8") == before.replace("\none\n", "\ntwo\n", 1)
     page.write_text(before.replace("<!-- end of layers", "<!-- lost"), encoding="utf-8")
-    with pytest.raises(ValueError, match="one of the two markers of 'layers'"):
+    with pytest.raises(ValueError, match="needs both of these lines: <!-- begin of layers"):
         runner.write_section(page, "layers", "three")
 
 

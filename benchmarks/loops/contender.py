@@ -63,10 +63,6 @@ class Contender:
         name = library.partition("-")[0]
         self._ask("make", [(name, str(job), own) for own in options])
 
-    def losses(self, steps: int) -> list[float]:
-        """Return the first losses of the first process."""
-        return self.ask("losses", steps)[0]
-
     def run(self, count: int) -> float:
         """Return the seconds until the slowest process was done."""
         return max(self.ask("run", count))

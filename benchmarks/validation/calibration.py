@@ -23,7 +23,7 @@ from benchmarks.validation.calibration_runs import RUNS, Metric, N, contrast_of
 from normlab.runs.store import Store
 from normlab.studies import decisions
 from normlab.studies.decisions import Contrast
-from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
+from normlab.studies.hypothesis_tests import PAIRED_T, PROPORTION, SIGNED_RANK, HypothesisTest
 
 SIZE = 3.1
 """delta in SD / sqrt(n)."""
@@ -70,8 +70,7 @@ class Proportion(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % Clopper-Pearson interval."""
-        found = stats.binomtest(self.times, self.of).proportion_ci(0.95, method="exact")
-        return float(found.low), float(found.high)
+        return PROPORTION.summarize([1] * self.times + [0] * (self.of - self.times))[1]
 
     @property
     def text(self) -> str:
@@ -86,22 +85,15 @@ class Proportion(NamedTuple):
         return self.interval[1] < OFTEN
 
 
-def centre(values: Sequence[float] | np.ndarray, test: HypothesisTest) -> float:
-    """Return what the test takes for the centre: the mean, or the Hodges-Lehmann estimate (the
-    median of the means of all pairs)."""
-    found = np.asarray(values, float)
-    if test is PAIRED_T:
-        return float(found.mean())
-    first, second = np.triu_indices(len(found))
-    return float(np.median((found[first] + found[second]) / 2))
-
-
 def noise_of(metric: Metric) -> Noise:
-    """Return its paired differences without their centre. Infinite ones are left out, because they
-    have no centre."""
+    """Return its paired differences without what the test takes for their centre: the mean, or the
+    Hodges-Lehmann estimate (the median of the means of all pairs). Infinite ones have no centre and
+    are left out."""
     values = np.array([v for v in metric.differences if math.isfinite(v)])
-    title = f"{metric.title}, {metric.unit.name}"
-    return Noise(title, metric.test, values - centre(values, metric.test))
+    first, second = np.triu_indices(len(values))
+    is_mean = metric.test is PAIRED_T
+    centre = values.mean() if is_mean else np.median((values[first] + values[second]) / 2)
+    return Noise(f"{metric.title}, {metric.unit.name}", metric.test, values - centre)
 
 
 def disjoint(values: Sequence[float], random: np.random.Generator) -> list[tuple[float, float]]:
@@ -110,9 +102,9 @@ def disjoint(values: Sequence[float], random: np.random.Generator) -> list[tuple
     return [(values[a], values[b]) for a, b in zip(chosen[:N], chosen[N:], strict=True)]
 
 
-def null(metric: Metric, judge: Judge, draws: int, seed: int = 0) -> Counter[str]:
+def null(metric: Metric, judge: Judge, draws: int) -> Counter[str]:
     """Return how often each word is given for one arm against itself."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     words: Counter[str] = Counter()
     for _ in range(draws):
         effects = [metric.effect(*pair) for pair in disjoint(metric.values, random)]
