@@ -86,9 +86,9 @@ class Proportion(NamedTuple):
 
 
 def noise_of(metric: Metric) -> Noise:
-    """Return its paired differences without what the test takes for their centre: the mean, or the
-    Hodges-Lehmann estimate (the median of the means of all pairs). Infinite ones have no centre and
-    are left out."""
+    """Return its paired differences without their centre. The t test takes the mean for it, the
+    other the Hodges-Lehmann estimate: the median of the means of all pairs. Infinite differences
+    have no centre and are left out."""
     values = np.array([v for v in metric.differences if math.isfinite(v)])
     first, second = np.triu_indices(len(values))
     is_mean = metric.test is PAIRED_T
