@@ -152,13 +152,15 @@ def gather(
     each scheme that refuses the size."""
     factor = {"factor": np.float32(1 + 2**-7)}
     work: Contenders = {(COPY, ""): jax_work(copied, {}, factor, setup, direction)}
-    refused = []
+    refused, x = [], jax.ShapeDtypeStruct(setup.shape, setup.dtype)
     for scheme in schemes:
         if len(setup.shape) == 2 and NORMS[scheme].needs_space:
             continue
         for library in (OWN, *libraries):
             try:
                 peer = make_peer(library, setup.layer(scheme))
+                if library == OWN:  # trains on shapes: initializing accepts any number of examples
+                    jax.eval_shape(peer.apply, {"params": peer.params, **peer.moving}, x)
             except ValueError as error:
                 refused.append(f"{scheme} at {setup.size} is left out: {error}")
                 break

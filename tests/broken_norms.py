@@ -12,7 +12,7 @@ from jax import lax
 
 from normlab.norms import Norm
 from normlab.statistics.axes import refuse_degenerate
-from normlab.statistics.moments import normalize
+from normlab.statistics.normalize import normalize
 
 
 class Plain(nn.Module):

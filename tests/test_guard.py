@@ -14,7 +14,7 @@ from small_runs import small
 
 from normlab.models.build import build_model
 from normlab.norms import NORMS, build
-from normlab.statistics.moments import normalize
+from normlab.statistics.normalize import normalize
 from normlab.training.state import hyper_of, init_state
 from normlab.training.step import Batch, make_train_step
 

@@ -21,8 +21,9 @@ from flax import linen as nn
 
 from benchmarks import runner
 from benchmarks.runner import Check, Options, emit
+from normlab.layers.factory import factory
 from normlab.models.build import build_model
-from normlab.norms.builder import named_act
+from normlab.norms.builder import plain_act
 from normlab.report.tables import Table
 from normlab.settings import SETTINGS, defaults
 from normlab.studies.hypothesis_tests import t_interval
@@ -100,7 +101,8 @@ def network(case: Case) -> nn.Module:
     net: Any = build_model(config, CLASSES, "patches")
     if case.act == "relu":
         return net
-    return net.clone(layers=dataclasses.replace(net.layers, act=named_act(lambda x: x)))
+    linear = factory(plain_act, act=lambda x: x)
+    return net.clone(layers=dataclasses.replace(net.layers, act=linear))
 
 
 def draw(net: nn.Module, case: Case, seed: int) -> Draw:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from normlab.layers.convolutions import FORMS
+from normlab.layers.factory import factory
 from normlab.layers.reparam import act_gain, starting_at
 from normlab.layers.table import find_kernel
 
@@ -25,7 +25,7 @@ def kernel_scheme(name: str, act: Callable[[jax.Array], jax.Array]) -> Callable[
         return None
     scheme = pkgutil.resolve_name(row.module)
     takes_gain = "act_gain" in scheme.__dataclass_fields__
-    return partial(scheme, act_gain=act_gain(act)) if takes_gain else scheme
+    return factory(scheme, act_gain=act_gain(act)) if takes_gain else scheme
 
 
 def respond_with_bias(

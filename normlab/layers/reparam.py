@@ -19,7 +19,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from normlab.statistics.moments import inverse_std, moments, normalize, std
+from normlab.statistics.moments import inverse_std, moments, std
+from normlab.statistics.normalize import normalize
 
 Respond = Callable[[jax.Array], jax.Array]
 Reparametrized = tuple[jax.Array, jax.Array | None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normlab.norms.running import RunningNorm
-from normlab.statistics.moments import normalize
+from normlab.statistics.normalize import normalize
 
 
 class BatchNorm(RunningNorm):

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.norms.plain import affine, refuse_one_value
+from normlab.norms.plain import affine, name_of, refuse_one_value
 from normlab.norms.running import RunningNorm
 from normlab.statistics.averages import normalize_by
 from normlab.statistics.axes import axes_of
-from normlab.statistics.moments import normalize
+from normlab.statistics.moments import per_channel
+from normlab.statistics.normalize import normalize, scale_and_shift
 
 
 class BatchInstanceNorm(RunningNorm):
@@ -36,7 +37,13 @@ class BatchInstanceNorm(RunningNorm):
     def parameters(self, x):
         space, channels = axes_of(("H", "W"), x.ndim), x.shape[-1]
         if not space:
+            if self.has_variable("params", "rho"):
+                raise ValueError(
+                    f"{name_of(self)}: an input of shape {x.shape} has no space to average over, "
+                    "that of initializing had; write an image or a sequence as x[None]"
+                )
             return *affine(self, channels), None
+        self.refuse_one_image(x.ndim)
         refuse_one_value(self, x.shape, space)
         rho = self.param("rho", nn.initializers.ones, (channels,))
         clipped = jnp.clip(lax.stop_gradient(rho), 0, 1) + (rho - lax.stop_gradient(rho))
@@ -46,10 +53,11 @@ class BatchInstanceNorm(RunningNorm):
         """Return y; the axes of space begin at `first`."""
         scale, bias, rho = parameters
         if rho is None:
-            return x_batch * scale + bias
+            return scale_and_shift(x_batch, scale, bias)
         space = tuple(range(first, x.ndim - 1))
         x_instance, _ = normalize(x, space, epsilon=self.epsilon, mask=mask)
-        return (rho * x_batch + (1 - rho) * x_instance) * scale + bias
+        rho = per_channel(rho, x.ndim)
+        return scale_and_shift(rho * x_batch + (1 - rho) * x_instance, scale, bias)
 
     def from_batch(self, x, axes, running, parameters, **options):
         x_batch, batch = normalize(x, axes, epsilon=self.epsilon, **options)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from normlab.layers.convolutions import FORMS
+from normlab.layers.factory import factory
 from normlab.layers.linear import Conv, Dense, kernel_scheme
 from normlab.norms.noise import disturbed
 from normlab.norms.presets import preset_options
@@ -33,14 +33,10 @@ class Layers:
     act: Callable[..., Any]
 
 
-def named_act(act: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
-    """Return a factory act(name=...) for a plain function, which has no use for a name."""
-
-    def make(*, name: str) -> Callable[[jax.Array], jax.Array]:
-        del name
-        return act
-
-    return make
+def plain_act(act: Any, name: str) -> Callable[[jax.Array], jax.Array]:
+    """Return a function, or that of jax.nn with this name, in the place of a module."""
+    del name
+    return getattr(jax.nn, act) if isinstance(act, str) else act
 
 
 def module_of(module: Any) -> Callable[..., Any]:
@@ -82,14 +78,16 @@ def build(
     arguments = {**preset_arguments, **row.fixed, **options}
     if "over" in getattr(module, "__dataclass_fields__", {}):
         arguments["over"] = row.over
-    norm = partial(module, **arguments)
+    norm = factory(module, **arguments)
     reparam = kernel_scheme(kernel, act)
+    # A function of jax.nn is kept by its name, because it cannot be pickled itself.
+    named = act.__name__ if getattr(jax.nn, getattr(act, "__name__", ""), None) is act else act
     return Layers(
-        conv=partial(Conv, form=conv_form, reparam=reparam),
-        dense=partial(Dense, reparam=reparam),
+        conv=factory(Conv, form=conv_form, reparam=reparam),
+        dense=factory(Dense, reparam=reparam),
         head=Dense,
-        norm=disturbed(norm, noise) if noise else norm,
-        act=module_of(row.act) if row.act else named_act(act),
+        norm=factory(disturbed, norm=norm, strength=noise) if noise else norm,
+        act=module_of(row.act) if row.act else factory(plain_act, act=named),
     )
 
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.norms.plain import finish
-from normlab.statistics.moments import Mask, fit_mask, to_float32, zero_masked
+from normlab.norms.plain import Scheme, finish
+from normlab.statistics.moments import Mask, to_float32, zero_masked
 
 
-class DynamicTanh(nn.Module):
+class DynamicTanh(Scheme):
     """y = scale * tanh(a x) + bias, with one learned number a (parameter `alpha`) per layer.
 
     Shapes: x [N, ..., C] -> the same; `scale`, `bias` [C], `alpha` []. State: none.
@@ -28,13 +28,9 @@ class DynamicTanh(nn.Module):
         """Return tanh(z); another function has its parameters here."""
         return jnp.tanh(z)
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        del train
-        mask = fit_mask(mask, x.shape)
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         alpha = self.param("alpha", nn.initializers.constant(self.alpha), ())
-        y = self.squash(alpha * to_float32(zero_masked(x, mask)))
-        return finish(self, y, x.dtype, mask)
+        return finish(self, self.squash(alpha * to_float32(zero_masked(x, mask))))
 
 
 class DynamicErf(DynamicTanh):

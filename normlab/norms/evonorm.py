@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from normlab.norms.group import count_groups
-from normlab.norms.plain import ROOM, finish, refuse_one_value, safe_divide
+from normlab.norms.plain import ROOM, Scheme, finish, refuse_one_value, safe_divide
 from normlab.norms.running import RunningNorm
 from normlab.statistics.axes import axes_of
-from normlab.statistics.moments import Mask, fit_mask, moments, std, to_float32, zero_masked
+from normlab.statistics.moments import Mask, moments, per_channel, std, to_float32, zero_masked
 
 
 class EvoNormB0(RunningNorm):
@@ -32,25 +32,24 @@ class EvoNormB0(RunningNorm):
 
     leaves = ("var",)
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        mask, dtype = fit_mask(mask, x.shape), x.dtype
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         x = zero_masked(to_float32(x), mask)
         space = axes_of(("H", "W"), x.ndim)
+        self.refuse_one_image(x.ndim)
         refuse_one_value(self, x.shape, space)
-        v = self.param("v", nn.initializers.ones, (x.shape[-1],))
+        v = per_channel(self.param("v", nn.initializers.ones, x.shape[-1:]), x.ndim)
         over_batch = self.batch_std(x, train, mask)
         # of whole examples: seen by groups of them, XLA rounds the gradient differently
         over_space = std(moments(x, space, mask=mask), self.epsilon)
         small = x * ROOM
         below = jnp.maximum(over_batch * ROOM, v * small + over_space * ROOM)
-        return finish(self, safe_divide(small, below), dtype, mask)
+        return finish(self, safe_divide(small, below))
 
     def batch_std(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         """Return the std over N, H, W of the batch, or the running one; moves the running one."""
         running = self.running(x.shape[-1])
         uses_running, moves = self.switches(train)
-        result = jnp.sqrt(running.var + self.epsilon)
+        result = per_channel(jnp.sqrt(running.var + self.epsilon), x.ndim)
         if not uses_running or moves:
             shape, axes = self.ghosts(x.shape)
             valid = None if mask is None else mask.reshape(shape)
@@ -58,11 +57,13 @@ class EvoNormB0(RunningNorm):
             if moves:
                 self.move(running, batch)
             if not uses_running:
-                result = jnp.repeat(std(batch, self.epsilon)[:, 0], shape[1], axis=0)
+                result = std(batch, self.epsilon)
+                if len(shape) > x.ndim:  # groups of examples
+                    result = jnp.repeat(result[:, 0], shape[1], axis=0)
         return result
 
 
-class EvoNormS0(nn.Module):
+class EvoNormS0(Scheme):
     """y = scale * x sigmoid(v x) / sqrt(var + epsilon) + bias, var over H, W and C / G channels.
 
     Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` and `v` (1 at first), [C].
@@ -82,14 +83,11 @@ class EvoNormS0(nn.Module):
     epsilon: float = 1e-5
     allow_degenerate: bool = False
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        del train
-        space, dtype = axes_of(("H", "W"), x.ndim), x.dtype
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
+        space = axes_of(("H", "W"), x.ndim)
         groups = count_groups(self, x.shape[-1])
         refuse_one_value(self, x.shape, space, groups)
-        mask = fit_mask(mask, x.shape)
         x = zero_masked(to_float32(x), mask)
-        v = self.param("v", nn.initializers.ones, (x.shape[-1],))
+        v = per_channel(self.param("v", nn.initializers.ones, x.shape[-1:]), x.ndim)
         over_group = std(moments(x, space, groups=groups, mask=mask), self.epsilon)
-        return finish(self, safe_divide(x, over_group) * jax.nn.sigmoid(v * x), dtype, mask)
+        return finish(self, safe_divide(x, over_group) * jax.nn.sigmoid(v * x))

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from normlab.norms.plain import as_floats
 from normlab.norms.sample import SampleNorm
+from normlab.statistics.moments import per_channel
 
 
 class FilterResponseNorm(SampleNorm):
@@ -40,5 +42,6 @@ class TLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_floats(self, x)
         tau = self.param("tau", nn.initializers.zeros, (x.shape[-1],))
-        return jnp.maximum(x, tau).astype(x.dtype)
+        return jnp.maximum(x, per_channel(tau, x.ndim)).astype(x.dtype)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from flax import linen as nn
 
-from normlab.norms.plain import affine, name_of, refuse_one_value
+from normlab.norms.plain import Scheme, affine, name_of, refuse_one_value
 from normlab.statistics.axes import axes_of
-from normlab.statistics.moments import Mask, fit_mask, normalize
+from normlab.statistics.moments import Mask
+from normlab.statistics.normalize import normalize
 
 
 def count_groups(layer: Any, channels: int) -> int:
@@ -25,7 +25,7 @@ def count_groups(layer: Any, channels: int) -> int:
     return channels // value if layer.group_size else value
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Scheme):
     """y = scale * (x - mean) / sqrt(var + epsilon) + bias over H, W and C / G channels per example.
 
     Shapes: x [N, ..., C] -> the same, seen as [N, ..., G, C / G]; parameters [C].
@@ -45,16 +45,13 @@ class GroupNorm(nn.Module):
     epsilon: float = 1e-5
     allow_degenerate: bool = False
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        del train
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         axes, groups = axes_of(("H", "W"), x.ndim), count_groups(self, x.shape[-1])
         refuse_one_value(self, x.shape, axes, groups)
         scale, bias = affine(self, x.shape[-1])
-        mask = fit_mask(mask, x.shape)
         split = x.shape
         if not axes:  # nothing to sum before the channels, so no statistic is kept for each of them
-            split, groups = (len(x), groups, x.shape[-1] // groups), 1
+            split, groups = (x.shape[0], groups, x.shape[-1] // groups), 1
         y, _ = normalize(
             x.reshape(split),
             axes,
@@ -64,4 +61,4 @@ class GroupNorm(nn.Module):
             bias=bias.reshape(split[1:]) if not axes else bias,
             mask=mask if mask is None else mask.reshape(split),
         )
-        return y.reshape(x.shape).astype(x.dtype)
+        return y.reshape(x.shape)

@@ -9,6 +9,7 @@ from jax import lax
 
 from normlab.norms.running import RunningNorm
 from normlab.statistics.moments import centre, moments, zero_masked
+from normlab.statistics.normalize import scale_and_shift
 
 TO_STD = math.sqrt(math.pi / 2)
 """std / mean absolute deviation of a normal distribution."""
@@ -47,4 +48,4 @@ class L1BatchNorm(RunningNorm):
         root = math.sqrt(self.epsilon) * m.shrink
         h = lax.stop_gradient(jnp.hypot(s, root))
         y = (centred / h) * lax.rsqrt(jnp.square(s / h) + jnp.square(root / h))
-        return y * scale + bias, m._replace(var=jnp.square(s))
+        return scale_and_shift(y, scale, bias), m._replace(var=jnp.square(s))

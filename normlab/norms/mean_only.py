@@ -7,7 +7,8 @@ from jax import lax
 
 from normlab.norms.plain import bias_of
 from normlab.norms.running import RunningNorm
-from normlab.statistics.moments import centre, moments, to_float32
+from normlab.statistics.moments import centre, moments, per_channel, to_float32
+from normlab.statistics.normalize import scale_and_shift
 
 
 class MeanOnlyBatchNorm(RunningNorm):
@@ -38,9 +39,11 @@ class MeanOnlyBatchNorm(RunningNorm):
         batch = moments(x, axes, **options)
         shrink = lax.stop_gradient(batch.shrink)  # a constant, whose square underflows
         limit = float(jnp.finfo(x.dtype).max) * shrink
-        return jnp.clip(centre(x, batch), -limit, limit) / shrink + parameters, batch
+        y = jnp.clip(centre(x, batch), -limit, limit) / shrink
+        return scale_and_shift(y, None, parameters), batch
 
     def from_running(self, x, mask, running, parameters):
         limit = float(jnp.finfo(x.dtype).max)
-        centred = (to_float32(x) - running.mean) - running.mean_lo
-        return jnp.clip(centred, -limit, limit) + parameters
+        mean, mean_lo = (per_channel(leaf, x.ndim) for leaf in (running.mean, running.mean_lo))
+        centred = (to_float32(x) - mean) - mean_lo
+        return scale_and_shift(jnp.clip(centred, -limit, limit), None, parameters)

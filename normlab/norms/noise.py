@@ -45,15 +45,12 @@ class Noise(nn.Module):
         return noisy.astype(x.dtype)
 
 
-def disturbed(norm: Callable[..., Any], strength: float) -> Callable[..., Any]:
-    """Return a factory like `norm` whose layers put out their values disturbed by `Noise`."""
+def disturbed(norm: Callable[..., Any], strength: float, name: str) -> Callable[..., Any]:
+    """Return the layer norm(name=name), which puts out its values disturbed by `Noise`."""
 
-    def make(*, name: str) -> Callable[..., jax.Array]:
-        def layer(x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-            y = norm(name=name)(x, train=train, mask=mask)
-            noisy = Noise(strength, name=f"{name}_noise")(y, train=train)
-            return zero_masked(noisy, mask)
+    def layer(x: jax.Array, train: bool = False, mask: Mask = None) -> jax.Array:
+        y = norm(name=name)(x, train=train, mask=mask)
+        noisy = Noise(strength, name=f"{name}_noise")(y, train=train)
+        return zero_masked(noisy, mask)
 
-        return layer
-
-    return make
+    return layer

@@ -1,15 +1,18 @@
-"""What every scheme shares, scale and bias and the way masks act, and the two controls."""
+"""What every scheme shares: its signature, its input, scale and bias; and the two controls."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.core import Tracer
 
 from normlab.statistics.axes import refuse_degenerate
 from normlab.statistics.moments import Mask, fit_mask, zero_masked
+from normlab.statistics.normalize import scale_and_shift
 
 
 def name_of(module: nn.Module) -> str:
@@ -17,12 +20,65 @@ def name_of(module: nn.Module) -> str:
     return module.name or type(module).__name__
 
 
+LIMITS = {"epsilon": (0, math.inf), "momentum": (0, 1)}
+"""The legal values of fields that several schemes have; infinity is not one."""
+
+
+class Scheme(nn.Module):
+    """Base of every scheme: y = layer(x, train, mask), of which a scheme writes `respond`.
+
+    x [N, ..., C] -> the same, or a single vector [C]. Integers and booleans are read as float32;
+    every other y has the dtype of x. `mask`: True where a position of x is valid, see `fit_mask`.
+    Masked positions of y are 0. `train` may be given by position, as `nn.remat` needs it.
+    Raises ValueError for complex x, and at construction for a field outside of LIMITS. Raises
+    TypeError for a traced `train`.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field, (low, high) in LIMITS.items():
+            value = getattr(self, field, low)
+            if isinstance(value, (int, float)) and not (low <= value <= high and value < math.inf):
+                raise ValueError(
+                    f"{name_of(self)}: {field} {value} is not a number from {low} to {high}"
+                )
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, mask: Mask = None) -> jax.Array:
+        x, shape = as_floats(self, x), jnp.shape(x)
+        if isinstance(train, Tracer):
+            raise TypeError(
+                f"{name_of(self)}: `train` is traced; under nn.remat write static_argnums=(2,) "
+                "and give it by position: layer(x, True)"
+            )
+        x = x if shape[1:] else x[None]
+        mask = fit_mask(mask, x.shape)
+        y = self.respond(x, train, mask)
+        return zero_masked(y.astype(x.dtype), mask).reshape(shape)
+
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
+        """Return y for x [N, ..., C] with a mask in its shape; y at masked positions is free."""
+        raise NotImplementedError
+
+
+def as_floats(module: nn.Module, x: Any) -> jax.Array:
+    """Return x, integers and booleans in float32; raises ValueError for complex numbers."""
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{name_of(module)}: an input of {x.dtype} has no order and no single variance; "
+            "normalize its real and imaginary parts as channels"
+        )
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+
+
 def refuse_one_value(
-    module: Any, shape: tuple[int, ...], *over: Any, axis_name: Any = None
+    module: Any, shape: tuple[int, ...], axes: tuple[int, ...], *groups: int, axis_name: Any = None
 ) -> None:
-    """Raise as `refuse_degenerate` does, but for a layer with `allow_degenerate`."""
-    if not module.allow_degenerate:
-        refuse_degenerate(name_of(module), shape, *over, axis_name=axis_name)
+    """Raise as `refuse_degenerate` does, but for a layer with `allow_degenerate`, and not for the
+    number of examples that a network is initialized with."""
+    if not module.allow_degenerate and not (module.is_initializing() and 0 in axes):
+        refuse_degenerate(name_of(module), shape, axes, *groups, axis_name=axis_name)
 
 
 def scale_of(module: nn.Module, channels: int) -> jax.Array:
@@ -40,10 +96,9 @@ def affine(module: nn.Module, channels: int) -> tuple[jax.Array, jax.Array]:
     return scale_of(module, channels), bias_of(module, channels)
 
 
-def finish(module: nn.Module, y: jax.Array, dtype, mask: Mask) -> jax.Array:
-    """Return scale * y + bias in `dtype`, masked positions 0, with the layer's own parameters."""
-    scale, bias = affine(module, y.shape[-1])
-    return zero_masked((y * scale + bias).astype(dtype), mask)
+def finish(module: nn.Module, y: jax.Array) -> jax.Array:
+    """Return scale * y + bias with the layer's own parameters."""
+    return scale_and_shift(y, *affine(module, y.shape[-1]))
 
 
 ROOM = 2.0**-8
@@ -67,25 +122,21 @@ def _quotient_jvp(primals, tangents):
     return y, tangents[0] / b - y * (tangents[1] / b)
 
 
-class Identity(nn.Module):
+class Identity(Scheme):
     """y = x; masked positions are 0.
 
     Shapes: x [N, ..., C] -> the same. State: none. No parameters.
     """
 
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        del train
-        return zero_masked(x, fit_mask(mask, x.shape))
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
+        return x
 
 
-class Affine(nn.Module):
+class Affine(Scheme):
     """y = scale * x + bias per channel: the parameters of a norm, none of its statistics.
 
     Shapes: x [N, ..., C] -> the same, parameters [C]. State: none.
     """
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        del train
-        mask = fit_mask(mask, x.shape)
-        return finish(self, zero_masked(x, mask), x.dtype, mask)
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
+        return finish(self, zero_masked(x, mask))

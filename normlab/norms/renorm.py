@@ -9,7 +9,8 @@ from jax import lax
 from normlab.norms.plain import name_of
 from normlab.norms.running import RunningNorm
 from normlab.statistics.averages import Average
-from normlab.statistics.moments import Moments, normalize, std
+from normlab.statistics.moments import Moments, per_channel, std
+from normlab.statistics.normalize import normalize, scale_and_shift
 
 START, D_REACHED = 1 / 8, 5 / 8
 """Where in `renorm_steps` the limits begin to open, and where d_max is reached (5000 and 25000 of
@@ -63,11 +64,12 @@ class BatchRenorm(RunningNorm):
     def corrections(self, running: Average, batch: Moments) -> tuple[jax.Array, jax.Array]:
         """Return r and d of a batch, in the shape of its moments."""
         r_max, d_max = self.limits()
-        inverse = lax.rsqrt(running.var + self.epsilon)
+        mean, mean_lo, var = (per_channel(leaf, batch.var.ndim) for leaf in running)
+        inverse = lax.rsqrt(var + self.epsilon)
         r = std(batch, self.epsilon) * inverse
         # as pairs: at a mean of 1e6 the rounded means alone would differ by 0.06
-        apart = batch.shift / batch.shrink - running.mean
-        d = (apart + (batch.delta / batch.shrink - running.mean_lo)) * inverse
+        apart = batch.shift / batch.shrink - mean
+        d = (apart + (batch.delta / batch.shrink - mean_lo)) * inverse
         r, d = jnp.clip(r, 1 / r_max, r_max), jnp.clip(d, -d_max, d_max)
         return lax.stop_gradient(r), lax.stop_gradient(d)
 
@@ -75,4 +77,4 @@ class BatchRenorm(RunningNorm):
         scale, bias = parameters
         hat, batch = normalize(x, axes, epsilon=self.epsilon, **options)
         r, d = self.corrections(running, batch)
-        return (hat * r + d) * scale + bias, batch
+        return scale_and_shift(hat * r + d, scale, bias), batch

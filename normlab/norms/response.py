@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.norms.plain import ROOM, name_of, refuse_one_value, safe_divide, scale_of
+from normlab.norms.plain import ROOM, Scheme, name_of, refuse_one_value, safe_divide, scale_of
 from normlab.statistics.axes import axes_of, count_values
-from normlab.statistics.moments import (
-    Mask,
-    fit_mask,
-    moments,
-    normalize,
-    std,
-    to_float32,
-    zero_masked,
-)
+from normlab.statistics.moments import Mask, moments, per_channel, std, to_float32, zero_masked
+from normlab.statistics.normalize import normalize
 
 _FLOOR = 1e-24
 """Added to a mean square before its root, whose derivatives are not finite at 0."""
 
 
-class GlobalResponseNorm(nn.Module):
+class GlobalResponseNorm(Scheme):
     """y = response * (x * n) + bias + x, n = g / (mean_C(g) + epsilon), g = sqrt(sum_HW(x^2)).
 
     A channel is strengthened by how much larger its norm g is than the mean of all channels'.
@@ -44,24 +38,25 @@ class GlobalResponseNorm(nn.Module):
     epsilon: float = 1e-5
     allow_degenerate: bool = False
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        del train
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         refuse_one_value(self, x.shape, (), 1)
         zeros, channels = nn.initializers.zeros, x.shape[-1]
-        weight, bias = (self.param(name, zeros, (channels,)) for name in ("response", "bias"))
-        mask, dtype = fit_mask(mask, x.shape), x.dtype
+        names = ("response", "bias")
+        weight, bias = (per_channel(self.param(n, zeros, (channels,)), x.ndim) for n in names)
         x = zero_masked(to_float32(x), mask)
         space = axes_of(("H", "W"), x.ndim)
         # g over the root of the number of positions, which is no larger than the values
         g = std(moments(x, space, centered=False), _FLOOR)
         m = moments(g, (), groups=1, mask=None if mask is None else mask.any(space, keepdims=True))
         mean = (m.shift + m.delta) / m.shrink
-        relative = safe_divide(g, mean + self.epsilon / count_values(x.shape, space) ** 0.5)
-        return zero_masked((relative * (weight * x) + bias + x).astype(dtype), mask)
+        positions: Any = count_values(x.shape, space)
+        if not isinstance(positions, int):  # of a symbolic shape
+            positions = jnp.asarray(positions, g.dtype)
+        relative = safe_divide(g, mean + self.epsilon / positions**0.5)
+        return relative * (weight * x) + bias + x
 
 
-class UnitNorm(nn.Module):
+class UnitNorm(Scheme):
     """y = scale * x / sqrt(sum_C(x^2) + epsilon): vectors of channels get length 1.
 
     Shapes: x [N, ..., C] -> the same; parameter `scale` [C]. State: none; training and evaluation
@@ -78,23 +73,21 @@ class UnitNorm(nn.Module):
     epsilon: float = 1e-5
     allow_degenerate: bool = False
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        del train
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         refuse_one_value(self, x.shape, (), 1)
         channels = x.shape[-1]
         y, _ = normalize(
-            zero_masked(x, fit_mask(mask, x.shape)),  # zeros add nothing to the sum and stay 0
+            zero_masked(x, mask),  # zeros add nothing to the sum and stay 0
             (),
             groups=1,
             epsilon=self.epsilon / channels,
             scale=scale_of(self, channels) / channels**0.5,
             centered=False,
         )
-        return y.astype(x.dtype)
+        return y
 
 
-class LocalResponseNorm(nn.Module):
+class LocalResponseNorm(Scheme):
     """y = x / (k + alpha / n * sum(x^2))^beta, the sum over n neighbouring channels.
 
     The sum of channel c runs over c - n // 2 ... c + (n - 1) // 2; channels beyond the ends are 0.
@@ -113,11 +106,9 @@ class LocalResponseNorm(nn.Module):
     beta: float = 0.75
     k: float = 1.0
 
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        del train
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         if self.size < 1 or self.k <= 0:
             raise ValueError(f"{name_of(self)}: size {self.size} and k {self.k} must be above 0")
-        mask, dtype = fit_mask(mask, x.shape), x.dtype
         x = zero_masked(to_float32(x), mask)
         n, channels = self.size, x.shape[-1]
         padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(n // 2, (n - 1) // 2)])
@@ -128,5 +119,4 @@ class LocalResponseNorm(nn.Module):
         size = jax.lax.stop_gradient(jnp.maximum(largest * ROOM, 1.0))
         squares = sum(jnp.square(value / size) for value in near)
         base = self.k / size / size + self.alpha / n * squares
-        y = x / size * base**-self.beta * size ** (1 - 2 * self.beta)
-        return zero_masked(y.astype(dtype), mask)
+        return x / size * base**-self.beta * size ** (1 - 2 * self.beta)

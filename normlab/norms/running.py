@@ -6,18 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from normlab.norms.plain import affine, name_of, refuse_one_value
+from normlab.norms.plain import Scheme, affine, name_of, refuse_one_value
 from normlab.statistics.averages import Average, normalize_by, start_average, update_average
 from normlab.statistics.axes import axes_of
-from normlab.statistics.moments import Mask, Moments, fit_mask, zero_masked
+from normlab.statistics.moments import Mask, Moments, zero_masked
+from normlab.statistics.normalize import scale_and_shift
 
 AVERAGES = ("moving", "debiased", "cumulative")
 VARIANCES = ("biased", "unbiased")
 
 
-class RunningNorm(nn.Module):
+class RunningNorm(Scheme):
     """Base of the schemes whose statistics run over the batch and are averaged for evaluation.
 
     State: collection `batch_stats`, leaves `mean`, `mean_lo`, `var` [C]; the running mean is the
@@ -36,7 +36,8 @@ class RunningNorm(nn.Module):
     use_running, update_running: what is used and whether it moves; None: as `train` says. Frozen
     statistics are use_running=True, update_running=False.
     allow_degenerate: accept statistics of one value, whose output is constant.
-    A batch whose statistics are not finite, or all masked, moves nothing.
+    A batch moves nothing if its statistics are not finite or if at most one value is valid: one
+    value has no variance. Otherwise it counts as the batch of its valid values.
     """
 
     epsilon: float = 1e-5
@@ -72,14 +73,12 @@ class RunningNorm(nn.Module):
     ) -> jax.Array:
         """Return y by the running statistics; x is [N, ..., C] and the mask has its shape."""
         scale, bias = parameters
-        return normalize_by(x, running, self.epsilon) * scale + bias
+        return scale_and_shift(normalize_by(x, running, self.epsilon), scale, bias)
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         """Return y by the batch's statistics or the running ones, and move the running ones, as
-        `train` and the switches say. Masked positions of y are 0; its dtype is that of x."""
+        `train` and the switches say."""
         parameters, running = self.parameters(x), self.running(x.shape[-1])
-        mask = fit_mask(mask, x.shape)
         x = zero_masked(x, mask)
         y, (uses_running, moves) = x, self.switches(train)
         if uses_running:
@@ -92,7 +91,7 @@ class RunningNorm(nn.Module):
             y = y if uses_running else by.reshape(x.shape)
             if moves:
                 self.move(running, batch)
-        return zero_masked(y.astype(x.dtype), mask)
+        return y
 
     @property
     def shared_along(self) -> Any:
@@ -109,17 +108,18 @@ class RunningNorm(nn.Module):
         """Return the shape of a batch split into groups, [N / b, b, ..., C], and the axes of one
         statistic. Dense batches of one group stay [N, C]. Raises ValueError where it cannot."""
         name, size = name_of(self), self.stats_batch or shape[0]
+        count = shape[0] // self.stats_batch if self.stats_batch else 1
         if self.stats_batch and self.axis_name is not None:
             raise ValueError(
                 f"{name}: stats_batch {self.stats_batch} and axis_name {self.axis_name!r} exclude "
                 "each other; groups of examples are counted in the whole batch, so drop axis_name"
             )
-        if shape[0] % size:
+        if self.stats_batch and shape[0] % size:
             raise ValueError(f"{name}: stats_batch {size} does not divide the batch of {shape[0]}")
-        grouped = (shape[0] // size, size, *shape[1:])
+        grouped = (count, size, *shape[1:])
         axes = axes_of(("N", "H", "W"), len(shape))
         refuse_one_value(self, grouped[1:], axes, axis_name=self.shared_along)
-        if len(shape) == 2 and size == shape[0]:
+        if len(shape) == 2 and count == 1:
             return shape, axes  # an axis of 1 makes the backward pass 8 times slower
         return grouped, tuple(a + 1 for a in axes)
 
@@ -137,6 +137,11 @@ class RunningNorm(nn.Module):
         start = start_average(channels)
         for leaf in self.leaves:
             value = self.variable("batch_stats", leaf, getattr, start, leaf).value
+            if value.shape != (channels,):
+                raise ValueError(
+                    f"{name_of(self)}: running {leaf} has shape {value.shape}, the input has "
+                    f"{channels} channels; initialize with an input like those of training"
+                )
             start = start._replace(**{leaf: value})
         return start
 
@@ -147,7 +152,13 @@ class RunningNorm(nn.Module):
         return self.get_variable("norm_state", "count")
 
     def move(self, running: Average, batch: Moments) -> None:
-        """Move the running statistics towards those of a batch, where they are mutable."""
+        """Move the running statistics towards those of a batch."""
+        if not self.is_mutable_collection("batch_stats"):
+            raise ValueError(
+                f"{name_of(self)}: training moves running statistics, which are not mutable here; "
+                "pass mutable=['batch_stats', 'norm_state'], or build the layer with "
+                "update_running=False"
+            )
         rate: float | jax.Array = 1 - self.momentum
         if self.average != "moving":
             count = self.updates() + 1
@@ -155,13 +166,21 @@ class RunningNorm(nn.Module):
             if self.average == "debiased" and self.momentum < 1:
                 momentum = jnp.float32(self.momentum)  # in one type, so that the first rate is 1
                 rate = (1 - momentum) / (1 - momentum**count)
-        if not self.is_mutable_collection("batch_stats"):
-            return
         self.count_update()
         unbiased = self.running_var == "unbiased"
         for leaf, value in update_average(running, batch, rate, unbiased)._asdict().items():
             if leaf in self.leaves:
-                self.put_variable("batch_stats", leaf, value)
+                kept = getattr(running, leaf).dtype
+                self.put_variable("batch_stats", leaf, value.astype(kept))
+
+    def refuse_one_image(self, ndim: int) -> None:
+        """Raise where x [A, B, C] may be one image of a vmapped call or a batch of sequences."""
+        if self.axis_name is not None and ndim == 3:
+            raise ValueError(
+                f"{name_of(self)}: along axis_name {self.axis_name!r}, an input of 3 axes may be "
+                "an image [H, W, C] or sequences [N, T, C], which have other statistics; write "
+                "x[None] for the image, x[:, None] for the sequences"
+            )
 
     def count_update(self) -> None:
         """Count one update; raises ValueError where the counter is not mutable."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import jax
-from flax import linen as nn
 
-from normlab.norms.plain import bias_of, refuse_one_value, scale_of
+from normlab.norms.plain import Scheme, bias_of, refuse_one_value, scale_of
 from normlab.statistics.axes import axes_of
-from normlab.statistics.moments import Mask, fit_mask, normalize
+from normlab.statistics.moments import Mask
+from normlab.statistics.normalize import normalize
 
 
-class SampleNorm(nn.Module):
+class SampleNorm(Scheme):
     """y = scale * (x - mean) / sqrt(var + epsilon) + bias, mean and var over `over` per example.
 
     over = H, W, C: layer norm of an image; C: layer norm as in transformers; H, W: instance norm.
@@ -33,9 +33,7 @@ class SampleNorm(nn.Module):
     use_bias: bool = True
     allow_degenerate: bool = False
 
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False, mask: Mask = None) -> jax.Array:
-        del train
+    def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         axes = axes_of(tuple(a for a in self.over if a != "C"), x.ndim)
         groups = 1 if "C" in self.over else 0
         refuse_one_value(self, x.shape, axes, groups)
@@ -46,7 +44,7 @@ class SampleNorm(nn.Module):
             epsilon=self.epsilon,
             scale=scale_of(self, x.shape[-1]),
             bias=bias_of(self, x.shape[-1]) if self.use_bias else None,
-            mask=fit_mask(mask, x.shape),
+            mask=mask,
             centered=self.centered,
         )
-        return y.astype(x.dtype)
+        return y

@@ -12,7 +12,8 @@ from jax import lax
 from normlab.norms.plain import affine, refuse_one_value
 from normlab.norms.running import RunningNorm
 from normlab.statistics.axes import axes_of
-from normlab.statistics.moments import Mask, Moments, centre, moments
+from normlab.statistics.moments import Mask, Moments, centre, moments, per_channel
+from normlab.statistics.normalize import scale_and_shift
 
 FAR, SMALL = 2.0**120, 2.0**-80
 """Mean squares from FAR on are taken of the values times SMALL."""
@@ -120,6 +121,7 @@ class SwitchNorm(RunningNorm):
 
     def parameters(self, x):
         space = axes_of(("H", "W"), x.ndim)
+        self.refuse_one_image(x.ndim)
         refuse_one_value(self, x.shape, space, 0 if space else 1)
         kinds = (3,) if space else (2,)
         weights = (
@@ -130,7 +132,8 @@ class SwitchNorm(RunningNorm):
 
     def mixed(self, x, stats, parameters):
         scale, bias, mean_weight, var_weight = parameters
-        return mix(x, stats, mean_weight, var_weight, self.epsilon) * scale + bias
+        y = mix(x, stats, mean_weight, var_weight, self.epsilon)
+        return scale_and_shift(y, scale, bias)
 
     def from_batch(self, x, axes, running, parameters, **options):
         own = within_examples(x, options["mask"])
@@ -142,6 +145,7 @@ class SwitchNorm(RunningNorm):
 
     def from_running(self, x, mask, running, parameters):
         one = jnp.ones_like(running.var)
-        batch = Moments(running.mean, running.mean_lo, running.var, one, one)
+        leaves = (*running, one, one)
+        batch = Moments(*(per_channel(leaf, x.ndim + 1) for leaf in leaves))
         own = within_examples(x[None], None if mask is None else mask[None])
         return self.mixed(x[None], [*own, batch], parameters)[0]

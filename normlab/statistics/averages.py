@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from normlab.statistics.moments import Moments, to_float32
+from normlab.statistics.moments import Moments, per_channel, to_float32
 
 
 class Average(NamedTuple):
@@ -20,19 +20,22 @@ class Average(NamedTuple):
 
 
 def start_average(channels: int) -> Average:
-    """Return the running statistics before any batch: mean 0, variance 1."""
-    zero = jnp.zeros((channels,), jnp.float32)
-    return Average(zero, zero, jnp.ones((channels,), jnp.float32))
+    """Return the running statistics before any batch: mean 0, variance 1.
+
+    Each is an array of its own, so that a compiled step may take their memory (donation).
+    """
+    return Average(*(jnp.full((channels,), value, jnp.float32) for value in (0, 0, 1)))
 
 
 def normalize_by(x: jax.Array, average: Average, epsilon: float) -> jax.Array:
     """Return (x - mean - mean_lo) / sqrt(var + epsilon) with the running statistics [C]."""
-    centred = (to_float32(x) - average.mean) - average.mean_lo
-    return centred * lax.rsqrt(average.var + epsilon)
+    mean, mean_lo, var = (per_channel(leaf, x.ndim) for leaf in average)
+    return ((to_float32(x) - mean) - mean_lo) * lax.rsqrt(var + epsilon)
 
 
 def average_groups(batch: Moments, unbiased: bool = False) -> tuple[Average, jax.Array]:
-    """Return the mean and variance of a batch per channel, [C], and whether it had valid values.
+    """Return the mean and variance of a batch per channel, [C], and whether more than one
+    value was valid: one has no variance.
 
     Groups of examples are averaged, weighted by their valid values. Means are taken relative to the
     largest one, since a sum of large means loses what `delta` holds. `unbiased` multiplies each
@@ -40,17 +43,19 @@ def average_groups(batch: Moments, unbiased: bool = False) -> tuple[Average, jax
     """
     channels = batch.shift.shape[-1]
     shift, delta, var, n, shrink = (v.reshape(-1, channels) for v in batch)
-    weights = n / jnp.maximum(jnp.sum(n, axis=0), 1)
+    weights = n / jnp.maximum(jnp.sum(n, axis=0, keepdims=True), 1)
     var = jnp.minimum(var / shrink / shrink, jnp.finfo(var.dtype).max)
     if unbiased:
         var = var * (n / jnp.maximum(n - 1, 1))
     shift, delta = shift / shrink, delta / shrink
     # a group with values as the point of reference: one without has shift 0
-    first = jnp.max(jnp.where(n > 0, shift, -jnp.finfo(shift.dtype).max), axis=0)
+    shifts = jnp.where(n > 0, shift, -jnp.finfo(shift.dtype).max)
+    first = jnp.max(shifts, axis=0, keepdims=True)
     low = jnp.sum(weights * ((shift - first) + delta), axis=0)
+    first = first[0]
     var = jnp.sum(weights * var, axis=0)
     mean = first + low
-    return Average(mean, (first - mean) + low, var), jnp.sum(n, axis=0) > 0
+    return Average(mean, (first - mean) + low, var), jnp.sum(n, axis=0) > 1
 
 
 def update_average(
@@ -59,8 +64,8 @@ def update_average(
     """Return old + rate * (batch - old), `batch` averaged over all axes but C.
 
     The mean moves by a compensated sum (Knuth's TwoSum): one float32 would lose the step as soon as
-    it is below |mean| * 6e-8. Rate 1 leaves exactly the batch's statistics. A channel without any
-    valid value, or with a value that is not finite, stays as it was.
+    it is below |mean| * 6e-8. Rate 1 leaves exactly the batch's statistics. A channel with
+    at most one valid value, or with a value that is not finite, is unchanged.
     """
     new, has_values = average_groups(batch, unbiased)
     step = rate * ((new.mean - old.mean) + (new.mean_lo - old.mean_lo))

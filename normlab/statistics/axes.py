@@ -43,7 +43,7 @@ def refuse_degenerate(
     values = count_values(shape, axes, groups)
     if axis_name is not None:
         values *= lax.axis_size(axis_name)
-    if values < 2:
+    if isinstance(values, int) and values < 2:  # a symbolic shape says nothing
         raise ValueError(
             f"{layer}: each statistic of an input of shape {tuple(shape)} would be made of "
             f"{values} value, at least 2 are needed; use a larger batch, a scheme that averages "

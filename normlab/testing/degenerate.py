@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from normlab.testing.layer import GROUPS, LAYER, LayerUnderTest
+from normlab.testing.layer import GROUPS, LAYER, STATE, LayerUnderTest
 from normlab.testing.result import Result, held, skipped
 
 
@@ -22,7 +22,12 @@ def check_degenerate(subject: LayerUnderTest) -> list[Result]:
 
     def trace(**options):
         layer = subject.layer(**options)
-        return jax.eval_shape(lambda: layer.init_with_output(jax.random.key(0), x, train=True))
+
+        def step():
+            variables = layer.init(jax.random.key(0), x, train=True)
+            return layer.apply(variables, x, train=True, mutable=STATE)
+
+        return jax.eval_shape(step)
 
     layer = type(subject.layer()).__name__
     try:
