@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 
 from normlab import norms
+from normlab.layers.table import KERNELS
 from normlab.norms.table import NORMS
 from normlab.statistics.moments import fit_mask
 
@@ -60,6 +61,29 @@ def test_integers_are_read_as_float32(name, dtype):
         variables = layer.init(jax.random.key(0), x)
         right = layer.apply(variables, x.astype(np.float32))
         np.testing.assert_array_equal(layer.apply(variables, x), right)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", ["uint8", "bool", "float32", "complex64"])
+def test_conv_and_dense_read_integers_and_promote_no_rank(kernel, dtype):
+    layers = norms.build("none", kernel=kernel)
+    start = nn.initializers.lecun_normal()
+    for make_layer, x in ((layers.conv, draw(IMAGES)), (layers.dense, draw(VECTORS))):
+        layer = make_layer(features=3, kernel_init=start, name="layer_1")
+        given = (100 * np.abs(x)).astype(dtype)
+
+        def total(params, x, layer=layer):
+            return layer.apply(params, x, mutable=STATE)[0]
+
+        with jax.numpy_rank_promotion("raise"):
+            if dtype == "complex64":
+                with pytest.raises(ValueError, match="layer_1: an input of complex64"):
+                    layer.init(jax.random.key(0), given)
+                return
+            variables = jax.jit(layer.init)(jax.random.key(0), given)
+            y, right = (total(variables, v) for v in (given, given.astype(np.float32)))
+        assert y.dtype == jnp.float32
+        np.testing.assert_array_equal(y, right)
 
 
 @every

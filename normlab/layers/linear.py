@@ -14,6 +14,7 @@ from normlab.layers.convolutions import FORMS
 from normlab.layers.factory import factory
 from normlab.layers.reparam import act_gain, starting_at
 from normlab.layers.table import find_kernel
+from normlab.statistics.moments import as_floats, per_channel
 
 Initializer = Callable[..., Any]
 
@@ -37,7 +38,7 @@ def respond_with_bias(
         kernel, first_bias = layer.reparam(name="reparam")(kernel, respond)
     bias = layer.param("bias", starting_at(first_bias), kernel.shape[-1:], jnp.float32)
     y = respond(kernel)
-    return y + bias.astype(y.dtype)
+    return y + per_channel(bias.astype(y.dtype), y.ndim)
 
 
 class Conv(nn.Module):
@@ -45,6 +46,7 @@ class Conv(nn.Module):
 
     Shapes: x [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features]; parameters
     `kernel` [k, k, C, features], `bias` [features]. State: none.
+    Integers and booleans are read as float32; complex numbers raise ValueError.
     `form`, see normlab.layers.convolutions, changes the speed and the order of the sums.
     `reparam` makes the module that puts another kernel in place of the parameter, with parameters
     and state under the name `reparam` (see normlab.layers.reparam).
@@ -59,6 +61,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_floats(x, self.name or "Conv")
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         return respond_with_bias(
@@ -79,6 +82,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_floats(x, self.name or "Dense")
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         return respond_with_bias(self, kernel, lambda k: x @ k.astype(x.dtype))

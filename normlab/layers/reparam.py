@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from normlab.statistics.moments import inverse_std, moments, std
+from normlab.statistics.moments import inverse_std, moments, per_channel, std
 from normlab.statistics.normalize import normalize
 
 Respond = Callable[[jax.Array], jax.Array]
@@ -112,7 +112,7 @@ class WeightNorm(nn.Module):
             length = root * std(m, self.epsilon).reshape(-1)
             first_gain, first_bias = from_first_batch(respond(direction), length)
         gain = self.param("gain", starting_at(first_gain), kernel.shape[-1:], jnp.float32)
-        return gain * direction, first_bias
+        return per_channel(gain, kernel.ndim) * direction, first_bias
 
 
 def from_first_batch(t: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -173,7 +173,7 @@ class ScaledStandardize(nn.Module):
         del respond
         gain = self.param("gain", nn.initializers.ones, kernel.shape[-1:], jnp.float32)
         scale = gain * (self.act_gain / math.sqrt(fan_in(kernel)))
-        return standardized(self, kernel, self.epsilon) * scale, None
+        return standardized(self, kernel, self.epsilon) * per_channel(scale, kernel.ndim), None
 
 
 class Spectral(nn.Module):

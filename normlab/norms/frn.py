@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from normlab.norms.plain import as_floats
+from normlab.norms.plain import name_of
 from normlab.norms.sample import SampleNorm
-from normlab.statistics.moments import per_channel
+from normlab.statistics.moments import as_floats, per_channel
 
 
 class FilterResponseNorm(SampleNorm):
@@ -42,6 +42,6 @@ class TLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = as_floats(self, x)
+        x = as_floats(x, name_of(self))
         tau = self.param("tau", nn.initializers.zeros, (x.shape[-1],))
         return jnp.maximum(x, per_channel(tau, x.ndim)).astype(x.dtype)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.core import Tracer
 
 from normlab.statistics.axes import refuse_degenerate
-from normlab.statistics.moments import Mask, fit_mask, zero_masked
+from normlab.statistics.moments import Mask, as_floats, fit_mask, zero_masked
 from normlab.statistics.normalize import scale_and_shift
 
 
@@ -45,7 +45,7 @@ class Scheme(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, mask: Mask = None) -> jax.Array:
-        x, shape = as_floats(self, x), jnp.shape(x)
+        x, shape = as_floats(x, name_of(self)), jnp.shape(x)
         if isinstance(train, Tracer):
             raise TypeError(
                 f"{name_of(self)}: `train` is traced; under nn.remat write static_argnums=(2,) "
@@ -59,17 +59,6 @@ class Scheme(nn.Module):
     def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         """Return y for x [N, ..., C] with a mask in its shape; y at masked positions is free."""
         raise NotImplementedError
-
-
-def as_floats(module: nn.Module, x: Any) -> jax.Array:
-    """Return x, integers and booleans in float32; raises ValueError for complex numbers."""
-    x = jnp.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise ValueError(
-            f"{name_of(module)}: an input of {x.dtype} has no order and no single variance; "
-            "normalize its real and imaginary parts as channels"
-        )
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
 
 
 def refuse_one_value(

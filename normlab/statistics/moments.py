@@ -56,6 +56,17 @@ def to_float32(x: jax.Array) -> jax.Array:
     return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
+def as_floats(x: Any, layer: str) -> jax.Array:
+    """Return x, integers and booleans in float32; raises ValueError for complex numbers."""
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{layer}: an input of {x.dtype} has no order and no single variance; give its real "
+            "and imaginary parts as channels"
+        )
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+
+
 def fit_mask(mask: Any, shape: tuple[int, ...]) -> Mask:
     """Return the mask in the shape of x [N, ..., C], broadcast by NumPy's rules from the last axis
     on. A mask of examples of [N, C] is [N, 1]. Raises ValueError where it does not fit or is
