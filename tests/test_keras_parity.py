@@ -101,7 +101,7 @@ def made_up(offset: float, arm: Arm, steps: int) -> Run:
     return Run(arm, 0, one, two, one)
 
 
-def test_the_verdict_counts_the_judged_runs_and_no_other():
+def test_the_verdict_counts_the_judged_runs_and_no_other(monkeypatch):
     good, bad = made_up(5e-5, Arm("batch"), 1000), made_up(2e-4, Arm("none"), 1000)
     other = made_up(1.0, Arm("batch", "tanh", is_judged=False), 1000)
     short = [made_up(x, Arm("none", is_judged=False), keras_parity.STEPS) for x in (0.0, 1.0, 5e-5)]
@@ -111,6 +111,7 @@ def test_the_verdict_counts_the_judged_runs_and_no_other():
     assert keras_parity.tally([good, bad, *short]).startswith("2 of 3 further runs")
     table = keras_parity.table_of([good, bad, *short])
     assert [row[3] for row in table.rows] == ["5.0e-05", "**2.0e-04**"]
+    monkeypatch.setattr(keras_parity, "PACKAGES", ())  # it need not be installed
     facts = keras_parity.facts_of([good, bad], "jax")
     assert facts["runs"][1]["largest_difference"]["normlab_keras"] == pytest.approx(2e-4)
     assert facts["runs"][0]["losses"]["keras"]["50"] == 1

@@ -30,6 +30,7 @@ class L1BatchNorm(RunningNorm):
     Deviations: epsilon is added to s^2 under the root, as in batch norm; the papers add it to s, or
     have none. s^2 is averaged, as a variance is, not s.
 
+    >>> import jax
     >>> x = jax.numpy.array([[1.0], [3.0]])
     >>> y, _ = L1BatchNorm().init_with_output(jax.random.key(0), x, train=True)
     >>> (y * jax.numpy.sqrt(jax.numpy.pi / 2)).round(3).tolist()

@@ -24,7 +24,7 @@ from normlab.launch import sweep
 from normlab.launch.batching import stopped_populations
 from normlab.norms import outside
 from normlab.norms.table import NORMS
-from normlab.report import tables
+from normlab.report import html, tables
 from normlab.report.model import collect
 from normlab.report.write import write_report
 from normlab.runs import files
@@ -191,7 +191,7 @@ def mutants(target: Target) -> dict[str, tuple[tuple[Any, str, Any], Callable[[]
     forged = partial(readers, target, target.places[0], b'{"config": 3}')
     linked = partial(links, target, f"runs/{target.run}")
     return {
-        "an unescaped page": ((jinja2, "Environment", _unescaped), pages, ".html"),
+        "an unescaped page": ((html, "Environment", _unescaped), pages, ".html"),
         "unescaped CSV": ((tables, "csv_cell", tables.cell_text), pages, ".csv"),
         "unescaped LaTeX": ((tables, "latex_text", str), pages, ".tex"),
         "unescaped Markdown": ((tables, "markdown_text", str), pages, ".md"),
