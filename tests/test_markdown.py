@@ -27,6 +27,7 @@ from normlab.studies.hypothesis_tests import MAX_ERROR, PAIRED_T, QUANTILE, SIGN
 from normlab.studies.literature import claims, entries, entry_of
 from normlab.studies.rules import KeptRule
 from normlab.studies.setup import ROOT
+from normlab.studies.study import load_study, study_names
 from normlab.studies.units import NATS, POINTS, Unit
 
 SHARE = Unit("share", is_proportion=True)
@@ -98,6 +99,15 @@ def test_every_entry_says_what_who_and_what_was_measured():
         assert entry.expects in ("supported", "refuted", "")
         assert entry.differs or not entry.expects, f"{entry.id}: nothing to say if it disagrees"
         assert re.search(r"arXiv:\d{4}\.\d{5}\b|articles", entry.who)
+
+
+def test_a_claim_is_worded_in_its_study_only():
+    """An entry has a sentence of its own if its claims have several sentences, or none."""
+    sentences: dict[str, set[str]] = {name: set() for name in entries()}
+    for claim in (c for name in study_names() for c in load_study(name).claims):
+        sentences[claim.id.partition("-")[0]].add(claim.sentence)
+    worded = {name for name, entry in entries().items() if entry.wording}
+    assert worded == {name for name, own in sentences.items() if len(own) != 1}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ class Entry:
     who: str
     measured: str
     wording: str = ""
-    """The literature's sentence, where it says something else than the claim of the study."""
+    """The sentence of a row that is about several claims of a study, or about none."""
     differs: str = ""
     """How the protocol here differs from theirs."""
     expects: str = ""
