@@ -25,7 +25,7 @@ STUDIES = sorted(c.removeprefix(STUDY) for c in TABLE if c.startswith(STUDY))
 SHORTER = {
     "train": ["--config.train.steps=40", "--config.model.widths=8,8,8"],
     "study": ["--dry_run"],  # reproduce.sh trains
-    "check_norm": ["--checks=contract"],  # test_battery.py runs them all
+    "check_norm": ["--checks=contract"],  # test_testing.py runs them all
     "own_model": [],
     "list": [],
     "report": [],

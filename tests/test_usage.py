@@ -10,24 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from trained_layers import MUTABLE, draw, make
 
 from normlab import norms
 from normlab.layers.table import KERNELS
 from normlab.norms.table import NORMS
 from normlab.statistics.moments import fit_mask
 
-IMAGES, VECTORS, STATE = (8, 4, 2, 8), (16, 8), ["batch_stats", "norm_state"]
+IMAGES, VECTORS = (8, 4, 2, 8), (16, 8)
 RUNNING = [name for name, row in NORMS.items() if row.running_statistics]
 every = pytest.mark.parametrize("name", NORMS)
-
-
-def make(name: str, **options: Any) -> Any:
-    groups = {"groups": 2} if "groups" in NORMS[name].options else {}
-    return norms.build(name, **groups, **options).norm(name="norm_1")
-
-
-def draw(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 def inputs(name: str) -> list[np.ndarray]:
@@ -39,7 +31,7 @@ def shapes(layer: Any, x: Any, **options: Any) -> Any:
 
     def run(x):
         variables = layer.init(jax.random.key(0), x, train=True)
-        return layer.apply(variables, x, mutable=STATE, **options)
+        return layer.apply(variables, x, mutable=MUTABLE, **options)
 
     return jax.eval_shape(run, x)
 
@@ -73,7 +65,7 @@ def test_conv_and_dense_read_integers_and_promote_no_rank(kernel, dtype):
         given = (100 * np.abs(x)).astype(dtype)
 
         def total(params, x, layer=layer):
-            return layer.apply(params, x, mutable=STATE)[0]
+            return layer.apply(params, x, mutable=MUTABLE)[0]
 
         with jax.numpy_rank_promotion("raise"):
             if dtype == "complex64":
@@ -113,7 +105,7 @@ def test_no_rank_is_promoted(name):
     def total(x):
         layer = make(name)
         variables = layer.init(jax.random.key(0), x)
-        y, state = layer.apply(variables, x, train=True, mutable=STATE)
+        y, state = layer.apply(variables, x, train=True, mutable=MUTABLE)
         return (y + layer.apply({**variables, **state}, x)).sum()
 
     with jax.numpy_rank_promotion("raise"):
@@ -140,7 +132,7 @@ def test_symbolic_shapes_are_exported(name, train):
         variables = layer.init(jax.random.key(0), x)
 
         def run(x, variables=variables):
-            return layer.apply(variables, x, train=train, mutable=STATE)[0]
+            return layer.apply(variables, x, train=train, mutable=MUTABLE)[0]
 
         shape = jax.export.symbolic_shape("b,h,w,8" if x.ndim == 4 else "b,8")
         exported = jax.export.export(jax.jit(run))(jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -155,7 +147,7 @@ def test_an_empty_batch_is_empty_in_evaluation_and_moves_nothing(name):
     assert layer.apply(variables, x[:0]).shape == x[:0].shape
     if "N" in NORMS[name].over:
         with pytest.raises(ValueError, match="norm_1: each statistic"):
-            layer.apply(variables, x[:0], train=True, mutable=STATE)
+            layer.apply(variables, x[:0], train=True, mutable=MUTABLE)
 
 
 @every
@@ -200,11 +192,11 @@ def test_an_example_in_each_vmapped_call(name):
 
     def mapped(x):
         return jax.vmap(
-            lambda r: layer.apply(variables, r, train=True, mutable=STATE), axis_name="calls"
+            lambda r: layer.apply(variables, r, train=True, mutable=MUTABLE), axis_name="calls"
         )(x)
 
     if not NORMS[name].spatial:
-        y, state = whole.apply(variables, x, train=True, mutable=STATE)
+        y, state = whole.apply(variables, x, train=True, mutable=MUTABLE)
         found, moved = mapped(x)
         np.testing.assert_allclose(found, y, atol=1e-5)
         for one, many in zip(jax.tree.leaves(state), jax.tree.leaves(moved), strict=True):
@@ -223,7 +215,7 @@ def test_remat_by_position(name):
     variables = jax.eval_shape(lambda: layer.init(jax.random.key(0), x, True))
 
     def total(variables, x):
-        return layer.apply(variables, x, True, mutable=STATE)[0].sum()
+        return layer.apply(variables, x, True, mutable=MUTABLE)[0].sum()
 
     assert jax.eval_shape(jax.grad(total, 1), variables, x).shape == x.shape
 
@@ -240,7 +232,7 @@ def test_one_valid_value_moves_nothing(name):
     variables, mask = layer.init(jax.random.key(0), x), np.zeros((*IMAGES[:3], 1), bool)
     for valid, moves in ((1, False), (2, True)):
         mask[0, 0, :valid] = True
-        _, state = layer.apply(variables, x, train=True, mask=mask, mutable=STATE)
+        _, state = layer.apply(variables, x, train=True, mask=mask, mutable=MUTABLE)
         kept = [
             bool((np.asarray(state["batch_stats"][leaf]) == old).all())
             for leaf, old in variables["batch_stats"].items()

@@ -7,7 +7,8 @@ from jax import lax
 
 from normlab.norms.plain import bias_of
 from normlab.norms.running import RunningNorm
-from normlab.statistics.moments import centre, moments, per_channel, to_float32
+from normlab.statistics.averages import centre_by
+from normlab.statistics.moments import centre, moments
 from normlab.statistics.normalize import scale_and_shift
 
 
@@ -44,6 +45,5 @@ class MeanOnlyBatchNorm(RunningNorm):
 
     def from_running(self, x, mask, running, parameters):
         limit = float(jnp.finfo(x.dtype).max)
-        mean, mean_lo = (per_channel(leaf, x.ndim) for leaf in (running.mean, running.mean_lo))
-        centred = (to_float32(x) - mean) - mean_lo
-        return scale_and_shift(jnp.clip(centred, -limit, limit), None, parameters)
+        y = jnp.clip(centre_by(x, running), -limit, limit)
+        return scale_and_shift(y, None, parameters)

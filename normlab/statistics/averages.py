@@ -27,10 +27,15 @@ def start_average(channels: int) -> Average:
     return Average(*(jnp.full((channels,), value, jnp.float32) for value in (0, 0, 1)))
 
 
+def centre_by(x: jax.Array, average: Average) -> jax.Array:
+    """Return x - mean - mean_lo with the running mean [C]."""
+    mean, mean_lo = (per_channel(leaf, x.ndim) for leaf in (average.mean, average.mean_lo))
+    return (to_float32(x) - mean) - mean_lo
+
+
 def normalize_by(x: jax.Array, average: Average, epsilon: float) -> jax.Array:
     """Return (x - mean - mean_lo) / sqrt(var + epsilon) with the running statistics [C]."""
-    mean, mean_lo, var = (per_channel(leaf, x.ndim) for leaf in average)
-    return ((to_float32(x) - mean) - mean_lo) * lax.rsqrt(var + epsilon)
+    return centre_by(x, average) * lax.rsqrt(per_channel(average.var, x.ndim) + epsilon)
 
 
 def average_groups(batch: Moments, unbiased: bool = False) -> tuple[Average, jax.Array]:
