@@ -43,8 +43,9 @@ SUITES = {
     "calibration": ("validation.calibration", "calibration"),
 }
 """Suite -> its module in benchmarks/, its page in docs/."""
+OLD_NAMES = {"tutorial": "keras_parity", "anchors": "theory", "controls": "calibration"}
 
-flags.DEFINE_enum("suite", None, list(SUITES), "What is measured.", required=True)
+flags.DEFINE_enum("suite", None, [*SUITES, *OLD_NAMES], "What is measured.", required=True)
 flags.DEFINE_list("against", None, "Libraries; none given: all that the suite knows.")
 flags.DEFINE_list("schemes", [], "Only these schemes (study: arms).")
 flags.DEFINE_string("cases", "", "numerics: only cases whose name contains this.")
@@ -63,7 +64,9 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))  # where `benchmarks` is found
     from benchmarks import runner
 
-    module, page = SUITES[FLAGS.suite]
+    asked_suite = str(FLAGS.suite)
+    suite = OLD_NAMES.get(asked_suite, asked_suite)
+    module, page = SUITES[suite]
     names = ("against", "schemes", "cases", "sizes", "dtypes", "networks", "populations")
     asked: dict[str, Any] = {name: FLAGS[name].value for name in (*names, "repeats", "results")}
     options = runner.Options(**asked, stride=FLAGS.share)
@@ -72,7 +75,7 @@ def main() -> int:
     except runner.BadSelection as error:
         raise ConfigError(str(error)) from error
     if FLAGS.write:
-        runner.write_section(ROOT / "docs" / f"{page}.md", FLAGS.suite, section)
+        runner.write_section(ROOT / "docs" / f"{page}.md", suite, section)
     return cli.OK
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from workspace import run_fresh
 
 from benchmarks import edge_cases, layers, numerics, runner, steps, training
 from benchmarks.reference_libraries import OWN, TITLES, make_peer
@@ -439,3 +440,21 @@ def test_running_statistics_and_timings_with_the_other_libraries(monkeypatch):
     asked = Options(None, ["group"], sizes=["2x2x2x8"], dtypes=["float32"], repeats=1)
     (line,) = cells_of(layers.run(asked), "2x2x2x8")
     assert "-" not in line
+
+
+def test_earlier_names_of_suites_are_accepted():
+    code = """
+import runpy
+from absl import flags
+main = runpy.run_path("scripts/bench.py")["main"]
+from benchmarks.validation import calibration, keras_parity, theory
+for suite in (calibration, keras_parity, theory):
+    suite.run = lambda options, name=suite.__name__: print(name)
+for old in ("controls", "tutorial", "anchors"):
+    flags.FLAGS(["bench", f"--suite={old}"])
+    main()
+"""
+    found = run_fresh("import sys; sys.path.insert(0, '.')" + code).splitlines()
+    assert found == [
+        f"benchmarks.validation.{n}" for n in ("calibration", "keras_parity", "theory")
+    ]
