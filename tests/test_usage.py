@@ -238,3 +238,12 @@ def test_one_valid_value_moves_nothing(name):
             for leaf, old in variables["batch_stats"].items()
         ]
         assert all(kept) is not moves
+
+
+def test_evonorm_b0_of_vectors_has_the_deviation_of_each_channel():
+    """The deviation within an example, of one value, is sqrt(epsilon)."""
+    x = draw(VECTORS) * np.arange(1, 9, dtype=np.float32)
+    layer = norms.EvoNormB0(allow_degenerate=True)
+    y = layer.init_with_output(jax.random.key(0), x, train=True)[0]
+    below = np.maximum(np.sqrt(x.var(0) + 1e-5), x + 1e-5**0.5)
+    np.testing.assert_allclose(y, x / below, rtol=1e-5)
