@@ -20,6 +20,7 @@ from normlab.norms.table import NORMS, Norm, find_norm
 if TYPE_CHECKING:  # for editors; at run time `_PLACES` says where a name is found
     from normlab.layers.linear import Conv, Dense
     from normlab.layers.reparam import ScaledStandardize, Spectral, Standardize, WeightNorm
+    from normlab.norms import nnx
     from normlab.norms.batch import BatchNorm
     from normlab.norms.batch_instance import BatchInstanceNorm
     from normlab.norms.builder import Layers, adopt, build, release
@@ -46,7 +47,7 @@ _OTHERS = {
 _PLACES = [f"normlab.{file}:{name}" for file, names in _OTHERS.items() for name in names]
 _PLACES += [row.module for row in (*NORMS.values(), *KERNELS.values()) if row.module]
 _PLACES += [row.act for row in NORMS.values() if row.act]
-_LAZY = {place.partition(":")[2]: place for place in _PLACES}
+_LAZY = {place.partition(":")[2]: place for place in _PLACES} | {"nnx": "normlab.norms.nnx"}
 
 __all__ = ["KERNELS", "Kernel", "NORMS", "Norm", "find_kernel", "find_norm"]
 __all__ += sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]
