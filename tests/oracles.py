@@ -170,3 +170,27 @@ def differences(value: Callable[[np.ndarray], float], at: Any, h: float = 1e-5) 
     at = np.asarray(at, np.float64)
     units = h * np.eye(at.size).reshape(-1, *at.shape)
     return np.array([(value(at + u) - value(at - u)) / (2 * h) for u in units]).reshape(at.shape)
+
+
+GAIN = math.sqrt(2) / math.sqrt(1 - 1 / math.pi)
+"""1 / sqrt(Var relu(z)), z ~ N(0, 1): the published constant."""
+
+
+def length_of(v):
+    return np.sqrt((v**2).sum(tuple(range(v.ndim - 1))))
+
+
+def standardized(v):
+    centred = v - v.mean(tuple(range(v.ndim - 1)))
+    return centred / np.sqrt((centred**2).mean(tuple(range(v.ndim - 1))))
+
+
+KERNEL_ORACLES = {
+    "weight_norm": lambda v, gain, u: gain * v / length_of(v),
+    "standardize": lambda v, gain, u: standardized(v),
+    "scaled_standardize": lambda v, gain, u: (
+        gain * GAIN * standardized(v) / math.sqrt(v[..., 0].size)
+    ),
+    "spectral": lambda v, gain, u: v / np.linalg.norm(v.reshape(-1, v.shape[-1]) @ u),
+}
+"""The papers' equations in float64: kernel, gain, u -> the kernel in its place."""

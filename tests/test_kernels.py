@@ -6,13 +6,14 @@ import functools
 import inspect
 import math
 import pkgutil
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import differences
+from oracles import GAIN, KERNEL_ORACLES, differences, length_of
 from small_runs import leaves_of, small
 from trained_layers import draw, relative_error
 
@@ -27,28 +28,6 @@ fast_jit = functools.partial(jax.jit, compiler_options=CPU_OPTIONS)
 once_jit = functools.partial(jax.jit, compiler_options=CPU_OPTIONS | RUNS_ONCE)
 SHAPES = [(6, 4), (3, 3, 2, 4)]
 SCHEMES = [name for name, row in KERNELS.items() if row.module]
-GAIN = math.sqrt(2) / math.sqrt(1 - 1 / math.pi)
-"""The published constant of ReLU."""
-
-
-def length(v):
-    return np.sqrt((v**2).sum(tuple(range(v.ndim - 1))))
-
-
-def standardized(v):
-    centred = v - v.mean(tuple(range(v.ndim - 1)))
-    return centred / np.sqrt((centred**2).mean(tuple(range(v.ndim - 1))))
-
-
-ORACLES = {
-    "weight_norm": lambda v, gain, u: gain * v / length(v),
-    "standardize": lambda v, gain, u: standardized(v),
-    "scaled_standardize": lambda v, gain, u: (
-        gain * GAIN * standardized(v) / math.sqrt(v[..., 0].size)
-    ),
-    "spectral": lambda v, gain, u: v / np.linalg.norm(v.reshape(-1, v.shape[-1]) @ u),
-}
-"""The papers' equations in float64: kernel, gain, u -> the kernel in its place."""
 
 
 def make(name: str, act=jax.nn.relu) -> Any:
@@ -73,11 +52,11 @@ def kernel_of(name: str):
 def oracle(name, variables, kernel) -> np.ndarray:
     gain = np.asarray(variables.get("params", {}).get("gain", 1.0), np.float64)
     u = np.asarray(variables.get("norm_state", {}).get("u", 1.0), np.float64)
-    return ORACLES[name](np.asarray(kernel, np.float64), gain, u)
+    return KERNEL_ORACLES[name](np.asarray(kernel, np.float64), gain, u)
 
 
 def test_every_row_has_an_oracle_and_a_documented_module():
-    assert set(ORACLES) == set(SCHEMES)
+    assert set(KERNEL_ORACLES) == set(SCHEMES)
     for name in SCHEMES:
         text = inspect.getdoc(pkgutil.resolve_name(KERNELS[name].module)) or ""
         source = KERNELS[name].source.split()[0]
@@ -163,9 +142,9 @@ def test_a_kernel_of_zeros_gives_zeros_and_finite_gradients(name):
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_fan_in_of_one_value_is_refused_where_it_would_be_standardized(name):
     layer = build("none", kernel=name).dense(4, kernel_init=jax.nn.initializers.ones, name="dense")
-    arguments = layer.init_with_output, jax.random.key(0), jnp.ones((8, 1))
+    arguments = layer.init_with_output, jax.random.key(0), jnp.ones((32, 1))
     if "shift" not in KERNELS[name].invariant:
-        assert jax.eval_shape(*arguments)[0].shape == (8, 4)
+        assert jax.eval_shape(*arguments)[0].shape == (32, 4)
         return
     with pytest.raises(ValueError, match=r"\(1, 4\) has one value .* at least 2 .* norm\.kernel"):
         jax.eval_shape(*arguments)
@@ -238,7 +217,7 @@ def test_weight_norm_starts_with_outputs_of_mean_0_and_variance_1(kind, loc):
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-6 * (1 + 3 * loc))
     np.testing.assert_allclose(y.var(0), 1, rtol=1e-5 if loc == 0 else 1e-2)
     kernel = np.asarray(variables["params"]["kernel"], np.float64)
-    plain = {"kernel": np.float32(kernel / length(kernel)), "bias": np.zeros(4, np.float32)}
+    plain = {"kernel": np.float32(kernel / length_of(kernel)), "bias": np.zeros(4, np.float32)}
     t = layer_of(kind, "none").apply({"params": plain}, x)
     t = np.asarray(t, np.float64).reshape(-1, 4)
     gain, bias = variables["params"]["reparam"]["gain"], variables["params"]["bias"]
@@ -247,14 +226,95 @@ def test_weight_norm_starts_with_outputs_of_mean_0_and_variance_1(kind, loc):
     np.testing.assert_allclose(bias, -t.mean(0) / t.std(0), rtol=limit, atol=1e-6)
 
 
-@pytest.mark.parametrize("x", [np.zeros((5, 6)), np.full((5, 6), 3.3), draw((1, 6))])
-def test_weight_norm_starts_as_the_plain_layer_where_the_first_batch_is_constant(x):
-    y, variables = begin_layer("dense", "weight_norm")(np.float32(x))
-    expected, plain = begin_layer("dense", "none")(np.float32(x))
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+def constant(*shape, noise=0.0):
+    """Examples that differ by `noise` times their size."""
+    return draw(shape[1:], seed=4)[None] * (1 + noise * draw(shape, seed=5))
+
+
+@pytest.mark.parametrize(
+    ("kind", "x"),
+    [
+        ("dense", np.zeros((64, 6), np.float32)),
+        ("dense", np.full((64, 6), 3.3, np.float32)),
+        ("dense", constant(64, 6, noise=1e-6)),
+        ("dense", constant(64, 6, noise=1e-5)),
+        ("dense", 1e-6 * constant(64, 6, noise=1e-5)),
+        ("dense", 1e20 * constant(64, 6, noise=1e-5)),
+        ("dense", jnp.asarray(constant(64, 6, noise=1e-3), jnp.bfloat16)),
+        ("dense", draw((1, 6))),
+        ("conv", draw((1, 5, 4, 3), 2.0)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight norm starts from 1 examples")
+def test_weight_norm_starts_as_the_plain_layer_where_the_first_batch_is_constant(kind, x):
+    y, variables = begin_layer(kind, "weight_norm")(x)
+    expected, plain = begin_layer(kind, "none")(x)
+    assert relative_error(y, np.asarray(expected, np.float64)) < (1e-6 if x.dtype == "f" else 1e-2)
     np.testing.assert_array_equal(variables["params"]["bias"], 0)
     gain = variables["params"]["reparam"]["gain"]
-    np.testing.assert_allclose(gain, length(plain["params"]["kernel"]), rtol=1e-6)
+    np.testing.assert_allclose(gain, length_of(plain["params"]["kernel"]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1e-3, 1e6, 1e20])
+def test_weight_norm_starts_from_inputs_of_any_size(size):
+    x = draw((64, 6), 0.5) * np.float32(size)
+    y, variables = begin_layer("dense", "weight_norm")(x)
+    v = np.asarray(variables["params"]["kernel"], np.float64)
+    t = x.astype(np.float64) @ (v / length_of(v))
+    np.testing.assert_allclose(variables["params"]["reparam"]["gain"], 1 / t.std(0), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(y).std(0), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "is_few"), [((2, 6), True), ((31, 6), True), ((32, 6), False)])
+def test_weight_norm_warns_of_a_start_from_few_examples(shape, is_few):
+    layer, x = layer_of("dense", "weight_norm"), draw(shape)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        jax.eval_shape(jax.jit(layer.init), jax.random.key(0), x)
+    messages = [str(warning.message) for warning in found]
+    wanted = f"reparam: weight norm starts from {shape[0]} examples"
+    assert [m.startswith(wanted) and "kernel_start='norm'" in m for m in messages] == [
+        True
+    ] * is_few
+
+
+def test_weight_norm_may_start_as_pytorch_does():
+    """gain = |v|, from any batch and without a warning."""
+    layers, init = (
+        build("none", kernel="weight_norm", kernel_start="norm"),
+        layer_of("dense", "none"),
+    )
+    layer = layers.dense(4, kernel_init=init.kernel_init, name="dense_1")
+    params: Any = layer.init(jax.random.key(0), draw((1, 6)))["params"]
+    np.testing.assert_allclose(params["reparam"]["gain"], length_of(params["kernel"]), rtol=1e-6)
+    np.testing.assert_array_equal(params["bias"], 0)
+    for kernel, said in (("spectral", "takes no start 'norm'"), ("none", "takes no start 'norm'")):
+        with pytest.raises(ValueError, match=said):
+            build("none", kernel=kernel, kernel_start="norm")
+    with pytest.raises(ValueError, match="start 'zero' of weight norm is not one of data, norm"):
+        WeightNorm(start="zero").init(jax.random.key(0), jnp.ones((6, 4)), None)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_conv_and_dense_move_state_in_training_only(kind):
+    layer, x = layer_of(kind, "spectral"), draw(INPUTS[kind])
+    _, variables = begin_layer(kind, "spectral")(x)
+    for train in (True, False, None):
+        _, after = layer.apply(variables, x, train=train, mutable=["norm_state"])
+        moved = after["norm_state"]["reparam"]["u"] != variables["norm_state"]["reparam"]["u"]
+        assert moved.any() == (train is not False)
+    with pytest.raises(ValueError, match="reparam: training moves .* pass mutable="):
+        layer.apply(variables, x, train=True)
+
+
+def test_networks_pass_train_to_their_layers():
+    for model in MODELS:
+        net, begin, x = start("spectral", model)
+        variables = begin(1.0, 3).variables
+        for train in (True, False):
+            state = net.apply(variables, x, train=train, mutable=["norm_state"])[1]["norm_state"]
+            old, new = (leaves_of(s) for s in (variables["norm_state"], state))
+            assert all((new[path] != leaf).any() == train for path, leaf in old.items())
 
 
 MODELS = {"mlp": ((8, 4), (32, 6)), "cnn": ((4, 8), (8, 6, 6, 1))}

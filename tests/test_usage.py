@@ -60,7 +60,7 @@ def test_integers_are_read_as_float32(name, dtype):
 def test_conv_and_dense_read_integers_and_promote_no_rank(kernel, dtype):
     layers = norms.build("none", kernel=kernel)
     start = nn.initializers.lecun_normal()
-    for make_layer, x in ((layers.conv, draw(IMAGES)), (layers.dense, draw(VECTORS))):
+    for make_layer, x in ((layers.conv, draw(IMAGES)), (layers.dense, draw((32, 8)))):
         layer = make_layer(features=3, kernel_init=start, name="layer_1")
         given = (100 * np.abs(x)).astype(dtype)
 

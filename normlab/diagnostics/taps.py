@@ -102,7 +102,7 @@ def run(
             i = len(taps.layers)
             received = args[0] if added is None else args[0] + added[i]
             taps.layers.append(Layer(module.path, received, None))  # what runs inside belongs to it
-            y = call(received)
+            y = call(received, *args[1:], **kwargs)
             taps.layers[i] = taps.layers[i]._replace(y=y)
         else:
             y = call(*args, **kwargs)

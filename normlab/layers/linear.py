@@ -19,23 +19,34 @@ from normlab.statistics.moments import as_floats, per_channel
 Initializer = Callable[..., Any]
 
 
-def kernel_scheme(name: str, act: Callable[[jax.Array], jax.Array]) -> Callable[..., Any] | None:
-    """Return the factory of the kernel scheme `name` for a network with the activation `act`."""
+def kernel_scheme(
+    name: str, act: Callable[[jax.Array], jax.Array], start: str = "data"
+) -> Callable[..., Any] | None:
+    """Return the factory of the kernel scheme `name` for a network with the activation `act`.
+
+    `start` "norm": see WeightNorm. Raises ValueError where the scheme has no such choice.
+    """
     row = find_kernel(name)
-    if not row.module:
-        return None
-    scheme = pkgutil.resolve_name(row.module)
-    takes_gain = "act_gain" in scheme.__dataclass_fields__
-    return factory(scheme, act_gain=act_gain(act)) if takes_gain else scheme
+    scheme = pkgutil.resolve_name(row.module) if row.module else None
+    fields = getattr(scheme, "__dataclass_fields__", {})
+    if start != "data" and "start" not in fields:
+        raise ValueError(f"kernel scheme {name!r} takes no start {start!r}; leave it out")
+    options: dict[str, Any] = {} if start == "data" else {"start": start}
+    if "act_gain" in fields:
+        options["act_gain"] = act_gain(act)
+    return factory(scheme, **options) if options and scheme else scheme
 
 
 def respond_with_bias(
-    layer: Conv | Dense, kernel: jax.Array, respond: Callable[[jax.Array], jax.Array]
+    layer: Conv | Dense,
+    kernel: jax.Array,
+    respond: Callable[[jax.Array], jax.Array],
+    train: bool | None,
 ) -> jax.Array:
     """Return respond(kernel) + bias, with what the layer's scheme puts in the kernel's place."""
     first_bias = None
     if layer.reparam is not None:
-        kernel, first_bias = layer.reparam(name="reparam")(kernel, respond)
+        kernel, first_bias = layer.reparam(name="reparam")(kernel, respond, train)
     bias = layer.param("bias", starting_at(first_bias), kernel.shape[-1:], jnp.float32)
     y = respond(kernel)
     return y + per_channel(bias.astype(y.dtype), y.ndim)
@@ -49,7 +60,8 @@ class Conv(nn.Module):
     Integers and booleans are read as float32; complex numbers raise ValueError.
     `form`, see normlab.layers.convolutions, changes the speed and the order of the sums.
     `reparam` makes the module that puts another kernel in place of the parameter, with parameters
-    and state under the name `reparam` (see normlab.layers.reparam).
+    and state under the name `reparam` (see normlab.layers.reparam). `train` says whether that state
+    moves; None: where `norm_state` is mutable.
     """
 
     features: int
@@ -60,12 +72,12 @@ class Conv(nn.Module):
     reparam: Callable[..., Any] | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool | None = None) -> jax.Array:
         x = as_floats(x, self.name or "Conv")
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         return respond_with_bias(
-            self, kernel, lambda k: FORMS[self.form](x, k.astype(x.dtype), self.stride)
+            self, kernel, lambda k: FORMS[self.form](x, k.astype(x.dtype), self.stride), train
         )
 
 
@@ -73,7 +85,7 @@ class Dense(nn.Module):
     """y = x @ kernel + bias.
 
     Shapes: x [N, C] -> [N, features]; parameters `kernel` [C, features], `bias` [features].
-    State: none. `reparam`: as in Conv.
+    State: none. `reparam`, `train`: as in Conv.
     """
 
     features: int
@@ -81,8 +93,8 @@ class Dense(nn.Module):
     reparam: Callable[..., Any] | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool | None = None) -> jax.Array:
         x = as_floats(x, self.name or "Dense")
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        return respond_with_bias(self, kernel, lambda k: x @ k.astype(x.dtype))
+        return respond_with_bias(self, kernel, lambda k: x @ k.astype(x.dtype), train)

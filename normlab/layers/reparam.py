@@ -1,15 +1,17 @@
-"""Schemes that act on kernels: modules (kernel, respond) -> (kernel in its place, initial bias).
+"""Schemes that act on kernels: (kernel, respond, train) -> (kernel in its place, initial bias).
 
 `kernel` [..., C] is the layer's own parameter, float32; its fan-in are all axes but the last.
 `respond(kernel)` is the layer's output for a kernel, without bias; only an initialization that
-looks at data needs it. The second result is where the layer's `bias` [C] starts, None for zeros.
-The layer casts the kernel to the type of its input.
+looks at data needs it. `train` says whether state moves; None: where `norm_state` is mutable. The
+second result is where the layer's `bias` [C] starts, None for zeros. The layer casts the kernel to
+the type of its input.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.core import Tracer
 
 from normlab.statistics.moments import inverse_std, moments, per_channel, std
 from normlab.statistics.normalize import normalize
 
+FEW_VALUES = 32
+"""Their standard deviation is off by 1 / sqrt(64) = 12 %; that of 2 values by a factor above 3 in
+one case of three."""
 Respond = Callable[[jax.Array], jax.Array]
 Reparametrized = tuple[jax.Array, jax.Array | None]
 
@@ -80,10 +86,13 @@ def standardized(module: nn.Module, kernel: jax.Array, epsilon: float) -> jax.Ar
 class WeightNorm(nn.Module):
     """w = gain * v / |v| for each output unit, v the kernel: its length and direction apart.
 
-    gain and the layer's bias start from the first batch, with t = v.x / |v|: gain = 1 / std[t] and
-    bias = -mean[t] / std[t]. The layer's first outputs then have mean 0 and variance 1. A unit
-    whose t has a variance below 1e-10 there (zeros, or one example) starts as the plain layer does:
-    gain = |v| and bias 0.
+    `start` "data": gain and the layer's bias start from the first batch, with t = v.x / |v|, as
+    gain = 1 / std[t] and bias = -mean[t] / std[t]. The layer's first outputs then have mean 0 and
+    variance 1. A unit whose t is constant starts as the plain layer does, with gain = |v| and bias
+    0. Constant is a std[t] below 1e-4 of the largest |mean[t]| of a unit, or below the resolution
+    of t's type. One example counts as constant too. Few values give a warning. Padding counts as
+    data: initialize with a batch without it.
+    `start` "norm": all units start as the plain layer does, as in PyTorch.
 
     Shapes: kernel [..., C] -> the same; parameter `gain` [C]. State: none.
     Shared parameters: `bias` does not start where it does in the other arms, but at the value that
@@ -101,25 +110,55 @@ class WeightNorm(nn.Module):
     """
 
     epsilon: float = 1e-30
+    start: str = "data"
 
     @nn.compact
-    def __call__(self, kernel: jax.Array, respond: Respond) -> Reparametrized:
+    def __call__(
+        self, kernel: jax.Array, respond: Respond, train: bool | None = None
+    ) -> Reparametrized:
+        del train
+        if self.start not in ("data", "norm"):
+            raise ValueError(f"start {self.start!r} of weight norm is not one of data, norm")
         root = math.sqrt(fan_in(kernel))
         y, m = normalize(kernel, fan_in_axes(kernel), epsilon=self.epsilon, centered=False)
         direction = y / root
         first_gain = first_bias = None
-        if self.is_initializing():
-            length = root * std(m, self.epsilon).reshape(-1)
-            first_gain, first_bias = from_first_batch(respond(direction), length)
+        if not self.has_variable("params", "gain"):
+            first_gain = root * std(m, self.epsilon).reshape(-1)
+            if self.start == "data":
+                t = respond(direction)
+                warn_of_few(t, "/".join(self.path))
+                first_gain, first_bias = from_first_batch(t, first_gain)
+            first_gain = first_gain.astype(jnp.float32)
         gain = self.param("gain", starting_at(first_gain), kernel.shape[-1:], jnp.float32)
         return per_channel(gain, kernel.ndim) * direction, first_bias
 
 
+def count_examples(t: jax.Array) -> int:
+    """Return N of t [N, ..., C], 1 of t [C]."""
+    return t.shape[0] if t.ndim > 1 else 1
+
+
+def warn_of_few(t: jax.Array, name: str) -> None:
+    """Warn where t [N, ..., C] is too small a sample of what training will bring."""
+    examples, values = count_examples(t), math.prod(t.shape[:-1])
+    if isinstance(values, int) and (examples < 2 or values < FEW_VALUES):
+        warnings.warn(
+            f"{name}: weight norm starts from {examples} examples with {values} values for each "
+            f"unit, which may not be typical; initialize with {FEW_VALUES} examples or more, or "
+            "start with gain = |v| by start='norm' (norms.build: kernel_start='norm')",
+            stacklevel=2,
+        )
+
+
 def from_first_batch(t: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return gain and bias [C] that give gain * t + bias [N, ..., C] mean 0 and variance 1;
-    `length` and 0 where t is constant."""
+    """Return gain and bias [C] that give gain * t + bias [N, ..., C] mean 0 and variance 1.
+    They are `length` and 0 where t is constant or one example."""
     m = moments(t, tuple(range(t.ndim - 1)))
-    is_constant = m.var <= 1e-10 * jnp.square(m.shrink)
+    # Relative to the largest mean: where the mean of one unit cancels, its noise does not.
+    resolution = max(1e-4, float(jnp.finfo(t.dtype).eps))
+    size = resolution * jnp.max(jnp.abs(m.shift + m.delta) / m.shrink)
+    is_constant = (std(m, 0.0) <= size) | (count_examples(t) < 2)
     inverse = inverse_std(m, 0.0)
     gain = jnp.where(is_constant.reshape(-1), length, (inverse * m.shrink).reshape(-1))
     bias = jnp.where(is_constant, 0, -(m.shift + m.delta) * inverse).reshape(-1)
@@ -143,8 +182,10 @@ class Standardize(nn.Module):
     epsilon: float = 1e-10
 
     @nn.compact
-    def __call__(self, kernel: jax.Array, respond: Respond) -> Reparametrized:
-        del respond
+    def __call__(
+        self, kernel: jax.Array, respond: Respond, train: bool | None = None
+    ) -> Reparametrized:
+        del respond, train
         return standardized(self, kernel, self.epsilon), None
 
 
@@ -169,8 +210,10 @@ class ScaledStandardize(nn.Module):
     epsilon: float = 1e-10
 
     @nn.compact
-    def __call__(self, kernel: jax.Array, respond: Respond) -> Reparametrized:
-        del respond
+    def __call__(
+        self, kernel: jax.Array, respond: Respond, train: bool | None = None
+    ) -> Reparametrized:
+        del respond, train
         gain = self.param("gain", nn.initializers.ones, kernel.shape[-1:], jnp.float32)
         scale = gain * (self.act_gain / math.sqrt(fan_in(kernel)))
         return standardized(self, kernel, self.epsilon) * per_channel(scale, kernel.ndim), None
@@ -185,8 +228,9 @@ class Spectral(nn.Module):
     largest singular value of w is therefore at least 1, and 1 as u converges.
     Shapes: kernel [..., C] -> the same. No parameters.
     State: collection `norm_state`, leaf `u`. It is drawn at random and iterated 15 times at the
-    start. It moves where `norm_state` is mutable, since a layer has no argument for training, and
-    never at initializing. A kernel of zeros gives zeros.
+    start. It moves with train=True, and with train=None where `norm_state` is mutable; never at
+    initializing. A kernel of zeros gives zeros.
+    Raises ValueError for train=True where `norm_state` is not mutable.
     Source: arXiv:1802.05957, section 2.1 and algorithm 1. Deviations: sigma is |v u| with the new
     u, half an iteration further than the paper's estimate. Evaluation has the same formula. The
     dense layer that ends a network stays as it is.
@@ -198,7 +242,9 @@ class Spectral(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, kernel: jax.Array, respond: Respond) -> Reparametrized:
+    def __call__(
+        self, kernel: jax.Array, respond: Respond, train: bool | None = None
+    ) -> Reparametrized:
         del respond
         matrix = kernel.reshape(-1, kernel.shape[-1])
         largest = lax.stop_gradient(jnp.max(jnp.abs(matrix)))
@@ -208,14 +254,29 @@ class Spectral(nn.Module):
         def start() -> jax.Array:
             # Of Gaussian kernels sigma is then 0.98 to 1 of the true value (medians). Without
             # iterations it is 0.44 to 0.78: layers would start twice as steep as intended.
-            u = jax.random.normal(self.make_rng("params"), matrix.shape[-1:])
-            return lax.fori_loop(0, 15, lambda _, u: iterate(fixed, u), u / length_of(u))
+            u = jax.random.normal(self.make_rng("params"), matrix.shape[-1:], matrix.dtype)
+            return iterate_often(fixed, u / length_of(u))
 
         u = self.variable("norm_state", "u", start)
-        if self.is_mutable_collection("norm_state") and not self.is_initializing():
-            u.value = iterate(fixed, u.value)
+        if self.moves(train):
+            u.value = iterate(fixed, u.value).astype(u.value.dtype)
         w = matrix / length_of(matrix @ u.value)
         return w.reshape(kernel.shape), None
+
+    def moves(self, train: bool | None) -> bool:
+        """Return whether u moves in this call."""
+        name, is_mutable = "/".join(self.path), self.is_mutable_collection("norm_state")
+        if isinstance(train, Tracer):
+            raise TypeError(
+                f"{name}: `train` is traced; under nn.remat write static_argnums=(2,) and give it "
+                "by position: layer(x, True)"
+            )
+        if train and not is_mutable:
+            raise ValueError(
+                f"{name}: training moves the vector of the spectral norm, which is not mutable "
+                "here; pass mutable=['batch_stats', 'norm_state']"
+            )
+        return (is_mutable if train is None else train) and not self.is_initializing()
 
 
 def length_of(x: jax.Array) -> jax.Array:
@@ -228,3 +289,10 @@ def iterate(matrix: jax.Array, u: jax.Array) -> jax.Array:
     v = matrix @ u
     new = (v / length_of(v)) @ matrix
     return jnp.where(jnp.any(new != 0), new / length_of(new), u)
+
+
+# jit, inlined where the caller is compiled: else each layer made outside jit compiles the loop.
+@functools.partial(jax.jit, inline=True)
+def iterate_often(matrix: jax.Array, u: jax.Array) -> jax.Array:
+    """Return u after 15 power iterations."""
+    return lax.fori_loop(0, 15, lambda _, u: iterate(matrix, u), u)

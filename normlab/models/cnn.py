@@ -80,7 +80,9 @@ class CNN(nn.Module):
         mask = None if mask is None else mask[:, None, None, None]
         for i, (width, pool) in enumerate(zip(self.widths, self.pools, strict=True), 1):
             stride = self.stride if i == 1 else 1
-            x = conv(width, kernel_init=self.kernel_init, stride=stride, name=f"conv_{i}")(x)
+            x = conv(width, kernel_init=self.kernel_init, stride=stride, name=f"conv_{i}")(
+                x, train=train
+            )
             if self.placement == "pre":
                 x = act(name=f"act_{i}")(norm(name=f"norm_{i}")(x, train=train, mask=mask))
             else:

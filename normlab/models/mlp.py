@@ -39,7 +39,7 @@ class MLP(nn.Module):
         dense, norm, act = self.layers.dense, self.layers.norm, self.layers.act
         mask = None if mask is None else mask[:, None]
         for i, width in enumerate(self.widths, 1):
-            y = dense(width, kernel_init=self.kernel_init, name=f"dense_{i}")(x)
+            y = dense(width, kernel_init=self.kernel_init, name=f"dense_{i}")(x, train=train)
             if self.placement == "pre":
                 y = act(name=f"act_{i}")(norm(name=f"norm_{i}")(y, train=train, mask=mask))
             else:

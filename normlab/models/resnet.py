@@ -67,20 +67,20 @@ class Block(nn.Module):
             return self.layers.norm(name=f"norm_{i}")(y, train=train, mask=mask)
 
         if self.order == "pre":
-            y = self.convolve(1, self.activate(1, norm(1, x)))
-            y = self.convolve(2, self.activate(2, norm(2, y)))
+            y = self.convolve(1, self.activate(1, norm(1, x)), train)
+            y = self.convolve(2, self.activate(2, norm(2, y)), train)
             return self.add(x, y)
-        y = self.activate(1, norm(1, self.convolve(1, x)))
-        y = norm(2, self.convolve(2, y))
+        y = self.activate(1, norm(1, self.convolve(1, x, train)))
+        y = norm(2, self.convolve(2, y, train))
         return self.activate(2, self.add(x, y))
 
-    def convolve(self, i: int, x: jax.Array) -> jax.Array:
+    def convolve(self, i: int, x: jax.Array, train: bool) -> jax.Array:
         init = self.kernel_init
         if self.residual == "fixup":
             init = scaled(init, self.branches**-0.5) if i == 1 else nn.initializers.zeros
         stride = self.stride if i == 1 else 1
         conv = self.layers.conv(self.features, kernel_init=init, stride=stride, name=f"conv_{i}")
-        return conv(shifted(self, f"before_conv_{i}", x))
+        return conv(shifted(self, f"before_conv_{i}", x), train=train)
 
     def activate(self, i: int, x: jax.Array) -> jax.Array:
         return self.layers.act(name=f"act_{i}")(shifted(self, f"before_act_{i}", x))
@@ -132,7 +132,9 @@ class ResNet(nn.Module):
             return self.layers.act(name=f"act_{place}")(shifted(self, f"before_act_{place}", x))
 
         init = self.kernel_init
-        x = self.layers.conv(self.widths[0], kernel_init=init, stride=1, name="conv_stem")(x)
+        x = self.layers.conv(self.widths[0], kernel_init=init, stride=1, name="conv_stem")(
+            x, train=train
+        )
         x = normed("stem", x) if self.order == "post" else x
         for stage, width in enumerate(self.widths, 1):
             for i in range(1, self.blocks + 1):

@@ -50,13 +50,15 @@ def build(
     act: Callable[[jax.Array], jax.Array] = jax.nn.relu,
     conv_form: str = "patches",
     kernel: str = "none",
+    kernel_start: str = "data",
     noise: float = 0.0,
     preset: str = "",
     **options: Any,
 ) -> Layers:
     """Return the layers of the scheme `name`, with `options` such as epsilon, momentum or groups.
 
-    `kernel` names a scheme for the kernels of conv and dense. `noise` > 0 disturbs the output of
+    `kernel` names a scheme for the kernels of conv and dense; `kernel_start` is the `start` of
+    WeightNorm. `noise` > 0 disturbs the output of
     the norm (see Noise). `preset` ("flax", "torch", "keras") sets the options with which the norm
     is that library's default layer; `options` override it.
     Raises ValueError for an unknown name, and for an option that the scheme does not take.
@@ -79,7 +81,7 @@ def build(
     if "over" in getattr(module, "__dataclass_fields__", {}):
         arguments["over"] = row.over
     norm = factory(module, **arguments)
-    reparam = kernel_scheme(kernel, act)
+    reparam = kernel_scheme(kernel, act, kernel_start)
     # A function of jax.nn is kept by its name, because it cannot be pickled itself.
     named = act.__name__ if getattr(jax.nn, getattr(act, "__name__", ""), None) is act else act
     return Layers(
