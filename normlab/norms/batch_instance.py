@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
-from normlab.norms.plain import affine, name_of, refuse_one_value
+from normlab.norms.plain import affine, name_of, parameter, refuse_one_value
 from normlab.norms.running import RunningNorm
 from normlab.statistics.averages import normalize_by
 from normlab.statistics.axes import axes_of
@@ -45,7 +44,7 @@ class BatchInstanceNorm(RunningNorm):
             return *affine(self, channels), None
         self.refuse_one_image(x.ndim)
         refuse_one_value(self, x.shape, space)
-        rho = self.param("rho", nn.initializers.ones, (channels,))
+        rho = parameter(self, "rho", 1, channels)
         clipped = jnp.clip(lax.stop_gradient(rho), 0, 1) + (rho - lax.stop_gradient(rho))
         return *affine(self, channels), clipped
 

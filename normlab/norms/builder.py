@@ -39,6 +39,12 @@ def plain_act(act: Any, name: str) -> Callable[[jax.Array], jax.Array]:
     return getattr(jax.nn, act) if isinstance(act, str) else act
 
 
+def replaced_act(act: str, options: dict[str, Any]) -> Callable[..., Any]:
+    """Return the module that a row names for activations, with the norm's axis of channels."""
+    axis = {"axis": options["axis"]} if "axis" in options else {}
+    return factory(module_of(act), **axis)
+
+
 def module_of(module: Any) -> Callable[..., Any]:
     """Return the Linen class that a row names as "package.file:Class", imported now."""
     return pkgutil.resolve_name(module) if isinstance(module, str) else module
@@ -68,17 +74,18 @@ def build(
     2
     """
     row = find_norm(name)
-    legal = row.options + row.arguments
+    module = module_of(row.module)
+    fields = getattr(module, "__dataclass_fields__", {})
+    legal = row.options + row.arguments + tuple(a for a in row.shared if a in fields)
     for option in options:
         if option not in legal:
             takes = ", ".join(legal) or "no options"
             raise ValueError(f"norm {name!r} takes no option {option!r} (it takes {takes})")
     if conv_form not in FORMS:
         raise ValueError(f"unknown conv_form {conv_form!r} (forms: {', '.join(FORMS)})")
-    module = module_of(row.module)
     preset_arguments = preset_options(preset, name) if preset else {}
     arguments = {**preset_arguments, **row.fixed, **options}
-    if "over" in getattr(module, "__dataclass_fields__", {}):
+    if "over" in fields:
         arguments["over"] = row.over
     norm = factory(module, **arguments)
     reparam = kernel_scheme(kernel, act, kernel_start)
@@ -89,7 +96,7 @@ def build(
         dense=factory(Dense, reparam=reparam),
         head=Dense,
         norm=factory(disturbed, norm=norm, strength=noise) if noise else norm,
-        act=module_of(row.act) if row.act else factory(plain_act, act=named),
+        act=replaced_act(row.act, options) if row.act else factory(plain_act, act=named),
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from normlab.norms.plain import Scheme, finish
+from normlab.norms.plain import Scheme, finish, parameter
 from normlab.statistics.moments import Mask, to_float32, zero_masked
 
 
@@ -29,7 +28,7 @@ class DynamicTanh(Scheme):
         return jnp.tanh(z)
 
     def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
-        alpha = self.param("alpha", nn.initializers.constant(self.alpha), ())
+        alpha = parameter(self, "alpha", self.alpha)
         return finish(self, self.squash(alpha * to_float32(zero_masked(x, mask))))
 
 
@@ -46,4 +45,4 @@ class DynamicErf(DynamicTanh):
     """
 
     def squash(self, z: jax.Array) -> jax.Array:
-        return jax.lax.erf(z + self.param("shift", nn.initializers.zeros, ()))
+        return jax.lax.erf(z + parameter(self, "shift", 0))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from normlab.norms.group import count_groups
-from normlab.norms.plain import ROOM, Scheme, finish, refuse_one_value, safe_divide
+from normlab.norms.plain import ROOM, Scheme, finish, parameter, refuse_one_value, safe_divide
 from normlab.norms.running import RunningNorm
 from normlab.statistics.axes import axes_of
 from normlab.statistics.moments import Mask, moments, per_channel, std, to_float32, zero_masked
@@ -37,7 +36,7 @@ class EvoNormB0(RunningNorm):
         space = axes_of(("H", "W"), x.ndim)
         self.refuse_one_image(x.ndim)
         refuse_one_value(self, x.shape, space)
-        v = per_channel(self.param("v", nn.initializers.ones, x.shape[-1:]), x.ndim)
+        v = per_channel(parameter(self, "v", 1, x.shape[-1]), x.ndim)
         over_batch = self.batch_std(x, train, mask)
         # of whole examples: seen by groups of them, XLA rounds the gradient differently
         over_space = std(moments(x, space, mask=mask), self.epsilon)
@@ -88,6 +87,6 @@ class EvoNormS0(Scheme):
         groups = count_groups(self, x.shape[-1])
         refuse_one_value(self, x.shape, space, groups)
         x = zero_masked(to_float32(x), mask)
-        v = per_channel(self.param("v", nn.initializers.ones, x.shape[-1:]), x.ndim)
+        v = per_channel(parameter(self, "v", 1, x.shape[-1]), x.ndim)
         over_group = std(moments(x, space, groups=groups, mask=mask), self.epsilon)
         return finish(self, safe_divide(x, over_group) * jax.nn.sigmoid(v * x))

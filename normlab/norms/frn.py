@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from normlab.norms.plain import name_of
 from normlab.norms.sample import SampleNorm
-from normlab.statistics.moments import as_floats, per_channel
+from normlab.statistics.moments import as_floats
 
 
 class FilterResponseNorm(SampleNorm):
@@ -32,7 +32,8 @@ class FilterResponseNorm(SampleNorm):
 class TLU(nn.Module):
     """y = max(x, tau), a ReLU whose threshold is learned: relu(x - tau) + tau.
 
-    Shapes: x [N, ..., C] -> the same; parameter `tau` [C], 0 at first. State: none.
+    Shapes: x [N, ..., C] -> the same; parameter `tau` [C], 0 at first. State: none. `axis` is that
+    of the channels.
     Source: arXiv:1911.09737, section 3. Deviation: none.
 
     >>> y, _ = TLU().init_with_output(jax.random.key(0), jax.numpy.array([[-1.0, 2.0]]))
@@ -40,8 +41,12 @@ class TLU(nn.Module):
     [[0.0, 2.0]]
     """
 
+    axis: int = -1
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_floats(x, name_of(self))
-        tau = self.param("tau", nn.initializers.zeros, (x.shape[-1],))
-        return jnp.maximum(x, per_channel(tau, x.ndim)).astype(x.dtype)
+        shape = [1] * x.ndim
+        shape[self.axis] = x.shape[self.axis]
+        tau = self.param("tau", nn.initializers.zeros, (x.shape[self.axis],), jnp.float32)
+        return jnp.maximum(x, tau.reshape(shape)).astype(x.dtype)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from jax import lax
 
 from normlab.norms.plain import Scheme, affine, name_of, refuse_one_value
+from normlab.statistics.along import Groups
 from normlab.statistics.axes import axes_of
 from normlab.statistics.moments import Mask
 from normlab.statistics.normalize import normalize
@@ -31,6 +33,8 @@ class GroupNorm(Scheme):
     Shapes: x [N, ..., C] -> the same, seen as [N, ..., G, C / G]; parameters [C].
     State: none; training and evaluation agree. G = 1 is layer norm over H, W, C, G = C instance
     norm. `group_size` > 0 gives C / G instead of G.
+    channels_along: the axis name along which the channels are split in order. G counts the groups
+    of all of them. A group may be larger than a part.
     Raises ValueError where G does not divide C, or a statistic would be made of one value.
     Source: arXiv:1803.08494, section 3. Deviation: none.
 
@@ -44,21 +48,44 @@ class GroupNorm(Scheme):
     group_size: int = 0
     epsilon: float = 1e-5
     allow_degenerate: bool = False
+    channels_along: Any = None
 
     def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
-        axes, groups = axes_of(("H", "W"), x.ndim), count_groups(self, x.shape[-1])
-        refuse_one_value(self, x.shape, axes, groups)
+        axes = axes_of(("H", "W"), x.ndim)
+        groups, along = self.split_groups(x.shape[-1])
+        refuse_one_value(self, x.shape, axes, groups, axis_name=along)
         scale, bias = affine(self, x.shape[-1])
         split = x.shape
         if not axes:  # nothing to sum before the channels, so no statistic is kept for each of them
             split, groups = (x.shape[0], groups, x.shape[-1] // groups), 1
+            scale, bias = (v if v is None else v.reshape(split[1:]) for v in (scale, bias))
         y, _ = normalize(
             x.reshape(split),
             axes,
             groups=groups,
             epsilon=self.epsilon,
-            scale=scale.reshape(split[1:]) if not axes else scale,
-            bias=bias.reshape(split[1:]) if not axes else bias,
+            scale=scale,
+            bias=bias,
             mask=mask if mask is None else mask.reshape(split),
+            axis_name=along,
         )
         return y.reshape(x.shape)
+
+    def split_groups(self, channels: int) -> tuple[int, Any]:
+        """Return the number of groups here, and the axis name of its other parts, if any."""
+        if self.channels_along is None:
+            return count_groups(self, channels), None
+        if self.is_initializing():  # which may happen outside of the axis
+            return 1, None
+        parts = lax.axis_size(self.channels_along)
+        groups = count_groups(self, channels * parts)
+        if groups % parts == 0:
+            return groups // parts, None
+        if parts % groups:
+            raise ValueError(
+                f"{name_of(self)}: {groups} groups and {parts} parts of the channels along "
+                f"{self.channels_along!r}: neither divides the other; use another number of groups"
+            )
+        each = parts // groups
+        members = tuple(tuple(range(g, g + each)) for g in range(0, parts, each))
+        return 1, Groups(self.channels_along, members)

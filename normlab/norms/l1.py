@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from normlab.norms.running import RunningNorm
+from normlab.statistics.along import psum
 from normlab.statistics.moments import centre, moments, zero_masked
 from normlab.statistics.normalize import scale_and_shift
 
@@ -41,9 +42,8 @@ class L1BatchNorm(RunningNorm):
         scale, bias = parameters
         m = moments(x, axes, **options)
         centred = centre(x, m)
-        total = jnp.sum(zero_masked(jnp.abs(centred), options["mask"]), axes, keepdims=True)
-        if options["axis_name"] is not None:
-            total = lax.psum(total, options["axis_name"])
+        own = jnp.sum(zero_masked(jnp.abs(centred), options["mask"]), axes, keepdims=True)
+        total = psum(own, options["axis_name"])
         s = TO_STD * total / jnp.maximum(m.n, 1)
         # Relative to h, a copy of the root without gradient, all is about 1: nothing overflows.
         root = math.sqrt(self.epsilon) * m.shrink

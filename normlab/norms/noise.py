@@ -48,8 +48,8 @@ class Noise(nn.Module):
 def disturbed(norm: Callable[..., Any], strength: float, name: str) -> Callable[..., Any]:
     """Return the layer norm(name=name), which puts out its values disturbed by `Noise`."""
 
-    def layer(x: jax.Array, train: bool = False, mask: Mask = None) -> jax.Array:
-        y = norm(name=name)(x, train=train, mask=mask)
+    def layer(x: jax.Array, train: bool = False, mask: Mask = None, **outer: Any) -> jax.Array:
+        y = norm(name=name)(x, train=train, mask=mask, **outer)
         noisy = Noise(strength, name=f"{name}_noise")(y, train=train)
         return zero_masked(noisy, mask)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from flax import linen as nn
 from jax.core import Tracer
 
 from normlab.statistics.axes import refuse_degenerate
-from normlab.statistics.moments import Mask, as_floats, fit_mask, zero_masked
+from normlab.statistics.moments import Mask, as_floats, fit_mask, to_float32, zero_masked
 from normlab.statistics.normalize import scale_and_shift
 
 
@@ -20,19 +21,35 @@ def name_of(module: nn.Module) -> str:
     return module.name or type(module).__name__
 
 
+Initializer = Callable[..., Any]
 LIMITS = {"epsilon": (0, math.inf), "momentum": (0, 1)}
 """The legal values of fields that several schemes have; infinity is not one."""
 
 
-class Scheme(nn.Module):
+class Scheme(nn.Module, kw_only=True):
     """Base of every scheme: y = layer(x, train, mask), of which a scheme writes `respond`.
 
     x [N, ..., C] -> the same, or a single vector [C]. Integers and booleans are read as float32;
     every other y has the dtype of x. `mask`: True where a position of x is valid, see `fit_mask`.
     Masked positions of y are 0. `train` may be given by position, as `nn.remat` needs it.
+    `scale`, `bias` of the call: y * scale + bias after the layer's own, see `fit_outer`.
+
+    axis: the axis of the channels in x and the mask; 1 for [N, C, H, W].
+    dtype: of y; None is that of x. Statistics and y are computed in float32 or wider.
+    param_dtype: in which the parameters are kept. use_scale, use_bias: whether the layer has these
+    parameters; scale_init, bias_init: where they start (zeros for the last norm of a residual
+    branch). A scheme without the parameter has no use for them.
     Raises ValueError for complex x, and at construction for a field outside of LIMITS. Raises
     TypeError for a traced `train`.
     """
+
+    axis: int = -1
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    use_scale: bool = True
+    use_bias: bool = True
+    scale_init: Initializer = nn.initializers.ones
+    bias_init: Initializer = nn.initializers.zeros
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +61,15 @@ class Scheme(nn.Module):
                 )
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: Mask = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool = False,
+        mask: Mask = None,
+        *,
+        scale: Any = None,
+        bias: Any = None,
+    ) -> jax.Array:
         x, shape = as_floats(x, name_of(self)), jnp.shape(x)
         if isinstance(train, Tracer):
             raise TypeError(
@@ -52,13 +77,56 @@ class Scheme(nn.Module):
                 "and give it by position: layer(x, True)"
             )
         x = x if shape[1:] else x[None]
+        axis = channel_axis(self, x.shape) if shape[1:] else -1
         mask = fit_mask(mask, x.shape)
-        y = self.respond(x, train, mask)
-        return zero_masked(y.astype(x.dtype), mask).reshape(shape)
+        dtype, outer = self.dtype or x.dtype, (fit_outer(self, v, x.shape) for v in (scale, bias))
+        x, mask, scale, bias = (move(v, axis, -1) for v in (x, mask, *outer))
+        y = scale_and_shift(self.respond(x, train, mask), scale, bias)
+        return move(zero_masked(y.astype(dtype), mask), -1, axis).reshape(shape)
 
     def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         """Return y for x [N, ..., C] with a mask in its shape; y at masked positions is free."""
         raise NotImplementedError
+
+
+def channel_axis(layer: Scheme, shape: tuple[int, ...]) -> int:
+    """Return the axis of the channels; raises ValueError where x has no such axis or it is N."""
+    ndim = len(shape)
+    axis = layer.axis - ndim if layer.axis > 0 else layer.axis
+    if not -ndim < axis < 0:
+        legal = f"from 1 to {ndim - 1}" if ndim > 2 else "1"
+        raise ValueError(
+            f"{name_of(layer)}: axis {layer.axis} is no axis of channels of an input of shape "
+            f"{shape}; axis 0 is N, the channels are axis {legal} or counted from the end"
+        )
+    return axis
+
+
+def move(x: Any, source: int, target: int) -> Any:
+    """Return x with one axis moved, unless it is there or x is None."""
+    return x if x is None or source == target else jnp.moveaxis(x, source, target)
+
+
+def fit_outer(layer: Scheme, value: Any, shape: tuple[int, ...]) -> jax.Array | None:
+    """Return a factor or term of the call with the number of axes of x, float32 or wider.
+
+    [C] is one for all examples, [N, C] one for each (FiLM, adaptive layer norm, conditional batch
+    norm). With as many axes as x, each has its length or 1. Raises ValueError for another shape.
+    """
+    if value is None:
+        return None
+    value, axis = to_float32(as_floats(value, name_of(layer))), channel_axis(layer, shape)
+    given, channels = value.shape, shape[axis]
+    if given in ((channels,), (shape[0], channels), (1, channels)) and value.ndim <= 2:
+        wide = [1] * len(shape)
+        wide[0], wide[axis] = (given[0] if value.ndim == 2 else 1), channels
+        return value.reshape(wide)
+    if value.ndim != len(shape) or any(a not in (1, b) for a, b in zip(given, shape, strict=True)):
+        raise ValueError(
+            f"{name_of(layer)}: a scale or bias of shape {given} does not fit an input of shape "
+            f"{shape}; give [C], [N, C] or as many axes as the input has"
+        )
+    return value
 
 
 def refuse_one_value(
@@ -70,24 +138,34 @@ def refuse_one_value(
         refuse_degenerate(name_of(module), shape, axes, *groups, axis_name=axis_name)
 
 
-def scale_of(module: nn.Module, channels: int) -> jax.Array:
-    """Return the parameter `scale` [C] of a layer, ones at first."""
-    return module.param("scale", nn.initializers.ones, (channels,))
+def scale_of(layer: Scheme, *shape: int) -> jax.Array | None:
+    """Return the parameter `scale` of a layer, [C] or of another shape, float32 or wider."""
+    if not layer.use_scale:
+        return None
+    return to_float32(layer.param("scale", layer.scale_init, shape, layer.param_dtype))
 
 
-def bias_of(module: nn.Module, channels: int) -> jax.Array:
-    """Return the parameter `bias` [C] of a layer, zeros at first."""
-    return module.param("bias", nn.initializers.zeros, (channels,))
+def bias_of(layer: Scheme, *shape: int) -> jax.Array | None:
+    """Return the parameter `bias` likewise."""
+    if not layer.use_bias:
+        return None
+    return to_float32(layer.param("bias", layer.bias_init, shape, layer.param_dtype))
 
 
-def affine(module: nn.Module, channels: int) -> tuple[jax.Array, jax.Array]:
+def affine(layer: Scheme, *shape: int) -> tuple[jax.Array | None, jax.Array | None]:
     """Return both."""
-    return scale_of(module, channels), bias_of(module, channels)
+    return scale_of(layer, *shape), bias_of(layer, *shape)
 
 
-def finish(module: nn.Module, y: jax.Array) -> jax.Array:
+def parameter(layer: Scheme, name: str, start: float, *shape: int) -> jax.Array:
+    """Return another parameter of a layer, which starts at this value everywhere."""
+    init = nn.initializers.constant(start)
+    return to_float32(layer.param(name, init, shape, layer.param_dtype))
+
+
+def finish(layer: Scheme, y: jax.Array) -> jax.Array:
     """Return scale * y + bias with the layer's own parameters."""
-    return scale_and_shift(y, *affine(module, y.shape[-1]))
+    return scale_and_shift(y, *affine(layer, y.shape[-1]))
 
 
 ROOM = 2.0**-8

@@ -7,12 +7,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from normlab.norms.plain import ROOM, Scheme, name_of, refuse_one_value, safe_divide, scale_of
+from normlab.norms.plain import (
+    ROOM,
+    Scheme,
+    bias_of,
+    name_of,
+    parameter,
+    refuse_one_value,
+    safe_divide,
+    scale_of,
+)
 from normlab.statistics.axes import axes_of, count_values
 from normlab.statistics.moments import Mask, moments, per_channel, std, to_float32, zero_masked
-from normlab.statistics.normalize import normalize
+from normlab.statistics.normalize import normalize, scale_and_shift
 
 _FLOOR = 1e-24
 """Added to a mean square before its root, whose derivatives are not finite at 0."""
@@ -40,9 +48,8 @@ class GlobalResponseNorm(Scheme):
 
     def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         refuse_one_value(self, x.shape, (), 1)
-        zeros, channels = nn.initializers.zeros, x.shape[-1]
-        names = ("response", "bias")
-        weight, bias = (per_channel(self.param(n, zeros, (channels,)), x.ndim) for n in names)
+        weight = per_channel(parameter(self, "response", 0, x.shape[-1]), x.ndim)
+        bias = bias_of(self, x.shape[-1])
         x = zero_masked(to_float32(x), mask)
         space = axes_of(("H", "W"), x.ndim)
         # g over the root of the number of positions, which is no larger than the values
@@ -53,7 +60,7 @@ class GlobalResponseNorm(Scheme):
         if not isinstance(positions, int):  # of a symbolic shape
             positions = jnp.asarray(positions, g.dtype)
         relative = safe_divide(g, mean + self.epsilon / positions**0.5)
-        return relative * (weight * x) + bias + x
+        return scale_and_shift(relative * (weight * x), None, bias) + x
 
 
 class UnitNorm(Scheme):
@@ -76,12 +83,13 @@ class UnitNorm(Scheme):
     def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         refuse_one_value(self, x.shape, (), 1)
         channels = x.shape[-1]
+        scale = jnp.ones(channels) if not self.use_scale else scale_of(self, channels)
         y, _ = normalize(
             zero_masked(x, mask),  # zeros add nothing to the sum and stay 0
             (),
             groups=1,
             epsilon=self.epsilon / channels,
-            scale=scale_of(self, channels) / channels**0.5,
+            scale=scale / channels**0.5,
             centered=False,
         )
         return y

@@ -52,6 +52,15 @@ class Norm:
     version: int = 1
 
     @property
+    def shared(self) -> tuple[str, ...]:
+        """Arguments that `Scheme` gives every scheme with such parameters."""
+        names = ["axis", "dtype"]
+        names += ["param_dtype"] if self.parameters else []
+        for name in ("scale", "bias"):
+            names += [f"use_{name}", f"{name}_init"] if name in self.parameters else []
+        return tuple(names)
+
+    @property
     def is_per_sample(self) -> bool:
         """Whether no example depends on another in training."""
         return "N" not in self.over

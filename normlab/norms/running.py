@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from normlab.norms.plain import Scheme, affine, name_of, refuse_one_value
+from normlab.statistics.along import groups_of
 from normlab.statistics.averages import Average, normalize_by, start_average, update_average
 from normlab.statistics.axes import axes_of
 from normlab.statistics.moments import Mask, Moments, zero_masked
@@ -32,7 +33,8 @@ class RunningNorm(Scheme):
     running_var: "biased", or "unbiased" (times n / (n - 1), as PyTorch keeps it).
     stats_batch: b > 0 takes statistics over groups of b consecutive examples (ghost batches,
     arXiv:1705.08741), whose average the running ones follow; 0 is the whole batch.
-    axis_name: also over the devices, or vmapped calls, along this axis.
+    axis_name: also over the devices, or vmapped calls, along this axis. axis_index_groups: only
+    over those of the own group, as ((0, 1), (2, 3)).
     use_running, update_running: what is used and whether it moves; None: as `train` says. Frozen
     statistics are use_running=True, update_running=False.
     allow_degenerate: accept statistics of one value, whose output is constant.
@@ -49,6 +51,7 @@ class RunningNorm(Scheme):
     use_running: bool | None = None
     update_running: bool | None = None
     allow_degenerate: bool = False
+    axis_index_groups: Any = None
 
     counts = False
     """Whether the scheme needs the number of updates whatever the `average`."""
@@ -96,7 +99,9 @@ class RunningNorm(Scheme):
     @property
     def shared_along(self) -> Any:
         """The axis name; none while initializing, which may happen outside of that axis."""
-        return None if self.is_initializing() else self.axis_name
+        if self.is_initializing():
+            return None
+        return groups_of(name_of(self), self.axis_name, self.axis_index_groups)
 
     def switches(self, train: bool) -> tuple[bool, bool]:
         """Return whether the running statistics are used, and whether they move."""

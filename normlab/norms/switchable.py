@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
-from normlab.norms.plain import affine, refuse_one_value
+from normlab.norms.plain import affine, parameter, refuse_one_value
 from normlab.norms.running import RunningNorm
+from normlab.statistics.along import pmax, pmin, psum
 from normlab.statistics.axes import axes_of
 from normlab.statistics.moments import Mask, Moments, centre, moments, per_channel
 from normlab.statistics.normalize import scale_and_shift
@@ -40,24 +40,23 @@ def pool(parts: Moments, axis: int, axis_name: Any = None) -> Moments:
     """
 
     def over(reduce, across, x: jax.Array) -> jax.Array:
-        x = reduce(x, axis=axis, keepdims=True)
-        return x if axis_name is None else across(x, axis_name)
+        return across(reduce(x, axis=axis, keepdims=True), axis_name)
 
     def distance(parts: Moments, shift: jax.Array) -> jax.Array:
         return jnp.where(parts.n > 0, (parts.shift - shift) + parts.delta, 0)
 
-    n = over(jnp.sum, lax.psum, parts.n)
+    n = over(jnp.sum, psum, parts.n)
     weight = parts.n / jnp.maximum(n, 1)
-    parts = in_units(parts, over(jnp.min, lax.pmin, parts.shrink))
+    parts = in_units(parts, over(jnp.min, pmin, parts.shrink))
     # One of the means, not their mean: no consumer can compute it to another last bit.
     shifts = jnp.where(parts.n > 0, lax.stop_gradient(parts.shift), -jnp.inf)
-    shift = jnp.where(n > 0, over(jnp.max, lax.pmax, shifts), 0)
+    shift = jnp.where(n > 0, over(jnp.max, pmax, shifts), 0)
     square = lax.stop_gradient(parts.var + jnp.square(distance(parts, shift)))
-    factor = jnp.where(over(jnp.max, lax.pmax, square) < FAR, 1, SMALL).astype(shift.dtype)
+    factor = jnp.where(over(jnp.max, pmax, square) < FAR, 1, SMALL).astype(shift.dtype)
     parts, shift = in_units(parts, parts.shrink * factor), shift * factor
     e = distance(parts, shift)
-    delta = over(jnp.sum, lax.psum, weight * e)
-    var = over(jnp.sum, lax.psum, weight * (parts.var + jnp.square(e - delta)))
+    delta = over(jnp.sum, psum, weight * e)
+    var = over(jnp.sum, psum, weight * (parts.var + jnp.square(e - delta)))
     return Moments(shift, delta, var, n, parts.shrink)
 
 
@@ -123,9 +122,9 @@ class SwitchNorm(RunningNorm):
         space = axes_of(("H", "W"), x.ndim)
         self.refuse_one_image(x.ndim)
         refuse_one_value(self, x.shape, space, 0 if space else 1)
-        kinds = (3,) if space else (2,)
+        kinds = 3 if space else 2
         weights = (
-            jax.nn.softmax(self.param(name, nn.initializers.ones, kinds))
+            jax.nn.softmax(parameter(self, name, 1, kinds))
             for name in ("mean_weight", "var_weight")
         )
         return *affine(self, x.shape[-1]), *weights

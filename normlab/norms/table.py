@@ -19,7 +19,13 @@ EXACT_SCALE = {**EXACT, "invariant": ("scale",)}
 RUNNING: dict[str, Any] = {
     "over": ("N", "H", "W"),
     "options": ("epsilon", "momentum", "stats_batch", "average", "running_var"),
-    "arguments": ("axis_name", "use_running", "update_running", "allow_degenerate"),
+    "arguments": (
+        "axis_name",
+        "axis_index_groups",
+        "use_running",
+        "update_running",
+        "allow_degenerate",
+    ),
     "running_statistics": True,
 }
 """What the schemes on `RunningNorm` have in common."""
@@ -31,7 +37,8 @@ GROUPED: dict[str, Any] = {
     "arguments": ("group_size", "allow_degenerate"),
     "grouped": True,
 }
-SAMPLE = {**OWN, "family": "sample", "module": "normlab.norms.sample:SampleNorm"}
+SAMPLE: dict[str, Any] = {**OWN, "family": "sample", "module": "normlab.norms.sample:SampleNorm"}
+LAYER = {**SAMPLE, "arguments": ("allow_degenerate", "per_element", "channels_along")}
 ELEMENT: dict[str, Any] = {
     "family": "element",
     "over": (),
@@ -117,7 +124,7 @@ NORMS: dict[str, Norm] = {
         over=("H", "W", "C"),
         cost="moments; output",
         source="arXiv:1607.06450",
-        **SAMPLE,
+        **LAYER,
         **EXACT,
     ),
     "layer_channels": Norm(
@@ -126,7 +133,7 @@ NORMS: dict[str, Norm] = {
         equals="layer",
         cost="moments; output",
         source="arXiv:1607.06450 as used in transformers and ConvNeXt",
-        **SAMPLE,
+        **LAYER,
         **EXACT,
     ),
     "instance": Norm(
@@ -143,7 +150,7 @@ NORMS: dict[str, Norm] = {
         module="normlab.norms.group:GroupNorm",
         cost="moments; output",
         source="arXiv:1803.08494",
-        **GROUPED,
+        **{**GROUPED, "arguments": (*GROUPED["arguments"], "channels_along")},
         **EXACT,
     ),
     "rms": Norm(
@@ -154,7 +161,7 @@ NORMS: dict[str, Norm] = {
         centered=False,
         cost="mean square; output",
         source="arXiv:1910.07467",
-        **SAMPLE,
+        **{**LAYER, "arguments": (*LAYER["arguments"], "use_bias", "bias_init")},
         **EXACT_SCALE,
     ),
     "frn": Norm(

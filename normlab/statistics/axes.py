@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jax import lax
+from normlab.statistics.along import axis_size
 
 SPACE = frozenset("HWT")
 
@@ -40,9 +40,7 @@ def refuse_degenerate(
     layer: str, shape: Sequence[int], axes: Sequence[int], groups: int = 0, axis_name: Any = None
 ) -> None:
     """Raise ValueError where a statistic would be made of one value: its output is constant."""
-    values = count_values(shape, axes, groups)
-    if axis_name is not None:
-        values *= lax.axis_size(axis_name)
+    values = count_values(shape, axes, groups) * axis_size(axis_name)
     if isinstance(values, int) and values < 2:  # a symbolic shape says nothing
         raise ValueError(
             f"{layer}: each statistic of an input of shape {tuple(shape)} would be made of "

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from normlab.statistics.along import anywhere, axis_size, pmax, psum
 from normlab.statistics.axes import count_values
 
 Mask = jax.Array | None
@@ -37,7 +38,7 @@ class Moments(NamedTuple):
 
 class Reduction(NamedTuple):
     """What one statistic is made of: `axes`, the channels of a group where `groups` > 0, the
-    devices or vmapped calls along `axis_name`."""
+    devices or vmapped calls along `axis_name`, a name or `Groups` of it."""
 
     axes: tuple[int, ...]
     groups: int = 0
@@ -124,7 +125,7 @@ def _sum(x: jax.Array, dims: Reduction) -> jax.Array:
         split = in_groups(total, dims.groups)
         sums = jnp.broadcast_to(jnp.sum(split, -1, keepdims=True), split.shape)
         total = sums.reshape(total.shape)
-    return total if dims.axis_name is None else lax.psum(total, dims.axis_name)
+    return psum(total, dims.axis_name)
 
 
 def mean_over(x: jax.Array, dims: Reduction, n: jax.Array) -> jax.Array:
@@ -135,9 +136,7 @@ def mean_over(x: jax.Array, dims: Reduction, n: jax.Array) -> jax.Array:
 def _count(x: jax.Array, mask: Mask, dims: Reduction) -> jax.Array:
     if mask is not None:
         return _sum(mask.astype(x.dtype), dims)
-    n = count_values(x.shape, dims.axes, dims.groups)
-    if dims.axis_name is not None:
-        n *= lax.axis_size(dims.axis_name)
+    n = count_values(x.shape, dims.axes, dims.groups) * axis_size(dims.axis_name)
     return jnp.full((1,) * x.ndim, n, x.dtype)
 
 
@@ -170,9 +169,7 @@ def _pilot(x: jax.Array, dims: Reduction) -> jax.Array:
         x = lax.slice_in_dim(x, start, start + size // step, 1, axis)
     elif step > 1:
         x = lax.slice_in_dim(x, 0, size, step, axis)
-    first = _first(x, dims)
-    if dims.axis_name is not None:
-        first = lax.pmax(first, dims.axis_name)
+    first = pmax(_first(x, dims), dims.axis_name)
     return first + _sum(x - first, dims) / _count(x, None, dims)
 
 
@@ -218,7 +215,11 @@ def _rescue(x, mask, n, shift, delta, var, *, dims: Reduction):
         kept = zip(scaled, (shift, delta, var), strict=True)
         return *(jnp.where(bad, new, old) for new, old in kept), shrink
 
-    return lax.cond(jnp.any(bad), again, lambda: (shift, delta, var, jnp.ones_like(var)))
+    return lax.cond(
+        anywhere(jnp.any(bad), dims.axis_name),
+        again,
+        lambda: (shift, delta, var, jnp.ones_like(var)),
+    )
 
 
 @functools.cache

@@ -64,11 +64,12 @@ def _normalize_jvp(dims: Reduction, epsilon: float, primals, tangents):
     mean_t = mean_over(t, dims, m.n) if dims.centered else jnp.zeros_like(mean_ht)
     a = inv * m.shrink if scale is None else inv * m.shrink * scale
     slope, offset = -a * mean_ht, -a * mean_t
+    turned = a if scale is None or a.shape[:-1] == inv.shape[:-1] else _turn(a, dims)
     if scale is not None:
         slope = slope + tangents[2]
     if bias is not None:
         offset = offset + tangents[3]
-    dy = zero_masked(_turn(a * _turn(t, dims), dims) + slope * h + offset, mask)
+    dy = zero_masked(_turn(turned * _turn(t, dims), dims) + slope * h + offset, mask)
     zeros = jax.tree.map(jnp.zeros_like, m)
     dm = zeros._replace(delta=mean_t * m.shrink, var=2 * mean_ht / inv * m.shrink)
     return (zero_masked(scale_and_shift(h, scale, bias), mask), m), (dy, dm)

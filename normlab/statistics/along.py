@@ -1,0 +1,74 @@
+"""Sums over the devices, or vmapped calls, along an axis name, or over a part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Groups(NamedTuple):
+    """Part of an axis name: each device shares statistics with those of its own group.
+
+    `members`: the groups, of one size, as `axis_index_groups` of jax.lax lists them. Those of
+    jax.lax work neither under vmap nor under shard_map (jax 0.10).
+    """
+
+    name: Any
+    members: tuple[tuple[int, ...], ...]
+
+
+def _over_own_group(reduce: Callable[..., jax.Array], x: jax.Array, groups: Groups) -> jax.Array:
+    everything = lax.all_gather(x, groups.name)
+    members = jnp.asarray(groups.members)
+    is_here = jnp.any(members == lax.axis_index(groups.name), axis=1)
+    return reduce(everything[members[jnp.argmax(is_here)]], axis=0)
+
+
+def psum(x: jax.Array, along: Any) -> jax.Array:
+    """Return the sum of x along an axis name or within Groups of it; x itself for None."""
+    if along is None:
+        return x
+    return _over_own_group(jnp.sum, x, along) if isinstance(along, Groups) else lax.psum(x, along)
+
+
+def pmax(x: jax.Array, along: Any) -> jax.Array:
+    """Return the largest x likewise."""
+    if along is None:
+        return x
+    return _over_own_group(jnp.max, x, along) if isinstance(along, Groups) else lax.pmax(x, along)
+
+
+def pmin(x: jax.Array, along: Any) -> jax.Array:
+    """Return the smallest x likewise."""
+    return x if along is None else -pmax(-x, along)
+
+
+def anywhere(flag: jax.Array, along: Any) -> jax.Array:
+    """Return whether a flag, the same for all that share statistics, is set in any group: devices
+    that take different branches would wait for each other for ever."""
+    return lax.pmax(flag, along.name) if isinstance(along, Groups) else flag
+
+
+def axis_size(along: Any) -> int:
+    """Return how many devices or calls share statistics; 1 for None."""
+    if along is None:
+        return 1
+    return len(along.members[0]) if isinstance(along, Groups) else lax.axis_size(along)
+
+
+def groups_of(layer: str, name: Any, members: Any) -> Any:
+    """Return the axis name, or Groups of it; raises ValueError for groups of several sizes."""
+    if members is None or name is None:
+        return name
+    members = tuple(tuple(int(i) for i in group) for group in members)
+    everyone = sorted(i for group in members for i in group)
+    if len({len(group) for group in members}) != 1 or everyone != list(range(len(everyone))):
+        raise ValueError(
+            f"{layer}: axis_index_groups {members} are no groups of one size in which every index "
+            "from 0 on is once"
+        )
+    return Groups(name, members)
