@@ -48,8 +48,8 @@ def pmin(x: jax.Array, along: Any) -> jax.Array:
 
 
 def anywhere(flag: jax.Array, along: Any) -> jax.Array:
-    """Return whether a flag, the same for all that share statistics, is set in any group: devices
-    that take different branches would wait for each other for ever."""
+    """Return whether a flag is set in any group. Devices of different groups must take the same
+    branch, or they wait for each other for ever."""
     return lax.pmax(flag, along.name) if isinstance(along, Groups) else flag
 
 

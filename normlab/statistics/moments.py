@@ -37,8 +37,8 @@ class Moments(NamedTuple):
 
 
 class Reduction(NamedTuple):
-    """What one statistic is made of: `axes`, the channels of a group where `groups` > 0, the
-    devices or vmapped calls along `axis_name`, a name or `Groups` of it."""
+    """What one statistic is made of: `axes`, and the channels of a group where `groups` > 0.
+    `axis_name` adds the devices or vmapped calls along it, a name or `Groups` of one."""
 
     axes: tuple[int, ...]
     groups: int = 0
