@@ -24,7 +24,14 @@ if TYPE_CHECKING:  # for editors; at run time `_PLACES` says where a name is fou
     from normlab.norms.batch import BatchNorm
     from normlab.norms.batch_instance import BatchInstanceNorm
     from normlab.norms.builder import Layers, adopt, build, release
-    from normlab.norms.convert import from_torch, to_torch
+    from normlab.norms.convert import (
+        from_equinox,
+        from_haiku,
+        from_keras,
+        from_torch,
+        options_of,
+        to_torch,
+    )
     from normlab.norms.dynamic import DynamicErf, DynamicTanh
     from normlab.norms.evonorm import EvoNormB0, EvoNormS0
     from normlab.norms.frn import TLU, FilterResponseNorm
@@ -36,13 +43,22 @@ if TYPE_CHECKING:  # for editors; at run time `_PLACES` says where a name is fou
     from normlab.norms.renorm import BatchRenorm
     from normlab.norms.response import GlobalResponseNorm, LocalResponseNorm, UnitNorm
     from normlab.norms.sample import SampleNorm
+    from normlab.norms.serving import fold, fold_kernels
     from normlab.norms.switchable import SwitchNorm
 
 _OTHERS = {
     "layers.linear": ("Conv", "Dense"),
     "norms.builder": ("Layers", "adopt", "build", "release"),
-    "norms.convert": ("from_torch", "to_torch"),
+    "norms.convert": (
+        "from_equinox",
+        "from_haiku",
+        "from_keras",
+        "from_torch",
+        "options_of",
+        "to_torch",
+    ),
     "norms.presets": ("PRESETS", "preset_options"),
+    "norms.serving": ("fold", "fold_kernels"),
 }
 _PLACES = [f"normlab.{file}:{name}" for file, names in _OTHERS.items() for name in names]
 _PLACES += [row.module for row in (*NORMS.values(), *KERNELS.values()) if row.module]
