@@ -232,6 +232,31 @@ def test_ndim_says_which_parameters_there_are(name):
         build.norm(8, rngs=nnx.Rngs(0))(x)
 
 
+@pytest.mark.parametrize(
+    ("name", "features", "options"),
+    [
+        ("batch", 4, {"axis": 1, "use_bias": False, "scale_init": nn.initializers.zeros}),
+        ("group", 4, {"axis": 1, "param_dtype": jnp.bfloat16}),
+        ("layer", (4, 2, 8), {"per_element": True}),
+    ],
+)
+def test_options_of_every_scheme_arrive(name, features, options):
+    x, outer = draw(IMAGES), {"scale": draw((8, 1, 1, 1)), "bias": draw((8, 1, 1, 1))}
+    linen: Any = norms.build(name, **options).norm(name="norm_1")
+    module = norms.nnx.build(name, **options).norm(features, rngs=nnx.Rngs(0))
+    right, variables = linen.init_with_output(jax.random.key(0), x, train=True, **outer)
+    assert_same(variables_of(module), variables)
+    assert_same(module(x, **outer), right)
+
+
+def test_the_activation_of_a_row_has_the_axis_of_its_norm():
+    layers, x = norms.nnx.build("frn", axis=1), draw(IMAGES)
+    act = layers.act(4, rngs=nnx.Rngs(0))
+    tau = np.array([-1.0, 0.0, 1.0, 2.0], np.float32)
+    act.tau[...] = jnp.array(tau)
+    assert_same(act(x), np.maximum(x, tau[:, None, None]))
+
+
 def test_linen_variables_that_do_not_fit_are_refused():
     block: Any = Block(nnx.Rngs(0))
     variables = norms.nnx.to_linen(block)

@@ -25,7 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from normlab.layers.factory import Factory, factory
 from normlab.norms import builder
-from normlab.norms.table import NORMS, find_norm
+from normlab.norms.table import NORMS
 from normlab.statistics.moments import Mask
 
 
@@ -40,21 +40,32 @@ NormState.__module__, NormState.__name__ = __name__, "NormState"
 NormState.__qualname__ = "NormState"  # so that pickle finds it here
 
 
+Features = int | tuple[int, ...]
+
+
 class Layer(nnx.Module):
     """Base of the NNX modules: a Linen layer `linen` whose variables are attributes.
 
     Parameters are nnx.Param, running statistics nnx.BatchStat, counters NormState. `options` are
-    the fields of the Linen class. `num_features` is the number of channels C, and `ndim` that of
-    the axes of an input: 2 for vectors [N, C], 4 for images. `ndim` matters to switchable and
-    batch-instance norm, which have other parameters for vectors.
+    the fields of the Linen class. `num_features` is the number of channels C, or the shape of an
+    example, as layer norm needs it with `per_element`. `ndim` is the number of axes of an input: 2
+    for vectors [N, C], 4 for images. It matters to switchable and batch-instance norm, which have
+    other parameters for vectors.
     """
 
     scheme: ClassVar[type[nn.Module]]
 
-    def __init__(self, num_features: int, *, rngs: nnx.Rngs, ndim: int = 4, **options: Any) -> None:
+    def __init__(
+        self, num_features: Features, *, rngs: nnx.Rngs, ndim: int = 4, **options: Any
+    ) -> None:
         self.num_features, self.ndim = num_features, ndim
         self.linen = self.scheme(**options, parent=None)
-        x = jax.ShapeDtypeStruct((*[2] * (ndim - 1), num_features), jnp.float32)
+        shape: list[int] = [2] * ndim
+        if isinstance(num_features, tuple):
+            shape = [2, *num_features]
+        else:
+            shape[options.get("axis", -1) % ndim] = num_features
+        x = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
         variables = flatten_dict(self.linen.lazy_init(rngs.params(), x))
         self.paths = tuple(sorted(variables))
         made = {path[1:]: type_of(path[0])(jnp.array(value)) for path, value in variables.items()}
@@ -97,7 +108,7 @@ class Norm(Layer):
 
     def __init__(
         self,
-        num_features: int,
+        num_features: Features,
         *,
         rngs: nnx.Rngs,
         use_running_average: bool = False,
@@ -145,7 +156,9 @@ class Layers:
     act: Factory
 
 
-def plain_act(num_features: int, *, rngs: nnx.Rngs, act: Any) -> Callable[[jax.Array], jax.Array]:
+def plain_act(
+    num_features: Features, *, rngs: nnx.Rngs, act: Any
+) -> Callable[[jax.Array], jax.Array]:
     """Return the function `act`, or that of jax.nn with this name, in the place of a module."""
     return builder.plain_act(act, "")
 
@@ -175,9 +188,8 @@ def build(
             )
     built: Any = builder.build(name, act=act, preset=preset, **options)
     norm = factory(class_of(built.norm.make), **dict(built.norm.arguments))
-    if row_act := find_norm(name).act:
-        return Layers(norm, factory(class_of(builder.module_of(row_act))))
-    return Layers(norm, factory(plain_act, **dict(built.act.arguments)))
+    make = plain_act if built.act.make is builder.plain_act else class_of(built.act.make)
+    return Layers(norm, factory(make, **dict(built.act.arguments)))
 
 
 @functools.cache
