@@ -146,7 +146,12 @@ MODULES = {
     "SyncBatchNorm(8, momentum=0.3)": {"momentum": 0.7},
     "InstanceNorm2d(8, affine=True, eps=1e-2)": {"epsilon": 1e-2},
     "InstanceNorm2d(8, affine=True, track_running_stats=True)": {"name": "batch", **FROZEN},
-    "LayerNorm(8, eps=1e-3)": {"name": "layer_channels", "epsilon": 1e-3},
+    "BatchNorm2d(8, affine=False)": {"use_scale": False, "use_bias": False},
+    "InstanceNorm2d(8)": {"use_scale": False, "use_bias": False},
+    "LayerNorm(8, eps=1e-3, bias=False)": {"use_bias": False, "epsilon": 1e-3},
+    "LayerNorm([8, 5, 6])": {"name": "layer", "per_element": True},
+    "LayerNorm([8, 5, 6], elementwise_affine=False)": {"use_scale": False, "use_bias": False},
+    "GroupNorm(2, 8, affine=False)": {"use_scale": False, "use_bias": False},
     "GroupNorm(2, 8)": {"groups": 2},
     "RMSNorm(8)": {"epsilon": 2.0**-23},
     "LocalResponseNorm(3, alpha=0.1, k=2.0)": {"size": 3, "k": 2.0},
@@ -160,9 +165,9 @@ def test_a_module_tells_the_options(call):
     lib = torch()
     inner = eval(f"lib.nn.{call}", {"lib": lib})
     for i, leaf in enumerate(inner.parameters()):
-        leaf.data = lib.tensor(draw(8, seed=i))
+        leaf.data = lib.tensor(draw(leaf.shape, seed=i))
     model = lib.nn.DataParallel(lib.nn.Sequential(lib.nn.PReLU(8), inner))
-    axes = (0, 1, 2, 3) if call.startswith(("Layer", "RMS")) else (0, 3, 1, 2)
+    axes = (0, 1, 2, 3) if call.startswith(("LayerNorm(8", "RMS")) else (0, 3, 1, 2)
     back = np.argsort(axes)
 
     def theirs(x):
@@ -191,7 +196,6 @@ def test_norms_of_other_classes_are_refused_unless_named():
     model = lib.nn.Sequential(lib.nn.PReLU(3), Own(), lib.nn.LayerNorm(3))
     refused("1: Own has the leaves of a norm but is no class of PyTorch", model)
     assert norms.from_torch(model, modules=["1", "2"])["params"].keys() == {"1", "2"}
-    planes = lib.nn.LayerNorm([3, 4, 4])
-    refused(r"the module: weight has shape \(3, 4, 4\)", planes)
+    refused(r"the module: weight has shape \(3, 4\)", lib.nn.LayerNorm([3, 4]))
     turned = lib.nn.utils.parametrizations.weight_norm(lib.nn.ConvTranspose2d(3, 3, 2))
     refused("0: ParametrizedConvTranspose2d has its inputs first", lib.nn.Sequential(turned))

@@ -106,11 +106,12 @@ PAIRS = {
         f"stage_{s}_block_1.conv_{i}": f"stage_{s}_block_1.norm_{i}" for s in (1, 2) for i in (1, 2)
     },
 }
-FOLDED = ["batch", "batch_renorm", "l1_batch"]
+RUNNING = {name: row for name, row in NORMS.items() if row.running_statistics}
+FOLDED = [name for name, row in RUNNING.items() if {"scale", "bias"} >= set(row.parameters)]
 
 
 @pytest.mark.parametrize(
-    ("net", "name"), [*((n, "batch") for n in PAIRS), *(("cnn", n) for n in FOLDED[1:])]
+    ("net", "name"), [("mlp", "batch"), ("resnet", "batch"), *(("cnn", n) for n in FOLDED)]
 )
 def test_folded_norms_of_our_networks(net, name):
     before, after = networks(name)[net]
@@ -187,20 +188,17 @@ def test_refusals_name_the_layer():
             {"conv_9": "norm_1"},
         ),
         (
-            r"'norm_9': has no running mean and var \(norms .*: norm_1, norm_2\)",
+            r"'norm_9': has no running statistics \(norms .*: norm_1, norm_2\)",
             {"conv_1": "norm_9"},
         ),
         ("conv_1: different numbers of channels, .*'norm_2': 6", {"conv_1": "norm_2"}),
     ):
         refused(words, norms.fold, variables, pairs, epsilon=1e-5)
-    for name, row in NORMS.items():
-        if row.running_statistics and name not in FOLDED:
-            layer = norms.build(name).norm(name="norm_1")
-            leaves = drawn(layer, draw(IMAGES))
-            kernel = {"kernel": np.ones((1, 1, 2, 2))}
-            tree: Any = {c: {"norm_1": v} for c, v in leaves.items()}
-            tree["params"]["conv"] = kernel
-            refused("'norm_1': has ", norms.fold, tree, {"conv": "norm_1"}, epsilon=1e-5)
+    for name in set(RUNNING) - set(FOLDED):
+        leaves = drawn(norms.build(name).norm(), draw(IMAGES))
+        tree: Any = {c: {"norm_1": v} for c, v in leaves.items()}
+        tree["params"]["conv"] = {"kernel": np.ones((1, 1, 2, 2))}
+        refused("'norm_1': has .* and is no", norms.fold, tree, {"conv": "norm_1"}, epsilon=1e-5)
     refused("no layer has a kernel scheme", norms.fold_kernels, variables, "weight_norm")
     refused(
         "conv_1: its leaves are not", norms.fold_kernels, variables, "spectral", layers="conv_1"

@@ -25,11 +25,12 @@ def fold(
     epsilon: float,
     axis: int = -1,
 ) -> dict[str, Any]:
-    """Return the variables of the network without these batch norms, for evaluation.
+    """Return the variables of the network without these norms, for evaluation.
 
     kernel' = kernel * f and bias' = (bias - mean) * f + beta, f = scale / sqrt(var + epsilon), in
-    float64. `layers` gives each layer, by its dotted path, the norm that follows it directly. The
-    network of the result is built without these norms (`norms.build("none")`) and with biases.
+    float64. A scheme without a mean has mean 0, one without a variance has f = scale.
+    `layers` gives each layer, by its dotted path, the norm that follows it directly. The network of
+    the result is built without these norms (`norms.build("none")`) and with biases.
 
     Shapes: kernel [..., C] of a Conv, Dense or ConvTranspose; bias [C], added where there is none;
     scale, bias, mean, var [C]. `axis`: that of C in the kernel, -2 for Flax's
@@ -132,13 +133,14 @@ def _affine(norm: str, flat: Mapping[str, Any], epsilon: float) -> tuple[np.ndar
     """Return f and g [C], float64, of the norm as f * x + g."""
     params, stats = (flat.get(c, {}).get(norm, {}) for c in ("params", "batch_stats"))
     extra = set(params) - {"scale", "bias"}
-    if extra or not {"mean", "var"} <= set(stats):
-        known = some(n for n, leaves in flat.get("batch_stats", {}).items() if "var" in leaves)
-        what = f"has {min(extra)} and is no batch norm" if extra else "has no running mean and var"
-        raise ValueError(f"{norm!r}: {what} (norms with both: {known})")
+    if extra or not stats:
+        what = f"has {min(extra)} and is no batch norm" if extra else "has no running statistics"
+        raise ValueError(f"{norm!r}: {what} (norms with them: {some(flat.get('batch_stats', {}))})")
     leaf = {name: np.asarray(value, np.float64) for name, value in {**params, **stats}.items()}
-    factor = leaf.get("scale", 1.0) / np.sqrt(leaf["var"] + epsilon)
-    return factor, leaf.get("bias", 0.0) - (leaf["mean"] + leaf.get("mean_lo", 0.0)) * factor
+    ones = np.ones(next(iter(stats.values())).shape)
+    factor = leaf.get("scale", ones) / (np.sqrt(leaf["var"] + epsilon) if "var" in leaf else 1.0)
+    mean = leaf.get("mean", 0.0) + leaf.get("mean_lo", 0.0)
+    return factor, leaf.get("bias", 0.0) - mean * factor
 
 
 def _nested(flat: Mapping[str, Any], drop: set[str]) -> dict[str, Any]:

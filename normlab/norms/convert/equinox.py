@@ -15,6 +15,7 @@ from normlab.norms.convert.variables import (
     choose,
     is_a,
     join_variables,
+    layer_norm,
     with_leaves,
 )
 
@@ -42,7 +43,7 @@ def from_equinox(
     norms to take. `paths`: name -> dotted path in Flax. `norms.options_of(model)` gives epsilon,
     momentum and groups, and says which layers go without scale or bias.
     Raises ValueError by name for a missing state, and for a batch norm of mode "ema" that has seen
-    no batch. Also refused are parameters [C, H, W], an RMS norm with a bias that is not 0, and a
+    no batch. Also refused are a layer norm over two axes, an RMS norm over more than one, and a
     kernel scheme of another layer. Errors of `modules` and `paths` are those of `from_torch`.
     """
     found = find(model, modules, state, with_state=True)
@@ -76,13 +77,6 @@ def _convert(name: str, layer: Any, state: Any, with_state: bool) -> Found:
         return _to_kernel(name, layer, state)
     options = _options(name, layer)
     given = {"weight": layer.weight, "bias": layer.bias}
-    if options["name"] == "rms" and layer.bias is not None:
-        if np.any(np.asarray(layer.bias) != 0):
-            raise ValueError(
-                f"{name}: an RMS norm with a bias has no equivalent here; leave it out "
-                "(modules=[...]) and add the bias after the norm"
-            )
-        del given["bias"]
     if options["name"] == "batch" and with_state:
         given |= _running(name, layer, state)
     return with_leaves(name, options, given, _NORM)
@@ -97,7 +91,7 @@ def _options(name: str, layer: Any) -> dict[str, Any]:
     if is_a(layer, "equinox", "GroupNorm"):
         return {"name": "group", "groups": layer.groups} | epsilon
     if is_a(layer, "equinox", "LayerNorm"):
-        return {"name": "layer_channels" if len(layer.shape) == 1 else "layer"} | epsilon
+        return layer_norm(layer.shape) | epsilon
     if len(layer.shape) > 1:
         raise ValueError(f"{name}: an RMS norm over {layer.shape}, ours is over the channels alone")
     return {"name": "rms"} | epsilon

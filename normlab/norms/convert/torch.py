@@ -25,6 +25,7 @@ from normlab.norms.convert.variables import (
     is_a,
     join,
     join_variables,
+    layer_norm,
     leaves_of_norm,
     refuse_shapes,
     renamed,
@@ -210,8 +211,7 @@ def _options(layer: Any) -> dict[str, Any]:
         momentum = {"momentum": 1 - layer.momentum} if layer.momentum is not None else {}
         return batch | {"running_var": "unbiased"} | average | momentum
     if is_a(layer, "torch", "LayerNorm"):
-        name = "layer_channels" if len(layer.normalized_shape) == 1 else "layer"
-        return {"name": name, "epsilon": layer.eps}
+        return layer_norm(layer.normalized_shape) | {"epsilon": layer.eps}
     if is_a(layer, "torch", "GroupNorm"):
         return {"name": "group", "epsilon": layer.eps, "groups": layer.num_groups}
     if is_a(layer, "torch", "RMSNorm"):

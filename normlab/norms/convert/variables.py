@@ -30,11 +30,28 @@ Found = tuple[dict[str, Any], Leaves]
 def with_leaves(
     name: str, options: Mapping[str, Any], given: Mapping[str, Any], ours: Mapping[str, str]
 ) -> Found:
-    """Return a norm with its variables; its options say which parameters it goes without."""
+    """Return a norm with its variables; its options say which parameters it has.
+
+    With the option `per_element` the leaves given are [C, ...], those returned [..., C].
+    """
     kept = {leaf: value for leaf, value in given.items() if value is not None}
-    lacking = set(find_norm(options["name"]).parameters) - {ours[leaf] for leaf in kept}
-    without = {f"use_{leaf}": False for leaf in COLLECTIONS["params"] if leaf in lacking}
-    return {**options, **without}, leaves_of_norm(name, kept, ours)
+    has, usual = {ours[leaf] for leaf in kept}, find_norm(options["name"]).parameters
+    changed = [leaf for leaf in COLLECTIONS["params"] if (leaf in has) != (leaf in usual)]
+    options = {**options, **{f"use_{leaf}": leaf in has for leaf in changed}}
+    if not options.get("per_element"):
+        return options, leaves_of_norm(name, kept, ours)
+    moved = {ours[k]: np.array(np.moveaxis(v, 0, -1), np.float32) for k, v in kept.items()}
+    return options, {"params": moved}
+
+
+def layer_norm(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the options of a layer norm over the axes [C] or [C, H, W, ...].
+
+    Two axes may be [C, T] or [T, C]: their parameters are refused for their shape.
+    """
+    if len(shape) == 1:
+        return {"name": "layer_channels"}
+    return {"name": "layer"} | ({"per_element": True} if len(shape) > 2 else {})
 
 
 def leaves_of_norm(name: str, given: Mapping[str, Any], ours: Mapping[str, str]) -> Leaves:
