@@ -18,6 +18,7 @@ from normlab.layers.table import KERNELS, Kernel, find_kernel
 from normlab.norms.table import NORMS, Norm, find_norm
 
 if TYPE_CHECKING:  # for editors; at run time `_PLACES` says where a name is found
+    from normlab.layers.kernel_norm import KernelNorm
     from normlab.layers.linear import Conv, Dense
     from normlab.layers.reparam import ScaledStandardize, Spectral, Standardize, WeightNorm
     from normlab.norms import nnx
@@ -47,6 +48,7 @@ if TYPE_CHECKING:  # for editors; at run time `_PLACES` says where a name is fou
     from normlab.norms.switchable import SwitchNorm
 
 _OTHERS = {
+    "layers.kernel_norm": ("KernelNorm",),
     "layers.linear": ("Conv", "Dense"),
     "norms.builder": ("Layers", "adopt", "build", "release"),
     "norms.convert": (
