@@ -17,7 +17,7 @@ def names_for(call: str, shape: tuple[int, ...]) -> dict[str, Any]:
     if root == "flax":
         importlib.import_module("flax.linen")
     module = importlib.import_module("normlab.norms" if root == "norms" else root)
-    return {root: module, **dict(zip("HWC", shape[1:], strict=True))}
+    return {root: module, **dict(zip("HWC"[1 - len(shape) :], shape[1:], strict=True))}
 
 
 def make_layer(call: str, x: np.ndarray, **arguments: Any) -> Peer:
