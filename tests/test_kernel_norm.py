@@ -258,6 +258,25 @@ def test_partitioned_parameters_stay_so_and_half_precision_stays_half():
     assert variables["params"]["reparam"]["gain"].dtype == jnp.float32
 
 
+def test_parameters_made_by_apply_and_a_layer_called_twice_start_as_by_init():
+    """The second call of a layer takes the start of the first."""
+
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layer = KernelNorm(nn.Dense(6), "weight_norm", name="dense")
+            return layer(layer(x))
+
+    x, key = draw((64, 6)), jax.random.key(0)
+    once: Any = KernelNorm(nn.Dense(6), "weight_norm", name="dense")
+    started = once.init(key, x)["params"]
+    found = once.apply({}, x, mutable=["params"], rngs={"params": key})[1]["params"]
+    jax.tree.map(np.testing.assert_array_equal, found, started)
+    twice: Any = Twice().init(key, x)
+    y = once.apply({"params": twice["params"]["dense"]}, x)
+    np.testing.assert_allclose(np.asarray(y).std(0), 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("layer", "options", "message"),
     [

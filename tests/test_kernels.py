@@ -255,6 +255,26 @@ def test_weight_norm_starts_as_the_plain_layer_where_the_first_batch_is_constant
     np.testing.assert_allclose(gain, length_of(plain["params"]["kernel"]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("first", [np.nan, np.inf, None])
+@pytest.mark.filterwarnings("ignore:.*weight norm starts from 0 examples")
+def test_weight_norm_starts_as_the_plain_layer_where_the_first_batch_has_no_statistics(first):
+    x = draw((64 if first else 0, 6))
+    x[:1, :1] = first
+    params: Any = begin_layer("dense", "weight_norm")(x)[1]["params"]
+    np.testing.assert_allclose(params["reparam"]["gain"], length_of(params["kernel"]), rtol=1e-6)
+    np.testing.assert_array_equal(params["bias"], 0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weight_norm_starts_in_float32_from_half_precision(dtype):
+    x = jnp.asarray(draw((64, 6), 0.5), dtype)
+    params: Any = begin_layer("dense", "weight_norm")(x)[1]["params"]
+    v = np.asarray(params["kernel"], np.float64)
+    t = np.asarray(x, np.float64) @ (v / length_of(v))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+    np.testing.assert_allclose(params["reparam"]["gain"], 1 / t.std(0), rtol=1e-2)
+
+
 @pytest.mark.parametrize("size", [1e-12, 1e-6, 1e-3, 1e6, 1e20])
 def test_weight_norm_starts_from_inputs_of_any_size(size):
     x = draw((64, 6), 0.5) * np.float32(size)

@@ -90,8 +90,8 @@ class WeightNorm(nn.Module):
     gain = 1 / std[t] and bias = -mean[t] / std[t]. The layer's first outputs then have mean 0 and
     variance 1. A unit whose t is constant starts as the plain layer does, with gain = |v| and bias
     0. Constant is a std[t] below 1e-4 of the largest |mean[t]| of a unit, or below the resolution
-    of t's type. One example counts as constant too. Few values give a warning. Padding counts as
-    data: initialize with a batch without it.
+    of t's type. One example, NaN and infinity count as constant too. Few values give a warning.
+    Padding counts as data: initialize with a batch without it.
     `start` "norm": all units start as the plain layer does, as in PyTorch.
 
     Shapes: kernel [..., C] -> the same; parameter `gain` [C]. State: none.
@@ -128,7 +128,8 @@ class WeightNorm(nn.Module):
             if self.start == "data":
                 t = respond(direction)
                 warn_of_few(t, "/".join(self.path))
-                first_gain, first_bias = from_first_batch(t, first_gain)
+                if count_examples(t) != 1 and t.size != 0:
+                    first_gain, first_bias = from_first_batch(t, first_gain)
             first_gain = first_gain.astype(jnp.float32)
         gain = self.param("gain", starting_at(first_gain), kernel.shape[-1:], jnp.float32)
         return per_channel(gain, kernel.ndim) * direction, first_bias
@@ -153,12 +154,13 @@ def warn_of_few(t: jax.Array, name: str) -> None:
 
 def from_first_batch(t: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return gain and bias [C] that give gain * t + bias [N, ..., C] mean 0 and variance 1.
-    They are `length` and 0 where t is constant or one example."""
+    They are `length` and 0 where t is constant."""
     m = moments(t, tuple(range(t.ndim - 1)))
     # Relative to the largest mean: where the mean of one unit cancels, its noise does not.
     resolution = max(1e-4, float(jnp.finfo(t.dtype).eps))
     size = resolution * jnp.max(jnp.abs(m.shift + m.delta) / m.shrink)
-    is_constant = (std(m, 0.0) <= size) | (count_examples(t) < 2)
+    # Negated, so that NaN and infinity count as constant too.
+    is_constant = ~(std(m, 0.0) > size)
     inverse = inverse_std(m, 0.0)
     gain = jnp.where(is_constant.reshape(-1), length, (inverse * m.shrink).reshape(-1))
     bias = jnp.where(is_constant, 0, -(m.shift + m.delta) * inverse).reshape(-1)
