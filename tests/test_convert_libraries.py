@@ -105,6 +105,10 @@ def test_keras_refuses_by_name():
     sequential.build(IMAGES)
     assert norms.from_keras(sequential, paths={"n": "m"})["params"].keys() == {"m"}
     refused("no module 'm'", norms.from_keras, sequential, modules="m")
+    inputs = import_keras().Input((3,), name="x")
+    outputs = layers.BatchNormalization(name="net_norm")(inputs)
+    net = import_keras().Model(inputs, outputs, name="net")
+    assert set(norms.options_of(net)) == {"net_norm"}
 
 
 HAIKU = {

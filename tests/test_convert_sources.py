@@ -194,8 +194,8 @@ def test_norms_of_other_classes_are_refused_unless_named():
             self.weight = lib.nn.Parameter(lib.ones(3))
 
     model = lib.nn.Sequential(lib.nn.PReLU(3), Own(), lib.nn.LayerNorm(3))
-    refused("1: Own has the leaves of a norm but is no class of PyTorch", model)
+    refused("1: Own has the leaves of a norm but is none of torch.nn", model)
     assert norms.from_torch(model, modules=["1", "2"])["params"].keys() == {"1", "2"}
     refused(r"the module: weight has shape \(3, 4\)", lib.nn.LayerNorm([3, 4]))
     turned = lib.nn.utils.parametrizations.weight_norm(lib.nn.ConvTranspose2d(3, 3, 2))
-    refused("0: ParametrizedConvTranspose2d has its inputs first", lib.nn.Sequential(turned))
+    refused("0: ParametrizedConvTranspose2d is no linear layer", lib.nn.Sequential(turned))

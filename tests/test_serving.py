@@ -200,6 +200,8 @@ def test_refusals_name_the_layer():
         tree["params"]["conv"] = {"kernel": np.ones((1, 1, 2, 2))}
         refused("'norm_1': has .* and is no", norms.fold, tree, {"conv": "norm_1"}, epsilon=1e-5)
     refused("no layer has a kernel scheme", norms.fold_kernels, variables, "weight_norm")
+    refused("no layer has a kernel scheme", norms.fold_kernels, {}, "spectral")
+    refused("'conv': no layer with a kernel", norms.fold, {}, {"conv": "norm"}, epsilon=1e-5)
     refused(
         "conv_1: its leaves are not", norms.fold_kernels, variables, "spectral", layers="conv_1"
     )

@@ -50,7 +50,7 @@ def fold(
     ([[3.0], [3.0]], [-3.0])
     """
     flat = {collection: by_module(tree) for collection, tree in variables.items()}
-    params = flat["params"]
+    params = flat.setdefault("params", {})
     for path, norm in layers.items():
         layer = _layer(path, flat)
         factor, shift = _affine(norm, flat, epsilon)
@@ -97,7 +97,8 @@ def fold_kernels(
     own = {*row.parameters, *(("u",) if row.has_state else ())}
     if scheme is None or (not own and layers is None):
         raise ValueError(f"kernel scheme {kernel!r} leaves no trace in the variables; name layers")
-    with_kernel = {path: leaves for path, leaves in flat["params"].items() if "kernel" in leaves}
+    params = flat.setdefault("params", {})
+    with_kernel = {path: leaves for path, leaves in params.items() if "kernel" in leaves}
     chosen = choose(with_kernel, layers)
     if layers is None:
         chosen = {path: leaves for path, leaves in chosen.items() if _scheme(path, flat)}
@@ -108,7 +109,7 @@ def fold_kernels(
             raise ValueError(f"{path}: its leaves are not those of the kernel scheme {kernel!r}")
         given = {"norm_state" if row.has_state else "params": found}
         new, _ = scheme().apply(given, layer["kernel"], None)
-        flat["params"][path] = {**layer, "kernel": np.asarray(new)}
+        params[path] = {**layer, "kernel": np.asarray(new)}
     return _nested(flat, drop={join(path, "reparam") for path in chosen})
 
 

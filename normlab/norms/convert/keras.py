@@ -54,8 +54,8 @@ def find(model: Any, modules: Iterable[str] | None = None) -> dict[str, Found]:
             continue
         if not layer.built:
             raise ValueError(f"{layer.name}: this norm has no variables yet; build the model first")
-        path = (layer.path or layer.name).removeprefix(model.path or model.name)
-        name = path.strip("/").replace("/", ".")
+        path = (layer.path or layer.name).removeprefix(f"{model.path}/")
+        name = "" if layer is model else path.replace("/", ".")
         if name in layers:
             raise ValueError(f"{name}: two norms of this name; give them names of their own")
         layers[name] = layer

@@ -231,12 +231,12 @@ def _is_taken(name: str, leaves: dict[str, Any], layer: Any) -> bool:
     is_like_one = bool(_STATS & set(leaves)) or {"gamma", "beta"} <= set(leaves)
     if weight is not None and not is_like_one:
         is_like_one = weight.ndim == 1 if bias is None else weight.shape == bias.shape
-    if not is_like_one or type(layer).__module__.startswith("torch."):
+    if not is_like_one or is_a(layer, "torch", "PReLU"):
         return False
     if layer is not None:
         raise ValueError(
-            f"{name or 'the module'}: {type(layer).__name__} has the leaves of a norm but is no "
-            "class of PyTorch; name the norms to be taken: modules=[...]"
+            f"{name or 'the module'}: {type(layer).__name__} has the leaves of a norm but is none "
+            "of torch.nn; name the norms to be taken (modules=[...]) or pass the state dict"
         )
     if weight is not None and bias is None and not _STATS & set(leaves):
         raise ValueError(
@@ -265,8 +265,14 @@ def _kernel(name: str, leaves: Iterable[str]) -> str:
 
 
 def _to_kernel(name: str, leaves: dict[str, Any], layer: Any) -> Leaves:
-    if "Transpose" in type(layer).__name__:
-        raise ValueError(f"{name}: {type(layer).__name__} has its inputs first; remove its norm")
+    is_own = is_a(layer, "torch", "Linear", "_ConvNd") and not is_a(
+        layer, "torch", "_ConvTransposeNd"
+    )
+    if layer is not None and not is_own:
+        raise ValueError(
+            f"{name or 'the module'}: {type(layer).__name__} is no linear layer or convolution; "
+            "remove the reparametrization first, or name what to take: modules=[...]"
+        )
     bias = leaves.get("bias")
     if "weight_g" in leaves:
         return leaves_of_kernel(name, leaves["weight_v"], bias, gain=leaves["weight_g"])
