@@ -124,6 +124,22 @@ def local_response(i: Input, size=5, alpha=1e-4, beta=0.75, k=1.0) -> np.ndarray
     return x / (k + alpha / size * sums) ** beta
 
 
+def instance_running(i: Input) -> np.ndarray:
+    return i.standardized("S" if i.running is None else "NS")
+
+
+def power(i: Input) -> np.ndarray:
+    """Training divides by the running mean square of before; it starts at 1."""
+    return i.x / np.sqrt((1.0 if i.running is None else i.running[1]) + i.epsilon)
+
+
+def power_slope(i: Input, cotangent: np.ndarray) -> np.ndarray:
+    """The paper's approximation: what goes along x is taken out of g, per channel."""
+    g = np.where(i.valid, cotangent * i.p.get("scale", 1.0), 0)
+    along = i.mean(g * i.x, "NS") / (i.mean(i.x**2, "NS") + i.epsilon)
+    return np.where(i.valid, (g - i.x * along) / np.sqrt(1 + i.epsilon), 0)
+
+
 def by_rms(i: Input, letters: str) -> np.ndarray:
     return i.x / np.sqrt(i.mean(i.x**2, letters) + i.epsilon)
 
@@ -139,11 +155,13 @@ ORACLES: dict[str, Callable[[Input], np.ndarray]] = {
     "batch_renorm": lambda i: i.standardized("NS"),  # as it is before its limits open
     "mean_only_batch": lambda i: i.x - i.moments("NS")[0],
     "l1_batch": l1,
+    "power": power,
     "switchable": switchable,
     "batch_instance": batch_instance,
     "layer": lambda i: i.standardized("SC"),
     "layer_channels": lambda i: i.standardized("C"),
     "instance": lambda i: i.standardized("S"),
+    "instance_running": instance_running,
     "group": lambda i: i.from_groups(i.by_group().standardized("SC")),
     "rms": partial(by_rms, letters="C"),
     "frn": partial(by_rms, letters="S"),

@@ -37,15 +37,18 @@ if TYPE_CHECKING:  # for editors; at run time `_PLACES` says where a name is fou
     from normlab.norms.evonorm import EvoNormB0, EvoNormS0
     from normlab.norms.frn import TLU, FilterResponseNorm
     from normlab.norms.group import GroupNorm
+    from normlab.norms.instance import RunningInstanceNorm
     from normlab.norms.l1 import L1BatchNorm
     from normlab.norms.mean_only import MeanOnlyBatchNorm
     from normlab.norms.plain import Affine, Identity
+    from normlab.norms.power import PowerNorm
     from normlab.norms.presets import PRESETS, preset_options
     from normlab.norms.renorm import BatchRenorm
     from normlab.norms.response import GlobalResponseNorm, LocalResponseNorm, UnitNorm
     from normlab.norms.sample import SampleNorm
     from normlab.norms.serving import fold, fold_kernels
     from normlab.norms.switchable import SwitchNorm
+    from normlab.norms.updates import Branches, average_states, frozen, reestimate
 
 _OTHERS = {
     "layers.kernel_norm": ("KernelNorm",),
@@ -61,6 +64,7 @@ _OTHERS = {
     ),
     "norms.presets": ("PRESETS", "preset_options"),
     "norms.serving": ("fold", "fold_kernels"),
+    "norms.updates": ("Branches", "average_states", "frozen", "reestimate"),
 }
 _PLACES = [f"normlab.{file}:{name}" for file, names in _OTHERS.items() for name in names]
 _PLACES += [row.module for row in (*NORMS.values(), *KERNELS.values()) if row.module]

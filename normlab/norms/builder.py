@@ -16,6 +16,7 @@ from normlab.layers.linear import Conv, Dense, kernel_scheme
 from normlab.norms.noise import disturbed
 from normlab.norms.presets import preset_options
 from normlab.norms.table import find_norm
+from normlab.norms.updates import Branches
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,16 @@ def build(
     kernel: str = "none",
     kernel_start: str = "data",
     noise: float = 0.0,
+    branches: tuple[str, ...] = (),
     preset: str = "",
     **options: Any,
 ) -> Layers:
     """Return the layers of the scheme `name`, with `options` such as epsilon, momentum or groups.
 
     `kernel` names a scheme for the kernels of conv and dense; `kernel_start` is the `start` of
-    WeightNorm. `noise` > 0 disturbs the output of
-    the norm (see Noise). `preset` ("flax", "torch", "keras") sets the options with which the norm
-    is that library's default layer; `options` override it.
+    WeightNorm. `noise` > 0 disturbs the output of the norm (see Noise). `branches` names several
+    sets of parameters and statistics (see Branches). `preset` ("flax", "torch", "keras") sets the
+    options with which the norm is that library's default layer; `options` override it.
     Raises ValueError for an unknown name, and for an option that the scheme does not take.
 
     >>> layers = build("group", groups=2, epsilon=1e-5)
@@ -88,6 +90,8 @@ def build(
     if "over" in fields:
         arguments["over"] = row.over
     norm = factory(module, **arguments)
+    if branches:
+        norm = factory(Branches, norm=norm, names=tuple(branches))
     reparam = kernel_scheme(kernel, act, kernel_start)
     # A function of jax.nn is kept by its name, because it cannot be pickled itself.
     named = act.__name__ if getattr(jax.nn, getattr(act, "__name__", ""), None) is act else act

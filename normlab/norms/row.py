@@ -41,6 +41,8 @@ class Norm:
     exact: bool = False
     """Whether the error must be below 2e-6 at any mean and magnitude. The others must be finite
     there, and below 1e-5 on ordinary input."""
+    approximate_gradient: bool = False
+    """Whether the gradient of the input is on purpose not the derivative of the output."""
     reference: Any = None
     """float64 NumPy function (x, epsilon) -> y of a row from outside, in training mode at the
     initial parameters."""

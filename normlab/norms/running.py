@@ -164,19 +164,23 @@ class RunningNorm(Scheme):
                 "pass mutable=['batch_stats', 'norm_state'], or build the layer with "
                 "update_running=False"
             )
-        rate: float | jax.Array = 1 - self.momentum
-        if self.average != "moving":
-            count = self.updates() + 1
-            rate = 1 / count
-            if self.average == "debiased" and self.momentum < 1:
-                momentum = jnp.float32(self.momentum)  # in one type, so that the first rate is 1
-                rate = (1 - momentum) / (1 - momentum**count)
+        rate = self.rate()
         self.count_update()
         unbiased = self.running_var == "unbiased"
         for leaf, value in update_average(running, batch, rate, unbiased)._asdict().items():
             if leaf in self.leaves:
                 kept = getattr(running, leaf).dtype
                 self.put_variable("batch_stats", leaf, value.astype(kept))
+
+    def rate(self) -> float | jax.Array:
+        """Return how far this update moves them towards the batch's, from 0 to 1."""
+        if self.average == "moving":
+            return 1 - self.momentum
+        count = self.updates() + 1
+        if self.average == "cumulative" or self.momentum >= 1:
+            return 1 / count
+        momentum = jnp.float32(self.momentum)  # in one type, so that the first rate is 1
+        return (1 - momentum) / (1 - momentum**count)
 
     def refuse_one_image(self, ndim: int) -> None:
         """Raise where x [A, B, C] may be one image of a vmapped call or a batch of sequences."""

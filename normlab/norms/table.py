@@ -100,6 +100,16 @@ NORMS: dict[str, Norm] = {
         source="arXiv:1802.09769, arXiv:1803.01814, arXiv:1805.11604",
         **RUNNING,
     ),
+    "power": Norm(
+        title="power norm",
+        family="batch",
+        module="normlab.norms.power:PowerNorm",
+        centered=False,
+        approximate_gradient=True,
+        cost="output; mean square",
+        source="arXiv:2003.07845",
+        **RUNNING,
+    ),
     "switchable": Norm(
         title="switchable norm",
         family="mixed",
@@ -142,6 +152,19 @@ NORMS: dict[str, Norm] = {
         cost="moments; output",
         source="arXiv:1607.08022",
         **SAMPLE,
+        **EXACT,
+    ),
+    "instance_running": Norm(
+        title="instance norm with running statistics",
+        family="sample",
+        module="normlab.norms.instance:RunningInstanceNorm",
+        cost="moments; output",
+        source="arXiv:1607.08022 as in PyTorch",
+        **{
+            **RUNNING,
+            "over": ("H", "W"),
+            "arguments": ("use_running", "update_running", "allow_degenerate"),
+        },
         **EXACT,
     ),
     "group": Norm(

@@ -114,7 +114,7 @@ def check_state(subject: LayerUnderTest) -> list[Result]:
 
 def check_modes(subject: LayerUnderTest) -> list[Result]:
     """Training and evaluation agree: at once, or once the running statistics are the batch's."""
-    x, variables = draw(mean=0.5), subject.moved
+    x, variables = subject.settling(), subject.moved
     if not subject.row.running_statistics:
         found = subject.step(variables, x, x).y
         name = "training and evaluation agree"

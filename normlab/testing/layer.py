@@ -151,6 +151,11 @@ class LayerUnderTest:
 
         return step
 
+    def settling(self, mean: float = 0.5) -> np.ndarray:
+        """Return an input of which training statistics and running ones can be the same."""
+        x = draw(mean=mean)
+        return np.broadcast_to(x[:1], SHAPE) if self.row.is_per_sample else x
+
     def settled(self, variables: Variables, x: Any) -> Variables:
         """Return the variables whose running statistics are those of x, after 200 steps on it."""
         for _ in range(200):
