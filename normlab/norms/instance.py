@@ -17,7 +17,7 @@ class RunningInstanceNorm(RunningNorm):
     State: RunningNorm's, options too, but for axis_name: no statistic is shared in training.
     Raises ValueError where an instance has one value, and for axis_name.
     Source: arXiv:1607.08022; running statistics as PyTorch's InstanceNorm(track_running_stats=True)
-    keeps them, where the variance of an instance is the unbiased one (running_var="unbiased").
+    keeps them. Deviation: variances are biased unless running_var="unbiased", as PyTorch's are.
 
     >>> import jax
     >>> x = jax.numpy.array([[[1.0], [3.0]], [[5.0], [7.0]]])
