@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.norms import Norm
+from normlab.norms import Norm, Scheme
+from normlab.norms.running import RunningNorm
 from normlab.statistics.axes import refuse_degenerate
 from normlab.statistics.normalize import normalize
 
@@ -177,16 +178,49 @@ class OtherState(Plain):
         return super().__call__(x, train=train, mask=mask)
 
 
-class Good(nn.Module):
+class Good(Scheme):
     """Instance norm on the shared statistics, without parameters."""
 
     epsilon: float = 1e-5
 
-    @nn.compact
-    def __call__(self, x, *, train: bool = False, mask=None):
+    def respond(self, x, train, mask):
         axes = tuple(range(1, x.ndim - 1))
         refuse_degenerate("Good", x.shape, axes)
-        return normalize(x, axes, epsilon=self.epsilon, mask=mask)[0].astype(x.dtype)
+        return normalize(x, axes, epsilon=self.epsilon, mask=mask)[0]
+
+
+def shared_start(self, channels):
+    zeros = jnp.zeros(channels)
+    for leaf in ("mean", "mean_lo", "var"):
+        self.variable("batch_stats", leaf, lambda: zeros)
+
+
+class SharedStart(Good):
+    def respond(self, x, train, mask):
+        shared_start(self, x.shape[-1])
+        return super().respond(x, train, mask)
+
+
+class CompiledAtEachCall(Good):
+    def respond(self, x, train, mask):
+        y = super().respond(x, train, mask)
+        return lax.cond(jnp.isfinite(y).all(), lambda y: y, lambda y: -y, y)
+
+
+class WidensState(Good):
+    """Its counter has the type of x."""
+
+    def respond(self, x, train, mask):
+        count = self.variable("norm_state", "count", jnp.zeros, (), jnp.float32)
+        if train and not self.is_initializing():
+            count.value = count.value + jnp.ones((), x.dtype)
+        return super().respond(x, train, mask)
+
+
+class MovedByOneValue(RunningNorm):
+    def from_batch(self, x, axes, running, parameters, **options):
+        y, m = normalize(x, axes, epsilon=self.epsilon, **options)
+        return y, m._replace(n=m.n + 1)
 
 
 def row(module: type[nn.Module], **claims) -> Norm:

@@ -137,12 +137,8 @@ def test_an_accumulated_batch_moves_the_statistics_once():
 
 
 def test_parts_of_a_batch_count_by_their_weights():
-    state = {
-        "batch_stats": {
-            "n": {"mean": np.float32([[1e6], [1e6 + 1]]), "var": np.ones((2, 1), np.float32)}
-        }
-    }
-    state["batch_stats"]["n"]["mean_lo"] = np.float32([[1e-3], [0]])
+    parts = {"mean": [[1e6], [1e6 + 1]], "mean_lo": [[1e-3], [0]], "var": [[1], [1]]}
+    state = {"batch_stats": {"n": {k: np.array(v, np.float32) for k, v in parts.items()}}}
     found = norms.average_states(state, weights=[3, 1])["batch_stats"]["n"]
     assert abs(statistics(found)[0].item() - (1e6 + 0.25 + 0.75e-3)) < 1e-8
 
