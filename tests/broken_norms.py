@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.norms import Norm, Scheme
+from normlab.norms import BatchNorm, Norm, Scheme
 from normlab.norms.running import RunningNorm
 from normlab.statistics.axes import refuse_degenerate
 from normlab.statistics.normalize import normalize
@@ -217,6 +217,12 @@ class WidensState(Good):
         return super().respond(x, train, mask)
 
 
+class NoAxisName(BatchNorm):
+    @property
+    def shared_along(self):
+        return None
+
+
 class MovedByOneValue(RunningNorm):
     def from_batch(self, x, axes, running, parameters, **options):
         y, m = normalize(x, axes, epsilon=self.epsilon, **options)
@@ -238,6 +244,12 @@ def row(module: type[nn.Module], **claims) -> Norm:
     return Norm(**{**honest, **claims})
 
 
-GOOD = row(Good, over=("H", "W"), options=("epsilon",), parameters=(), running_statistics=False)
+def instance(module: type[nn.Module]) -> Norm:
+    """Return the row of an instance norm without parameters."""
+    own = {"over": ("H", "W"), "options": ("epsilon",), "parameters": ()}
+    return row(module, running_statistics=False, **own)
+
+
+GOOD = instance(Good)
 NORMS = {"good_norm": GOOD, "wrong_divisor": row(WrongDivisor)}
 """What scripts/check_norm.py reads when it is given this file."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import broken_norms as broken
 import numpy as np
 import pytest
-from broken_norms import row
+from broken_norms import instance, row
 from oracles import oracle
 from workspace import run_script
 
@@ -26,6 +26,7 @@ from normlab.testing import (
     gradients,
     masks,
     numerics,
+    usage,
 )
 from normlab.testing.result import Result, count, held, measured, off, table
 
@@ -34,6 +35,7 @@ BROKEN = str(ROOT / "tests" / "broken_norms.py")
 PER_SAMPLE = row(broken.Plain, over=("H", "W", "C"), standard=False, invariant=())
 EVALUATION = "evaluation uses the running statistics"
 MEASURED = [group for group in CHECKS if group != "cost"]
+FLOAT32 = "integers are read as float32"
 REFUSED = "a statistic of one value is refused"
 PLANTED = [
     (row(broken.WrongDivisor), claims.check_standard, {"their mean square is 1"}),
@@ -99,6 +101,40 @@ PLANTED = [
     ),
     (row(broken.NeverRefuses), degenerate.check_degenerate, {REFUSED}),
     (row(broken.NamesNothing), degenerate.check_degenerate, {REFUSED}),
+    (row(broken.Plain), usage.check_mutable, {"training without mutable statistics is refused"}),
+    (row(broken.Plain), usage.check_types, {"complex numbers are refused", FLOAT32}),
+    (row(broken.Plain), usage.check_ranks, {"ranks"}),
+    (row(broken.Plain), usage.check_symbolic, {"symbolic"}),
+    (row(broken.Plain), usage.check_one_example, {"one example"}),
+    (row(broken.Plain), usage.check_empty, {"empty"}),
+    (row(broken.Plain), usage.check_limits, {"options out of range are refused"}),
+    (row(broken.Plain), usage.check_remat, {"remat"}),
+    (
+        row(broken.Plain),
+        usage.check_masks,
+        {"a mask of numbers is refused", "a mask of two readings is refused"},
+    ),
+    (instance(broken.SharedStart), usage.check_donation, {"no two variables share an array"}),
+    (
+        instance(broken.CompiledAtEachCall),
+        usage.check_eager,
+        {"a second eager call compiles nothing"},
+    ),
+    (
+        instance(broken.WidensState),
+        usage.check_wide_state,
+        {"the state keeps its type for float64"},
+    ),
+    (
+        row(broken.MovedByOneValue),
+        usage.check_few_values,
+        {"one valid value moves no statistics"},
+    ),
+    (
+        row(broken.NoAxisName, arguments=("axis_name",)),
+        usage.check_vmapped_examples,
+        {"an example in each vmapped call"},
+    ),
     (row(broken.Plain), numerics.check_hard_cases, {"U(2e38,3e38): finite"}),
     (
         row(broken.HalfStatistics),

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from normlab.norms import Norm
+from normlab.norms import Norm, Scheme, finish
+from normlab.statistics.axes import refuse_degenerate
 
 
-class PeakNorm(nn.Module):
+class PeakNorm(Scheme):
     """y = scale * (x - mean) / sqrt(peak^2 / (2 ln n) + epsilon) + bias, over each example.
 
     peak = max |x - mean| over n values. For large n and normal x, peak / sqrt(2 ln n) is near the
@@ -20,24 +20,17 @@ class PeakNorm(nn.Module):
 
     epsilon: float = 1e-5
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        del train  # training and evaluation agree
-        if x[0].size < 2:
-            raise ValueError(f"PeakNorm: one value per example in {x.shape}; at least 2 are needed")
-        valid = jnp.broadcast_to(True if mask is None else mask, x.shape)
-        axes, wide = tuple(range(1, x.ndim)), jnp.promote_types(x.dtype, jnp.float32)
-        n = jnp.maximum(valid.sum(axes, keepdims=True), 1).astype(wide)
-        y = jnp.where(valid, x, 0).astype(wide)
-        y = jnp.where(valid, y - (y / n).sum(axes, keepdims=True), 0)
-        peak = jnp.abs(y).max(axes, keepdims=True)
+    def respond(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
+        axes = tuple(range(1, x.ndim))
+        refuse_degenerate("PeakNorm", x.shape, axes)
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        valid = jnp.full(x.shape, True) if mask is None else mask
+        n = jnp.maximum(valid.sum(axes, keepdims=True), 1).astype(y.dtype)
+        mean = (jnp.where(valid, y, 0) / n).sum(axes, keepdims=True)
+        y = jnp.where(valid, y - mean, 0)
+        peak = jnp.abs(y).max(axes, keepdims=True, initial=0)
         spread = peak / jnp.sqrt(2 * jnp.log(jnp.maximum(n, 2)))
-        y = y / jnp.hypot(spread, self.epsilon**0.5)
-        y = y * self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        y = y + self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        return jnp.where(valid, y, 0).astype(x.dtype)
+        return finish(self, y / jnp.hypot(spread, self.epsilon**0.5))
 
 
 def in_float64(x: np.ndarray, epsilon: float) -> np.ndarray:

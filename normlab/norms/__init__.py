@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # for editors; at run time `_PLACES` says where a name is fou
     from normlab.norms.instance import RunningInstanceNorm
     from normlab.norms.l1 import L1BatchNorm
     from normlab.norms.mean_only import MeanOnlyBatchNorm
-    from normlab.norms.plain import Affine, Identity, Scheme
+    from normlab.norms.plain import Affine, Identity, Scheme, finish
     from normlab.norms.power import PowerNorm
     from normlab.norms.presets import PRESETS, preset_options
     from normlab.norms.renorm import BatchRenorm
@@ -62,7 +62,7 @@ _OTHERS = {
         "options_of",
         "to_torch",
     ),
-    "norms.plain": ("Scheme",),
+    "norms.plain": ("Scheme", "finish"),
     "norms.presets": ("PRESETS", "preset_options"),
     "norms.serving": ("fold", "fold_kernels"),
     "norms.updates": ("Branches", "average_states", "frozen", "reestimate"),

@@ -49,13 +49,13 @@ def inputs(subject: LayerUnderTest) -> list[np.ndarray]:
     return [draw(shape, mean=0.5) for shape in shapes]
 
 
-def traced(subject: LayerUnderTest, x: Any, *given: Any, **options: Any) -> Any:
+def traced(subject: LayerUnderTest, x: Any) -> Any:
     """Return shapes and types of (variables, output, state) of one training call; not compiled."""
 
     def run(x):
-        layer = subject.layer(**options)
+        layer = subject.layer()
         variables = layer.init(jax.random.key(0), x, train=True)
-        y, state = layer.apply(variables, x, *(given or (True,)), mutable=STATE)
+        y, state = layer.apply(variables, x, train=True, mutable=STATE)
         return dict(variables), y, state
 
     return jax.eval_shape(run, x)
@@ -122,8 +122,8 @@ def check_mutable(subject: LayerUnderTest) -> list[Result]:
     name = "training without mutable statistics is refused"
     if not subject.row.running_statistics:
         return [skipped(name, "the row has none")]
-    layer, x = subject.layer(), inputs(subject)[0]
-    call = lambda: layer.apply(subject.variables, x, train=True)  # noqa: E731
+    layer, x, variables = subject.layer(), inputs(subject)[0], subject.variables
+    call = lambda: layer.apply(variables, x, train=True)  # noqa: E731
     return [refused(name, lambda: jax.eval_shape(call), "mutable")]
 
 
