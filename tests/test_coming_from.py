@@ -22,7 +22,7 @@ LIBRARIES = {"torch", "keras", "haiku", "equinox"}
 
 
 def test_every_library_has_rows_and_an_example():
-    assert {row[1] for row in ROWS} == LIBRARIES and len(ROWS) == 24
+    assert {row[1] for row in ROWS} == LIBRARIES and len(ROWS) == 25
     assert {library for block in BLOCKS for library in needed(block)} == LIBRARIES
     for link in re.findall(r"\]\(([^)#]+)", TEXT):
         assert (PAGE.parent / link).exists()

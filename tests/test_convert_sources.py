@@ -21,7 +21,6 @@ BATCH = {
     for i, leaf in enumerate(("weight", "bias", "running_mean", "running_var"))
 }
 LIMIT = 1e-5
-FROZEN = {"use_running": True, "update_running": False}
 
 
 def torch() -> Any:
@@ -145,9 +144,13 @@ MODULES = {
     "BatchNorm2d(8, track_running_stats=False)": {"use_running": False, "update_running": False},
     "SyncBatchNorm(8, momentum=0.3)": {"momentum": 0.7},
     "InstanceNorm2d(8, affine=True, eps=1e-2)": {"epsilon": 1e-2},
-    "InstanceNorm2d(8, affine=True, track_running_stats=True)": {"name": "batch", **FROZEN},
+    "InstanceNorm2d(8, affine=True, track_running_stats=True)": {
+        "name": "instance_running",
+        "momentum": 0.9,
+    },
     "BatchNorm2d(8, affine=False)": {"use_scale": False, "use_bias": False},
     "InstanceNorm2d(8)": {"use_scale": False, "use_bias": False},
+    "InstanceNorm2d(8, track_running_stats=True, momentum=None)": {"momentum": 1.0},
     "LayerNorm(8, eps=1e-3, bias=False)": {"use_bias": False, "epsilon": 1e-3},
     "LayerNorm([8, 5, 6])": {"name": "layer", "per_element": True},
     "LayerNorm([8, 5, 6], elementwise_affine=False)": {"use_scale": False, "use_bias": False},
@@ -179,8 +182,12 @@ def test_a_module_tells_the_options(call):
     assert MODULES[call].items() <= options.items()
     layer = norms.build(**options).norm()
     variables = {c: tree["1"] for c, tree in norms.from_torch(model).items()}
-    model.eval()
     x = draw((4, 5, 6, 8), 1.0, seed=8)
+    if not call.startswith("Sync"):
+        y, moved = layer.apply(variables, x, train=True, mutable=["batch_stats", "norm_state"])
+        assert relative_error(y, theirs(x)) < LIMIT
+        variables |= moved
+    model.eval()
     assert relative_error(layer.apply(variables, x), theirs(x)) < LIMIT
 
 

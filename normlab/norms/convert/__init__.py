@@ -24,9 +24,9 @@ def options_of(model: Any) -> dict[str, dict[str, Any]]:
 
     The names are those of `from_torch`, `from_keras` and `from_equinox`. Checkpoints hold neither
     epsilon nor momentum nor groups, so this needs the model itself. With these options evaluation
-    computes what the model does, and so does training, with one exception. A norm that trains as
-    none of ours does is frozen: `use_running=True, update_running=False`. These are PyTorch's
-    instance norm with running statistics and Equinox's batch norm of mode "ema".
+    computes what the model does, and so does training, with one exception. Equinox's batch norm of
+    mode "ema" trains as none of ours does, so it is frozen: `use_running=True,
+    update_running=False`.
     A layer with a weight or spectral norm has the options `name="none"` and `kernel`.
     Raises ValueError as the three functions do.
     """

@@ -10,7 +10,6 @@ import numpy as np
 
 from normlab.norms.convert.kernels import leaves_of_kernel
 from normlab.norms.convert.variables import (
-    FROZEN,
     Found,
     choose,
     is_a,
@@ -86,7 +85,8 @@ def _options(name: str, layer: Any) -> dict[str, Any]:
     """Return the options of `norms.build` for a norm of Equinox."""
     epsilon = {"epsilon": layer.eps}
     if is_a(layer, "equinox", "BatchNorm"):
-        average = FROZEN if layer.mode == "ema" else {"average": "debiased"}
+        frozen = {"use_running": True, "update_running": False}
+        average = frozen if layer.mode == "ema" else {"average": "debiased"}
         return {"name": "batch", "momentum": layer.momentum} | epsilon | average
     if is_a(layer, "equinox", "GroupNorm"):
         return {"name": "group", "groups": layer.groups} | epsilon

@@ -17,7 +17,6 @@ import numpy as np
 from normlab.norms.convert.kernels import leaves_of_kernel
 from normlab.norms.convert.variables import (
     COLLECTIONS,
-    FROZEN,
     Found,
     Leaves,
     by_module,
@@ -202,14 +201,14 @@ def find(source: Any, modules: Iterable[str] | None = None) -> dict[str, Found]:
 def _options(layer: Any) -> dict[str, Any]:
     """Return the options of `norms.build` for a norm of PyTorch, {} for another layer."""
     if is_a(layer, "torch", "_BatchNorm", "_InstanceNorm"):
-        batch = {"name": "batch", "epsilon": layer.eps}
-        if is_a(layer, "torch", "_InstanceNorm"):
-            return batch | FROZEN if layer.track_running_stats else batch | {"name": "instance"}
+        is_instance, epsilon = is_a(layer, "torch", "_InstanceNorm"), {"epsilon": layer.eps}
         if not layer.track_running_stats:
-            return batch | {"use_running": False, "update_running": False}
-        average = {"average": "cumulative"} if layer.momentum is None else {}
-        momentum = {"momentum": 1 - layer.momentum} if layer.momentum is not None else {}
-        return batch | {"running_var": "unbiased"} | average | momentum
+            unused = {"name": "batch", "use_running": False, "update_running": False}
+            return epsilon | ({"name": "instance"} if is_instance else unused)
+        batch = {"name": "instance_running" if is_instance else "batch", "running_var": "unbiased"}
+        if layer.momentum is None and not is_instance:
+            return batch | epsilon | {"average": "cumulative"}
+        return batch | epsilon | {"momentum": 1 - (layer.momentum or 0.0)}  # None: never moves
     if is_a(layer, "torch", "LayerNorm"):
         return layer_norm(layer.normalized_shape) | {"epsilon": layer.eps}
     if is_a(layer, "torch", "GroupNorm"):

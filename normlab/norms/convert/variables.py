@@ -17,8 +17,6 @@ COLLECTIONS = {
     "batch_stats": ("mean", "mean_lo", "var"),
     "norm_state": ("count",),
 }
-FROZEN = {"use_running": True, "update_running": False}
-"""Options of a batch norm that computes in training what it does in evaluation."""
 Leaves = dict[str, dict[str, Any]]
 """Collection -> leaf, dotted, -> array: the variables of one layer."""
 
