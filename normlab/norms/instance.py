@@ -15,7 +15,7 @@ class RunningInstanceNorm(RunningNorm):
     The running statistics follow the mean over the batch of the examples' means and variances.
     Shapes: x [N, ..., C] -> the same; parameters `scale`, `bias` [C].
     State: RunningNorm's, options too, but for axis_name: no statistic is shared in training.
-    Raises ValueError where an instance has one value, and for axis_name.
+    Raises ValueError where an instance has one value in training, and for axis_name.
     Source: arXiv:1607.08022; running statistics as PyTorch's InstanceNorm(track_running_stats=True)
     keeps them. Deviation: variances are biased unless running_var="unbiased", as PyTorch's are.
 
@@ -29,7 +29,6 @@ class RunningInstanceNorm(RunningNorm):
     """
 
     def parameters(self, x):
-        refuse_one_value(self, x.shape, axes_of(("H", "W"), x.ndim))
         if self.axis_name is not None:
             raise ValueError(
                 f"{name_of(self)}: axis_name {self.axis_name!r} has nothing to share, statistics "
@@ -38,6 +37,8 @@ class RunningInstanceNorm(RunningNorm):
         return super().parameters(x)
 
     def from_batch(self, x, axes, running, parameters, **options):
+        shape = x.shape if x.ndim == 2 else (x.shape[0] * x.shape[1], *x.shape[2:])
+        refuse_one_value(self, shape, axes_of(("H", "W"), len(shape)))
         scale, bias = parameters
         space = tuple(range(2, x.ndim - 1))
         return normalize(x, space, epsilon=self.epsilon, scale=scale, bias=bias, **options)

@@ -9,7 +9,13 @@ import jax.numpy as jnp
 
 from normlab.norms.plain import Scheme, affine, name_of, refuse_one_value
 from normlab.statistics.along import groups_of
-from normlab.statistics.averages import Average, normalize_by, start_average, update_average
+from normlab.statistics.averages import (
+    Average,
+    has_variance,
+    normalize_by,
+    start_average,
+    update_average,
+)
 from normlab.statistics.axes import axes_of
 from normlab.statistics.moments import Mask, Moments, zero_masked
 from normlab.statistics.normalize import scale_and_shift
@@ -165,7 +171,7 @@ class RunningNorm(Scheme):
                 "update_running=False"
             )
         rate = self.rate()
-        self.count_update()
+        self.count_update(batch)
         unbiased = self.running_var == "unbiased"
         for leaf, value in update_average(running, batch, rate, unbiased)._asdict().items():
             if leaf in self.leaves:
@@ -191,8 +197,9 @@ class RunningNorm(Scheme):
                 "x[None] for the image, x[:, None] for the sequences"
             )
 
-    def count_update(self) -> None:
-        """Count one update; raises ValueError where the counter is not mutable."""
+    def count_update(self, batch: Moments) -> None:
+        """Count one update, unless the batch moves nothing; raises ValueError where the counter is
+        not mutable. The first batch that is counted then leaves no trace of the start."""
         if not self.has_variable("norm_state", "count"):
             return
         if not self.is_mutable_collection("norm_state"):
@@ -200,4 +207,5 @@ class RunningNorm(Scheme):
                 f"{name_of(self)}: counts its updates in the collection "
                 "norm_state, which is not mutable; pass mutable=['batch_stats', 'norm_state']"
             )
-        self.put_variable("norm_state", "count", self.updates() + 1)
+        moves = jnp.any(has_variance(batch)).astype(jnp.int32)
+        self.put_variable("norm_state", "count", self.updates() + moves)

@@ -38,9 +38,13 @@ def normalize_by(x: jax.Array, average: Average, epsilon: float) -> jax.Array:
     return centre_by(x, average) * lax.rsqrt(per_channel(average.var, x.ndim) + epsilon)
 
 
-def average_groups(batch: Moments, unbiased: bool = False) -> tuple[Average, jax.Array]:
-    """Return the mean and variance of a batch per channel, [C], and whether more than one
-    value was valid: one has no variance.
+def has_variance(batch: Moments) -> jax.Array:
+    """Return per channel, [C], whether more than one value of a batch was valid."""
+    return jnp.sum(batch.n.reshape(-1, batch.n.shape[-1]), axis=0) > 1
+
+
+def average_groups(batch: Moments, unbiased: bool = False) -> Average:
+    """Return the mean and variance of a batch per channel, [C].
 
     Groups of examples are averaged, weighted by their valid values. Means are taken relative to the
     largest one, since a sum of large means loses what `delta` holds. `unbiased` multiplies each
@@ -60,7 +64,7 @@ def average_groups(batch: Moments, unbiased: bool = False) -> tuple[Average, jax
     first = first[0]
     var = jnp.sum(weights * var, axis=0)
     mean = first + low
-    return Average(mean, (first - mean) + low, var), jnp.sum(n, axis=0) > 1
+    return Average(mean, (first - mean) + low, var)
 
 
 def update_average(
@@ -72,7 +76,7 @@ def update_average(
     it is below |mean| * 6e-8. Rate 1 leaves exactly the batch's statistics. A channel with
     at most one valid value, or with a value that is not finite, is unchanged.
     """
-    new, has_values = average_groups(batch, unbiased)
+    new = average_groups(batch, unbiased)
     step = rate * ((new.mean - old.mean) + (new.mean_lo - old.mean_lo))
     low = old.mean_lo + step
     mean = old.mean + low
@@ -81,5 +85,5 @@ def update_average(
     moved = Average(mean, mean_lo, old.var + rate * (new.var - old.var))
     # old + (batch - old) rounds to the spacing of floats at |old|
     moved = Average(*(jnp.where(rate >= 1, n, m) for n, m in zip(new, moved, strict=True)))
-    is_sound = has_values & jnp.isfinite(moved.mean) & jnp.isfinite(moved.var)
+    is_sound = has_variance(batch) & jnp.isfinite(moved.mean) & jnp.isfinite(moved.var)
     return Average(*(jnp.where(is_sound, m, o) for m, o in zip(moved, old, strict=True)))

@@ -70,7 +70,7 @@ def check_half(subject: LayerUnderTest) -> list[Result]:
 
 
 def check_shapes(subject: LayerUnderTest) -> list[Result]:
-    """Dense input [N, C] and sequences [N, T, C], each with its own initial variables."""
+    """Dense input, sequences and images of one row or one example, each with its own variables."""
     results = []
 
     @compiled
@@ -78,7 +78,12 @@ def check_shapes(subject: LayerUnderTest) -> list[Result]:
         variables = dict(subject.layer().init(jax.random.key(0), x, train=True))
         return variables, subject.forward(variables, x)
 
-    for name, shape in (("dense [N, C]", (16, 8)), ("sequence [N, T, C]", (4, 6, 8))):
+    for name, shape in (
+        ("dense [N, C]", (16, 8)),
+        ("sequence [N, T, C]", (4, 6, 8)),
+        ("one row [N, 1, W, C]", (4, 1, 3, 8)),
+        ("one example [1, H, W, C]", (1, 3, 2, 8)),
+    ):
         x = draw(shape, mean=0.5)
         try:
             variables, y = run(x)

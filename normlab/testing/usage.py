@@ -185,6 +185,24 @@ def check_empty(subject: LayerUnderTest) -> list[Result]:
     return results
 
 
+def check_edges(subject: LayerUnderTest) -> list[Result]:
+    """Single examples, rows, columns and positions: traced, or refused with layer and shape."""
+    wrong = []
+    for shape in ((1, *SHAPE[1:]), (8, 1, 2, 8), (8, 4, 1, 8), (8, 1, 1, 8), (1, 1, 1, 8)):
+        variables = subject.variables
+        for train in (True, False):
+
+            def call(x, train=train, variables=variables):
+                return subject.layer().apply(variables, x, train=train, mutable=STATE)[0]
+
+            try:
+                found = jax.eval_shape(call, np.ones(shape, np.float32)).shape
+                wrong += [] if found == shape else [f"{shape} becomes {found}"]
+            except ValueError as error:
+                wrong += [] if str(shape) in str(error) else [f"{shape}: {error}"]
+    return [held("sizes of 1 are computed or refused by shape", not wrong, "; ".join(wrong))]
+
+
 def check_limits(subject: LayerUnderTest) -> list[Result]:
     """Values of epsilon and momentum that are none are refused at construction."""
     name, accepted = "options out of range are refused", []
