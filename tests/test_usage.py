@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,8 @@ def test_running_statistics_of_batches_with_few_valid_values():
     """
     rng, channels = np.random.default_rng(0), 4000
     layer = norms.BatchNorm(average="cumulative", running_var="unbiased")
-    variables = layer.init(jax.random.key(0), np.zeros((64, channels), np.float32))
+    zeros = np.zeros((64, channels), np.float32)
+    variables: Any = layer.init(jax.random.key(0), zeros)
 
     @jax.jit
     def step(variables, x, mask):
