@@ -112,7 +112,7 @@ def test_no_scheme_turns_its_branches_into_selects(name):
 
 
 def test_a_population_has_one_branch_for_each_norm():
-    config = small(norm__name="batch", model__widths=(8, 8, 8))
+    config = small(norm__name="batch", model__widths=(8, 9, 10))
     net = build_model(config, classes=3, conv_form="lax")
     batch = Batch(jnp.zeros((8, 5)), jnp.zeros(8, jnp.int32), jnp.ones(()))
 

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from oracles import differences
 from trained_layers import EPSILON, SPREADS, draw, pair, relative_error
 
+from normlab.norms import build
 from normlab.statistics.averages import Average, normalize_by, start_average, update_average
 from normlab.statistics.axes import axes_of, refuse_degenerate
 from normlab.statistics.moments import Moments, centre, moments, std
@@ -238,6 +240,24 @@ def test_squares_that_overflow_are_normalized(name, centered, has_mask):
     if np.sqrt(var).min() < 1e37:  # else the true gradient is below the smallest float32
         right = slope_of(x.astype(np.float64), weights, axes, mask, centered)
         assert relative_error(slope, right) < LIMIT
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("layer_channels", nn.LayerNorm), ("rms", nn.RMSNorm), ("group", nn.GroupNorm)],
+)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_the_backward_pass_holds_the_input_and_less_than_in_flax(name, other, dtype):
+    x = jnp.ones((8, 8, 8, 64), dtype)
+
+    def held(layer):
+        run = layer.init_with_output
+        _, backward = jax.eval_shape(
+            lambda x: jax.vjp(lambda x: run(jax.random.key(0), x)[0], x), x
+        )
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+
+    assert held(build(name).norm()) <= min(1.2 * x.nbytes, held(other(dtype=dtype)))
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ class Scheme(nn.Module, kw_only=True):
         scale: Any = None,
         bias: Any = None,
     ) -> jax.Array:
-        x, shape = as_floats(x, name_of(self)), jnp.shape(x)
+        x = as_floats(x, name_of(self))
+        shape = x.shape
         if isinstance(train, Tracer):
             raise TypeError(
                 f"{name_of(self)}: `train` is traced; under nn.remat write static_argnums=(2,) "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -53,10 +54,11 @@ def average_groups(batch: Moments, unbiased: bool = False) -> Average:
     channels = batch.shift.shape[-1]
     shift, delta, var, n, shrink = (v.reshape(-1, channels) for v in batch)
     weights = n / jnp.maximum(jnp.sum(n, axis=0, keepdims=True), 1)
-    var = jnp.minimum(var / shrink / shrink, jnp.finfo(var.dtype).max)
+    grow = 1 / lax.stop_gradient(shrink)  # a power of two: products are exact, compile faster
+    var = jnp.minimum(var * grow * grow, jnp.finfo(var.dtype).max)
     if unbiased:
         var = var * (n / jnp.maximum(n - 1, 1))
-    shift, delta = shift / shrink, delta / shrink
+    shift, delta = shift * grow, delta * grow
     # a group with values as the point of reference: one without has shift 0
     shifts = jnp.where(n > 0, shift, -jnp.finfo(shift.dtype).max)
     first = jnp.max(shifts, axis=0, keepdims=True)
@@ -67,6 +69,7 @@ def average_groups(batch: Moments, unbiased: bool = False) -> Average:
     return Average(mean, (first - mean) + low, var)
 
 
+@functools.partial(jax.jit, static_argnames="unbiased")
 def update_average(
     old: Average, batch: Moments, rate: float | jax.Array, unbiased: bool = False
 ) -> Average:

@@ -202,21 +202,25 @@ def _rescue(x, mask, n, shift, delta, var, *, dims: Reduction):
 
     In float32 `shrink` is 2^-80: squares of all its values times it are far inside its range.
     """
-    bad = ~jnp.isfinite(var)
     small = 2.0 ** (-5 * jnp.finfo(var.dtype).maxexp // 8)
 
     def again():
-        found = _statistics(x * small, mask, dims, n)
+        # Without a pilot, which would be half of this program. Two passes are as exact.
+        mean = mean_over(x * small, dims, n) if dims.centered else jnp.zeros_like(var)
+        apart = zero_masked(x * small - mean, mask)
+        missed = mean_over(apart, dims, n) if dims.centered else mean
+        square = jnp.maximum(mean_over(jnp.square(apart), dims, n) - jnp.square(missed), 0)
         # Only the sums overflowed, not the variance: back to the units of x.
-        fits = found[2] < float(jnp.finfo(var.dtype).max) * small * small
+        fits = square < float(jnp.finfo(var.dtype).max) * small * small
         back = jnp.where(fits, 1 / small, 1.0).astype(var.dtype)
-        scaled = (found[0] * back, found[1] * back, found[2] * back * back)
-        shrink = jnp.where(bad & ~fits, small, jnp.ones_like(var))
-        kept = zip(scaled, (shift, delta, var), strict=True)
-        return *(jnp.where(bad, new, old) for new, old in kept), shrink
+        scaled = (mean * back, missed * back, square * back * back, back * small)
+        bad = ~jnp.isfinite(var)
+        kept = zip(scaled, (shift, delta, var, jnp.ones_like(var)), strict=True)
+        return tuple(jnp.where(bad, new, old) for new, old in kept)
 
+    # A largest value that is NaN or infinite is a smaller program than `any`.
     return lax.cond(
-        anywhere(jnp.any(bad), dims.axis_name),
+        anywhere(~(jnp.max(var) < jnp.inf), dims.axis_name),
         again,
         lambda: (shift, delta, var, jnp.ones_like(var)),
     )
@@ -253,14 +257,14 @@ def compute_moments(x: jax.Array, mask: Mask, dims: Reduction) -> Moments:
     return Moments(shift, delta, var, jnp.broadcast_to(n, var.shape), shrink)
 
 
-_moments_of = jax.custom_jvp(compute_moments, nondiff_argnums=(2,))
+moments_of = jax.custom_jvp(compute_moments, nondiff_argnums=(2,))
 
 
-@_moments_of.defjvp
+@moments_of.defjvp
 def _moments_jvp(dims: Reduction, primals, tangents):
     x, mask = primals
-    m = _moments_of(x, mask, dims)
-    t = zero_masked(tangents[0], mask)
+    m = moments_of(x, mask, dims)
+    t = zero_masked(to_float32(tangents[0]), mask)
     # zeros that vary over the devices where the leaves do, as shard_map wants tangents
     zeros = jax.tree.map(jnp.zeros_like, m)
     mean_t = mean_over(t, dims, m.n) if dims.centered else zeros.delta
@@ -292,7 +296,7 @@ def moments(
     """
     mask = fit_mask(mask, x.shape)
     x, dims = zero_masked(to_float32(x), mask), Reduction(axes, groups, centered, axis_name)
-    return _moments_of(x, mask, dims)
+    return moments_of(x, mask, dims)
 
 
 def centre(x: jax.Array, m: Moments) -> jax.Array:

@@ -13,10 +13,10 @@ from normlab.statistics.moments import (
     Moments,
     Reduction,
     centre,
-    compute_moments,
     fit_mask,
     inverse_std,
     mean_over,
+    moments_of,
     per_channel,
     to_float32,
     zero_masked,
@@ -29,12 +29,9 @@ def scale_and_shift(y: jax.Array, scale: jax.Array | None, bias: jax.Array | Non
     return y if bias is None else y + per_channel(bias, y.ndim)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5), inline=True)
-def _normalize(x, mask, scale, bias, dims: Reduction, epsilon: float) -> tuple[jax.Array, Moments]:
-    m = compute_moments(x, mask, dims)
-    return zero_masked(
-        scale_and_shift(centre(x, m) * inverse_std(m, epsilon), scale, bias), mask
-    ), m
+def _normalize(x, mask, scale, bias, m: Moments, dims: Reduction, epsilon: float) -> jax.Array:
+    y = scale_and_shift(centre(x, m) * inverse_std(m, epsilon), scale, bias)
+    return zero_masked(y, mask)
 
 
 def _turn(x: jax.Array, dims: Reduction) -> jax.Array:
@@ -44,35 +41,47 @@ def _turn(x: jax.Array, dims: Reduction) -> jax.Array:
     return x if axis == x.ndim - 1 else lax.rev(x, (axis,))
 
 
-_normalize_of = jax.custom_jvp(_normalize, nondiff_argnums=(4, 5))
+_normalize_of = jax.custom_jvp(_normalize, nondiff_argnums=(5, 6))
+"""y for x and its own moments m, which have no derivative of their own here: it is that of x."""
 
 
-@_normalize_of.defjvp
-def _normalize_jvp(dims: Reduction, epsilon: float, primals, tangents):
-    """Derivative in closed form: linear in the tangents, so grad, jvp and Hessians work.
+# The backward pass computes h again from x, which costs no memory in between.
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(7, 8))
+@functools.partial(jax.jit, static_argnums=(7, 8))
+def _tangent(x, mask, scale, m: Moments, t, scale_t, bias_t, dims: Reduction, epsilon: float):
+    """Return the derivative of `_normalize` in closed form: linear in the tangents, so grad, jvp
+    and Hessians work.
 
     With h the normalized input, t its tangent and a = scale / sqrt(var + epsilon):
     dy = a t + (dscale - a E[h t]) h + (dbias - a E[t]). Autodiff of rsqrt(var) would form
     (var + epsilon)^(-3/2), which underflows long before y does. The two brackets are small arrays:
     transposed, all sums of the backward pass follow from sum(g) and sum(g h).
     """
-    x, mask, scale, bias = primals
-    t = zero_masked(to_float32(tangents[0]), mask)
-    h, m = _normalize_of(x, mask, None, None, dims, epsilon)
+    t = zero_masked(to_float32(t), mask)
+    h = _normalize_of(x, mask, None, None, m, dims, epsilon)
     inv = inverse_std(m, epsilon)
     mean_ht = mean_over(_turn(t, dims) * _turn(h, dims), dims, m.n)
     mean_t = mean_over(t, dims, m.n) if dims.centered else jnp.zeros_like(mean_ht)
     a = inv * m.shrink if scale is None else inv * m.shrink * scale
     slope, offset = -a * mean_ht, -a * mean_t
+    slope = slope if scale is None else slope + scale_t
+    offset = offset if bias_t is None else offset + bias_t
     turned = a if scale is None or a.shape[:-1] == inv.shape[:-1] else _turn(a, dims)
-    if scale is not None:
-        slope = slope + tangents[2]
-    if bias is not None:
-        offset = offset + tangents[3]
-    dy = zero_masked(_turn(turned * _turn(t, dims), dims) + slope * h + offset, mask)
-    zeros = jax.tree.map(jnp.zeros_like, m)
-    dm = zeros._replace(delta=mean_t * m.shrink, var=2 * mean_ht / inv * m.shrink)
-    return (zero_masked(scale_and_shift(h, scale, bias), mask), m), (dy, dm)
+    return zero_masked(_turn(turned * _turn(t, dims), dims) + slope * h + offset, mask)
+
+
+@_normalize_of.defjvp
+def _normalize_jvp(dims: Reduction, epsilon: float, primals, tangents):
+    x, mask, scale, _, m = primals
+    t, _, scale_t, bias_t, _ = tangents
+    y = _normalize_of(*primals, dims, epsilon)
+    return y, _tangent(x, mask, scale, m, t, scale_t, bias_t, dims, epsilon)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _with_moments(x, mask, scale, bias, dims: Reduction, epsilon: float):
+    m = moments_of(x, mask, dims)
+    return _normalize_of(x, mask, scale, bias, m, dims, epsilon), m
 
 
 def normalize(
@@ -102,6 +111,6 @@ def normalize(
     if x.ndim > 2 and x.shape[0] == 1 and 0 not in axes:  # else XLA:CPU is up to 8 times slower
         dims = dims._replace(axes=tuple(a - 1 for a in axes))
         mask, scale, bias = (None if v is None else v[0] for v in (mask, scale, bias))
-        found = _normalize_of(zero_masked(x[0], mask), mask, scale, bias, dims, float(epsilon))
+        found = _with_moments(zero_masked(x[0], mask), mask, scale, bias, dims, float(epsilon))
         return jax.tree.map(lambda leaf: leaf[None], found)
-    return _normalize_of(zero_masked(x, mask), mask, scale, bias, dims, float(epsilon))
+    return _with_moments(zero_masked(x, mask), mask, scale, bias, dims, float(epsilon))
