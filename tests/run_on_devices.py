@@ -2,8 +2,8 @@
 list of [scheme, way, devices, data, mask, quantity, relative error].
 
 Ways: `jit`, plain jit over a sharded batch (`jit/4`: with stats_batch 4); `shard_map` and `vmap`,
-with axis_name; `vmap in vmap` and `vmap in shard_map`, a population of two members around it or
-inside. The mesh has automatic axes: with explicit ones JAX asks for the sharding of each reshape.
+with axis_name; `groups in shard_map`, with axis_index_groups; `vmap in vmap` and `vmap in
+shard_map`, a population of two members around it or inside. The mesh has automatic axes: with explicit ones JAX asks for the sharding of each reshape.
 """
 
 import json
@@ -99,6 +99,11 @@ def shard_mapped(step: Step, mesh: Mesh) -> Step:
     return jax.jit(jax.shard_map(step, mesh=mesh, **specs))
 
 
+def stateless(step: Step) -> Step:
+    """The step without its state, which differs by group of devices."""
+    return lambda *given: (*step(*given)[:2], {})
+
+
 def vmapped(step: Step, parts: int) -> Step:
     """The batch in `parts`, one vmapped call for each; a state that differs by part is refused."""
 
@@ -143,6 +148,9 @@ def ways_of(name: str) -> Iterator[tuple[str, int, dict[str, Any], Step]]:
         yield "shard_map", n, {}, shard_mapped(step, meshes[n])
     if is_full and has_axis:
         yield "vmap", 8, {}, vmapped(step, 8)
+        halves = {"axis_name": "data", "axis_index_groups": ((0, 1, 2, 3), (4, 5, 6, 7))}
+        groups = stateless(step_of(name, **halves))
+        yield "groups in shard_map", 8, {"stats_batch": 8}, shard_mapped(groups, meshes[8])
         yield "vmap in vmap", 8, {}, jax.jit(population(vmapped(step, 8)))
         yield "vmap in shard_map", 8, {}, shard_mapped(population(step), meshes[8])
 
