@@ -3,7 +3,8 @@ list of [scheme, way, devices, data, mask, quantity, relative error].
 
 Ways: `jit`, plain jit over a sharded batch (`jit/4`: with stats_batch 4); `shard_map` and `vmap`,
 with axis_name; `groups in shard_map`, with axis_index_groups; `vmap in vmap` and `vmap in
-shard_map`, a population of two members around it or inside. The mesh has automatic axes: with explicit ones JAX asks for the sharding of each reshape.
+shard_map`, a population of two members around it or inside. The mesh has automatic axes: with
+explicit ones JAX asks for the sharding of each reshape.
 """
 
 import json
