@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import custom_vmap
 
 from normlab.statistics.along import anywhere, axis_size, pmax, psum
 from normlab.statistics.axes import count_values
@@ -194,7 +193,8 @@ def _statistics(x: jax.Array, mask, dims: Reduction, n: jax.Array):
     # of a small CNN then takes 2148 instead of 1464 us (one core, 2026-11-20).
     square = mean_over(jnp.square(zero_masked(x - lax.optimization_barrier(shift), mask)), dims, n)
     delta = mean_over(zero_masked(x - shift, mask), dims, n)
-    return shift, delta, jnp.maximum(square - jnp.square(delta), 0)
+    var = square - jnp.square(delta)
+    return shift, delta, lax.max(var, jnp.zeros_like(var))
 
 
 def _rescue(x, mask, n, shift, delta, var, *, dims: Reduction):
@@ -204,8 +204,9 @@ def _rescue(x, mask, n, shift, delta, var, *, dims: Reduction):
     """
     small = 2.0 ** (-5 * jnp.finfo(var.dtype).maxexp // 8)
 
-    def again():
-        # Without a pilot, which would be half of this program. Two passes are as exact.
+    def again(carry):
+        flag, found = carry
+        # Without a pilot, which would be half of the program: two passes are as exact.
         mean = mean_over(x * small, dims, n) if dims.centered else jnp.zeros_like(var)
         apart = zero_masked(x * small - mean, mask)
         missed = mean_over(apart, dims, n) if dims.centered else mean
@@ -214,46 +215,24 @@ def _rescue(x, mask, n, shift, delta, var, *, dims: Reduction):
         fits = square < float(jnp.finfo(var.dtype).max) * small * small
         back = jnp.where(fits, 1 / small, 1.0).astype(var.dtype)
         scaled = (mean * back, missed * back, square * back * back, back * small)
-        bad = ~jnp.isfinite(var)
-        kept = zip(scaled, (shift, delta, var, jnp.ones_like(var)), strict=True)
-        return tuple(jnp.where(bad, new, old) for new, old in kept)
+        bad = ~jnp.isfinite(found[2])
+        kept = tuple(jnp.where(bad, new, old) for new, old in zip(scaled, found, strict=True))
+        return jnp.zeros_like(flag), kept
 
-    # A largest value that is NaN or infinite is a smaller program than `any`.
-    return lax.cond(
-        anywhere(~(jnp.max(var) < jnp.inf), dims.axis_name),
-        again,
-        lambda: (shift, delta, var, jnp.ones_like(var)),
-    )
-
-
-@functools.cache
-def _batched_rescue(dims: Reduction):
-    """`_rescue` that stays one branch under vmap, where `lax.cond` would compute both sides: 12 %
-    of an MLP's training step in a population of 16."""
-    rescue = custom_vmap(functools.partial(_rescue, dims=dims))
-
-    @rescue.def_vmap
-    def rule(size: int, is_batched, *arguments):
-        def batch(leaf, has_axis):
-            return leaf if has_axis else jnp.broadcast_to(leaf, (size, *leaf.shape))
-
-        deeper = dims._replace(axes=tuple(a + 1 for a in dims.axes))
-        out = _batched_rescue(deeper)(*jax.tree.map(batch, arguments, tuple(is_batched)))
-        return out, (True,) * len(out)
-
-    return rescue
+    # A loop of at most one turn stays one under vmap, where a branch computes both sides. A largest
+    # value that is NaN or infinite is a smaller program than `any`.
+    flag = anywhere(~(jnp.max(var) < jnp.inf), dims.axis_name)
+    found = (shift, delta, var, jnp.ones_like(var))
+    return lax.while_loop(lambda carry: carry[0], again, (flag, found))[1]
 
 
-# jit, inlined where the caller is compiled: outside jit, `_rescue` would be compiled at each call.
-@functools.partial(jax.jit, static_argnums=2, inline=True)
+# jit: one program for all equal layers, and outside jit no compilation at each call.
+@functools.partial(jax.jit, static_argnums=2)
 def compute_moments(x: jax.Array, mask: Mask, dims: Reduction) -> Moments:
     """Return what `moments` does, without derivative; the mask has the shape of x."""
     x = to_float32(x)
     n = _count(x, mask, dims)
-    shift, delta, var = _statistics(x, mask, dims, n)
-    # Along an axis name the predicate is the same for all, and cond stays a branch by itself.
-    rescue = functools.partial(_rescue, dims=dims) if dims.axis_name else _batched_rescue(dims)
-    shift, delta, var, shrink = rescue(x, mask, n, shift, delta, var)
+    shift, delta, var, shrink = _rescue(x, mask, n, *_statistics(x, mask, dims, n), dims=dims)
     return Moments(shift, delta, var, jnp.broadcast_to(n, var.shape), shrink)
 
 
