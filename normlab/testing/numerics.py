@@ -70,7 +70,7 @@ def check_half(subject: LayerUnderTest) -> list[Result]:
 
 
 def check_shapes(subject: LayerUnderTest) -> list[Result]:
-    """Dense input, sequences and images of one row or one example, each with its own variables."""
+    """Dense input, sequences and one row of one image, each with its own variables."""
     results = []
 
     @compiled
@@ -81,8 +81,7 @@ def check_shapes(subject: LayerUnderTest) -> list[Result]:
     for name, shape in (
         ("dense [N, C]", (16, 8)),
         ("sequence [N, T, C]", (4, 6, 8)),
-        ("one row [N, 1, W, C]", (4, 1, 3, 8)),
-        ("one example [1, H, W, C]", (1, 3, 2, 8)),
+        ("one example of one row [1, 1, W, C]", (1, 1, 3, 8)),
     ):
         x = draw(shape, mean=0.5)
         try:
