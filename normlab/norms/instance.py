@@ -29,6 +29,8 @@ class RunningInstanceNorm(RunningNorm):
     """
 
     def parameters(self, x):
+        if x.ndim == 2:
+            refuse_one_value(self, x.shape, ())
         if self.axis_name is not None:
             raise ValueError(
                 f"{name_of(self)}: axis_name {self.axis_name!r} has nothing to share, statistics "
@@ -37,8 +39,9 @@ class RunningInstanceNorm(RunningNorm):
         return super().parameters(x)
 
     def from_batch(self, x, axes, running, parameters, **options):
-        shape = x.shape if x.ndim == 2 else (x.shape[0] * x.shape[1], *x.shape[2:])
-        refuse_one_value(self, shape, axes_of(("H", "W"), len(shape)))
+        if x.ndim > 2:
+            shape = (x.shape[0] * x.shape[1], *x.shape[2:])
+            refuse_one_value(self, shape, axes_of(("H", "W"), len(shape)))
         scale, bias = parameters
         space = tuple(range(2, x.ndim - 1))
         return normalize(x, space, epsilon=self.epsilon, scale=scale, bias=bias, **options)
