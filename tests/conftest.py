@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 PEERS = ("torch", "keras", "equinox", "haiku")
-EXPORTERS = ("jax2onnx", "onnxruntime")
 
 # The libraries read these when first imported, which is after this file; the caller's values win.
 _CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
@@ -39,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     peer) is not installed; with `--peers` they run and fail."""
     if config.getoption("--peers"):
         return
-    missing = {name for name in (*PEERS, *EXPORTERS) if find_spec(name) is None}
+    missing = {name for name in PEERS if find_spec(name) is None}
     for item in items:
         for mark in item.iter_markers("peers"):
             absent = [name for name in mark.args or PEERS if name in missing]

@@ -1,8 +1,13 @@
-"""Layers exported to ONNX by jax2onnx, run by onnxruntime, against float64 NumPy."""
+"""Layers exported to ONNX by jax2onnx, run by onnxruntime, against float64 NumPy.
+
+jax2onnx 0.17.1 needs an orbax-checkpoint below 0.11.37, older than the locked one, so no script
+installs it. In an environment of its own: pip install jax2onnx==0.17.1 onnxruntime==1.32.0
+"""
 
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 
 import jax
 import numpy as np
@@ -12,7 +17,10 @@ from oracles import oracle
 from normlab.norms import build
 
 pytestmark = [
-    pytest.mark.peers("jax2onnx", "onnxruntime"),
+    pytest.mark.skipif(
+        not (find_spec("jax2onnx") and find_spec("onnxruntime")),
+        reason="needs jax2onnx and onnxruntime, see this file's docstring",
+    ),
     pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning"),  # of jax2onnx
 ]
 SIZES = [(5, 8), (3, 6, 6, 8)]
