@@ -221,7 +221,8 @@ def _rescue(x, mask, n, shift, delta, var, *, dims: Reduction):
 
     # A loop of at most one turn stays one under vmap, where a branch computes both sides. A largest
     # value that is NaN or infinite is a smaller program than `any`.
-    flag = anywhere(~(jnp.max(var, initial=0) < jnp.inf), dims.axis_name)
+    largest = lax.reduce_max(var, tuple(range(var.ndim)))  # jnp.max refuses an empty batch
+    flag = anywhere(~(largest < jnp.inf), dims.axis_name)
     found = (shift, delta, var, jnp.ones_like(var))
     return lax.while_loop(lambda carry: carry[0], again, (flag, found))[1]
 
