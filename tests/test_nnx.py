@@ -267,7 +267,9 @@ def test_linen_variables_that_do_not_fit_are_refused():
     assert (block.dense.bias[...] == 0).all()
 
 
-@pytest.mark.parametrize("option", ["kernel", "noise", "conv_form", "epsilom"])
+@pytest.mark.parametrize(
+    "option", ["kernel", "kernel_start", "noise", "branches", "conv_form", "epsilom"]
+)
 def test_unknown_options_are_refused(option):
     options: Any = {option: 1}
     with pytest.raises(ValueError, match=f"takes no option '{option}'"):

@@ -173,14 +173,14 @@ def build(
     """Return the norm of the scheme `name` and the activation after it, as `norms.build` does.
 
     `act` is used unless the scheme has its own activation.
-    Raises ValueError where `norms.build` does, and for `kernel`, `noise` and `conv_form`, which
-    concern layers that exist in Linen only.
+    Raises ValueError where `norms.build` does, and for `kernel`, `kernel_start`, `noise`,
+    `branches` and `conv_form`, which concern layers that exist in Linen only.
 
     >>> layers = build("group", groups=2)
     >>> layers.norm(4, rngs=nnx.Rngs(0)).scale.shape
     (4,)
     """
-    for option in ("kernel", "noise", "conv_form"):
+    for option in ("kernel", "kernel_start", "noise", "branches", "conv_form"):
         if option in options:
             raise ValueError(
                 f"norms.nnx.build takes no option {option!r}; only the Linen layers of norms.build "
