@@ -20,9 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
-from jax.core import Tracer
 
-from normlab.statistics.moments import inverse_std, moments, per_channel, std
+from normlab.statistics.moments import inverse_std, moments, per_channel, refuse_traced, std
 from normlab.statistics.normalize import normalize
 
 FEW_VALUES = 32
@@ -268,11 +267,7 @@ class Spectral(nn.Module):
     def moves(self, train: bool | None) -> bool:
         """Return whether u moves in this call."""
         name, is_mutable = "/".join(self.path), self.is_mutable_collection("norm_state")
-        if isinstance(train, Tracer):
-            raise TypeError(
-                f"{name}: `train` is traced; under nn.remat write static_argnums=(2,) and give it "
-                "by position: layer(x, True)"
-            )
+        refuse_traced(train, name)
         if train and not is_mutable:
             raise ValueError(
                 f"{name}: training moves the vector of the spectral norm, which is not mutable "

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from jax import lax
 
 from normlab.norms.plain import Scheme, affine, name_of, refuse_one_value
-from normlab.statistics.along import Groups
+from normlab.statistics.along import Groups, axis_size
 from normlab.statistics.axes import axes_of
 from normlab.statistics.moments import Mask
 from normlab.statistics.normalize import normalize
@@ -77,7 +76,7 @@ class GroupNorm(Scheme):
             return count_groups(self, channels), None
         if self.is_initializing():  # which may happen outside of the axis
             return 1, None
-        parts = lax.axis_size(self.channels_along)
+        parts = axis_size(self.channels_along)
         groups = count_groups(self, channels * parts)
         if groups % parts == 0:
             return groups // parts, None

@@ -9,10 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.core import Tracer
 
 from normlab.statistics.axes import refuse_degenerate
-from normlab.statistics.moments import Mask, as_floats, fit_mask, to_float32, zero_masked
+from normlab.statistics.moments import (
+    Mask,
+    as_floats,
+    fit_mask,
+    refuse_traced,
+    to_float32,
+    zero_masked,
+)
 from normlab.statistics.normalize import scale_and_shift
 
 
@@ -72,11 +78,7 @@ class Scheme(nn.Module, kw_only=True):
     ) -> jax.Array:
         x = as_floats(x, name_of(self))
         shape = x.shape
-        if isinstance(train, Tracer):
-            raise TypeError(
-                f"{name_of(self)}: `train` is traced; under nn.remat write static_argnums=(2,) "
-                "and give it by position: layer(x, True)"
-            )
+        refuse_traced(train, name_of(self))
         x = x if shape[1:] else x[None]
         axis = channel_axis(self, x.shape) if shape[1:] else -1
         mask = fit_mask(mask, x.shape)

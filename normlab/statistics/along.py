@@ -21,30 +21,30 @@ class Groups(NamedTuple):
     members: tuple[tuple[int, ...], ...]
 
 
-def _over_own_group(reduce: Callable[..., jax.Array], x: jax.Array, groups: Groups) -> jax.Array:
-    everything = lax.all_gather(x, groups.name)
-    members = jnp.asarray(groups.members)
-    is_here = jnp.any(members == lax.axis_index(groups.name), axis=1)
-    return reduce(everything[members[jnp.argmax(is_here)]], axis=0)
+def _across(own: Callable[..., Any], whole: Callable[..., Any], x: jax.Array, along: Any) -> Any:
+    """Return x reduced by `whole` along an axis name, by `own` within Groups; x itself for None."""
+    if along is None:
+        return x
+    if not isinstance(along, Groups):
+        return whole(x, along)
+    everything, members = lax.all_gather(x, along.name), jnp.asarray(along.members)
+    is_here = jnp.any(members == lax.axis_index(along.name), axis=1)
+    return own(everything[members[jnp.argmax(is_here)]], axis=0)
 
 
 def psum(x: jax.Array, along: Any) -> jax.Array:
     """Return the sum of x along an axis name or within Groups of it; x itself for None."""
-    if along is None:
-        return x
-    return _over_own_group(jnp.sum, x, along) if isinstance(along, Groups) else lax.psum(x, along)
+    return _across(jnp.sum, lax.psum, x, along)
 
 
 def pmax(x: jax.Array, along: Any) -> jax.Array:
     """Return the largest x likewise."""
-    if along is None:
-        return x
-    return _over_own_group(jnp.max, x, along) if isinstance(along, Groups) else lax.pmax(x, along)
+    return _across(jnp.max, lax.pmax, x, along)
 
 
 def pmin(x: jax.Array, along: Any) -> jax.Array:
     """Return the smallest x likewise."""
-    return x if along is None else -pmax(-x, along)
+    return _across(jnp.min, lax.pmin, x, along)
 
 
 def anywhere(flag: jax.Array, along: Any) -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from normlab.statistics.along import anywhere, axis_size, pmax, psum
 from normlab.statistics.axes import count_values
@@ -65,6 +66,15 @@ def as_floats(x: Any, layer: str) -> jax.Array:
             "and imaginary parts as channels"
         )
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+
+
+def refuse_traced(train: Any, layer: str) -> None:
+    """Raise TypeError for a traced `train`: a layer has another program for each value."""
+    if isinstance(train, Tracer):
+        raise TypeError(
+            f"{layer}: `train` is traced; under nn.remat write static_argnums=(2,) and give it by "
+            "position: layer(x, True)"
+        )
 
 
 def fit_mask(mask: Any, shape: tuple[int, ...]) -> Mask:
