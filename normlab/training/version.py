@@ -10,8 +10,9 @@ Results of an older version are shown as stale, and `--rerun=stale` repeats them
 runs (tests/test_golden.py) fail where numbers moved without that.
 
 1: the first version. Before it, results kept a hash of the source files instead.
-2: group norm of dense inputs rounds differently, and weight norm starts otherwise from batches of
-few values. Runs of all other schemes have the same bits.
+2: group norm of dense inputs rounds differently. Weight norm starts otherwise from one example and
+from units that are constant over the batch. In the quick study of convergence, the runs of all
+other schemes have the same bits.
 """
 HASHES_BEFORE_VERSIONS = {"33efc71d495d94d3": 1}
 """Hash of the source files that older results keep as `code` -> the version that equals it."""
