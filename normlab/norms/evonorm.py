@@ -39,9 +39,11 @@ class EvoNormB0(RunningNorm):
         v = per_channel(parameter(self, "v", 1, x.shape[-1]), x.ndim)
         over_batch = self.batch_std(x, train, mask)
         # of whole examples: seen by groups of them, XLA rounds the gradient differently
-        over_space = std(moments(x, space, mask=mask), self.epsilon)
+        m = moments(x, space, mask=mask)
+        # Divided, not multiplied, by ROOM: a compiler may round either product of a sum of two.
+        over_space = std(m._replace(shrink=m.shrink / ROOM), self.epsilon * ROOM**2)
         small = x * ROOM
-        below = jnp.maximum(over_batch * ROOM, v * small + over_space * ROOM)
+        below = jnp.maximum(over_batch * ROOM, v * small + over_space)
         return finish(self, safe_divide(small, below))
 
     def batch_std(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:

@@ -30,8 +30,9 @@ def scale_and_shift(y: jax.Array, scale: jax.Array | None, bias: jax.Array | Non
 
 
 def _normalize(x, mask, scale, bias, m: Moments, dims: Reduction, epsilon: float) -> jax.Array:
-    y = scale_and_shift(centre(x, m) * inverse_std(m, epsilon), scale, bias)
-    return zero_masked(y, mask)
+    factor = inverse_std(m, epsilon)
+    y = centre(x, m) * (factor if scale is None else factor * scale)
+    return zero_masked(y if bias is None else y + bias, mask)
 
 
 def _turn(x: jax.Array, dims: Reduction) -> jax.Array:

@@ -148,6 +148,7 @@ ONE, MANY = (1, 1, 1, 32), (16, 1, 1, 32)
 BF16, F16 = "bfloat16", "float16"
 CASES: tuple[Case, ...] = (
     Case("N(0,1)", gauss()),
+    Case("mean 2.5 std 1", gauss(2.5)),
     *(Case(f"mean 1e{k} std 1", gauss(10.0**k)) for k in (2, 3, 4, 5, 6, 7, 8)),
     Case("calendar year 2024 +- 3", gauss(2024, 3)),
     Case("mean 1 std 1e-2", gauss(1, 1e-2)),
@@ -176,6 +177,7 @@ CASES: tuple[Case, ...] = (
     Case("heavy tail exp(4 N)", heavy_tail),
     Case("ramp 1e4..1e4+1", ramp),
     Case("big N=262144 mean 0", gauss(), **BIG),
+    Case("big N=262144 mean 2.5", gauss(2.5), **BIG),
     Case("big N=262144 mean 1e2", gauss(1e2), **BIG),
     Case("big N=262144 mean 1e4", gauss(1e4), **BIG),
     Case("batch 1", gauss(), image=(1, 8, 8, 32), dense=(1, 512)),
