@@ -216,6 +216,17 @@ def test_a_statistic_without_valid_values_is_finite():
     assert (float(m.var[2, 0]), float(m.n[2, 0])) == (0, 0)
 
 
+@pytest.mark.parametrize("rows", [16, 45, 1000])
+@pytest.mark.parametrize(("loc", "scale"), [(1e30, 1e26), (3e37, 1e33), (2e22, 1e17), (1e30, 0)])
+def test_a_large_mean_whose_squares_overflow_keeps_the_digits(loc, scale, rows):
+    """On shrunk values the squares lose the variance first, which then seems to fit."""
+    x = (loc + scale * draw((rows, 3)).astype(np.float64)).astype(np.float32)
+    _, var, right = oracle(x, (0,))
+    y, m = plain()(x)
+    np.testing.assert_allclose(y, right, rtol=0, atol=LIMIT * max(1, np.abs(right).max()))
+    np.testing.assert_allclose(std(m, EPSILON), np.sqrt(var + EPSILON), rtol=LIMIT)
+
+
 def test_one_value_for_each_statistic_is_refused():
     message = r"norm_3: .*shape \(1, 5\) .*1 value.* at least 2"
     with pytest.raises(ValueError, match=message) as error:

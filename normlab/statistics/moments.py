@@ -165,15 +165,17 @@ class _Found(NamedTuple):
     def overflowed(self) -> jax.Array:
         return ~(self.var < jnp.inf)
 
+    def is_exact(self) -> jax.Array:
+        return jnp.square(self.delta) <= (CANCELLING - 1) * self.var
+
     def fits(self) -> jax.Array:
         """Whether x was shrunk, and the sum of its squares is in range nevertheless."""
         limit = float(jnp.finfo(self.var.dtype).max) ** 0.5 * shrunk(self.var.dtype) ** 2
-        return (self.shrink < 1) & (self.var < limit)
+        return (self.shrink < 1) & self.is_exact() & (self.var < limit)
 
     def is_final(self) -> jax.Array:
         """Whether no digits are lost, or all are: NaN and infinity among the values of x."""
-        is_exact = jnp.square(self.delta) <= (CANCELLING - 1) * self.var
-        return jnp.where(self.overflowed(), self.shrink < 1, is_exact & ~self.fits())
+        return jnp.where(self.overflowed(), self.shrink < 1, self.is_exact() & ~self.fits())
 
 
 def _collapse(x: jax.Array, mask: Mask, dims: Reduction) -> tuple[jax.Array, Mask, Reduction]:
