@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import resource
 import subprocess
 
 import pytest
@@ -14,6 +15,12 @@ DIGITS = f"--config={ROOT / 'configs' / 'digits_mlp.py'}"
 MNIST = f"--config={ROOT / 'configs' / 'mnist_mlp.py'}"
 SHORT = [DIGITS, "--config.data.name=synthetic", "--config.train.steps=60"]
 SHORT += ["--config.train.eval_every=20", "--config.model.widths=16"]
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of all child processes so far, which no other load lengthens."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 BAD_INPUT = {
@@ -74,8 +81,12 @@ PLACES: dict[str, str] = {"DIGITS": DIGITS, "MNIST": MNIST}
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(case: str, tmp_path, no_jax):
     script, *flags = [PLACES.get(word, word) for word in case.split()]
     words = BAD_INPUT[case]
-    assert_refused(run_script(script, *flags, cwd=tmp_path, PYTHONPATH=no_jax), 2, words)
+    before = cpu_seconds()
+    run = run_script(script, *flags, cwd=tmp_path, PYTHONPATH=no_jax)
+    seconds = cpu_seconds() - before
+    assert_refused(run, 2, words)
     assert list(tmp_path.iterdir()) == []
+    assert seconds < 2  # 0.2 to 0.9 s
 
 
 @pytest.mark.parametrize("below", ["", "/deeper/still"])

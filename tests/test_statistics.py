@@ -296,6 +296,12 @@ def test_scale_and_bias_have_the_derivatives_of_their_definition(axes, groups, u
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, two)
 
 
+def test_far_values_at_equal_distances_cost_a_few_digits_only():
+    x = draw((256, 3))
+    x[::16] += 1e4
+    assert relative_error(plain()(x)[0], oracle(x, (0,))[2]) < LIMIT
+
+
 def test_no_mean_costs_more_than_a_few_digits():
     """The means of the channels go from below to above the one that makes the sums start again."""
     x = draw((4096, 64)) + np.geomspace(0.1, 100, 64).astype(np.float32)

@@ -40,7 +40,7 @@ class EvoNormB0(RunningNorm):
         over_batch = self.batch_std(x, train, mask)
         # of whole examples: seen by groups of them, XLA rounds the gradient differently
         m = moments(x, space, mask=mask)
-        # Divided, not multiplied, by ROOM: a compiler may round either product of a sum of two.
+        # std * ROOM as a quotient: of a sum of two products, a compiler may round either.
         over_space = std(m._replace(shrink=m.shrink / ROOM), self.epsilon * ROOM**2)
         small = x * ROOM
         below = jnp.maximum(over_batch * ROOM, v * small + over_space)

@@ -30,9 +30,9 @@ def scale_and_shift(y: jax.Array, scale: jax.Array | None, bias: jax.Array | Non
 
 
 def _normalize(x, mask, scale, bias, m: Moments, dims: Reduction, epsilon: float) -> jax.Array:
-    factor = inverse_std(m, epsilon)
-    y = centre(x, m) * (factor if scale is None else factor * scale)
-    return zero_masked(y if bias is None else y + bias, mask)
+    # One factor, mostly of small arrays: 1.10 instead of 1.21 times Flax's time, [64, 8, 8, 32].
+    factor = scale_and_shift(inverse_std(m, epsilon), scale, None)
+    return zero_masked(scale_and_shift(centre(x, m) * factor, None, bias), mask)
 
 
 def _turn(x: jax.Array, dims: Reduction) -> jax.Array:

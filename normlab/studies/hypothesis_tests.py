@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy  # which imports scipy.stats, a second of processor time, at the first use
 
 RESAMPLES = 10_000
 PERCENTILE = 90
@@ -74,7 +74,7 @@ def signed_rank_p(values: np.ndarray) -> float:
     finite = np.abs(values[np.isfinite(values)])
     beyond = 2 * finite.max(initial=0) + 1  # farther from 0 than any finite value
     values = np.clip(values, -beyond, beyond)
-    ranks = np.rint(2 * stats.rankdata(np.abs(values))).astype(int)[values != 0]
+    ranks = np.rint(2 * scipy.stats.rankdata(np.abs(values))).astype(int)[values != 0]
     flips = np.ones(1)
     for rank in ranks:
         longer = np.zeros(len(flips) + rank)
@@ -86,7 +86,7 @@ def signed_rank_p(values: np.ndarray) -> float:
 
 
 def _t_p(values: np.ndarray) -> float:
-    result: Any = stats.ttest_1samp(values, 0, alternative="greater")
+    result: Any = scipy.stats.ttest_1samp(values, 0, alternative="greater")
     return float(result.pvalue)
 
 
@@ -105,8 +105,8 @@ def _above_and_below(
 
 def _binomial_p(successes: int, n: int, probability: float) -> tuple[float, float]:
     """Return the exact p of more and of fewer successes than expected."""
-    more = stats.binomtest(successes, n, probability, alternative="greater").pvalue
-    fewer = stats.binomtest(successes, n, probability, alternative="less").pvalue
+    more = scipy.stats.binomtest(successes, n, probability, alternative="greater").pvalue
+    fewer = scipy.stats.binomtest(successes, n, probability, alternative="less").pvalue
     return float(more), float(fewer)
 
 
@@ -149,7 +149,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % t interval of the mean; (nan, nan) for fewer than 2 values."""
     if len(values) < 2:
         return math.nan, math.nan
-    mean, half = float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1))
+    mean, half = float(np.mean(values)), float(scipy.stats.t.ppf(0.975, len(values) - 1))
     half *= float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return mean - half, mean + half
 
@@ -163,7 +163,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     ordered, n = sorted(values), len(values)
     if n < 2:
         return math.nan, math.nan, 0.0
-    covered = {k: 1 - 2 * float(stats.binom.cdf(k - 1, n, 0.5)) for k in range(n // 2, 0, -1)}
+    covered = {k: 1 - 2 * float(scipy.stats.binom.cdf(k - 1, n, 0.5)) for k in range(n // 2, 0, -1)}
     k = next((k for k, coverage in covered.items() if coverage >= 0.95), 1)
     return ordered[k - 1], ordered[n - k], covered[k]
 
@@ -179,7 +179,9 @@ def _median_summary(values: Sequence[float]) -> Summary:
 
 def _proportion_summary(values: Sequence[float]) -> Summary:
     """The interval is that of Clopper and Pearson."""
-    interval = stats.binomtest(int(sum(values)), len(values)).proportion_ci(0.95, method="exact")
+    interval = scipy.stats.binomtest(int(sum(values)), len(values)).proportion_ci(
+        0.95, method="exact"
+    )
     return float(np.mean(values)), (float(interval.low), float(interval.high)), 0.95
 
 
