@@ -296,6 +296,16 @@ def test_scale_and_bias_have_the_derivatives_of_their_definition(axes, groups, u
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, two)
 
 
+@pytest.mark.parametrize("value", [1e4, 1e30, np.nan])
+def test_what_one_example_needs_changes_no_bit_of_another(value):
+    x = draw((8, 32))
+    other = x.copy()
+    other[3] += value
+    alone, beside = plain((1,))(x), plain((1,))(other)
+    rest = np.arange(8) != 3
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[rest], b[rest]), alone, beside)
+
+
 def test_far_values_at_equal_distances_cost_a_few_digits_only():
     x = draw((256, 3))
     x[::16] += 1e4
