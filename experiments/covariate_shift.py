@@ -2,37 +2,33 @@
 
 Fair test: Shift is measured in two ways, as distributions that move and as gradients that turn when
 the earlier layers move. Each is measured between the same training losses. Otherwise the faster arm
-would be measured later in its training. The causal test adds shift on purpose: noise after
-batch norm whose distribution is new at every step.
+would be measured later in its training. The causal test adds shift on purpose: noise after batch
+norm whose distribution is new at every step.
 Source: arXiv:1502.03167, sections 1 and 4.1 (it does); arXiv:1805.11604 (it does not: gradients
 turn as much or more, and batch norm with injected shift trains as well)
 Expect: more stable distributions, nearly by construction, because two moments of every unit are
 pinned. No less turning of gradients. Injected shift costs less than half of the gain
-Refuted if: the path is less than 0.5 octaves shorter; 1 - cosine is less than 0.05 smaller (paired
-t, n = 12). For the noise: it costs less than half of the gain (signed-rank, n = 12)
+Refuted if: the path is less than 0.5 octaves shorter; 1 - cosine is less than 0.05 smaller. For the
+noise: it costs less than half of the gain (99 % intervals, n = 12 to 48)
 Cost: quick: about 2 minutes on 2 cores; standard: about 8 minutes
 
-Times to a target can be infinite, so the third contrast is decided by the signed-rank test. It has
-two prerequisites. Batch norm is faster here at all (the runs of `convergence`). The noise really
-moves distributions at least as far as no norm does. A path that does not reach training loss 0.2
-extends to the end of the run.
+The third contrast has a prerequisite: the noise moves distributions at least as far as no norm
+does. A path that does not reach training loss 0.2 extends to the end of the run.
 """
 
 import math
 import statistics
-from collections.abc import Mapping
+from dataclasses import replace
 
 from normlab.runs.record import Record
 from normlab.settings import Config
-from normlab.studies.decisions import LEVEL
-from normlab.studies.effects import Claim, Measured, at_matched_losses, effect, octaves, subtract
-from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK
+from normlab.studies.effects import Claim, Measured, at_matched_losses, effect, looks, octaves
+from normlab.studies.intervals import PAIRED_T
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import OFTEN, PAIR, Arm, FollowUp, Setup, Tuning, norm_arms
+from normlab.studies.setup import OFTEN, PAIR, Arm, FollowUp, Setup, Tuning, ladder, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import OCTAVES, PLAIN
 
-SPEED_SESOI = 0.32
 FOLLOWED = {"train.eval_every": 10, "train.eval_growth": 1.0, "eval.probes": "drift+activations"}
 NOISY = Arm("noisy batch", {"norm.name": "batch", "norm.noise": 1.0}, is_primary=True)
 
@@ -68,7 +64,7 @@ MNIST = MLP.on(
     "mnist_mlp",
     "sigmoid MLP 784-100-100-100-10, MNIST, batch 60",
     settings=OFTEN,
-    target=0.95,
+    target=0.90,
     follows=followed(FOLLOWED | {"train.steps": 3000, "eval.curve_examples": 100}),
 )
 FASHION = CNN.on(
@@ -121,29 +117,33 @@ def less_turning(e: SetupRuns) -> dict[int, float]:
 
 
 @effect(
-    SIGNED_RANK,
+    PAIRED_T,
     OCTAVES,
-    "log2(T noisy / T batch) - half of log2(T none / T batch): more than half lost?",
+    "log2(T noisy / T batch) to {target} - half of log2(T none / T batch): more than half lost?",
 )
 def cost_of_noise(e: SetupRuns) -> Measured:
     gain, cost = octaves(e, "none", "batch"), octaves(e, NOISY.name, "batch")
-    half = {seed: value / 2 for seed, value in gain.items()}
-    return Measured(subtract(cost, half), unmet=unmet(e, gain))
+    seeds = sorted(gain.effects.keys() & cost.effects.keys())
+    return replace(
+        cost,
+        effects={s: cost.effects[s] - gain.effects[s] / 2 for s in seeds},
+        not_measured=len(gain.effects) + gain.not_measured - len(seeds),
+        unmet=unmet(e),
+    )
 
 
-def unmet(e: SetupRuns, gain: Mapping[int, float]) -> str:
-    """Return why the noise decides nothing here, empty where it does."""
-    noisy, none, batch = (paths(e, arm).values() for arm in (NOISY.name, *PAIR))
-    if len(gain) < 2 or not noisy or not none or not batch:
+def unmet(e: SetupRuns) -> str:
+    """Return why the noise decides nothing here: it does not bring back the drift. Empty: it
+    does."""
+    noisy, none = (paths(e, arm).values() for arm in (NOISY.name, "none"))
+    if not noisy or not none:
+        return "how far distributions move was not measured"
+    if statistics.median(noisy) >= statistics.median(none):
         return ""
-    if SIGNED_RANK.p_values(list(gain.values()), SPEED_SESOI)[0] >= LEVEL:
-        return "its gate fails: batch norm is not faster here"
-    if statistics.median(noisy) < statistics.median(none):
-        return (
-            f"its gate fails: with the noise distributions move {statistics.median(noisy):.2f} "
-            f"standard deviations, without norm {statistics.median(none):.2f}"
-        )
-    return ""
+    return (
+        f"with the noise distributions move {statistics.median(noisy):.2f} standard deviations, "
+        f"without norm {statistics.median(none):.2f}"
+    )
 
 
 STABLE = "Batch norm keeps the distributions of activations stable"
@@ -156,12 +156,13 @@ STUDY = study(
     __doc__,
     "covariate_shift",
     "Internal covariate shift",
-    setups={"quick": (MLP, CNN), "standard": (MNIST, FASHION)},
+    setups={"quick": (MLP, CNN), "standard": (*ladder(MNIST, 0.85), FASHION)},
     claims=(
-        Claim("C7a", STABLE, MLP.name, shorter_path, sesoi=0.5, n=12),
-        Claim("C7b-mlp", REDUCES, MLP.name, less_turning, sesoi=0.05, n=12),
-        Claim("C7b-cnn", REDUCES, CNN.name, less_turning, sesoi=0.05, n=12),
-        Claim("C7c", WHY, MLP.name, cost_of_noise, sesoi=0.0, n=12),
+        Claim("C7a", STABLE, MLP.name, shorter_path, 0.5, looks=(12,)),
+        Claim("C7b-mlp", REDUCES, MLP.name, less_turning, 0.05, looks(24, 48)),
+        Claim("C7b-cnn", REDUCES, CNN.name, less_turning, 0.05, looks(24, 48)),
+        Claim("C7c", WHY, MLP.name, cost_of_noise, 0.0, looks=(12,)),
+        Claim("C7c-85", WHY, f"{MLP.name}-85", cost_of_noise, 0.0, looks=(12,)),
     ),
     figures=(
         Figure("percentiles", MLP.name, PERCENTILES, follows=True),

@@ -18,7 +18,7 @@ from absl import flags
 
 from normlab import cli
 from normlab.launch.sweep import started_studies
-from normlab.report.model import StudyReport, collect, judge_overall
+from normlab.report.model import StudyReport, collect
 from normlab.report.terminal import headline
 from normlab.runs.errors import ConfigError, StorageError
 from normlab.runs.store import Records, Store
@@ -62,7 +62,6 @@ def main() -> int:
     reports: list[StudyReport] = []
     for study, profile in wanted:
         reports += collect(store, [study], profile, cache, records)
-    reports = judge_overall(reports)
     page = write_report(store, reports, ledger=Path(FLAGS.ledger) if FLAGS.ledger else None)
     print(headline(reports, page))
     return cli.OK

@@ -177,7 +177,7 @@ def report(job: Job) -> None:
     All studies that run as planned share one page. Anything exploratory has its own page, so that
     it cannot replace a verdict.
     """
-    from normlab.report.model import collect, judge_overall
+    from normlab.report.model import collect
     from normlab.report.terminal import headline
     from normlab.report.write import write_report
 
@@ -195,7 +195,7 @@ def report(job: Job) -> None:
         for study, profile in started_studies(job.store):
             if (study.name, profile) not in shown:
                 reports += collect(job.store, [study], profile, cache, job.records)
-        page = write_report(job.store, judge_overall(reports))
+        page = write_report(job.store, reports)
     else:
         page = write_report(job.store, reports, f"report-exploratory/{reports[0].stem}")
     print(f"page: {page}")

@@ -6,12 +6,13 @@ import math
 import random
 from dataclasses import replace
 
+from normlab.studies.intervals import PAIRED_T
+
 from normlab.runs.record import Record
 from normlab.settings import Config
 from normlab.studies.effects import Claim, speedup
-from normlab.studies.hypothesis_tests import PAIRED_T
 from normlab.studies.planning import ConfigCache, SetupRuns
-from normlab.studies.setup import PAIR, Arm, FollowUp, Setup, Sweep, Tuning, norm_arms
+from normlab.studies.setup import PAIR, Arm, FollowUp, Setup, Edges, Tuning, norm_arms
 from normlab.studies.study import Figure, Study
 from normlab.training.evaluation_steps import eval_steps
 from normlab.training.version import TRAINING_VERSION
@@ -123,7 +124,7 @@ LEVELS = replace(
     follows=(),
 )
 RATES = replace(
-    STEPS, name="rates", title="MLP, rates", protocol=Sweep((-2.0, -1.0, 0.0), 0.5), follows=()
+    STEPS, name="rates", title="MLP, rates", protocol=Edges((-2.0, -1.0, 0.0), 1.0), follows=()
 )
 FIGURES = (
     Figure("curves", "steps", f"{NASTY} curves."),
@@ -136,12 +137,12 @@ FASTER = Claim(
     "C1a",
     f"Faster {NASTY}",
     "steps",
-    replace(speedup("none", "batch"), comparison="log2 ratio", test=PAIRED_T),
+    replace(speedup("none", "batch"), comparison="log2 ratio"),
     sesoi=0.3,
-    n=6,
+    looks=(6,),
     scope="a multilayer perceptron with a name that is longer than a terminal is wide",
 )
-CLAIMS = (FASTER, replace(FASTER, id="C1b", sesoi=99.0), replace(FASTER, id="C1c", n=7))
+CLAIMS = (FASTER, replace(FASTER, id="C1b", sesoi=99.0), replace(FASTER, id="C1c", looks=(7,)))
 TEXTS = ("title", "fair_test", "expect", "refuted_if", "cost")
 
 STUDY = Study(

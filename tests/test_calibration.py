@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
 from scipy import stats
 
 from benchmarks import runner
@@ -16,7 +17,6 @@ from benchmarks.validation import calibration, calibration_runs
 from benchmarks.validation.calibration import Metric, Noise, Proportion, judge
 from normlab.studies import decisions, effects
 from normlab.studies.decisions import Contrast
-from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
 from normlab.studies.units import POINTS
 
 T = Noise("normal", PAIRED_T)

@@ -9,6 +9,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from normlab.studies.hypothesis_tests import (
+    MAX_ERROR,
+    PAIRED_T,
+    PROPORTION,
+    QUANTILE,
+    SIGNED_RANK,
+    THRESHOLDS,
+    HypothesisTest,
+)
 
 from normlab.layers.table import KERNELS
 from normlab.norms.table import NORMS
@@ -21,15 +30,6 @@ from normlab.report.figures.style import PALETTE, STYLE, line_styles, place_of
 from normlab.runs.record import Record
 from normlab.settings import defaults
 from normlab.studies.decisions import Contrast, decide
-from normlab.studies.hypothesis_tests import (
-    MAX_ERROR,
-    PAIRED_T,
-    PROPORTION,
-    QUANTILE,
-    SIGNED_RANK,
-    THRESHOLDS,
-    HypothesisTest,
-)
 from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import Arm, FollowUp, Setup, Tuning
 from normlab.studies.study import Figure, Kind

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 from made_up_runs import NASTY, PROVENANCE, STUDY
+from normlab.studies.hypothesis_tests import MAX_ERROR, PAIRED_T, QUANTILE, SIGNED_RANK, THRESHOLDS
 
 from normlab.report.claims import Result, literature_statements
 from normlab.report.html import html
@@ -23,7 +24,6 @@ from normlab.report.tables import markdown_text
 from normlab.runs.errors import StorageError
 from normlab.runs.record import Record
 from normlab.studies.decisions import Contrast, decide
-from normlab.studies.hypothesis_tests import MAX_ERROR, PAIRED_T, QUANTILE, SIGNED_RANK, THRESHOLDS
 from normlab.studies.literature import claims, entries, entry_of
 from normlab.studies.rules import KeptRule
 from normlab.studies.setup import ROOT

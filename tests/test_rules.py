@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from normlab.studies.hypothesis_tests import SIGNED_RANK
 
 from normlab.runs.files import write_json
 from normlab.runs.provenance import changed_facts, timing_place
@@ -12,7 +13,6 @@ from normlab.runs.record import Record, is_stale
 from normlab.runs.store import Store
 from normlab.settings import SETTINGS
 from normlab.studies import rules
-from normlab.studies.hypothesis_tests import SIGNED_RANK
 from normlab.studies.planning import ConfigCache
 from normlab.studies.rules import UNKNOWN, differences, read_rule, rule_of, write_rule
 from normlab.studies.setup import ROOT

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from normlab.studies.hypothesis_tests import MAX_ERROR
 
 from normlab.data import DATASETS
 from normlab.runs.config import ConfigError, resolve
-from normlab.studies.hypothesis_tests import MAX_ERROR
 from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.rules import HASHES_BEFORE_CONTENT, digest, rule_of
 from normlab.studies.setup import Setup, load_config

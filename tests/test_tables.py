@@ -10,11 +10,11 @@ from statistics import median
 
 import pytest
 from made_up_runs import LEVELS, RATES, STEPS, STUDY, runs_for
+from normlab.studies.hypothesis_tests import median_interval, t_interval
 
 from normlab.report.setup_table import reference_of, setup_table
 from normlab.report.tables import Markdown, Measured, Table
 from normlab.runs.record import Record
-from normlab.studies.hypothesis_tests import median_interval, t_interval
 from normlab.studies.metrics import error_points, steps_to_target
 from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import rate_of

@@ -11,13 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
-
-from normlab.report.model import explained
-from normlab.runs.record import Record
-from normlab.settings import defaults
-from normlab.studies.decisions import LEVEL, Contrast, decide, holm, n_enough, word_of
-from normlab.studies.effects import Measured, paired_errors
 from normlab.studies.hypothesis_tests import (
     MAX_ERROR,
     MCNEMAR,
@@ -29,6 +22,13 @@ from normlab.studies.hypothesis_tests import (
     median_interval,
     t_interval,
 )
+from scipy import stats
+
+from normlab.report.model import explained
+from normlab.runs.record import Record
+from normlab.settings import defaults
+from normlab.studies.decisions import LEVEL, Contrast, decide, holm, n_enough, word_of
+from normlab.studies.effects import Measured, paired_errors
 from normlab.studies.units import POINTS, TRAINED
 
 INF = math.inf

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from normlab.studies.hypothesis_tests import PAIRED_T, PROPORTION, SIGNED_RANK, HypothesisTest
 from scipy import stats
 
 from benchmarks import runner
@@ -23,7 +24,6 @@ from benchmarks.validation.calibration_runs import RUNS, Metric, N, contrast_of
 from normlab.runs.store import Store
 from normlab.studies import decisions
 from normlab.studies.decisions import Contrast
-from normlab.studies.hypothesis_tests import PAIRED_T, PROPORTION, SIGNED_RANK, HypothesisTest
 
 SIZE = 3.1
 """delta in SD / sqrt(n)."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
+
 from benchmarks.runner import Check
 from normlab.launch.supervisor import Supervisor, lost_runs
 from normlab.runs.record import Record
@@ -13,7 +15,6 @@ from normlab.runs.store import Records, Store
 from normlab.settings import Config
 from normlab.studies.decisions import Contrast, Verdict, decide
 from normlab.studies.effects import Claim, Measured, error_difference, paired_errors, speedup
-from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
 from normlab.studies.metrics import error_points, log_octaves, steps_to_target
 from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.setup import Setup

@@ -26,7 +26,7 @@ from normlab.models.build import build_model
 from normlab.norms.builder import plain_act
 from normlab.report.tables import Table
 from normlab.settings import SETTINGS, defaults
-from normlab.studies.hypothesis_tests import t_interval
+from normlab.studies.intervals import t_interval
 
 DEPTH, MIDDLE, CLASSES = 20, (6, 16), 10
 """Hidden layers; those between which the growth is measured."""

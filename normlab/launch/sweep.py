@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -16,6 +16,8 @@ from normlab.runs.provenance import host_facts, timing_place
 from normlab.runs.record import is_stale
 from normlab.runs.store import Records, Store
 from normlab.settings import Config
+from normlab.studies.looks import look_at_study
+from normlab.studies.measurements import measurements
 from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
 from normlab.studies.rules import write_rule
 from normlab.studies.study import Study, load_study, study_names
@@ -48,13 +50,18 @@ class Job:
         """Return all runs that the studies ask for as far as they can be planned by now."""
         required: dict[str, RequiredRun] = {}
         for study in self.studies:
-            for setup in study.setups[self.profile]:
-                if not self.setups or setup.name in self.setups:
-                    required |= SetupRuns(setup, self.records, self.cache).wanted
+            for name, setup_runs in self._setup_runs(study).items():
+                if not self.setups or name in self.setups:
+                    required |= setup_runs.wanted
         chosen = {n: run for n, run in required.items() if self.only.items() <= run.config.items()}
         if required and not chosen:
             raise ConfigError(self._no_match(required))
         return chosen
+
+    def _setup_runs(self, study: Study) -> Mapping[str, SetupRuns]:
+        """Return the setups of a study, as far as their seeds have to grow by now."""
+        measure = measurements(self.store, study)
+        return look_at_study(study, self.profile, self.records, self.cache, measure).setups
 
     def _no_match(self, required: dict[str, RequiredRun]) -> str:
         given = ", ".join(f"{name}={value}" for name, value in self.only.items())
@@ -152,8 +159,7 @@ class Job:
 
     def _timed_setups(self) -> list[dict[str, Config]]:
         """Return arm -> one of its runs, for each finished setup that is tuned for speed."""
-        setups = [s for study in self.studies for s in study.setups[self.profile]]
-        found = [SetupRuns(setup, self.records, self.cache) for setup in setups]
+        found = [runs for study in self.studies for runs in self._setup_runs(study).values()]
         return [
             {arm: next(iter(runs.values())).config for arm, runs in setup_runs.reports.items()}
             for setup_runs in found

@@ -13,9 +13,8 @@ from normlab.report.formatting import SYMBOLS, command, n_text, with_symbol
 from normlab.report.model import StudyReport
 from normlab.report.tables import Measured, Table
 from normlab.studies.decisions import Contrast, Verdict
+from normlab.studies.intervals import CONFIDENCE
 from normlab.studies.literature import Entry, claims, entries, entry_of
-
-YES_NO = {True: "yes", False: "no", None: ""}
 
 
 @dataclass(frozen=True)
@@ -32,38 +31,45 @@ class Result:
     @property
     def effect(self) -> str:
         """The effect with its interval, as a reader sees it."""
-        return self.contrast.unit.text(self.verdict.effect, self.verdict.interval)
+        found, contrast = self.verdict.estimate, self.contrast
+        at_least = "≥ " if contrast.is_lower_bound and not math.isnan(found.centre) else ""
+        return at_least + contrast.unit.text(found.centre, found.interval)
 
     @property
     def sesoi(self) -> str:
-        """The smallest effect of interest; empty where fixed limits replace it."""
-        contrast = self.contrast
-        return "" if contrast.test.limits else contrast.unit.sesoi_text(contrast.sesoi)
+        """The smallest effect of interest."""
+        return self.contrast.unit.sesoi_text(self.contrast.sesoi)
 
     @property
     def word(self) -> str:
-        """The verdict's word with its symbol; an exploratory one says why it is no more."""
-        word, n = self.verdict.word, f", n differs ({self.verdict.n}, planned {self.contrast.n})"
-        return with_symbol(word) + (n if word == "exploratory" else "")
+        """The verdict's word with its symbol and its qualifier; an exploratory one says why it is
+        no more."""
+        verdict, looks = self.verdict, self.contrast.looks
+        notes = [verdict.qualifier, "borderline" if verdict.is_borderline else ""]
+        if verdict.word == "exploratory":
+            notes = [f"n differs ({verdict.n}, planned {' to '.join(map(str, ends(looks)))})"]
+        return ", ".join(filter(None, [with_symbol(verdict.word), *notes]))
 
     @property
     def n(self) -> str:
         return n_text(self.verdict)
 
     @property
-    def p_values(self) -> list[float]:
-        """The two p values; none where the verdict does not depend on them."""
-        verdict = self.verdict
-        has_p = verdict.is_decided and self.contrast.test.has_p
-        return [verdict.p_above_zero, verdict.p_below_sesoi] if has_p else []
+    def path(self) -> str:
+        """What each look said, where there was more than one."""
+        looks, unit = self.verdict.path, self.contrast.unit
+        if len(looks) < 2:
+            return ""
+        steps = (
+            f"n = {look.n}: {look.word}, {unit.text(look.estimate.centre, look.estimate.interval)}"
+            for look in looks
+        )
+        return "; ".join(steps)
 
     @property
     def command(self) -> str:
-        """The command line that repeats the study, or brings this test to the n that it needs."""
-        runs = self.report.evidences.get(self.contrast.setup)
-        is_other_n = self.verdict.word == "exploratory" and runs is not None and runs.is_complete
-        seeds = self.verdict.n if is_other_n else self.verdict.n_enough
-        return command(self.report.study, self.report.profile, seeds, self.contrast.setup)
+        """The command line that repeats the study."""
+        return command(self.report.study, self.report.profile)
 
     @property
     def entry(self) -> Entry | None:
@@ -77,39 +83,33 @@ class Result:
         return entry.differs if entry and entry.disagrees(self.verdict.word) else ""
 
     @property
-    def infinite(self) -> str:
-        """What an infinite effect means; empty for a finite one."""
-        is_infinite = math.isinf(self.verdict.effect)
-        return "one arm never reached the target in most seeds" if is_infinite else ""
-
-    @property
     def facts(self) -> list[tuple[str, str]]:
         """How it was decided, as (name, text)."""
-        verdict, contrast, test = self.verdict, self.contrast, self.contrast.test
-        correction = ", Holm over the tests of the study, level 0.025" if test.has_p else ""
-        effect, n, needed = "", verdict.n_enough, contrast.prerequisite
-        if verdict.coverage:
-            effect = contrast.unit.raw_text(verdict.effect, verdict.interval)
-        enough = f"n = {n} would have decided" if n else "no number of seeds up to 400 would decide"
-        is_open = test.has_p and verdict.word == "inconclusive"
+        verdict, contrast = self.verdict, self.contrast
+        found, estimator, effect = verdict.estimate, contrast.estimator, ""
+        if not math.isnan(found.centre):
+            effect = contrast.unit.raw_text(found.centre, found.interval)
+        again = "" if math.isnan(verdict.replication) else f"{100 * verdict.replication:.0f} %"
+        planned = " to ".join(map(str, ends(contrast.looks)))
+        missed = f"in {contrast.not_measured} seeds, which are left out"
         facts = [
             ("Test", f"{contrast.id}, profile {self.report.profile}"),
-            ("Method", f"{test.label}{correction}"),
-            (test.sesoi_label, self.sesoi),
-            (test.centre_label.format(coverage=100 * verdict.coverage), effect),
-            *zip(test.nulls, map(p_text, self.p_values), strict=False),
-            ("Holds with Holm over all tests of this page", YES_NO[verdict.stands_overall]),
-            ("Enough", f"{enough}, were the effect as measured" if is_open else ""),
-            ("Infinite", self.infinite),
-            ("Prerequisite", f"tested only if {needed} is supported" if needed else ""),
+            ("Method", f"{estimator.label}, {100 * CONFIDENCE:.0f} %"),
+            (estimator.sesoi_label, self.sesoi),
+            ("Effect with its interval", effect),
+            ("Planned n", f"{planned}, until the word is clear"),
+            ("On the way", self.path),
+            ("The same word again", f"{again}, by a bootstrap over the seeds" if again else ""),
+            ("Neither arm got there", missed if contrast.not_measured else ""),
             ("Remark", contrast.remark),
             *(("Note", note) for note in verdict.notes),
         ]
         return [(name, text) for name, text in facts if text]
 
 
-def p_text(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+def ends(looks: Sequence[int]) -> Sequence[int]:
+    """Return the first and the last of the planned numbers of seeds, once if they are equal."""
+    return looks if len(looks) == 1 else (looks[0], looks[-1])
 
 
 def results_of(reports: Sequence[StudyReport]) -> list[Result]:
@@ -132,7 +132,7 @@ class Statement:
         """The word and the reason of a test of the literature that no study here decides."""
         if self.entry and self.entry.absent:
             return "not decided", self.entry.absent
-        return "no data", "no study shown here tests it"
+        return "not run", "no study shown here tests it"
 
     @property
     def judged(self) -> list[Statement]:
@@ -213,9 +213,9 @@ def literature_statements(reports: Sequence[StudyReport]) -> list[Statement]:
 
 
 VERDICT_NOTE = (
-    "p_above_zero: p if the effect were 0 or less (a share: delta or more). p_below_delta: p if it "
-    "were delta or more (a share: delta or less). One-sided, Holm over the study's tests, level "
-    "0.025. The CSV has the effect, its interval and delta in the unit named."
+    "Effect and interval (99 %) decide: refuted if the interval lies below delta, supported if it "
+    "lies above 0 and the effect is at least delta. replication: the probability that the word "
+    "comes out again. The CSV has the effect, its interval and delta in the unit named."
 )
 
 
@@ -227,23 +227,22 @@ def verdict_table(reports: Sequence[StudyReport]) -> Table:
 
 
 def _verdict_line(result: Result) -> dict:
-    verdict, contrast, (low, high) = result.verdict, result.contrast, result.verdict.interval
-    coverage = f"{100 * verdict.coverage:.0f} %" if verdict.coverage else ""
-    above, below = [Measured(p_text(p), {"": p}) for p in result.p_values] or (None, None)
+    verdict, contrast, found = result.verdict, result.contrast, result.verdict.estimate
+    numbers = {"": found.centre, "low": found.low, "high": found.high}
+    again = verdict.replication
     return {
         "test": contrast.id,
         "sentence": contrast.sentence,
         "net, data": contrast.scope,
         "profile": result.report.profile,
         "comparison": contrast.comparison,
-        "effect": Measured(result.effect, {"": verdict.effect, "low": low, "high": high}),
+        "effect": Measured(result.effect, numbers),
         "unit": contrast.unit.name,
-        "coverage": Measured(coverage, {"": verdict.coverage or None}),
         "delta": Measured(result.sesoi, {"": contrast.sesoi}),
         "n": verdict.n,
-        "planned n": contrast.n,
+        "planned n": ", ".join(map(str, contrast.looks)),
         "verdict": verdict.word,
-        "p_above_zero": above,
-        "p_below_delta": below,
-        "holds over all tests": YES_NO[verdict.stands_overall],
+        "qualifier": verdict.qualifier,
+        "replication": None if math.isnan(again) else Measured(f"{again:.2f}", {"": again}),
+        "lower bound": "yes" if contrast.is_lower_bound else "",
     }

@@ -14,11 +14,12 @@ from normlab.studies.study import Study
 SYMBOLS = {
     "supported": "✓",
     "refuted": "✗",
-    "inconclusive": "?",
+    "open": "?",
     "depends": "±",
     "exploratory": "○",
     "not testable here": "∅",
-    "no data": "…",
+    "not measured": "∅",
+    "not run": "…",
     "not decided": "…",
 }
 OVERRIDES = re.compile(r", (?=[a-z_]+(?:\.[a-z_]+)*=)")
@@ -30,9 +31,9 @@ def with_symbol(word: str, count: int = 0) -> str:
 
 
 def n_text(verdict: Verdict) -> str:
-    """Return n, with the planned one where it differs."""
-    planned = verdict.contrast.n
-    return str(verdict.n) if verdict.n == planned else f"{verdict.n} of {planned}"
+    """Return n, with the first planned one where n is none of the planned ones."""
+    looks = verdict.contrast.looks
+    return str(verdict.n) if verdict.n in looks else f"{verdict.n} of {looks[0]}"
 
 
 def command(study: Study, profile: str, seeds: int | None = None, setup: str = "") -> str:

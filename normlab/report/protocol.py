@@ -5,6 +5,7 @@ from __future__ import annotations
 from normlab.norms.table import NORMS
 from normlab.settings import SETTINGS
 from normlab.studies.planning import SetupRuns
+from normlab.studies.setup import FIRST_SEED
 from normlab.training.evaluation_steps import eval_steps
 
 LONGEST_LIST = 12
@@ -18,9 +19,9 @@ def protocol_facts(e: SetupRuns) -> list[tuple[str, str]]:
     setup, protocol = e.setup, e.setup.protocol
     primary = ", ".join(arm.name for arm in setup.arms if arm.is_primary)
     others = ", ".join(arm.name for arm in setup.arms if not arm.is_primary)
-    tuning, seeds = protocol.seeds, f"reported: 0 to {setup.seeds - 1}"
+    tuning, seeds = protocol.seeds, f"reported: {setup.seeds} from {FIRST_SEED} on"
     if others:
-        seeds += f" (screening arms 0 to {setup.screening_seeds - 1})"
+        seeds += f" (screening arms: {setup.screening_seeds})"
     if tuning:
         seeds = f"tuned with {tuning[0]} to {tuning[-1]}, which are not used again; {seeds}"
     shared = "Arms share split, initial kernels and data order by seed."

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isnan
 from statistics import median
+
+import numpy as np
 
 from normlab.report.tables import Cell, Measured, Table
 from normlab.runs.record import Record
 from normlab.studies.effects import subtract
-from normlab.studies.hypothesis_tests import (
-    PAIRED_T,
-    SIGNED_RANK,
-    HypothesisTest,
-    median_interval,
+from normlab.studies.intervals import CONFIDENCE, median_interval, t_estimate
+from normlab.studies.metrics import (
+    accuracy,
+    error_points,
+    is_failed,
+    restricted_octaves,
+    steps_to_target,
 )
-from normlab.studies.metrics import accuracy, error_points, is_failed, log_octaves, steps_to_target
 from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import Arm
 from normlab.studies.units import NOTHING, decimal, magnitude, rate_text, with_interval
@@ -44,8 +48,8 @@ class Line:
 
     @property
     def rates(self) -> Mapping[int, float]:
-        """Sweep: seed -> log10 of the largest rate that trains."""
-        return self.e.largest_rates(self.name)
+        """Seed -> log10 of the highest rate that trains, where edges are sought."""
+        return self.e.edges.get(self.name, {})
 
     @property
     def n(self) -> int:
@@ -57,6 +61,13 @@ class Line:
 
     def steps(self, mode: str = "") -> list[float]:
         return [steps_to_target(run, self.e.setup.target, mode) for run in self.runs.values()]
+
+    def values(self, metric: Callable[[Record], float]) -> dict[int, float]:
+        """Return seed -> a metric, of an arm with several rates its mean over those that count."""
+        reported = self.e.reported.get(self.name)
+        if reported and reported.seeds:
+            return reported.values(metric)
+        return {seed: metric(run) for seed, run in self.runs.items()}
 
     def pairs(self) -> list[tuple[Record, Record]]:
         """Return (run, run of the reference) of the seeds that both have."""
@@ -108,25 +119,34 @@ def reference_of(e: SetupRuns, arm: Arm) -> str:
     return name if name != arm.name and e.setup.arm(name) else ""
 
 
-def _estimate(
-    test: HypothesisTest, values: Sequence[float], text: Callable[[float], str], base: float = 0.0
+def _cell(
+    centre: float, interval: tuple[float, float], text: Callable[[float], str], base: float = 0.0
 ) -> Measured:
-    """Return the centre of the values with its interval; with a base, those of base^value."""
-    if not values:
-        return Measured(NOTHING, {})
-    centre, interval, _ = test.summarize(values)
+    """Return a centre with its interval; with a base, those of base^value."""
     numbers = [base**value if base else value for value in (centre, *interval)]
     names = ("", "low", "high")
     return Measured(with_interval(*map(text, numbers)), dict(zip(names, numbers, strict=True)))
 
 
-def _mean(values: Sequence[float], places: int) -> Measured:
-    return _estimate(PAIRED_T, values, lambda v: decimal(v, places))
+def _mean(values: Sequence[float], places: int, confidence: float = 0.95) -> Measured:
+    if not values:
+        return Measured(NOTHING, {})
+    found = t_estimate(np.asarray(values), confidence)
+    return _cell(found.centre, found.interval, lambda v: decimal(v, places))
 
 
-def _factor(base: float, exponents: Sequence[float], text=magnitude) -> Cell:
-    """Return the median of base^exponent; nothing without exponents."""
-    return _estimate(SIGNED_RANK, exponents, text, base) if exponents else ""
+def _median(values: Sequence[float], text: Callable[[float], str], base: float = 0.0) -> Measured:
+    if not values:
+        return Measured(NOTHING, {})
+    return _cell(median(values), median_interval(values)[:2], text, base)
+
+
+def _factor(base: float, exponents: Sequence[float]) -> Cell:
+    """Return the geometric mean of base^exponent; nothing without exponents."""
+    if not exponents:
+        return ""
+    found = t_estimate(np.asarray(exponents), CONFIDENCE)
+    return _cell(found.centre, found.interval, magnitude, base)
 
 
 def _rate(line: Line) -> Cell:
@@ -138,31 +158,34 @@ def _rate(line: Line) -> Cell:
 def _steps(line: Line, mode: str = "") -> Cell:
     if mode and not line.has_mode(mode):
         return ""
-    return _estimate(SIGNED_RANK, line.steps(mode), magnitude)
+    return _median(line.steps(mode), magnitude)
 
 
 def _speed(line: Line) -> Cell:
-    """Return how many times fewer steps than the reference, median over pairs."""
+    """Return how many times fewer steps than the reference, over pairs."""
     target = line.e.setup.target
-    steps = [[steps_to_target(run, target) for run in pair] for pair in line.pairs()]
-    return _factor(2.0, [log_octaves(other, own) for own, other in steps])
+    found = [restricted_octaves(other, own, target)[0] for own, other in line.pairs()]
+    return _factor(2.0, [value for value in found if not isnan(value)])
 
 
 def _error(line: Line, mode: str = "") -> Cell:
     if mode and not line.has_mode(mode):
         return ""
-    return _mean([error_points(run, mode=mode) for run in line.runs.values()], 2)
+    return _mean([*line.values(lambda run: error_points(run, mode=mode)).values()], 2)
 
 
 def _difference(line: Line) -> Cell:
     """Return error minus the reference's error, mean over pairs."""
-    differences = [error_points(run) - error_points(other) for run, other in line.pairs()]
-    return _mean(differences, 2) if differences else ""
+    if not line.reference:
+        return ""
+    other = replace(line, name=line.reference).values(error_points)
+    differences = subtract(line.values(error_points), other)
+    return _mean([*differences.values()], 2, CONFIDENCE) if differences else ""
 
 
 def _rate_ratio(line: Line) -> Cell:
-    """Return the largest rate over the reference's, median over pairs."""
-    reference = line.e.largest_rates(line.reference)
+    """Return the highest rate over the reference's, over pairs."""
+    reference = line.e.edges.get(line.reference, {})
     return _factor(10.0, [*subtract(line.rates, reference).values()])
 
 
@@ -174,14 +197,14 @@ QUANTITIES: dict[str, Callable[[Line], Cell]] = {
     "difference": _difference,
     "running error": lambda line: _error(line, RUNNING),
     "batch error": lambda line: _error(line, BATCH),
-    "largest rate": lambda line: _factor(10.0, [*line.rates.values()], rate_text),
+    "largest rate": lambda line: _median([*line.rates.values()], rate_text, 10.0),
     "rate ratio": _rate_ratio,
 }
 """What a protocol shows of an arm, by name."""
 
 
 def _accuracy(line: Line) -> Cell:
-    return _mean([100 * accuracy(run, "test") for run in line.runs.values()], 1)
+    return _mean([*line.values(lambda run: 100 * accuracy(run, "test")).values()], 1)
 
 
 def _failed(line: Line) -> Cell:
@@ -206,8 +229,8 @@ def _seconds(line: Line) -> Cell:
 def _note(e: SetupRuns, lines: list[Line]) -> str:
     sizes = sorted({line.n for line in lines if line.n >= 2}, reverse=True)
     covered = [f"{100 * median_interval(range(n))[2]:.0f} % at n = {n}" for n in sizes]
-    parts = ["Means: 95 % t intervals."]
-    if covered and e.setup.protocol.has_target:
+    parts = ["Means: 95 % t intervals. Differences and factors between arms: 99 %."]
+    if covered and (e.setup.protocol.has_target or e.edges):
         parts.append(f"Medians: order-statistic intervals, covering {', '.join(covered)}.")
     if any(line.has_mode(RUNNING) for line in lines):
         parts.append(
@@ -217,7 +240,7 @@ def _note(e: SetupRuns, lines: list[Line]) -> str:
     if any(not arm.is_primary for arm in e.setup.arms):
         parts.append(f"Screening arms run with n = {e.setup.screening_seeds} and carry no verdict.")
     if any(is_failed(run) for line in lines for run in line.runs.values()):
-        parts.append("A failed run counts with 10 % accuracy and as never reaching the target.")
+        parts.append("A diverged run counts with the accuracy of chance, and all steps.")
     if e.step_seconds:
         parts.append(f"Seconds: median steps x step time of a single run on {e.timed_on}.")
     return " ".join(parts)

@@ -23,8 +23,6 @@ def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
         for result in claim.results:
             padded = [t.ljust(w) for t, w in zip(_cells(result), widths, strict=True)]
             lines.append(_clip("  ".join(["", *padded, result.contrast.scope])))
-            if result.verdict.n_enough:
-                lines.append(f"      n = {result.verdict.n_enough} would decide: {result.command}")
     return "\n".join([*lines, f"page: {page}"] if page else lines)
 
 
@@ -33,6 +31,7 @@ def _clip(line: str) -> str:
 
 
 def _cells(result: Result) -> list[str]:
-    word = result.verdict.word
-    reason = ", n differs" if word == "exploratory" else ""
-    return [result.contrast.id, word + reason, result.effect, f"n = {result.n}"]
+    verdict = result.verdict
+    reason = "n differs" if verdict.word == "exploratory" else verdict.qualifier
+    word = ", ".join(filter(None, [verdict.word, reason]))
+    return [result.contrast.id, word, result.effect, f"n = {result.n}"]

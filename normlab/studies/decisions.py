@@ -1,32 +1,37 @@
-"""The rule: from paired effects to supported, refuted or inconclusive.
+"""The rule: one interval, one word.
 
-A contrast has a smallest effect of interest (SESOI) and a planned n, fixed before anything runs.
-Per seed s, an effect e_s > 0 favours the sentence.
+A contrast has a smallest effect of interest (SESOI, delta) and planned numbers of seeds, fixed
+before anything runs. Per seed s, an effect e_s > 0 favours the sentence. [L, U] is the 99 %
+interval and m its centre:
 
-p_above_zero tests e <= 0, p_below_sesoi tests e >= SESOI, one-sided; Holm over the contrasts of
-the study, level 0.025. Refuted if p_below_sesoi < 0.025: the effect is smaller than the smallest
-of interest, even if it is surely positive. Else supported if p_above_zero < 0.025, else
-inconclusive.
+    U < delta                refuted:   reversed if U < 0, small if L > 0
+    L > 0 and m >= delta     supported: at least delta if L >= delta
+    otherwise                open
+
+The word depends on L, U, m and delta alone, so no other contrast can change it. The number of
+seeds grows from look to look. It stops at the first look with a word other than open whose
+interval is narrow (half-width <= delta / 2) or clear (L >= delta or U < 0), and at the last look.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from normlab.studies.hypothesis_tests import HypothesisTest
+from normlab.studies.intervals import Estimate, Estimator, as_array, t_estimate
 from normlab.studies.units import Unit
 
-LEVEL = 0.025
-SEARCH = 400
-"""Largest n that is tried for an inconclusive contrast."""
+REPLICATIONS = 400
+"""Resamples for the probability that the same word comes out again."""
+STABLE = 0.95
+"""A word less probable than this to come out again is marked as borderline."""
 
-PValues = tuple[float, float]
-"""p of "the effect is above 0" and of "it is below the SESOI"."""
+Redraw = Callable[[Sequence[int]], np.ndarray]
+"""Seeds, some perhaps several times -> their effects, with every rate chosen from them again."""
 
 
 @dataclass(frozen=True)
@@ -41,131 +46,141 @@ class Contrast:
     scope: str
     """Network and data, printed with every verdict."""
     effects: dict[int, Any]
-    """Seed -> effect; a pair of values where the test compares pairs."""
+    """Seed -> effect; a pair of values where the estimator compares pairs."""
     unit: Unit
     sesoi: float
     """The smallest effect of interest."""
-    n: int
-    test: HypothesisTest
+    looks: tuple[int, ...]
+    """The planned numbers of seeds, ascending."""
+    estimator: Estimator
     setup: str = ""
-    prerequisite: str = ""
-    """Id of the contrast that must be supported for this one to be testable at all."""
     remark: str = ""
     unmet: str = ""
-    """Why a prerequisite that is no contrast is not met; empty: it is, or there is none."""
+    """Why these runs cannot test the sentence; empty: they can."""
+    not_measured: int = 0
+    """Seeds that have runs but no effect, because neither arm got there."""
+    is_lower_bound: bool = False
+    """Whether the true effect is at least as large, because the slower arm was cut off."""
+    redraw: Redraw | None = None
+    """None: the effects do not depend on which seeds are there."""
 
-    def p_values(self) -> PValues:
-        return self.test.p_values(list(self.effects.values()), self.sesoi)
+    @property
+    def n(self) -> int:
+        """The number of seeds with all their runs."""
+        return len(self.effects) + self.not_measured
+
+    def estimate(self) -> Estimate:
+        values = as_array([*self.effects.values()])
+        if self.redraw is None:
+            return self.estimator.estimate(values)
+        return t_estimate(values, error=jackknife_error(self.redraw, [*self.effects]))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a contrast says at one number of seeds."""
+
+    n: int
+    word: str
+    qualifier: str
+    estimate: Estimate
 
 
 @dataclass(frozen=True)
 class Verdict:
     contrast: Contrast
     word: str
-    """supported, refuted, inconclusive, exploratory, not testable here, no data"""
-    effect: float
-    interval: tuple[float, float]
-    coverage: float
-    """Of the interval: 0.95, or the exact one of an order-statistic interval."""
-    p_above_zero: float
-    p_below_sesoi: float
-    """Holm-adjusted over the study."""
+    """supported, refuted, open, exploratory, not measured, not testable here, not run"""
+    estimate: Estimate
     n: int
-    n_enough: int | None = None
-    """For an inconclusive contrast: the n at which effects like these would decide."""
-    stands_overall: bool | None = None
-    """Whether the word holds with Holm over all contrasts of the page; set by the page."""
+    qualifier: str = ""
+    """Of refuted: reversed, small. Of supported: at least delta."""
+    path: tuple[Look, ...] = ()
+    """The looks so far, the last one deciding."""
+    replication: float = math.nan
+    """The probability that the word comes out again, by a bootstrap over the seeds."""
     notes: tuple[str, ...] = ()
 
     @property
     def is_decided(self) -> bool:
-        """Whether the planned runs are there and no prerequisite fails."""
-        return self.word in ("supported", "refuted", "inconclusive")
+        """Whether the planned runs are there and say something."""
+        return self.word in ("supported", "refuted", "open")
+
+    @property
+    def is_borderline(self) -> bool:
+        return self.replication < STABLE
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
-    """Return Holm's step-down adjusted p values."""
-    p_values = np.asarray(p, float)
-    order = np.argsort(p_values)
-    steps = np.maximum.accumulate((len(p_values) - np.arange(len(p_values))) * p_values[order])
-    out = np.empty(len(p_values))
-    out[order] = steps.clip(max=1)
-    return out
+def word_of(found: Estimate, sesoi: float, is_lower_bound: bool = False) -> tuple[str, str]:
+    """Return the word and its qualifier. A lower bound can support, but not refute."""
+    if found.high < sesoi and not is_lower_bound:
+        return "refuted", "reversed" if found.high < 0 else "small" if found.low > 0 else ""
+    if found.low > 0 and found.centre >= sesoi:
+        return "supported", "at least delta" if found.low >= sesoi else ""
+    return "open", ""
 
 
-def holm_pairs(p: Sequence[PValues]) -> list[PValues]:
-    """Return the adjusted pairs of p values; each side is adjusted by itself."""
-    above, below = (holm([pair[side] for pair in p]) for side in (0, 1))
-    return [(float(a), float(b)) for a, b in zip(above, below, strict=True)]
+def stops(found: Estimate, word: str, sesoi: float) -> bool:
+    """Return whether no more seeds are needed."""
+    is_narrow = found.half_width <= sesoi / 2
+    return word != "open" and (is_narrow or found.low >= sesoi or found.high < 0)
 
 
-def word_of(p_above_zero: float, p_below_sesoi: float) -> str:
-    if p_below_sesoi < LEVEL:
-        return "refuted"
-    return "supported" if p_above_zero < LEVEL else "inconclusive"
+def look_at(contrast: Contrast) -> tuple[Look, bool]:
+    """Return what a contrast says with the seeds that it has, and whether they are enough."""
+    found = contrast.estimate()
+    turned, sesoi = contrast.estimator.margin(found, contrast.sesoi)
+    word, qualifier = word_of(turned, sesoi, contrast.is_lower_bound)
+    if not contrast.estimator.is_difference:
+        qualifier = ""
+    return Look(contrast.n, word, qualifier, found), stops(turned, word, sesoi)
 
 
-def n_enough(contrast: Contrast, contrasts: int) -> int | None:
-    """Return the n at which effects distributed like these would decide, if all `contrasts` of the
-    study entered Holm's correction.
+def jackknife_error(redraw: Redraw, seeds: Sequence[int]) -> float:
+    """Return the standard error of the mean effect by leaving out a seed at a time, with every rate
+    chosen again from the others."""
+    n = len(seeds)
+    if n < 3:
+        return 0.0
+    means = np.array([redraw([*seeds[:i], *seeds[i + 1 :]]).mean() for i in range(n)])
+    return float(math.sqrt((n - 1) / n * np.sum((means - means.mean()) ** 2)))
 
-    The measured distribution is taken as the truth: its n evenly spaced quantiles are tested. None
-    where neither p falls below level / contrasts at SEARCH runs. The search is a bisection, because
-    an exact signed-rank test at n = 400 takes 0.3 s.
+
+def replication(contrast: Contrast) -> float:
+    """Return the share of bootstrap resamples of the seeds that give the same word.
+
+    The rates are chosen again in each. The standard error of a resample is its SD / sqrt(n), times
+    the factor by which the jackknife exceeds that in the sample.
     """
-    if not contrast.test.can_extrapolate:
-        return None
-    values = np.array(list(contrast.effects.values()))
-
-    def is_decided(n: int) -> bool:
-        places = (np.arange(n) + 0.5) / n
-        repeated = np.quantile(values, places, method="inverted_cdf")
-        return min(contrast.test.p_values(repeated, contrast.sesoi)) * contrasts < LEVEL
-
-    low, high = len(values), SEARCH
-    if not is_decided(high):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_decided(middle) else (middle, high)
-    return high
-
-
-def decide(contrasts: Sequence[Contrast]) -> list[Verdict]:
-    """Return the verdict of every contrast of a study, with Holm's correction over all of them.
-
-    A contrast that is not at its planned n enters with p = 1. So no verdict falls when it arrives.
-    """
-    raw = [c.p_values() if len(c.effects) >= 2 else None for c in contrasts]
-    planned = [p if len(c.effects) == c.n else None for c, p in zip(contrasts, raw, strict=True)]
-    adjusted = holm_pairs([p or (1.0, 1.0) for p in planned])
-    verdicts = [
-        _verdict(c, p, a if is_planned else None, len(contrasts))
-        for c, p, a, is_planned in zip(contrasts, raw, adjusted, planned, strict=True)
-    ]
-    words = {v.contrast.id: v.word for v in verdicts}
-    return [_check_prerequisites(v, words) for v in verdicts]
+    seeds, rng = [*contrast.effects], np.random.default_rng(0)
+    word, values = look_at(contrast)[0].word, as_array([*contrast.effects.values()])
+    plain = float(np.std(values, ddof=1)) / math.sqrt(len(seeds)) if contrast.redraw else 0.0
+    factor = jackknife_error(contrast.redraw, seeds) / plain if contrast.redraw and plain else 1.0
+    same = 0
+    for picks in rng.integers(len(seeds), size=(REPLICATIONS, len(seeds))):
+        if contrast.redraw:
+            drawn = contrast.redraw([seeds[i] for i in picks])
+            error = factor * float(np.std(drawn, ddof=1)) / math.sqrt(len(seeds))
+            found = t_estimate(drawn, error=error)
+        else:
+            found = contrast.estimator.estimate(values[picks])
+        turned = contrast.estimator.margin(found, contrast.sesoi)
+        same += word_of(*turned, contrast.is_lower_bound)[0] == word
+    return same / REPLICATIONS
 
 
-def _verdict(
-    contrast: Contrast, raw: PValues | None, adjusted: PValues | None, contrasts: int
-) -> Verdict:
-    n = len(contrast.effects)
-    if raw is None:
-        return Verdict(contrast, "no data", math.nan, (math.nan, math.nan), 0.0, 1.0, 1.0, n)
-    effect, interval, coverage = contrast.test.summarize(list(contrast.effects.values()))
-    above, below = adjusted or raw
-    word = word_of(above, below) if adjusted else "exploratory"
-    enough = n_enough(contrast, contrasts) if word == "inconclusive" else None
-    return Verdict(contrast, word, effect, interval, coverage, above, below, n, enough)
-
-
-def _check_prerequisites(verdict: Verdict, words: dict[str, str]) -> Verdict:
-    """Take back a verdict whose prerequisite is not met."""
-    contrast = verdict.contrast
-    note, needed = contrast.unmet, contrast.prerequisite
-    if not note and needed and words[needed] != "supported":
-        note = f"its gate {needed} is {words[needed]}"
-    if not note or not verdict.is_decided:
-        return verdict
-    return replace(verdict, word="not testable here", n_enough=None, notes=(note,))
+def decide(path: Sequence[Contrast]) -> Verdict:
+    """Return the verdict of a contrast at its looks: the last of them decides."""
+    contrast = path[-1]
+    n, nothing = contrast.n, Estimate(math.nan, math.nan, math.nan)
+    if len(contrast.effects) < 2:
+        is_missed = contrast.not_measured and n in contrast.looks
+        return Verdict(contrast, "not measured" if is_missed else "not run", nothing, n)
+    if contrast.unmet:
+        return Verdict(contrast, "not testable here", nothing, n, notes=(contrast.unmet,))
+    looks = tuple(look_at(c)[0] for c in path)
+    last = looks[-1]
+    verdict = Verdict(contrast, last.word, last.estimate, n, last.qualifier, looks)
+    if n not in contrast.looks:
+        return replace(verdict, word="exploratory", qualifier="", path=())
+    return replace(verdict, replication=replication(contrast))

@@ -5,31 +5,26 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from normlab.runs.record import Record
-from normlab.studies.decisions import Contrast
-from normlab.studies.hypothesis_tests import (
-    MCNEMAR,
-    PAIRED_T,
-    SIGNED_RANK,
-    HypothesisTest,
-)
-from normlab.studies.metrics import (
-    at_train_loss,
-    error_points,
-    is_failed,
-    log_octaves,
-    steps_to_target,
-)
+import numpy as np
+
+from normlab.studies.decisions import Contrast, Redraw
+from normlab.studies.intervals import DISCORDANT, PAIRED_T, Estimator
+from normlab.studies.metrics import at_train_loss, error_points, is_failed, restricted_octaves
 from normlab.studies.planning import SetupRuns
+from normlab.studies.rates import MAY_FAIL
 from normlab.studies.units import OCTAVES, POINTS, TRAINED, Unit
 
-MANY_FAILED = 0.25
-"""Proportion of failed runs of an arm above which errors are not compared, but failures."""
+MAY_BE_CUT_OFF = 0.1
+"""Share of the slower arm's runs that may miss the target before a factor is a lower bound."""
+TRAINED_SEEDS = 48
+"""Seeds where arms are compared by whether they train at all."""
+GROWING = (12, 24, 48, 96)
+"""The looks at which a contrast may stop."""
 
 MATCHED_LOSSES = (1.0, 0.5, 0.2)
 """Training losses at which arms are compared."""
@@ -43,16 +38,21 @@ class Measured:
     remark: str = ""
     unmet: str = ""
     """Why the contrast cannot be tested on these runs; empty: it can."""
-    test: HypothesisTest | None = None
+    not_measured: int = 0
+    """Seeds with runs in which neither arm got there."""
+    is_lower_bound: bool = False
+    redraw: Redraw | None = None
+    """The effects again, with every rate chosen from other seeds."""
+    estimator: Estimator | None = None
     unit: Unit | None = None
-    """Test and unit that replace those of the effect, because of how the runs ended."""
+    """Estimator and unit that replace those of the effect, because of how the runs ended."""
 
 
 @dataclass(frozen=True)
 class Effect:
     """What is measured for each seed, oriented so that more than 0 favours the claim."""
 
-    test: HypothesisTest
+    estimator: Estimator
     unit: Unit
     comparison: str
     """The comparison in words; {target} becomes the target of the setup."""
@@ -60,10 +60,19 @@ class Effect:
 
 
 def effect(
-    test: HypothesisTest, unit: Unit, comparison: str
+    estimator: Estimator, unit: Unit, comparison: str
 ) -> Callable[[Callable[[SetupRuns], dict[int, Any] | Measured]], Effect]:
     """Make an effect of the function below, which measures it."""
-    return partial(Effect, test, unit, comparison)
+    return partial(Effect, estimator, unit, comparison)
+
+
+def looks(first: int, last: int) -> tuple[int, ...]:
+    """Return the looks from one number of seeds to another.
+
+    >>> looks(12, 48), looks(12, 12)
+    ((12, 24, 48), (12,))
+    """
+    return tuple(sorted({first, last, *(n for n in GROWING if first < n < last)}))
 
 
 @dataclass(frozen=True)
@@ -77,10 +86,10 @@ class Claim:
     effect: Effect
     sesoi: float | Mapping[str, float]
     """The smallest effect of interest, or profile -> that."""
-    n: int | Mapping[str, int]
-    """The planned number of seeds, or profile -> that."""
-    prerequisite: str = ""
-    """Id of the claim that must be supported for this one to be testable at all."""
+    looks: tuple[int, ...]
+    """The planned numbers of seeds: the first, and those to which it may grow."""
+    setup_seeds: int = 0
+    """The number of seeds of the setup where the looks count other runs; 0: they count these."""
     scope: str = ""
     """Network and data, if they are not those of the setup."""
 
@@ -102,67 +111,91 @@ class Claim:
             effects=measured.effects,
             unit=measured.unit or effect.unit,
             sesoi=self.sesoi[profile] if isinstance(self.sesoi, Mapping) else self.sesoi,
-            n=self.n[profile] if isinstance(self.n, Mapping) else self.n,
-            test=measured.test or effect.test,
+            looks=self.looks,
+            estimator=measured.estimator or effect.estimator,
             setup=self.setup,
-            prerequisite=self.prerequisite,
             remark=measured.remark,
             unmet=measured.unmet,
+            not_measured=measured.not_measured,
+            is_lower_bound=measured.is_lower_bound,
+            redraw=measured.redraw,
         )
 
 
 def subtract(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
-    """Return seed -> first - second; equal values tie, also when both are infinite."""
-    seeds = sorted(first.keys() & second.keys())
-    return {s: 0.0 if first[s] == second[s] else float(first[s] - second[s]) for s in seeds}
+    """Return seed -> first - second."""
+    return {s: float(first[s] - second[s]) for s in sorted(first.keys() & second.keys())}
 
 
 def error_difference(worse: str, better: str, comparison: str = "") -> Effect:
-    """Test error of `worse` - test error of `better`; see `paired_errors`."""
-    default = f"test error of {worse} - test error of {better}, each at its best rate"
-    return Effect(
-        PAIRED_T, POINTS, comparison or default, lambda e: paired_errors(e.paired(worse, better))
-    )
-
-
-def paired_errors(pairs: Iterable[tuple[int, Sequence[Record]]]) -> Measured:
-    """Return the differences of the test errors of (worse, better), in points.
-
-    If more than a quarter of either arm's runs failed, McNemar's test on "trained" decides instead.
-    The effect is then 1 where only `better` trained, -1 where only `worse` did.
-    """
-    runs = dict(pairs)
-    failed = {s: (is_failed(worse), is_failed(better)) for s, (worse, better) in runs.items()}
-    if any(sum(arm) > MANY_FAILED * len(arm) for arm in zip(*failed.values(), strict=True)):
-        effects = {s: float(worse) - float(better) for s, (worse, better) in failed.items()}
-        remark = "decided by McNemar's test on trained"
-        return Measured(effects, remark, test=MCNEMAR, unit=TRAINED)
-    return Measured({s: error_points(worse) - error_points(b) for s, (worse, b) in runs.items()})
+    """Test error of `worse` - test error of `better`, in points; see `weighted_errors`."""
+    default = f"test error of {worse} - test error of {better}, each at its best rates"
+    weights = {worse: 1.0, better: -1.0}
+    return Effect(PAIRED_T, POINTS, comparison or default, partial(weighted_errors, weights))
 
 
 def interaction(a: str, b: str, c: str, d: str, comparison: str = "") -> Effect:
     """(error of a - error of b) - (error of c - error of d), test errors in points."""
-
-    def measure(e: SetupRuns) -> dict[int, float]:
-        errors = {s: [error_points(r) for r in runs] for s, runs in e.paired(a, b, c, d)}
-        return {s: v[0] - v[1] - (v[2] - v[3]) for s, v in errors.items()}
-
-    return Effect(PAIRED_T, POINTS, comparison, measure)
+    weights = {a: 1.0, b: -1.0, c: -1.0, d: 1.0}
+    return Effect(PAIRED_T, POINTS, comparison, partial(weighted_errors, weights))
 
 
-def octaves(e: SetupRuns, slow: str, fast: str) -> dict[int, float]:
-    """Return seed -> log2 of the steps to the target, `slow` over `fast`."""
-    target = e.setup.target
-    return {
-        s: log_octaves(steps_to_target(a, target), steps_to_target(b, target))
-        for s, (a, b) in e.paired(slow, fast)
-    }
+def weighted_errors(weights: Mapping[str, float], e: SetupRuns) -> Measured:
+    """Return the weighted sum of the test errors of some arms, in points, for each seed.
+
+    If an arm of a difference has no rate at which few enough runs fail, errors are not compared.
+    The effect is then 1 where only the better arm trained, -1 where only the worse one did.
+    """
+    arms = {name: e.reported.get(name) for name in weights}
+    found = {name: rates for name, rates in arms.items() if rates and rates.seeds}
+    if found.keys() != weights.keys():
+        return Measured({})
+    seeds = sorted(set.intersection(*(set(rates.seeds) for rates in found.values())))
+    values = {name: rates.values(error_points) for name, rates in found.items()}
+    effects = {s: sum(w * values[name][s] for name, w in weights.items()) for s in seeds}
+    if len(weights) == 2 and any(rates.share_failed > MAY_FAIL for rates in found.values()):
+        trained = {
+            name: rates.values(lambda run: float(not is_failed(run)))
+            for name, rates in found.items()
+        }
+        worse, better = weights
+        effects = {s: float((trained[better][s] > 0.5) - (trained[worse][s] > 0.5)) for s in seeds}
+        remark = "an arm fails too often at every rate, so whether runs train is compared"
+        return Measured(effects, remark, estimator=DISCORDANT, unit=TRAINED)
+    if not any(rates.is_window for rates in found.values()):
+        return Measured(effects)
+    draws = {name: rates.redraw(error_points) for name, rates in found.items()}
+
+    def redraw(seeds: Sequence[int]) -> np.ndarray:
+        return np.sum([w * draws[name](seeds) for name, w in weights.items()], axis=0)
+
+    return Measured(effects, redraw=redraw)
+
+
+def octaves(e: SetupRuns, slow: str, fast: str) -> Measured:
+    """Return seed -> log2 of the steps to the target, `slow` over `fast`.
+
+    Times are restricted: a run that misses the target counts with all its steps. Seeds in which
+    both miss it are not measured.
+    """
+    target, pairs = e.setup.target, dict(e.paired(slow, fast))
+    found = {s: restricted_octaves(a, b, target) for s, (a, b) in pairs.items()}
+    effects = {s: value for s, (value, _) in found.items() if not math.isnan(value)}
+    cut_off = sum(is_cut for value, is_cut in found.values() if not math.isnan(value))
+    missed = len(found) - len(effects)
+    text = f"{slow} missed the target in {cut_off} of {len(effects)} seeds" if cut_off else ""
+    return Measured(
+        effects,
+        text,
+        not_measured=missed,
+        is_lower_bound=cut_off > MAY_BE_CUT_OFF * len(effects),
+    )
 
 
 def speedup(slow: str, fast: str) -> Effect:
     """How many times fewer steps `fast` needs to the target."""
     comparison = f"log2(T {slow} / T {fast}) to {{target}}, each at its best rate"
-    return Effect(SIGNED_RANK, OCTAVES, comparison, lambda e: octaves(e, slow, fast))
+    return Effect(PAIRED_T, OCTAVES, comparison, lambda e: octaves(e, slow, fast))
 
 
 def speedup_in_seconds(slow: str, fast: str) -> Effect:
@@ -173,9 +206,10 @@ def speedup_in_seconds(slow: str, fast: str) -> Effect:
         seconds = e.step_seconds
         if not seconds.keys() >= {slow, fast}:
             return Measured({})
-        cost = math.log2(seconds[fast] / seconds[slow])
-        effects = {s: v - cost for s, v in octaves(e, slow, fast).items()}
-        return Measured(effects, f"a step with {fast} norm takes {2**cost:.2f} times as long here")
+        cost, steps = math.log2(seconds[fast] / seconds[slow]), octaves(e, slow, fast)
+        effects = {s: v - cost for s, v in steps.effects.items()}
+        remark = f"a step with {fast} norm takes {2**cost:.2f} times as long here"
+        return replace(steps, effects=effects, remark=remark)
 
     steps = speedup(slow, fast)
     comparison = f"{steps.comparison}, in seconds of single runs"

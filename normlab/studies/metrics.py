@@ -5,23 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from normlab.data import DATASETS
 from normlab.runs.record import Record
 
-FAILED_BELOW = 0.5
-"""Validation accuracy under which a run has failed, finite or not."""
-FAILED_ERROR = 0.9
-"""Error of a failed run: chance among ten classes."""
+ABOVE_CHANCE = 0.4
+"""Share of the way from chance to 1 that validation accuracy must go; below, a run has failed."""
 ROUNDING = 1e-5
 """Relative: the program compares in float32."""
 MISSED_STEPS = 10
 """In tuning, a target that is missed counts as reached after this many times the steps."""
 
 
+def chance(record: Record) -> float:
+    """Return the accuracy of always naming the most frequent class of the training labels; of
+    results that do not keep it, 1 / classes."""
+    known = record.provenance.get("chance")
+    return known or 1 / DATASETS[record.config["data.name"]].classes
+
+
 def is_failed(record: Record) -> bool:
-    """Return whether a run became non-finite, ended below half accuracy on validation, or never
-    reached the fit that it was to be compared at (train.stop_at_loss)."""
-    accuracy = record.final.get("validation_accuracy", 0.0)
-    if record.status != "trained" or accuracy < FAILED_BELOW:
+    """Return whether a run became non-finite, ended near chance on validation, or never reached
+    the fit that it was to be compared at (train.stop_at_loss)."""
+    accuracy, floor = record.final.get("validation_accuracy", 0.0), chance(record)
+    if record.status != "trained" or accuracy < floor + ABOVE_CHANCE * (1 - floor):
         return True
     limit = record.config["train.stop_at_loss"]
     reached = record.curve[-1].get("train_set_loss", math.inf) if record.curve else math.inf
@@ -71,14 +77,14 @@ def share_learned(record: Record, target: float) -> float:
 
 
 def accuracy(record: Record, split: str, mode: str = "") -> float:
-    """Return the final accuracy on `split`; chance for a failed run."""
-    if is_failed(record):
-        return 1 - FAILED_ERROR
+    """Return the final accuracy on `split`; chance for a diverged run."""
+    if record.status != "trained":
+        return chance(record)
     return record.final[f"{mode}{split}_accuracy"]
 
 
 def error_points(record: Record, split: str = "test", mode: str = "") -> float:
-    """Return the final error in percentage points; 90 for a failed run."""
+    """Return the final error in percentage points; that of chance for a diverged run."""
     return 100 * (1 - accuracy(record, split, mode))
 
 
@@ -100,23 +106,14 @@ def steps_to_target(record: Record, target: float, mode: str = "") -> float:
     return math.exp(low + share * (high - low))
 
 
-def log_octaves(slow: float, fast: float) -> float:
-    """Return log2(slow / fast) of two times of which either may be infinite; both: a tie, 0."""
-    if slow == fast:
-        return 0.0
-    return -math.inf if math.isinf(fast) else math.log2(slow / fast)
+def restricted_octaves(slow: Record, fast: Record, target: float) -> tuple[float, bool]:
+    """Return log2 of the steps to the target, slow over fast, and whether `slow` was cut off.
 
-
-def largest_rate(passed: dict[float, bool]) -> float:
-    """Return the top of the longest unbroken run of passing rates; -inf where none passes.
-
-    `passed` maps the exponent of each rate to whether it trained. Of two runs of equal length the
-    lower one counts.
+    A run that misses the target counts with all its steps. NaN where both miss it.
     """
-    best: list[float] = []
-    run: list[float] = []
-    for exponent in sorted(passed):
-        run = [*run, exponent] if passed[exponent] else []
-        if len(run) > len(best):
-            best = run
-    return best[-1] if best else -math.inf
+    caps = [run.config["train.steps"] for run in (slow, fast)]
+    steps = [steps_to_target(run, target) for run in (slow, fast)]
+    if all(map(math.isinf, steps)):
+        return math.nan, True
+    first, second = (min(*pair) for pair in zip(steps, caps, strict=True))
+    return math.log2(first / second), math.isinf(steps[0])

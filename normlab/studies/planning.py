@@ -7,14 +7,30 @@ the others on the list. A later stage asks once the earlier one can answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import fmean, median_low
 from typing import Any
+
+import numpy as np
 
 from normlab.runs.config import resolve, run_id
 from normlab.runs.record import Record
 from normlab.settings import Config
-from normlab.studies.setup import Arm, FollowUp, Setup, Sweep, load_config, rate_of
+from normlab.studies.decisions import Redraw
+from normlab.studies.metrics import accuracy, is_failed
+from normlab.studies.rates import REACH, STEP, bisected, neighbours, snapped, vertex, window
+from normlab.studies.setup import (
+    Arm,
+    Edges,
+    FollowUp,
+    Setup,
+    Tuning,
+    eligible,
+    load_config,
+    rate_of,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,82 @@ class ConfigCache:
         return self.resolved[key]
 
 
+@dataclass(frozen=True)
+class ReportedRates:
+    """The runs of an arm with the reporting seeds, at one rate or at several.
+
+    The rates that count are those that are not left out for their failures. Of a window they are
+    its vertex and the neighbours of that, chosen by the seeds themselves.
+    """
+
+    runs: Mapping[float, Mapping[int, Record]]
+    """Exponent -> seed -> run."""
+    cap: float
+    is_window: bool = False
+    chooser: ReportedRates | None = None
+    """Whose choice counts here; None: its own."""
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """The seeds with a run at every rate."""
+        return sorted(set.intersection(*(set(runs) for runs in self.runs.values())))
+
+    @cached_property
+    def _place(self) -> dict[int, int]:
+        return {seed: i for i, seed in enumerate(self.seeds)}
+
+    def _table(self, metric: Callable[[Record], float]) -> np.ndarray:
+        """Return a metric of every run, [rates, seeds]."""
+        return np.array([[metric(self.runs[e][s]) for s in self.seeds] for e in self.runs])
+
+    @cached_property
+    def _errors(self) -> np.ndarray:
+        return self._table(lambda run: 1 - accuracy(run, "validation"))
+
+    @cached_property
+    def _failures(self) -> np.ndarray:
+        return self._table(is_failed)
+
+    def _means(self, seeds: Sequence[int] | None) -> dict[float, float]:
+        """Return the mean validation error of each eligible rate."""
+        places = [self._place[s] for s in (self.seeds if seeds is None else seeds)]
+        errors, failed = (v[:, places].mean(1) for v in (self._errors, self._failures))
+        able = set(eligible(dict(zip(self.runs, failed.tolist(), strict=True))))
+        return {e: float(error) for e, error in zip(self.runs, errors, strict=True) if e in able}
+
+    def vertex(self, seeds: Sequence[int] | None = None) -> float:
+        return vertex(self._means(seeds), self.cap)
+
+    def chosen(self, seeds: Sequence[int] | None = None) -> list[float]:
+        """Return the rates whose mean counts, chosen by these seeds or by all."""
+        if self.chooser:
+            return self.chooser.chosen(seeds)
+        means = self._means(seeds)
+        if not self.is_window:
+            return [*means]
+        return [*neighbours(means, vertex(means, self.cap), STEP)]
+
+    @property
+    def share_failed(self) -> float:
+        """The share of failed runs at the rates that count."""
+        return fmean(is_failed(self.runs[e][s]) for e in self.chosen() for s in self.seeds)
+
+    def values(self, metric: Callable[[Record], float]) -> dict[int, float]:
+        """Return seed -> mean of a metric over the rates that count."""
+        chosen = self.chosen()
+        return {s: fmean(metric(self.runs[e][s]) for e in chosen) for s in self.seeds}
+
+    def redraw(self, metric: Callable[[Record], float]) -> Redraw:
+        """Return the function from seeds to their means over the rates that they choose."""
+        table, rows = self._table(metric), {e: i for i, e in enumerate(self.runs)}
+
+        def values(seeds: Sequence[int]) -> np.ndarray:
+            chosen = [rows[e] for e in self.chosen(seeds)]
+            return table[np.ix_(chosen, [self._place[s] for s in seeds])].mean(0)
+
+        return values
+
+
 class SetupRuns:
     """All runs of one setup, as far as they are known."""
 
@@ -59,12 +151,16 @@ class SetupRuns:
         self.cache = cache or ConfigCache()
         self.wanted: dict[str, RequiredRun] = {}
         self.grids: dict[str, dict[float, dict[int, Record]]] = {}
-        """arm -> exponent -> seed -> run, of the tuning or sweeping stage."""
+        """arm -> exponent -> seed -> run, of the tuning stage or below the edges."""
+        self.reported: dict[str, ReportedRates] = {}
+        """arm or follow-up -> its runs with the reporting seeds, where all of them are there."""
         self.reports: dict[str, dict[int, Record]] = {}
-        """arm -> seed -> run at the arm's own best rate."""
+        """arm -> seed -> run at the arm's own rate."""
         self.follows: dict[str, dict[int, Record]] = {}
         self.best: dict[str, float] = {}
-        """arm -> exponent of its rate: the best, or the median largest that trains."""
+        """arm -> exponent of its rate: the chosen one, or the median of the edges."""
+        self.edges: dict[str, dict[int, float]] = {}
+        """arm -> seed -> exponent of the highest rate that trains; -inf where none does."""
         self.step_seconds: Mapping[str, float] = {}
         """arm -> seconds of a step of a single run, where one machine measured them."""
         self.timed_on = ""
@@ -90,7 +186,7 @@ class SetupRuns:
         found: dict[int, Record] = {}
         for seed in seeds:
             changed = arm.settings | settings | {"optim.lr": rate_of(exponent)}
-            changed |= {"seed": 0, self.setup.seed_setting: seed}
+            changed |= self.setup.seed_settings(seed)
             name, config = self.cache.look_up(self.setup, changed)
             self.wanted[name] = RequiredRun(name, config, self.setup.name, arm.name, stage)
             if name in self.records:
@@ -117,50 +213,111 @@ class SetupRuns:
             ]
             is_known = self._ask_grid(group, exponents)
         for arm in group if is_known else []:
-            self.best[arm.name] = best = protocol.chosen(self.grids[arm.name], target)
-            if not isinstance(protocol, Sweep):
-                seeds, settings = self.setup.seeds_of(arm), self.setup.report_settings
-                self.reports[arm.name] = self._ask(arm, "report", best, seeds, settings)
+            if isinstance(protocol, Edges):
+                self._bisect(arm, protocol)
+            else:
+                self._report(arm, protocol)
 
     def _ask_grid(self, group: list[Arm], exponents: list[float]) -> bool:
         """Ask for the runs of a grid; return whether all of them are there."""
         protocol, is_known = self.setup.protocol, True
-        settings = {"train.stop_at": self.setup.target} if protocol.times_steps else {}
+        stop_at = self.setup.stop_at or self.setup.target
+        settings = {"train.stop_at": stop_at} if protocol.times_steps else {}
         for arm in group:
             seeds = protocol.seeds or self.setup.seeds_of(arm)
             grid = {e: self._ask(arm, protocol.stage, e, seeds, settings) for e in exponents}
             self.grids[arm.name] = grid
-            if isinstance(protocol, Sweep):
-                self.reports[arm.name] = dict(protocol.runs(grid))
             is_known &= all(len(runs) == len(seeds) for runs in grid.values())
         return is_known
 
+    def _report(self, arm: Arm, protocol: Tuning) -> None:
+        """Ask for an arm's runs with the reporting seeds, at its rate or at several."""
+        grid, target, name = self.grids[arm.name], self.setup.target, arm.name
+        best = protocol.chosen(grid, target)
+        if arm.is_primary and protocol.reported == "window":
+            best, found = self._move_window(arm, protocol, snapped(best))
+        else:
+            rates = [best]
+            if arm.is_primary and protocol.reported == "two":
+                best, *_ = rates = protocol.two_best(grid, target)
+            found = self._ask_reports(arm, rates, protocol)
+        self.best[name], self.reported[name] = best, found
+        self.reports[name] = dict(found.runs[best])
+
+    def _move_window(
+        self, arm: Arm, protocol: Tuning, middle: float
+    ) -> tuple[float, ReportedRates]:
+        """Ask for the runs of a window, which moves until its lowest point is not on its edge.
+
+        Return the lowest point and the runs."""
+        tried: list[float] = []
+        while True:
+            found = self._ask_reports(arm, window(middle), protocol, is_window=True)
+            if len(found.seeds) < self.setup.seeds:  # the rest is not there yet
+                return middle, found
+            tried.append(middle)
+            lowest = found.vertex()
+            is_inside = abs(lowest - middle) < (REACH - 0.5) * STEP
+            if is_inside or lowest in tried:
+                return lowest, found
+            middle = lowest
+
+    def _ask_reports(
+        self, arm: Arm, rates: Sequence[float], protocol: Tuning, is_window: bool = False
+    ) -> ReportedRates:
+        seeds, settings = self.setup.seeds_of(arm), self.setup.report_settings
+        runs = {e: self._ask(arm, "report", e, seeds, settings) for e in rates}
+        return ReportedRates(runs, protocol.cap, is_window)
+
+    def _bisect(self, arm: Arm, protocol: Edges) -> None:
+        """Find the edge of every reporting seed; screening arms stay on the grid."""
+        grid, edges = self.grids[arm.name], {}
+        steps = protocol.bisections if arm.is_primary else 0
+        for seed in self.setup.seeds_of(arm):
+
+            def passes(exponent: float, seed: int = seed) -> bool | None:
+                run = self._ask(arm, "bisect", exponent, [seed], {}).get(seed)
+                return None if run is None else protocol.passes(grid, seed, run)
+
+            low = protocol.highest(grid, seed)
+            above = [e for e in grid if e > low]
+            if math.isfinite(low) and above:
+                low, is_known = bisected(low, min(above), steps, passes)
+                if not is_known:
+                    continue
+            edges[seed] = low
+        self.reports[arm.name] = dict(grid[protocol.best(grid, self.setup.target)])
+        if len(edges) == len(self.setup.seeds_of(arm)):
+            self.edges[arm.name] = edges
+            self.best[arm.name] = median_low(edges.values())
+
     def _plan_follow_up(self, follow_up: FollowUp) -> None:
-        arm, best = self.setup.arm(follow_up.arm), self.best.get(follow_up.rate_of, math.inf)
+        arm, of = self.setup.arm(follow_up.arm), follow_up.rate_of
+        best = self.best.get(of, math.inf)
         if arm is None or not math.isfinite(best):
             return
         stage, seeds = f"follow: {follow_up.name}", follow_up.seeds_of(self.setup.seeds_of(arm))
-        exponent = round(best + math.log10(follow_up.factor), 4)
-        runs = self._ask(arm, stage, exponent, seeds, follow_up.settings)
-        self.follows[follow_up.name] = runs
-
-    def largest_rates(self, arm: str) -> dict[int, float]:
-        """Return seed -> exponent of the largest rate that trains, of a sweep; {} while the runs of
-        the grid are not all there."""
-        protocol = self.setup.protocol
-        if arm not in self.best or not isinstance(protocol, Sweep):
-            return {}
-        return protocol.largest_rates(self.grids[arm], self.setup.target)
+        chooser, shift = self.reported.get(of), math.log10(follow_up.factor)
+        runs = {
+            e: self._ask(arm, stage, round(e + shift, 4), seeds, follow_up.settings)
+            for e in (chooser.runs if chooser else [best])
+        }
+        self.follows[follow_up.name] = runs[best]
+        if chooser and not follow_up.seeds:
+            self.reported[follow_up.name] = replace(chooser, runs=runs, chooser=chooser)
 
     def runs_of(self, name: str) -> Mapping[int, Record]:
-        """Return the runs that represent an arm or a follow-up."""
+        """Return the runs that represent an arm or a follow-up: those at its one rate."""
         return self.follows.get(name) or self.reports.get(name, {})
 
     def tried(self, arm: str) -> list[Record]:
         """Return the runs of an arm whose failures are counted."""
-        if isinstance(self.setup.protocol, Sweep):
-            return [run for runs in self.grids[arm].values() for run in runs.values()]
-        return list(self.reports.get(arm, {}).values())
+        if isinstance(self.setup.protocol, Edges):
+            rates = self.grids[arm].values()
+        else:
+            found = self.reported.get(arm)
+            rates = [found.runs[e] for e in found.chosen()] if found and found.seeds else []
+        return [run for runs in rates for run in runs.values()]
 
     def paired(self, *names: str) -> Iterator[tuple[int, tuple[Record, ...]]]:
         """Yield (seed, a run of each of these arms or follow-ups) where all of them have one."""

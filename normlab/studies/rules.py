@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from normlab.runs.config import identity
@@ -19,15 +18,12 @@ from normlab.runs.files import make_folder, read_json, write_json
 from normlab.runs.provenance import now
 from normlab.runs.store import Store
 from normlab.settings import Config
-from normlab.studies import decisions, hypothesis_tests, metrics
-from normlab.studies.planning import ConfigCache, SetupRuns
-from normlab.studies.setup import Setup
+from normlab.studies import decisions, effects, intervals, metrics, rates
+from normlab.studies.looks import look_at_study
+from normlab.studies.planning import ConfigCache
+from normlab.studies.setup import FIRST_SEED, Setup
 from normlab.studies.study import Study
 
-HASHES_BEFORE_CONTENT = json.loads(
-    Path(__file__).with_name("rules_before_content.json").read_text()
-)
-"""Study -> the hash that older results keep of its file, and profile -> digest of the same rule."""
 DRAWN = ("seed", "init.seed", "optim.lr")
 """What the protocol chooses for every run."""
 LONGEST = 60
@@ -48,28 +44,33 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
     """Return all that decides the verdicts of a study in one profile, as JSON has it."""
     study, cache = study.planned or study, cache or ConfigCache(needs_data=False)
     setups = study.setups[profile]
-    runs = {s.name: SetupRuns(s, {}, cache) for s in setups}
+    contrasts = [path[0] for path in look_at_study(study, profile, {}, cache).paths]
     content = {
         "decision": {
-            "level": decisions.LEVEL,
-            "percentile": hypothesis_tests.PERCENTILE,
-            "resamples": hypothesis_tests.RESAMPLES,
-            "band": hypothesis_tests.THRESHOLDS.limits,
-            "failed below": metrics.FAILED_BELOW,
-            "error of a failed run": metrics.FAILED_ERROR,
+            "confidence": intervals.CONFIDENCE,
+            "percentile": intervals.PERCENTILE,
+            "resamples": intervals.RESAMPLES,
+            "failed below": f"chance + {metrics.ABOVE_CHANCE} (1 - chance)",
             "missed steps": metrics.MISSED_STEPS,
+            "share of failures that a rate may have": rates.MAY_FAIL,
+            "share of misses before a lower bound": effects.MAY_BE_CUT_OFF,
+            "seeds where training itself is compared": effects.TRAINED_SEEDS,
+            "first seed": FIRST_SEED,
         },
-        "claims": {c.id: claim_content(c) for c in study.contrasts(runs, profile)},
+        "claims": {c.id: claim_content(c) for c in contrasts},
         "setups": {setup.name: setup_content(setup, cache) for setup in setups},
     }
     return json.loads(json.dumps(content, sort_keys=True))
 
 
 def claim_content(c: decisions.Contrast) -> dict[str, Any]:
-    """The keys are those of rules that are kept already."""
     facts = {"claim": c.claim, "sentence": c.sentence, "contrast": c.comparison, "setup": c.setup}
-    decided_by = {"unit": c.unit.name, "test": c.test.name, "delta": c.sesoi, "n": c.n}
-    return facts | decided_by | {"gate": c.prerequisite}
+    return facts | {
+        "unit": c.unit.name,
+        "interval": c.estimator.name,
+        "delta": c.sesoi,
+        "n": list(c.looks),
+    }
 
 
 def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
@@ -93,10 +94,10 @@ def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
             for arm in setup.arms
         },
         "protocol": content_of(setup.protocol) | {"kind": setup.protocol.kind},
-        "seeds": setup.seeds,
         "screening seeds": setup.screening_seeds,
-        "seed setting": setup.seed_setting,
+        "data orders": setup.data_orders,
         "target": setup.target,
+        "tuning stops at": setup.stop_at or setup.target,
         "settings of reports": dict(setup.report_settings),
         "follow-ups": {f.name: content_of(f, "name", "is_secondary") for f in setup.follows},
     }
@@ -147,16 +148,10 @@ def read_rule(
     store: Store, study: Study, profile: str, cache: ConfigCache | None = None
 ) -> KeptRule | None:
     """Return the rule that was kept before the first run and what has changed since; None where
-    none was kept. Results that keep a hash of the file are compared by digest."""
+    none was kept."""
     path = store.root / "studies" / f"{study.name}-{profile}.json"
     if not path.exists():
         return None
     kept, today = read_json(path), rule_of(study, profile, cache)
-    if "rule" in kept:
-        changes = tuple(differences(kept["rule"], today))
-    else:
-        known = HASHES_BEFORE_CONTENT.get(study.name, {})
-        is_known = known.get("hash") == kept.get("rule_hash")
-        is_same = is_known and known["digests"].get(profile) == digest(today)
-        changes = () if is_same else (UNKNOWN,)
+    changes = tuple(differences(kept["rule"], today)) if "rule" in kept else (UNKNOWN,)
     return KeptRule(str(kept.get("written")), changes)

@@ -23,10 +23,10 @@ from normlab.studies.metrics import (
     accuracy,
     error_points,
     is_failed,
-    largest_rate,
     steps_to_target,
     train_accuracy,
 )
+from normlab.studies.rates import MAY_FAIL, neighbours, vertex
 from normlab.studies.units import rate_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +47,15 @@ GOALS: Mapping[Metric, str] = {
     "error": "least error on validation",
     "train_error": "least error on the training examples",
 }
+REPORTED = {
+    "one": "Reporting seeds run at that rate.",
+    "two": "Reporting seeds run at the two best rates, and count with the mean of both.",
+    "window": "Reporting seeds run at the five quarter-decade rates around it. A parabola through "
+    "their mean validation errors gives the rate again. A seed counts with its mean over that rate "
+    "and its two neighbours. While the rate lies on an edge of the window, the window moves there.",
+}
+FIRST_SEED = 10_000
+"""Reporting seeds begin here."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,15 @@ def reaches(run: Record, target: float) -> bool:
     return not is_failed(run) and run.final["validation_accuracy"] >= target
 
 
+def eligible(failed: Mapping[float, float]) -> list[float]:
+    """Return the rates of which few enough runs failed; where there is none, those with the fewest.
+
+    `failed` maps the exponent of each rate to its share of failed runs.
+    """
+    least = max(MAY_FAIL, min(failed.values()))
+    return sorted(e for e, share in failed.items() if share <= least)
+
+
 def grid_text(exponents: Sequence[float], spacing: float) -> str:
     low, high = (rate_text(rate_of(e)) for e in (exponents[0], exponents[-1]))
     return f"{len(exponents)} rates from {low} to {high}, {spacing:g} decades apart"
@@ -118,7 +136,11 @@ def grid_text(exponents: Sequence[float], spacing: float) -> str:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Give every arm its own best rate: the same grid and tuning seeds, then fresh seeds report."""
+    """Give every arm its own best rate: the same grid and tuning seeds, then fresh seeds report.
+
+    A rate is eligible where few runs fail. The best eligible one and its neighbours give a
+    parabola. Its lowest point, on the grid of quarter decades, is the arm's rate.
+    """
 
     exponents: tuple[float, ...] = HALF_DECADES
     """log10 of the rates."""
@@ -126,9 +148,12 @@ class Tuning:
     metric: Metric = "error"
     """What is tuned: steps to the setup's target or error, both on validation, or the error on
     the training examples of eval.train_examples."""
-    seeds: tuple[int, ...] = (1000, 1001, 1002)
+    seeds: tuple[int, ...] = tuple(range(1000, 1006))
     extensions: int = 4
     """While the best rate lies on an edge, the grid grows there, at most this often."""
+    reported: Literal["one", "two", "window"] = "one"
+    """What the reporting seeds run: the arm's rate; the two best rates of the grid; or a window of
+    five rates, in which all reporting seeds together choose again."""
 
     kind, stage, screening_stride = "tuning", "tune", 1
     rate_column, failed_column = "tuned rate", "failed"
@@ -143,6 +168,11 @@ class Tuning:
         """Whether the target decides what a run is worth."""
         return self.times_steps
 
+    @property
+    def cap(self) -> float:
+        """How far above the least value a rate counts at most, when a parabola is fitted."""
+        return 3.0 if self.times_steps else 0.2
+
     def value(self, run: Record, target: float) -> float:
         """Return what tuning minimises: log2 of the steps to the target, or an error."""
         if self.times_steps:
@@ -152,32 +182,50 @@ class Tuning:
             return 1 - train_accuracy(run)
         return 1 - accuracy(run, "validation")
 
-    def chosen(self, grid: Grid, target: float) -> float:
-        """Return the exponent with the least mean value.
+    def means(self, grid: Grid, target: float) -> dict[float, float]:
+        """Return the mean value of each eligible rate."""
+        failed = {e: statistics.fmean(map(is_failed, runs.values())) for e, runs in grid.items()}
+        return {
+            e: statistics.fmean(self.value(run, target) for run in grid[e].values())
+            for e in eligible(failed)
+        }
 
-        Ties (no rate reaches the target, say) are decided by the validation error, then by the
-        lower rate.
-        """
+    def best(self, grid: Grid, target: float) -> float:
+        """Return the exponent with the least mean value; of equal ones (no rate reaches the target,
+        say) that with the least validation error, then the lowest."""
+        means = self.means(grid, target)
 
         def rank(exponent: float) -> tuple[float, float, float]:
-            runs = grid[exponent].values()
-            errors = (error_points(r, "validation") for r in runs)
-            value = statistics.fmean(self.value(r, target) for r in runs)
-            return value, statistics.fmean(errors), exponent
+            errors = (error_points(run, "validation") for run in grid[exponent].values())
+            return means[exponent], statistics.fmean(errors), exponent
 
-        return min(grid, key=rank)
+        return min(means, key=rank)
+
+    def chosen(self, grid: Grid, target: float) -> float:
+        """Return the exponent of the arm's rate."""
+        best = self.best(grid, target)
+        near = neighbours(self.means(grid, target), best, self.spacing)
+        return vertex(near, self.cap) if len(set(near.values())) > 1 else best
+
+    def two_best(self, grid: Grid, target: float) -> list[float]:
+        """Return the best eligible rate and the better of its eligible neighbours."""
+        best = self.best(grid, target)
+        near = neighbours(self.means(grid, target), best, self.spacing)
+        return sorted(near, key=lambda e: (e != best, near[e]))[:2]
 
     def grows(self, grid: Grid, target: float) -> tuple[bool, bool]:
         """Return whether a lower and whether a higher rate has to be tried."""
-        best = self.chosen(grid, target)
+        best = self.best(grid, target)
         return best == min(grid), best == max(grid)
 
     def rates_text(self) -> str:
         return (
-            f"{grid_text(self.exponents, self.spacing)}; each arm takes its own best one, "
-            f"{GOALS[self.metric]}, a failed run counting as the worst value. While the best rate "
-            "of any arm lies on an edge, the grid grows there for all arms of its group, by at "
-            f"most {self.extensions} on a side."
+            f"{grid_text(self.exponents, self.spacing)}, {len(self.seeds)} tuning seeds. A rate is "
+            f"eligible where at most {100 * MAY_FAIL:g} % of the runs fail. Each arm takes the "
+            f"lowest point of a parabola through its best rate and the neighbours of that "
+            f"({GOALS[self.metric]}), on a grid of quarter decades. "
+            f"{REPORTED[self.reported]} While the best rate of any arm lies on an edge, the grid "
+            f"grows there for all arms of its group, by at most {self.extensions} on a side."
         )
 
     def columns(self, target: str, reference: str) -> list[tuple[str, str]]:
@@ -196,57 +244,64 @@ class Tuning:
         ]
 
 
+WINDOW = Tuning(seeds=tuple(range(1000, 1003)), reported="window")
+"""Rates chosen by the reporting seeds themselves: for contrasts that small differences decide."""
+
+
 @dataclass(frozen=True)
-class Sweep:
-    """Run every rate of a grid with the reporting seeds; it grows upwards until 2 in a row fail."""
+class Edges:
+    """Find the highest rate that still trains, for every reporting seed.
+
+    A rate passes if the run ends within 10 points of the seed's own best accuracy. The grid grows
+    upwards until two rates in a row pass for no seed. Then the bracket above the highest passing
+    rate is halved.
+    """
 
     exponents: tuple[float, ...]
-    spacing: float
+    spacing: float = 0.5
     extensions: int = 8
-    screening_stride: int = 1
-    """Screening arms take every n-th rate of the grid."""
+    bisections: int = 3
+    within: float = 0.1
+    """Accuracy that may be lost to the seed's own best."""
 
-    kind, stage, seeds = "sweep", "sweep", ()
+    kind, stage, seeds, screening_stride = "edges", "edge", (), 1
     rate_column, failed_column = "best rate", "failed, all rates"
-    times_steps, has_target = False, True
+    times_steps, has_target = False, False
 
-    def largest_rates(self, grid: Grid, target: float) -> dict[int, float]:
-        """Return seed -> exponent of the largest rate that trains."""
-        passed: dict[int, dict[float, bool]] = {}
-        for exponent, runs in grid.items():
-            for seed, run in runs.items():
-                passed.setdefault(seed, {})[exponent] = reaches(run, target)
-        return {seed: largest_rate(passed[seed]) for seed in sorted(passed)}
+    def passes(self, grid: Grid, seed: int, run: Record) -> bool:
+        best = max(accuracy(runs[seed], "validation") for runs in grid.values())
+        return not is_failed(run) and accuracy(run, "validation") >= best - self.within
 
-    def chosen(self, grid: Grid, target: float) -> float:
-        """Return the exponent of the median of the largest rates that train."""
-        return statistics.median_low(self.largest_rates(grid, target).values())
+    def highest(self, grid: Grid, seed: int) -> float:
+        """Return the highest rate of the grid that passes; -inf where none does."""
+        passing = [e for e, runs in grid.items() if self.passes(grid, seed, runs[seed])]
+        return max(passing, default=-math.inf)
 
     def grows(self, grid: Grid, target: float) -> tuple[bool, bool]:
         top = sorted(grid)[-2:]
-        return False, any(reaches(run, target) for e in top for run in grid[e].values())
+        seeds = grid[top[-1]]
+        return False, any(self.passes(grid, s, grid[e][s]) for e in top for s in seeds)
 
-    def runs(self, grid: Grid) -> Runs:
-        """Return the runs at the rate with the least mean error."""
+    def best(self, grid: Grid, target: float) -> float:
+        """Return the rate with the least mean error."""
 
         def rank(exponent: float) -> tuple[float, float]:
             errors = (1 - accuracy(run, "validation") for run in grid[exponent].values())
             return statistics.fmean(errors), exponent
 
-        return grid[min(grid, key=rank)] if all(grid.values()) else {}
+        return min(grid, key=rank)
 
     def rates_text(self) -> str:
-        stride = self.screening_stride
-        screened = f" Screening arms: one rate in {stride}." if stride > 1 else ""
         return (
-            f"{grid_text(self.exponents, self.spacing)}, every one with every reporting seed; the "
-            "grid grows upwards until two rates in a row fail, by at most "
-            f"{self.extensions}.{screened}"
+            f"{grid_text(self.exponents, self.spacing)}, every one with every reporting seed. The "
+            "grid grows upwards until two rates in a row pass for no seed, by at most "
+            f"{self.extensions}. A rate passes within {100 * self.within:g} points of the seed's "
+            f"own best accuracy. The bracket above is halved {self.bisections} times."
         )
 
     def columns(self, target: str, reference: str) -> list[tuple[str, str]]:
         return [
-            ("largest rate that trains", "largest rate"),
+            ("highest rate that trains", "largest rate"),
             (f"times the rate of {reference}", "rate ratio"),
         ]
 
@@ -255,7 +310,7 @@ class Sweep:
 class FollowUp:
     """Further runs of an arm at a rate that follows from another arm's.
 
-    It is factor x the best rate (tuning), or factor x the median largest that trains (sweep).
+    It is factor x the arm's rates (tuning), or factor x the median of the edges.
     """
 
     name: str
@@ -269,7 +324,7 @@ class FollowUp:
     """Whether no contrast depends on it: --seeds, which explores, then leaves it out."""
 
     def seeds_of(self, reporting: range) -> range:
-        return range(self.seeds) if self.seeds else reporting
+        return range(FIRST_SEED, FIRST_SEED + self.seeds) if self.seeds else reporting
 
     def text(self, reporting: range) -> str:
         """Return how it was run, as a sentence for the page."""
@@ -289,30 +344,55 @@ class Setup:
     base: str
     """A configuration in configs/, by name."""
     arms: tuple[Arm, ...]
-    protocol: Tuning | Sweep
+    protocol: Tuning | Edges
     settings: Config = field(default_factory=dict)
     seeds: int = 12
-    """Planned n of the primary arms: seeds 0 .. n - 1."""
+    """Number of seeds of the primary arms, from FIRST_SEED on."""
+    grows: bool = True
+    """Whether the contrasts of the setup choose the number of seeds, and let it grow."""
     screening_seeds: int = 5
     target: float = 0.9
     """Accuracy to reach."""
+    stop_at: float = 0.0
+    """Accuracy at which tuning runs that are timed stop; 0: the target. Setups on a ladder of
+    targets share their tuning runs, which stop at the highest."""
     report_settings: Config = field(default_factory=dict)
     """Settings of the reporting runs alone: diagnostics, say."""
-    seed_setting: Literal["seed", "init.seed"] = "seed"
-    """What the seeds of this setup draw: all of a run, or its initial weights alone."""
+    data_orders: int = 0
+    """0: a seed draws all of a run. Otherwise it draws the initial weights, and this many splits
+    and data orders take turns."""
     follows: tuple[FollowUp, ...] = ()
 
     def arm(self, name: str) -> Arm | None:
         return next((a for a in self.arms if a.name == name), None)
 
     def seeds_of(self, arm: Arm) -> range:
-        return range(self.seeds if arm.is_primary else self.screening_seeds)
+        n = self.seeds if arm.is_primary else self.screening_seeds
+        return range(FIRST_SEED, FIRST_SEED + n)
+
+    def seed_settings(self, seed: int) -> Config:
+        """Return what a seed sets."""
+        if not self.data_orders:
+            return {"seed": seed}
+        return {"seed": FIRST_SEED + seed % self.data_orders, "init.seed": seed}
 
     def on(self, base: str, title: str, **changes: Any) -> Setup:
         """Return the setup on another network or data set, with its primary arms alone unless
         `arms` are given. Its settings are not merged with those of `changes`."""
         primary = tuple(a for a in self.arms if a.is_primary)
         return replace(self, base=base, title=title, **{"arms": primary} | changes)
+
+
+def ladder(setup: Setup, *lower: float) -> tuple[Setup, ...]:
+    """Return the setup and, for each lower target, its primary arms with rates tuned for that."""
+    top = replace(setup, stop_at=setup.target)
+    deciding = tuple(f for f in setup.follows if not f.is_secondary)
+
+    def rung(target: float) -> Setup:
+        name = f"{top.name}-{100 * target:g}"
+        return top.on(top.base, top.title, name=name, target=target, follows=deciding)
+
+    return top, *map(rung, lower)
 
 
 def load_module(path: Path) -> ModuleType:

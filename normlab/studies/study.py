@@ -12,9 +12,7 @@ from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
 from normlab.runs.files import NAME
 from normlab.settings import SETTINGS, Config, nearest_setting
-from normlab.studies.decisions import Contrast
 from normlab.studies.effects import Claim
-from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import ROOT, Setup, load_config, load_module, norm_arms
 
 PROFILES = ("quick", "standard", "full")
@@ -74,10 +72,6 @@ class Study:
         setups = {profile: tuple(map(change, setups)) for profile, setups in self.setups.items()}
         return replace(self, setups=setups, **facts)
 
-    def contrasts(self, runs: Mapping[str, SetupRuns], profile: str) -> list[Contrast]:
-        """Return a contrast for each claim whose setup is among `runs`."""
-        return [c.contrast(runs[c.setup], profile) for c in self.claims if c.setup in runs]
-
 
 def study(doc: str | None, name: str, title: str, **facts: Any) -> Study:
     """Return a study whose texts are the docstring of its file: the question is the first line, a
@@ -130,7 +124,7 @@ def varied_settings(study: Study) -> set[str]:
     """Return the settings that a study varies, which an override may therefore not touch."""
     names = {"seed", "optim.lr"}
     for setup in study.all_setups:
-        names |= {setup.seed_setting, *setup.report_settings}
+        names |= {*setup.seed_settings(0), *setup.report_settings}
         names |= {name for arm in setup.arms for name in arm.settings}
     return names
 
@@ -176,7 +170,7 @@ def adapt(
         if not seeds:
             return setup
         follows = tuple(replace(f, seeds=0) for f in follows if not f.is_secondary)
-        return replace(setup, seeds=seeds, screening_seeds=seeds, follows=follows)
+        return replace(setup, seeds=seeds, grows=False, screening_seeds=seeds, follows=follows)
 
     return study.changed(change, variant=variant, planned=planned)
 

@@ -12,7 +12,7 @@ from scipy.stats import bootstrap
 from normlab.report.figures.series import arms_of, n_range, trace
 from normlab.report.figures.style import LineStyle, draw_band, label_log_axis, legend, line_styles
 from normlab.runs.record import Record
-from normlab.studies.metrics import FAILED_ERROR, accuracy, is_failed
+from normlab.studies.metrics import accuracy, chance, is_failed
 from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import Arm, rate_of
 from normlab.studies.study import Figure
@@ -30,7 +30,7 @@ def accuracy_curves(runs: Mapping[int, Record]) -> tuple[np.ndarray, np.ndarray]
     for line, run in zip(values, runs.values(), strict=True):
         is_known = np.isfinite(line)
         keeps = run.status == "trained" and is_known.any()
-        line[~is_known] = line[is_known][-1] if keeps else 1 - FAILED_ERROR
+        line[~is_known] = line[is_known][-1] if keeps else chance(run)
     return steps, 100 * values
 
 

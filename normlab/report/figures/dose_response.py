@@ -19,8 +19,8 @@ from normlab.report.figures.style import (
     scheme_of,
     styles_of,
 )
-from normlab.studies.hypothesis_tests import t_interval
-from normlab.studies.metrics import FAILED_ERROR, error_points
+from normlab.studies.intervals import t_interval
+from normlab.studies.metrics import chance, error_points
 from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import Arm, Setup
 from normlab.studies.study import Figure
@@ -65,7 +65,7 @@ def values_of(e: SetupRuns, arm: Arm, key: str) -> list[float]:
     runs = e.runs_of(arm.name).values()
     if not key:
         return [error_points(run) for run in runs]
-    finals = [r.final.get(key) if r.status == "trained" else 1 - FAILED_ERROR for r in runs]
+    finals = [r.final.get(key) if r.status == "trained" else chance(r) for r in runs]
     return [scale_of(key) * value for value in finals if value is not None]
 
 

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from normlab.report.figures.style import STYLE, panels_of, wrapped
 from normlab.report.formatting import n_text, with_symbol
 from normlab.studies.decisions import Verdict
-from normlab.studies.hypothesis_tests import PERCENTILE
+from normlab.studies.intervals import PERCENTILE
 
-READING = "Dots: one seed each; diamonds: mean or median with its interval."
+READING = "Dots: one seed each; diamonds: the centre with its 99 % interval, which decides."
 ACROSS = 4
 """Most panels side by side."""
 PANEL, LINE = (1.85, 2.2), 0.18
@@ -52,18 +52,18 @@ def effects_of(verdict: Verdict) -> np.ndarray:
     """Return the effects [n, 1], [n, 2] where they are pairs, in the order of the seeds."""
     effects = [effect for _, effect in sorted(verdict.contrast.effects.items())]
     return np.array(effects, float).reshape(
-        len(effects), 2 if verdict.contrast.test.has_pairs else 1
+        len(effects), 2 if verdict.contrast.estimator.has_pairs else 1
     )
 
 
 def draw_contrast(ax: Axes, verdict: Verdict) -> None:
     """Draw the effects of a contrast, their centre and interval, 0 and the smallest effect."""
-    contrast, test = verdict.contrast, verdict.contrast.test
+    contrast, test = verdict.contrast, verdict.contrast.estimator
     scale = contrast.unit.scale
     sets = scale * effects_of(verdict)
     base = float(np.percentile(sets[:, 1], PERCENTILE)) if test.has_pairs else 0.0
-    limits = [base + scale * limit for limit in test.limits or (contrast.sesoi,)]
-    centre, *interval = (base + scale * v for v in (verdict.effect, *verdict.interval))
+    limits, found = [base + scale * contrast.sesoi], verdict.estimate
+    centre, *interval = (base + scale * v for v in (found.centre, *found.interval))
     dots = sets if test.shows_seeds else sets[:, :0]
     known = np.array([*dots.flat, centre, *interval, *limits, base])
     known = known[np.isfinite(known)]
@@ -85,7 +85,8 @@ def draw_contrast(ax: Axes, verdict: Verdict) -> None:
     ax.set_xlim(-0.6, 0.95)
     ax.set_xticks([])
     ax.set_ylabel(wrapped(contrast.unit.axis_label, UNIT_WIDTH))
-    title = f"{contrast.id}\n{with_symbol(verdict.word)}"
+    words = ", ".join(filter(None, [with_symbol(verdict.word), verdict.qualifier]))
+    title = f"{contrast.id}\n{words}"
     ax.set_title(f"{wrapped(title, TITLE_WIDTH)}\nn = {n_text(verdict)}", fontsize=8, pad=8)
 
 
@@ -100,7 +101,7 @@ def _draw_points(ax: Axes, at: np.ndarray, values: np.ndarray, style: dict[str, 
 
 def _draw_legend(drawing: Drawing, verdicts: Sequence[Verdict], columns: int) -> None:
     """Say below the panels what is drawn in them, and nothing else."""
-    tests = [v.contrast.test for v in verdicts]
+    tests = [v.contrast.estimator for v in verdicts]
     has_pairs, has_limits = any(t.has_pairs for t in tests), any(not t.is_difference for t in tests)
     second = " (pairs: 90th percentile of the second)" if has_pairs else ""
     entries: list[tuple[bool, str, dict[str, Any]]] = [

@@ -1,0 +1,98 @@
+"""How far the seeds of a study have to grow: from look to look, until every contrast may stop.
+
+Planning is a function of the study and of the records alone. Each contrast is read at its own
+looks, so that the seeds that another contrast needs do not change its word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from normlab.runs.record import Record
+from normlab.studies.decisions import Contrast, look_at
+from normlab.studies.effects import TRAINED_SEEDS, Claim
+from normlab.studies.intervals import DISCORDANT
+from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
+from normlab.studies.setup import Setup
+from normlab.studies.study import Study
+
+Measure = Callable[[SetupRuns], None]
+"""Adds to a setup what is measured outside of its runs."""
+
+
+class SetupLooks:
+    """One setup at growing numbers of seeds."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        records: Mapping[str, Record],
+        cache: ConfigCache,
+        measure: Measure = lambda runs: None,
+    ):
+        self.setup, self.records, self.cache, self.measure = setup, records, cache, measure
+        self.known: dict[int, SetupRuns] = {}
+
+    def at(self, n: int) -> SetupRuns:
+        if n not in self.known:
+            self.known[n] = SetupRuns(replace(self.setup, seeds=n), self.records, self.cache)
+            self.measure(self.known[n])
+        return self.known[n]
+
+    def follow(self, claim: Claim, profile: str) -> list[Contrast]:
+        """Return the contrast at each of its looks, up to the one at which it may stop."""
+        if not self.setup.grows:
+            return [claim.contrast(self.at(self.setup.seeds), profile)]
+        path: list[Contrast] = []
+        for n in claim.looks:
+            runs = self.at(claim.setup_seeds or n)
+            contrast = claim.contrast(runs, profile)
+            if not runs.is_complete:
+                return path or [contrast]
+            if contrast.estimator is DISCORDANT:
+                return self._trained(claim, profile, contrast)
+            path.append(contrast)
+            if contrast.unmet or len(contrast.effects) < 2 or look_at(contrast)[1]:
+                return path
+        return path
+
+    def _trained(self, claim: Claim, profile: str, so_far: Contrast) -> list[Contrast]:
+        """Return the one look of a contrast that compares whether runs train at all."""
+        runs = self.at(TRAINED_SEEDS)
+        found = claim.contrast(runs, profile) if runs.is_complete else so_far
+        return [replace(found, looks=(TRAINED_SEEDS,))]
+
+    @property
+    def furthest(self) -> SetupRuns:
+        """The setup at the most seeds that a contrast has asked for."""
+        return self.known[max(self.known)] if self.known else self.at(self.setup.seeds)
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """The runs of a study in one profile, and each of its contrasts at its looks."""
+
+    setups: Mapping[str, SetupRuns]
+    paths: Sequence[Sequence[Contrast]]
+
+    @property
+    def wanted(self) -> dict[str, RequiredRun]:
+        found: dict[str, RequiredRun] = {}
+        for runs in self.setups.values():
+            found |= runs.wanted
+        return found
+
+
+def look_at_study(
+    study: Study,
+    profile: str,
+    records: Mapping[str, Record],
+    cache: ConfigCache | None = None,
+    measure: Measure = lambda runs: None,
+) -> StudyRuns:
+    """Return what is known of a study, and what it still wants."""
+    cache = cache or ConfigCache()
+    looks = {s.name: SetupLooks(s, records, cache, measure) for s in study.setups.get(profile, ())}
+    paths = [looks[c.setup].follow(c, profile) for c in study.claims if c.setup in looks]
+    return StudyRuns({name: found.furthest for name, found in looks.items()}, paths)
