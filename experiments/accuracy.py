@@ -11,7 +11,8 @@ Cost: quick: about 2 minutes on 2 cores; standard: about 8 minutes
 """
 
 from normlab.studies.effects import Claim, error_difference, looks
-from normlab.studies.setup import PAIR, Setup, Tuning, norm_arms
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import PAIR, Setup, norm_arms
 from normlab.studies.study import Figure, study
 
 SESOI = {"quick": 1.0, "standard": 0.3, "full": 0.3}

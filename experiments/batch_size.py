@@ -15,7 +15,8 @@ Cost: quick: about 3 minutes on 2 cores; standard: about 8 minutes
 from dataclasses import replace
 
 from normlab.studies.effects import Claim, error_difference, interaction, looks
-from normlab.studies.setup import WINDOW, Arm, FollowUp, Setup, norm_arms, statistics_arms
+from normlab.studies.protocols import WINDOW
+from normlab.studies.setup import Arm, FollowUp, Setup, norm_arms, statistics_arms
 from normlab.studies.study import Figure, study
 
 CONSTANT = {"train.steps": 300, "train.eval_every": 100}

@@ -12,7 +12,8 @@ Cost: quick: about 2 minutes on 2 cores; standard: about 10 minutes
 """
 
 from normlab.studies.effects import Claim, looks, speedup, speedup_in_seconds
-from normlab.studies.setup import OFTEN, PAIR, FollowUp, Setup, Tuning, ladder, norm_arms
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import OFTEN, PAIR, FollowUp, Setup, ladder, norm_arms
 from normlab.studies.study import Figure, study
 
 SLOW_AVERAGES = {"norm.momentum": 0.99}

@@ -25,7 +25,8 @@ from normlab.settings import Config
 from normlab.studies.effects import Claim, Measured, at_matched_losses, effect, looks, octaves
 from normlab.studies.intervals import PAIRED_T
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import OFTEN, PAIR, Arm, FollowUp, Setup, Tuning, ladder, norm_arms
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import OFTEN, PAIR, Arm, FollowUp, Setup, ladder, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import OCTAVES, PLAIN
 
@@ -99,9 +100,9 @@ def paths(e: SetupRuns, arm: str) -> dict[int, float]:
 )
 def shorter_path(e: SetupRuns) -> Measured:
     none, batch = paths(e, "none"), paths(e, "batch")
-    moving = [s for s in sorted(none.keys() & batch.keys()) if min(none[s], batch[s]) > 0]
+    pairs = {s: (none[s], batch[s]) for s in sorted(none.keys() & batch.keys())}
     return Measured(
-        {s: math.log2(none[s] / batch[s]) for s in moving},
+        {s: math.log2(a / b) if min(a, b) > 0 else math.nan for s, (a, b) in pairs.items()},
         "nearly true by construction: two moments of every unit are pinned",
     )
 
@@ -127,7 +128,6 @@ def cost_of_noise(e: SetupRuns) -> Measured:
     return replace(
         cost,
         effects={s: cost.effects[s] - gain.effects[s] / 2 for s in seeds},
-        not_measured=len(gain.effects) + gain.not_measured - len(seeds),
         unmet=unmet(e),
     )
 

@@ -20,7 +20,8 @@ from normlab.studies.effects import MAY_BE_CUT_OFF, Claim, Effect, Measured, eff
 from normlab.studies.intervals import PAIRED_T
 from normlab.studies.metrics import train_accuracy
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import PAIR, Arm, Setup, Tuning, level_arms
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import PAIR, Arm, Setup, level_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import OCTAVES, POINTS
 

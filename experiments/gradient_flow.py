@@ -23,7 +23,8 @@ from normlab.runs.record import Record
 from normlab.studies.effects import Claim, Measured, at_matched_losses, effect, looks
 from normlab.studies.intervals import PAIRED_T
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import OFTEN, PAIR, Setup, Tuning, norm_arms
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import OFTEN, PAIR, Setup, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, Unit
 
@@ -71,8 +72,11 @@ FASHION = CNN.on(
 def steepness(run: Record) -> float:
     """Return the median over STEPS of the absolute slope of log10 |dL/dh| per layer.
 
-    Of each step it is the slope at the evaluation nearest to it, also in a run that diverged.
+    Of each step it is the slope at the evaluation nearest to it, also in a run that diverged. NaN
+    for a run that diverged before its first evaluation.
     """
+    if not run.curve:
+        return math.nan
     rows = [min(run.curve, key=lambda r: abs(r["step"] - at)) for at in STEPS]
     return statistics.median(abs(row["gradients.slope"]) for row in rows)
 
@@ -98,7 +102,8 @@ def steadier(e: SetupRuns) -> Measured:
         at_matched_losses(e, *PAIR, f"landscape.{key}", lambda v: math.log10(max(v, 1e-12)))
         for key in ("relative", "relative_frozen")
     )
-    mean = f"{statistics.fmean(frozen.values()):+.2f} decades" if frozen else "no data"
+    known = [value for value in frozen.values() if math.isfinite(value)]
+    mean = f"{statistics.fmean(known):+.2f} decades" if known else "no data"
     return Measured(found, f"with batch statistics frozen: {mean} (mean, exploratory)")
 
 

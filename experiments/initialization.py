@@ -20,7 +20,8 @@ from normlab.runs.record import Record
 from normlab.studies.effects import Claim, Effect, effect, subtract
 from normlab.studies.intervals import PAIRED_T, QUANTILE
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import PAIR, Setup, Tuning, level_arms, reaches
+from normlab.studies.protocols import Tuning, reaches
+from normlab.studies.setup import PAIR, Setup, level_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, Unit
 

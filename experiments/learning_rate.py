@@ -16,7 +16,8 @@ from normlab.studies.effects import Claim, effect, subtract
 from normlab.studies.intervals import AT_MOST, PAIRED_T
 from normlab.studies.metrics import is_failed
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import PAIR, Edges, FollowUp, Setup, norm_arms
+from normlab.studies.protocols import Edges
+from normlab.studies.setup import PAIR, FollowUp, Setup, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, FAILED
 

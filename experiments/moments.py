@@ -11,10 +11,13 @@ Refuted if: the 99 % interval of the share lies below 95 %; supported if it lies
 Cost: quick: seconds; standard: about a minute
 """
 
+import math
+
 from normlab.studies.effects import Claim, Effect
 from normlab.studies.intervals import AT_LEAST
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Setup, Tuning, norm_arms
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import Setup, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import Unit
 
@@ -53,7 +56,8 @@ def share_of_channels(place: str) -> Effect:
 
     def measure(e: SetupRuns) -> dict[int, float]:
         runs = sorted(e.runs_of("batch").items())
-        return {s: run.curve[-1][f"moments.{place}"] for s, run in runs}
+        key = f"moments.{place}"
+        return {s: run.curve[-1][key] if run.curve else math.nan for s, run in runs}
 
     comparison = "share of channels with |mean| <= 0.1 and |std - 1| <= 0.1, after training"
     return Effect(AT_LEAST, Unit("share of channels", is_proportion=True), comparison, measure)

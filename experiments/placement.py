@@ -12,7 +12,8 @@ reporting seeds.
 """
 
 from normlab.studies.effects import Claim, error_difference
-from normlab.studies.setup import WINDOW, Arm, Setup
+from normlab.studies.protocols import WINDOW
+from normlab.studies.setup import Arm, Setup
 from normlab.studies.study import Figure, study
 
 

@@ -25,7 +25,8 @@ from normlab.studies.effects import Claim, Measured, effect, error_difference, l
 from normlab.studies.intervals import PAIRED_T
 from normlab.studies.metrics import share_learned
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import OFTEN, PAIR, WINDOW, Setup, Tuning, norm_arms, statistics_arms
+from normlab.studies.protocols import WINDOW, Tuning
+from normlab.studies.setup import OFTEN, PAIR, Setup, norm_arms, statistics_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import POINTS
 
@@ -98,13 +99,10 @@ def points_learned(run: Record) -> float:
 )
 def memorised(e: SetupRuns) -> Measured:
     pairs = {s: [points_learned(run) for run in runs] for s, runs in e.paired(*PAIR)}
-    found = {s: none - batch for s, (none, batch) in pairs.items()}
-    effects = {s: value for s, value in found.items() if not math.isnan(value)}
     missed = sum(math.isnan(v) for values in pairs.values() for v in values)
     return Measured(
-        effects,
+        {s: none - batch for s, (none, batch) in pairs.items()},
         f"{missed} runs never learned 90 % of the true labels" if missed else "",
-        not_measured=len(found) - len(effects),
     )
 
 

@@ -16,7 +16,8 @@ The comparison with Keras is a benchmark, whose record is read here. It needs Ke
 from normlab.studies.effects import Claim, Measured, effect, error_difference
 from normlab.studies.intervals import MAX_ERROR
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import OFTEN, PAIR, Setup, Tuning, norm_arms
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import OFTEN, PAIR, Setup, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import NATS
 

@@ -6,13 +6,12 @@ import math
 import random
 from dataclasses import replace
 
-from normlab.studies.intervals import PAIRED_T
-
 from normlab.runs.record import Record
 from normlab.settings import Config
 from normlab.studies.effects import Claim, speedup
 from normlab.studies.planning import ConfigCache, SetupRuns
-from normlab.studies.setup import PAIR, Arm, FollowUp, Setup, Edges, Tuning, norm_arms
+from normlab.studies.protocols import Edges, Tuning
+from normlab.studies.setup import PAIR, Arm, FollowUp, Setup, norm_arms
 from normlab.studies.study import Figure, Study
 from normlab.training.evaluation_steps import eval_steps
 from normlab.training.version import TRAINING_VERSION
@@ -35,6 +34,7 @@ PROVENANCE = {
     "chunk": 100,
     "config_sha256": "cd" * 32,
     "data_sha256": "ab" * 32,
+    "chance": 0.1,
     "seed": 0,
     "population": "0123456789abcdef",
     "members": 1,

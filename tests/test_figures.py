@@ -31,7 +31,8 @@ from normlab.runs.record import Record
 from normlab.settings import defaults
 from normlab.studies.decisions import Contrast, decide
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Arm, FollowUp, Setup, Tuning
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import Arm, FollowUp, Setup
 from normlab.studies.study import Figure, Kind
 from normlab.studies.units import DECADES, FAILED, OCTAVES, POINTS, Unit
 

@@ -17,7 +17,7 @@ from normlab.report.tables import Markdown, Measured, Table
 from normlab.runs.record import Record
 from normlab.studies.metrics import error_points, steps_to_target
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import rate_of
+from normlab.studies.protocols import rate_of
 
 
 @pytest.fixture(scope="module")

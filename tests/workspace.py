@@ -21,7 +21,8 @@ TINY = '''
 """A study of seconds: some norms, two rates, two seeds on generated images."""
 
 from normlab.studies.effects import Claim, error_difference
-from normlab.studies.setup import Arm, Setup, Tuning
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import Arm, Setup
 from normlab.studies.study import Study
 
 ARMS = tuple(Arm(n, {"norm.name": n}, is_primary=True) for n in NORMS)

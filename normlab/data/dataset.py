@@ -30,6 +30,11 @@ class Dataset:
     classes: int
     sha256: str
 
+    @property
+    def chance(self) -> float:
+        """The accuracy of always naming the most frequent class."""
+        return float(np.bincount(self.labels).max() / len(self.labels))
+
     def split(self, seed: int, train: int = 0, validation: int = 0) -> Split:
         """The rows of each split, see split_rows. Raises DataError for a seed beyond 2**64-1."""
         return split_rows(DATASETS[self.name], seed, train, validation)

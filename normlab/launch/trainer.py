@@ -177,7 +177,7 @@ class Trainer:
         times = self._times()
         common = self.facts | outside_file(self.config) | costs | times
         common |= {"population": self.folder.name, "members": len(self.names), "ended": now()}
-        common |= {"data_sha256": self.dataset.sha256}
+        common |= {"data_sha256": self.dataset.sha256, "chance": self.dataset.chance}
         common["bit_exact"] = not any(restart["changed"] for restart in times["restarts"])
         for name, outcome in zip(self.names, self.population.outcomes, strict=True):
             if self.store.is_done(name):

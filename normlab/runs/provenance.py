@@ -29,6 +29,7 @@ SCHEMA: dict[str, tuple[type, ...]] = {
     "xla_flags": (str,),
     "config_sha256": (str,),
     "data_sha256": (str,),
+    "chance": (float,),
     "seed": (int,),
     "mode": (str,),
     "width": (int,),

@@ -35,11 +35,10 @@ class Measured:
     """The effects of a contrast, and what the runs say about them."""
 
     effects: dict[int, Any]
+    """Seed -> effect; NaN where there is none, because neither arm got there, say."""
     remark: str = ""
     unmet: str = ""
     """Why the contrast cannot be tested on these runs; empty: it can."""
-    not_measured: int = 0
-    """Seeds with runs in which neither arm got there."""
     is_lower_bound: bool = False
     redraw: Redraw | None = None
     """The effects again, with every rate chosen from other seeds."""
@@ -102,13 +101,14 @@ class Claim:
         effect, measured = self.effect, self.effect.measure(e)
         if not isinstance(measured, Measured):
             measured = Measured(measured)
+        known = {s: v for s, v in measured.effects.items() if not np.any(np.isnan(v))}
         return Contrast(
             id=self.id,
             claim=self.claim,
             sentence=self.sentence,
             comparison=effect.comparison.replace("{target}", f"{100 * e.setup.target:g} %"),
             scope=self.scope or e.setup.title,
-            effects=measured.effects,
+            effects=known,
             unit=measured.unit or effect.unit,
             sesoi=self.sesoi[profile] if isinstance(self.sesoi, Mapping) else self.sesoi,
             looks=self.looks,
@@ -116,7 +116,7 @@ class Claim:
             setup=self.setup,
             remark=measured.remark,
             unmet=measured.unmet,
-            not_measured=measured.not_measured,
+            not_measured=len(measured.effects) - len(known),
             is_lower_bound=measured.is_lower_bound,
             redraw=measured.redraw,
         )
@@ -180,16 +180,10 @@ def octaves(e: SetupRuns, slow: str, fast: str) -> Measured:
     """
     target, pairs = e.setup.target, dict(e.paired(slow, fast))
     found = {s: restricted_octaves(a, b, target) for s, (a, b) in pairs.items()}
-    effects = {s: value for s, (value, _) in found.items() if not math.isnan(value)}
-    cut_off = sum(is_cut for value, is_cut in found.values() if not math.isnan(value))
-    missed = len(found) - len(effects)
-    text = f"{slow} missed the target in {cut_off} of {len(effects)} seeds" if cut_off else ""
-    return Measured(
-        effects,
-        text,
-        not_measured=missed,
-        is_lower_bound=cut_off > MAY_BE_CUT_OFF * len(effects),
-    )
+    known = [is_cut for value, is_cut in found.values() if not math.isnan(value)]
+    text = f"{slow} missed the target in {sum(known)} of {len(known)} seeds" if any(known) else ""
+    effects = {s: value for s, (value, _) in found.items()}
+    return Measured(effects, text, is_lower_bound=sum(known) > MAY_BE_CUT_OFF * len(known))
 
 
 def speedup(slow: str, fast: str) -> Effect:
@@ -221,12 +215,11 @@ def at_matched_losses(
 ) -> dict[int, float]:
     """Return seed -> mean of value(first) - value(second), of a key of their curves.
 
-    The mean is over those of MATCHED_LOSSES that both arms reach; seeds without one are left out.
+    The mean is over those of MATCHED_LOSSES that both arms reach; NaN where there is none.
     """
     found = {}
     for seed, runs in e.paired(first, second):
         pairs = [[at_train_loss(run, key, loss) for run in runs] for loss in MATCHED_LOSSES]
         reached = [value(a) - value(b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
-        if reached:
-            found[seed] = statistics.fmean(reached)
+        found[seed] = statistics.fmean(reached) if reached else math.nan
     return found

@@ -14,7 +14,7 @@ import numpy as np
 import scipy  # which imports scipy.stats, a second of processor time, at the first use
 
 CONFIDENCE = 0.99
-RESAMPLES = 10_000
+RESAMPLES = 4_000
 PERCENTILE = 90
 """Percentile that QUANTILE compares."""
 

@@ -29,9 +29,21 @@ def is_failed(record: Record) -> bool:
     accuracy, floor = record.final.get("validation_accuracy", 0.0), chance(record)
     if record.status != "trained" or accuracy < floor + ABOVE_CHANCE * (1 - floor):
         return True
-    limit = record.config["train.stop_at_loss"]
-    reached = record.curve[-1].get("train_set_loss", math.inf) if record.curve else math.inf
-    return limit > 0 and reached > limit * (1 + ROUNDING)
+    return misses_fit(record)
+
+
+def misses_fit(record: Record) -> bool:
+    """Return whether a run used all its steps and did not reach train.stop_at_loss, on all of its
+    scored training examples: those with their own labels and those with replaced ones."""
+    limit, rows = record.config["train.stop_at_loss"], record.curve
+    if not limit:
+        return False
+    if not rows or rows[-1]["step"] < record.config["train.steps"]:
+        return not rows
+    kept = rows[-1].get("train_set_loss", math.inf)
+    share = record.config["data.label_noise"]
+    loss = (1 - share) * kept + share * rows[-1].get("replaced_loss", kept)
+    return loss > limit * (1 + ROUNDING)
 
 
 def train_accuracy(record: Record) -> float:

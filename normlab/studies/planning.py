@@ -20,17 +20,9 @@ from normlab.runs.record import Record
 from normlab.settings import Config
 from normlab.studies.decisions import Redraw
 from normlab.studies.metrics import accuracy, is_failed
+from normlab.studies.protocols import Edges, Tuning, eligible, rate_of
 from normlab.studies.rates import REACH, STEP, bisected, neighbours, snapped, vertex, window
-from normlab.studies.setup import (
-    Arm,
-    Edges,
-    FollowUp,
-    Setup,
-    Tuning,
-    eligible,
-    load_config,
-    rate_of,
-)
+from normlab.studies.setup import Arm, FollowUp, Setup, load_config
 
 
 @dataclass(frozen=True)

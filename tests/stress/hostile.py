@@ -26,7 +26,8 @@ from normlab.runs.provenance import host_facts
 from normlab.runs.store import Store
 from normlab.settings import Config
 from normlab.studies.effects import Claim, error_difference
-from normlab.studies.setup import Arm, Setup, Tuning
+from normlab.studies.protocols import Tuning
+from normlab.studies.setup import Arm, Setup
 from normlab.studies.study import Figure, Study
 
 NASTY = (

@@ -14,7 +14,8 @@ from normlab.report.figures.style import LineStyle, draw_band, label_log_axis, l
 from normlab.runs.record import Record
 from normlab.studies.metrics import accuracy, chance, is_failed
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import Arm, rate_of
+from normlab.studies.protocols import rate_of
+from normlab.studies.setup import Arm
 from normlab.studies.study import Figure
 from normlab.studies.units import rate_text
 
