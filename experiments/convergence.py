@@ -7,7 +7,7 @@ initial weights and data order seed by seed. Batch norm is evaluated with statis
 512 training images, because the delay of a running average alone can turn the answer.
 Source: arXiv:1502.03167, sections 4.1 and 4.2 (31.0 to 13.3 million steps at the same rate, 2.3x)
 Expect: fewer steps with batch norm: an effect above 0.32 octaves (1.25 times)
-Refuted if: the 99 % interval lies below 0.32 octaves (n = 12 to 48)
+Refuted if: the 99 % interval lies below 0.32 octaves (n = 12 to 48 MLP, 12 to 24 CNN)
 Cost: quick: about 2 minutes on 2 cores; standard: about 10 minutes
 """
 

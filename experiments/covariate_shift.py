@@ -8,8 +8,8 @@ Source: arXiv:1502.03167, sections 1 and 4.1 (it does); arXiv:1805.11604 (it doe
 turn as much or more, and batch norm with injected shift trains as well)
 Expect: more stable distributions, nearly by construction, because two moments of every unit are
 pinned. No less turning of gradients. Injected shift costs less than half of the gain
-Refuted if: the path is less than 0.5 octaves shorter; 1 - cosine is less than 0.05 smaller. For the
-noise: it costs less than half of the gain (99 % intervals, n = 12 to 48)
+Refuted if: the path is less than 0.5 octaves shorter (99 % interval, n = 12); 1 - cosine is less
+than 0.05 smaller (n = 24 to 48). For the noise: it costs less than half of the gain (n = 12)
 Cost: quick: about 2 minutes on 2 cores; standard: about 8 minutes
 
 The third contrast has a prerequisite: the noise moves distributions at least as far as no norm
