@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import pytest
-from normlab.studies.hypothesis_tests import MAX_ERROR
 
 from normlab.data import DATASETS
-from normlab.runs.config import ConfigError, resolve
+from normlab.runs.config import resolve
+from normlab.runs.errors import ConfigError
+from normlab.studies.effects import looks
+from normlab.studies.looks import look_at_study
 from normlab.studies.planning import ConfigCache, SetupRuns
-from normlab.studies.rules import HASHES_BEFORE_CONTENT, digest, rule_of
-from normlab.studies.setup import Setup, load_config
+from normlab.studies.protocols import Edges
+from normlab.studies.rules import rule_of
+from normlab.studies.setup import FIRST_SEED, PAIR, Setup, load_config
 from normlab.studies.study import (
     PROFILES,
     Study,
@@ -24,15 +28,74 @@ from normlab.studies.study import (
 
 STUDIES = {name: load_study(name) for name in study_names()}
 SETUPS = [
-    pytest.param(setup, id=f"{profile}-{setup.name}")
+    pytest.param(profile, setup, id=f"{profile}-{setup.name}")
     for study in STUDIES.values()
     for profile, setups in study.setups.items()
     for setup in setups
 ]
 CASES = [(name, profile) for name, study in STUDIES.items() for profile in study.setups]
-CHANGED: dict[tuple[str, str], str] = {}
-"""(study, profile) -> why its rule is no longer that of the first results."""
 IN_FULL = {"convergence", "learning_rate", "regularization", "depth", "batch_size", "accuracy"}
+GAINS = ("0.015625", "0.0625", "0.25", "1", "4", "16", "64")
+
+
+def levels(*names: str) -> set[str]:
+    return {f"{norm}/{name}" for norm in PAIR for name in names}
+
+
+# setup -> how rates are found, what is tuned, the schedule, and the arms that decide
+PLANNED: dict[str, tuple[str, str, str, set[str]]] = {
+    "accuracy-cnn": ("V6", "error", "cosine", {*PAIR}),
+    "stats-batch-mlp": ("W5", "error", "cosine", {"batch/4", "batch/64"}),
+    "stats-batch-cnn": ("W5", "error", "cosine", {"batch/2", "batch/64"}),
+    "small-batch-mlp": ("W5", "error", "cosine", {"batch", "layer", "group"}),
+    "small-batch-cnn": (
+        *("W5", "error", "cosine"),
+        {*PAIR, "layer", "group", "instance", "none/64", "batch/64"},
+    ),
+    "switched-batch-mlp": ("W5", "error", "constant", {*PAIR}),
+    "convergence-mlp": ("V6", "steps", "constant", {*PAIR}),
+    "convergence-cnn": ("V6", "steps", "constant", {*PAIR}),
+    "covariate-shift-mlp": ("V6", "steps", "constant", {*PAIR, "noisy batch"}),
+    "covariate-shift-cnn": ("V6", "steps", "constant", {*PAIR}),
+    "depth-relu": ("V6", "train_error", "constant", levels("4", "8", "16", "32")),
+    "depth-sigmoid": ("V6", "train_error", "constant", levels("4", "8", "16")),
+    "depth-resnet": ("V6", "train_error", "step", levels("20", "44", "110")),
+    "gradient-flow-sigmoid": ("V6", "error", "constant", {*PAIR}),
+    "gradient-flow-relu": ("V6", "error", "constant", {*PAIR}),
+    "gradient-steadiness": ("V6", "steps", "constant", {*PAIR}),
+    "initial-scale": ("V6", "error", "constant", levels(*GAINS)),
+    "initial-draws": ("V6", "error", "constant", levels("1", "0.25")),
+    "learning-rate-mlp": ("edges", "", "constant", {*PAIR}),
+    "learning-rate-cnn": ("edges", "", "constant", {*PAIR}),
+    "moments-mlp": ("V6", "error", "constant", {"batch"}),
+    "moments-cnn": ("V6", "error", "constant", {"batch"}),
+    "placement-cnn": ("W5", "error", "cosine", {"batch/pre", "batch/post"}),
+    "matched-fit": ("two", "error", "constant", {*PAIR}),
+    "batch-noise": ("W5", "error", "constant", {"batch/16", "batch/128"}),
+    "memorising": ("V6", "error", "constant", {*PAIR}),
+    "tutorial-mlp": ("given", "steps", "constant", {*PAIR}),
+}
+RATES = {
+    "V6": ("one", tuple(range(1000, 1006)), 4),
+    "W5": ("window", tuple(range(1000, 1003)), 4),
+    "two": ("two", tuple(range(1000, 1006)), 4),
+    "given": ("one", (1000,), 0),
+}
+"""How rates are found: the rates reported, the tuning seeds, the extensions of the grid."""
+CAPS = {
+    ("convergence-mlp", "quick"): 1500,
+    ("convergence-mlp", "standard"): 4000,
+    ("convergence-cnn", "quick"): 300,
+    ("convergence-cnn", "standard"): 2000,
+    ("matched-fit", "quick"): 6000,
+    ("matched-fit", "standard"): 6000,
+    ("batch-noise", "quick"): 6000,
+    ("batch-noise", "standard"): 6000,
+    ("tutorial-mlp", "quick"): 10 * (897 // 32),
+    ("tutorial-mlp", "standard"): 10 * (55_000 // 32),
+}
+BATCHES = {"batch-noise": {128}, "small-batch-mlp": {4}, "small-batch-cnn": {2, 64}}
+CACHE = ConfigCache()
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +104,8 @@ def all_data_are_there(monkeypatch):
     monkeypatch.setattr("normlab.runs.config.check", lambda name, data_dir: DATASETS[name])
 
 
-def rows_of(study: Study, profile: str) -> list:
-    memory = ConfigCache()
-    setups = {s.name: SetupRuns(s, {}, memory) for s in study.setups.get(profile, ())}
-    return study.contrasts(setups, profile)
+def contrasts_of(study: Study, profile: str) -> list:
+    return [path[0] for path in look_at_study(study, profile, {}, CACHE).paths]
 
 
 def config_of(setup: Setup, **settings) -> dict:
@@ -63,11 +124,28 @@ def test_study_says_all_it_must(name):
     assert study.variant == "" and study.planned is None
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_refutes_a_study_is_what_its_claims_say(name):
+    """Every delta and every number of seeds stands in the texts, and no other number of seeds."""
+    study = STUDIES[name]
+    numbers = set(re.findall(r"[\d.e-]*\d", f"{study.expect} {study.refuted_if}"))
+    numbers |= {"1"} if "one factor" in study.refuted_if else set()
+    seeds = set[tuple[str, str]]()
+    for claim in study.claims:
+        deltas = claim.sesoi.values() if isinstance(claim.sesoi, Mapping) else [claim.sesoi]
+        scale = 100 if claim.effect.unit.is_proportion else 1
+        assert {f"{scale * d:g}".replace("0.0001", "1e-4") for d in deltas if d} <= numbers
+        first, last = str(claim.looks[0]), str(claim.looks[-1])
+        assert {first, last} <= set(re.findall(r"\d+", study.refuted_if))
+        seeds.add((first, last if last != first else ""))
+    assert set(re.findall(r"n = (\d+)(?: to (\d+))?", study.refuted_if)) <= seeds
+
+
 @pytest.mark.parametrize("name, profile", CASES)
 def test_study_can_run(name, profile):
     check_study(STUDIES[name], profile)
     for setup in STUDIES[name].setups[profile]:
-        assert SetupRuns(setup, {}).wanted
+        assert SetupRuns(setup, {}, CACHE).wanted
         for follow in setup.follows:
             arm, of = setup.arm(follow.arm), setup.arm(follow.rate_of)
             assert arm and of
@@ -77,29 +155,56 @@ def test_study_can_run(name, profile):
 
 
 @pytest.mark.parametrize("name, profile", CASES)
-def test_rules_are_those_of_the_results(name, profile):
-    """Every claim, arm, setting, rate and seed: results are decided by the rule of their time."""
-    known = HASHES_BEFORE_CONTENT.get(name, {"digests": {}})["digests"].get(profile)
-    today = digest(rule_of(STUDIES[name], profile))
-    assert known in (None, today) or (name, profile) in CHANGED
+def test_contrasts_match_their_claims(name, profile):
+    """Each has no effects yet, the planned looks, and the title of its setup."""
+    study = STUDIES[name]
+    setups = {s.name: s for s in study.setups[profile]}
+    claims = [c for c in study.claims if c.setup in setups]
+    assert [*setups] == [*dict.fromkeys(setups)] and claims
+    for contrast, claim in zip(contrasts_of(study, profile), claims, strict=True):
+        assert contrast.effects == {} and contrast.id == claim.id
+        assert contrast.looks == claim.looks == looks(claim.looks[0], claim.looks[-1])
+        assert contrast.scope == (claim.scope or setups[claim.setup].title)
+        assert "{" not in contrast.comparison
 
 
-@pytest.mark.parametrize("name, profile", CASES)
-def test_rows_match_what_is_planned(name, profile):
-    """The n of a row is the number of seeds that its setup really runs."""
-    setups = {s.name: s for s in STUDIES[name].setups[profile]}
-    ids = {row.id for row in rows_of(STUDIES[name], profile)}
-    for row in rows_of(STUDIES[name], profile):
-        setup = setups[row.setup]
-        planned = {setup.seeds} | {f.seeds for f in setup.follows}
-        assert row.effects == {}
-        if row.test is not MAX_ERROR:  # the benchmark's, with its own n and scope
-            assert row.n in planned and row.scope == setup.title
-        assert not row.prerequisite or row.prerequisite in ids
+@pytest.mark.parametrize("profile, setup", SETUPS)
+def test_rates_are_found_as_planned(profile, setup):
+    """A rung of a ladder is planned like its top."""
+    rates, metric, schedule, primary = PLANNED[re.sub(r"-\d\d$", "", setup.name)]
+    is_full = profile == "full"
+    assert {a.name for a in setup.arms if a.is_primary} == primary and setup.grows
+    found = {config_of(setup, **a.settings)["optim.schedule"] for a in setup.arms}
+    assert found == {"step" if is_full and rates == "two" else schedule}
+    protocol = setup.protocol
+    if isinstance(protocol, Edges):
+        assert rates == "edges" and (protocol.spacing, protocol.bisections) == (0.5, 3)
+        return
+    assert (protocol.reported, protocol.seeds, protocol.extensions) == RATES[rates]
+    assert (protocol.metric, protocol.spacing) == (metric, 0.5)
+    steps = zip(protocol.exponents[1:], protocol.exponents, strict=False)
+    assert {a - b for a, b in steps} <= {0.5}
 
 
-@pytest.mark.parametrize("setup", SETUPS)
-def test_primary_arms_differ_in_the_norm_alone(setup):
+@pytest.mark.parametrize("profile, setup", SETUPS)
+def test_runs_train_as_planned(profile, setup):
+    """Momentum 0.9, no decay, batch 64 and the steps at which a comparison ends."""
+    name = re.sub(r"-\d\d$", "", setup.name)
+    configs = [config_of(setup, **a.settings) for a in setup.arms if a.is_primary]
+    for config in configs:
+        assert config["optim.momentum"] == 0.9
+        if profile != "full" and name != "tutorial-mlp":
+            assert (config["optim.name"], config["optim.weight_decay"]) == ("momentum", 0.0)
+            assert (config["norm.epsilon"], config["norm.groups"]) == (1e-5, 4)
+        if profile != "full":
+            assert config["train.steps"] == CAPS.get((name, profile), config["train.steps"])
+    usual = {60} if setup.base == "mnist_mlp" else {32} if name == "tutorial-mlp" else {64}
+    if profile != "full":
+        assert {c["data.batch"] for c in configs} == BATCHES.get(name, usual)
+
+
+@pytest.mark.parametrize("profile, setup", SETUPS)
+def test_primary_arms_differ_in_the_norm_alone(profile, setup):
     """Those that are tuned together; the question itself may be a placement."""
     groups: dict[str, list] = {}
     for arm in setup.arms:
@@ -113,17 +218,42 @@ def test_primary_arms_differ_in_the_norm_alone(setup):
             assert all(n.startswith("norm.") or n in legal for n in differing), differing
 
 
-@pytest.mark.parametrize("setup", SETUPS)
-def test_tuning_and_reporting_seeds_are_disjoint(setup):
-    reporting = {setup.seeds, setup.screening_seeds, *(f.seeds for f in setup.follows)}
-    assert not setup.protocol.seeds or max(reporting) <= min(setup.protocol.seeds)
+@pytest.mark.parametrize("profile, setup", SETUPS)
+def test_tuning_and_reporting_seeds_are_disjoint(profile, setup):
+    tuning = {tuple(setup.seed_settings(s).items()) for s in setup.protocol.seeds}
+    for arm in setup.arms:
+        seeds = setup.seeds_of(arm)
+        assert seeds[0] == FIRST_SEED and len(seeds) >= 2
+        runs = [tuple(setup.seed_settings(s).items()) for s in seeds]
+        assert len(set(runs)) == len(runs) and not tuning & set(runs)
+        for follow in setup.follows:
+            assert min(follow.seeds_of(seeds)) == FIRST_SEED
+    assert all(s < FIRST_SEED for s in setup.protocol.seeds)
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_the_planned_n_does_not_follow_the_command_line(name):
-    planned = {row.id: row.n for row in rows_of(STUDIES[name], "standard")}
-    fewer = {row.id: row.n for row in rows_of(adapt(STUDIES[name], seeds=2), "standard")}
-    assert fewer == planned and 2 not in planned.values()
+def test_rungs_of_a_ladder_share_their_tuning_runs():
+    found = 0
+    for study in STUDIES.values():
+        for setups in study.setups.values():
+            tops = {s.name: s for s in setups}
+            for rung in setups:
+                top = tops.get(re.sub(r"-\d\d$", "", rung.name))
+                if top not in (None, rung):
+                    few, all_runs = (SetupRuns(s, {}, CACHE).wanted for s in (rung, top))
+                    assert few and few.keys() <= all_runs.keys()
+                    assert rung.target < top.target == rung.stop_at == top.stop_at
+                    found += 1
+    assert found == 7
+
+
+@pytest.mark.parametrize("name, profile", CASES)
+def test_the_looks_do_not_follow_the_command_line(name, profile):
+    fewer = adapt(STUDIES[name], seeds=2)
+    planned = {c.id: c.looks for c in contrasts_of(STUDIES[name], profile)}
+    assert {c.id: c.looks for c in contrasts_of(fewer, profile)} == planned
+    for setup in fewer.setups[profile]:
+        assert (setup.seeds, setup.screening_seeds, setup.grows) == (2, 2, False)
+    assert fewer.planned is STUDIES[name]
 
 
 STUDY = STUDIES["batch_size"]
@@ -165,11 +295,11 @@ def test_fewer_arms_and_other_seeds():
     study = adapt(STUDIES["learning_rate"], arms=("batch", "layer"), seeds=3)
     for setup in study.setups["quick"]:
         assert [a.name for a in setup.arms] == ["batch", "layer"]
-        assert (setup.seeds, setup.screening_seeds) == (3, 3)
+        assert (setup.seeds, setup.screening_seeds, setup.grows) == (3, 3, False)
         assert setup.follows == ()  # it needs the rate of none
     assert study.variant == ""
     whole = adapt(STUDIES["learning_rate"], seeds=3).setups["quick"][0]
-    assert [f.seeds for f in whole.follows] == [0]
+    assert [(f.seeds, f.factor) for f in whole.follows] == [(0, 30.0)]
     assert adapt(STUDY).setups == STUDY.setups
 
 
@@ -177,4 +307,4 @@ def test_claims_stand_when_arms_are_left_out():
     for name, study in STUDIES.items():
         primary = [a.name for s in study.setups["quick"] for a in s.arms if a.is_primary]
         few = adapt(study, arms=(primary[-1],))
-        assert name == "moments" or all(row.effects == {} for row in rows_of(few, "quick"))
+        assert name == "moments" or all(c.effects == {} for c in contrasts_of(few, "quick"))

@@ -1,0 +1,197 @@
+"""For each claim about a difference, a world in which that is as large as one likes.
+
+A world is made of the effect e and of w, by which it is larger in odd seeds and smaller in even
+ones. `at` is what the claim is about: a target, a depth, a batch and a norm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from normlab.settings import Config
+from tests.made_up_worlds import (
+    Made,
+    Make,
+    Timed,
+    arm_of_level,
+    errors,
+    finals,
+    norm,
+    shared,
+    times,
+)
+
+
+def faster(e: float, w: float, at: str) -> Make:
+    target = float(at) / 100
+    return times(
+        norm,
+        {
+            "none": Timed(5.9 + e, -1.0, 0.4, w, target=target, others=e + 2),
+            "batch": Timed(5.9, -0.5, 0.8, target=target),
+        },
+    )
+
+
+def faster_in_seconds(e: float, w: float, at: str) -> Make:
+    return faster(e + 0.5, w, at)  # a step with batch norm takes sqrt(2) times as long
+
+
+def flatter(e: float, w: float, at: str) -> Make:
+    """The slopes have different signs. Those of steps that do not count are large."""
+    steps = (1, 2, 3, 5, 10, 30, 100, 300)
+    along = (0.5, 70.0, 1.0, 80.0, 4.0, 0.8, 1.2, 90.0)
+
+    def arm(slope: float, best: float, wobble: float = 0.0) -> dict[int, Made]:
+        found = {}
+        for odd, by in ((0, -wobble), (1, wobble)):
+            slopes = [math.copysign(abs(slope) + by, slope) * v for v in along]
+            found[odd] = Made(5, best, 0.5, columns={"step": steps, "gradients__slope": slopes})
+        return found
+
+    arms = {"none": arm(-0.3 - e, -1.0, w), "batch": arm(0.3, -0.5)}
+    flat = {(name, odd): made for name, found in arms.items() for odd, made in found.items()}
+    return errors(lambda c: (norm(c), c["seed"] % 2) if c["model.act"] == at else "", "one", flat)
+
+
+def matched(key: str, value: Callable[[float], float], e: float, w: float, base: float) -> Make:
+    """Arms differ by e - 0.01, e, e + 0.01 at the losses that count, and by 0.2 less elsewhere."""
+    along = (-0.2, -0.2, -0.01, 0.0, 0.01, -0.2)
+
+    def columns(effect: float) -> dict[str, Any]:
+        further = {"landscape__relative_frozen": (1.0,) * 6} if "landscape" in key else {}
+        return {key: [value(base + effect + (v if effect else 0)) for v in along]} | further
+
+    arms = {("batch", odd): Timed(5.0, -0.5, 0.8, columns=columns(0)) for odd in (0, 1)}
+    for odd, by in ((0, -w), (1, w)):
+        arms["none", odd] = Timed(6.0, -1.0, 0.4, columns=columns(e + by))
+    return times(lambda c: (norm(c), c["seed"] % 2), arms)
+
+
+def steadier(e: float, w: float, at: str) -> Make:
+    return matched("landscape__relative", lambda v: 10**v, e, w, base=-1.5)
+
+
+def less_turning(e: float, w: float, at: str) -> Make:
+    return matched("shift__cosine", lambda v: 1 - v, e, w, base=0.4)
+
+
+def shift(c: Config) -> tuple[str, int]:
+    return ("noisy" if c["norm.noise"] else norm(c)), c["seed"] % 2
+
+
+def path(length: float) -> dict[str, Any]:
+    """A path of this length between the losses 2.0 and 0.2, and a long way before and after."""
+    return {"drift__step": (900.0, 800.0, 0.1 * length, 0.2 * length, 0.7 * length, 700.0)}
+
+
+def shorter_path(e: float, w: float, at: str) -> Make:
+    ends = {"none": lambda by: 3.0 * 2 ** (e + by), "batch": lambda by: 3.0, "noisy": lambda by: 1}
+    arms = {
+        (name, odd): Timed(6.0, best, 0.4, columns=path(ends[name](by)))
+        for name, best in (("none", -1.0), ("batch", -0.5), ("noisy", -0.75))
+        for odd, by in ((0, -w), (1, w))
+    }
+    return times(shift, arms)
+
+
+def cost_of_noise(e: float, w: float, at: str, moves: float = 1.3) -> Make:
+    """The gain is 1.8 octaves in even seeds and 2.2 in odd ones, of which the noise costs half,
+    and e. It moves distributions `moves` times as far as no norm does."""
+    target, arms = float(at) / 100, {}
+    for odd, by in ((0, -1), (1, 1)):
+        gain = 2.0 + 0.2 * by
+        for name, value, best, length in (
+            ("none", gain, -1.0, 2.0),
+            ("noisy", gain / 2 + e + w * by, -0.75, 2.0 * moves),
+            ("batch", 0.0, -0.5, 0.5),
+        ):
+            columns, others = path(length), 0.5 if name == "noisy" else 0.0
+            timed = Timed(5.0 + value, best, 0.4, columns=columns, target=target, others=others)
+            arms[name, odd] = timed
+    return times(shift, arms)
+
+
+def regularised(e: float, w: float, at: str) -> Make:
+    arms = {"none": Made(9 + e, -1.1, 3.0, w), "batch": Made(9, -0.6, -2.0)}
+    return errors(norm, "two", arms)
+
+
+def by_statistics(more: int, fewer: int) -> Callable[[float, float, str], Make]:
+    """The error with statistics over `more` examples is larger by e."""
+
+    def world(e: float, w: float, at: str) -> Make:
+        arms = {more: Made(8 + e, -1.0, 12.0, w), fewer: Made(8, -0.75, -6.0)}
+        return errors(shared, "window", arms)
+
+    return world
+
+
+def memorised(e: float, w: float, at: str) -> Make:
+    """Where 80, 90, 95 % of the others are learned; batch norm has learned 20 % at 90 %."""
+
+    def columns(value: float, before: float) -> dict[str, Any]:
+        learned = (0.01, before, value, 0.9)
+        return {"train_set_accuracy": (0.5, 0.8, 0.9, 0.95), "replaced_accuracy": learned}
+
+    arms: dict[tuple, Made] = {}
+    for odd, by in ((0, -w), (1, w)):
+        arms["none", odd] = Made(5, -1.0, 0.5, columns=columns(0.2 + (e + by) / 100, 0.02))
+        arms["batch", odd] = Made(5, -0.5, 0.5, columns=columns(0.2, 0.1))
+    return errors(lambda c: (norm(c), c["seed"] % 2), "one", arms)
+
+
+def fits_better(e: float, w: float, at: str) -> Make:
+    """At other depths the arms differ the other way round. Shortcuts fit best."""
+
+    def value(c: Config) -> dict[str, float]:
+        is_batch, by = norm(c) == "batch", w if c["seed"] % 2 else -w
+        effect = e + by if c["model.depth"] == float(at) else -2 * e
+        shortcut = 0.3 if c["model.shortcut"] != "none" and c["model.name"] == "mlp" else 0.0
+        return {"train_set_accuracy": 0.6 + is_batch * effect / 100 + shortcut}
+
+    return finals(value)
+
+
+def switched(e: float, w: float, at: str) -> Make:
+    arms = {
+        ("batch", 0): Made(9, -0.75, 3.0),
+        ("batch", 4): Made(9 + 2 + e, -0.75, 6.0, w),
+        ("none", 0): Made(12, -1.0, -9.0),
+        ("none", 4): Made(12 + 2, -1.0, 12.0),
+    }
+    return errors(arm_of_level("train.late_batch"), "window", arms)
+
+
+def repaired(e: float, w: float, at: str) -> Make:
+    """Batch norm is worse than the norm of the claim by e, and much worse than the others. With
+    larger batches it is the best."""
+    batch = int(at.partition(" ")[0])
+    arms = {
+        ("batch", batch): Made(12 + e, -1.0, 6.0, w),
+        ("batch", 64): Made(3, -1.0),
+        ("none", batch): Made(25, -0.5),
+        ("layer", batch): Made(4, -1.25),
+        ("group", batch): Made(5, -1.25),
+        ("instance", batch): Made(6, -1.25),
+        (at.partition(" ")[2], batch): Made(12, -0.5, -3.0),
+    }
+    return errors(arm_of_level("data.batch"), "window", arms)
+
+
+def better(e: float, w: float, at: str) -> Make:
+    return errors(norm, "one", {"none": Made(7 + e, -1.0, 3, w), "batch": Made(7, -0.5, -2)})
+
+
+def after(e: float, w: float, at: str) -> Make:
+    arms = {
+        ("batch", "post"): Made(7 + e, -0.5, 6, w),
+        ("batch", "pre"): Made(7, -0.75, -9),
+    }
+    return errors(arm_of_level("model.placement"), "window", arms)
+
+
+def better_as_given(e: float, w: float, at: str) -> Make:
+    return errors(norm, "given", {"none": Made(7 + e, -3.0, 3, w), "batch": Made(7, -3.0, 2)})
