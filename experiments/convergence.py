@@ -2,9 +2,9 @@
 
 Fair test: Both networks get their own best learning rate, chosen by the same number of trials on
 validation. The seeds of these trials are not used again. Time is counted in steps to several
-validation accuracies, each with its own verdict and its own rates, on runs that share split,
-initial weights and data order seed by seed. Batch norm is evaluated with statistics re-estimated on
-512 training images, because the delay of a running average alone can turn the answer.
+validation accuracies. Each has its own verdict and its own rates. The runs of a seed share split,
+initial weights and data order. Batch norm is evaluated with statistics re-estimated on 512 training
+images, because the delay of a running average alone can turn the answer.
 Source: arXiv:1502.03167, sections 4.1 and 4.2 (31.0 to 13.3 million steps at the same rate, 2.3x)
 Expect: fewer steps with batch norm: an effect above 0.32 octaves (1.25 times)
 Refuted if: the 99 % interval lies below 0.32 octaves (n = 12 to 48 MLP, 12 to 24 CNN)

@@ -6,8 +6,8 @@ is fitted in 300 steps. The arms with shortcuts show what the depth limit is mad
 Source: arXiv:1502.03167, section 1; arXiv:1512.03385 (shortcuts needed all the same); against it
 arXiv:1902.08129 (batch norm limits the depth to about 50 layers); arXiv:2002.10444 (skipinit)
 Expect: deeper with batch norm, clearly so with sigmoids; with shortcuts skipinit does as well
-Refuted if: the training accuracy at depth 32 grows by less than 10 points (ReLU); the largest depth
-that fits grows by less than 0.5 octaves (sigmoid) (99 % intervals, n = 12)
+Refuted if: with ReLU the training accuracy at depth 32 grows by less than 10 points. With sigmoids:
+the largest depth that fits grows by less than 0.5 octaves (99 % intervals, n = 12)
 Cost: quick: about 5 minutes on 2 cores; standard: about 7 minutes
 
 The arms with shortcuts are screened: they carry no verdict.
