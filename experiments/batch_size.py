@@ -2,9 +2,10 @@
 
 Fair test: The batch of a gradient step and the number of examples that share statistics are two
 things. The first contrasts fix the gradient's batch at 64 and change only how many examples share
-statistics. The last ones really train with batches of 4, where layer and group norm must show what
-they repair. Every arm and level has its own best rate, decayed to 0 by a cosine and chosen again by
-the reporting seeds. Where the batch changes during training the rate is constant.
+statistics. The last ones really train with batches of 4 (MLP) or 2 (CNN), where layer and group
+norm must show what they repair. Every arm and level has its own best rate, decayed to 0 by a cosine
+and chosen again by the reporting seeds. Where the batch changes during training the rate is
+constant.
 Source: arXiv:1803.08494, figure 1 and table 3; arXiv:2105.07576, table 2 and figure 6
 Expect: several points at 4 examples in an MLP, little in a CNN, where a channel still sees 2 x H x
 W values. Layer and group norm better than batch norm at a batch of 4

@@ -82,15 +82,16 @@ def shift(c: Config) -> tuple[str, int]:
     return ("noisy" if c["norm.noise"] else norm(c)), c["seed"] % 2
 
 
-def path(length: float) -> dict[str, Any]:
+def path(name: str, length: float) -> dict[str, Any]:
     """A path of this length between the losses 2.0 and 0.2, and a long way before and after."""
-    return {"drift__step": (900.0, 800.0, 0.1 * length, 0.2 * length, 0.7 * length, 700.0)}
+    parts = {"none": (0.1, 0.2, 0.7), "batch": (0.6, 0.3, 0.1), "noisy": (0.3, 0.4, 0.3)}[name]
+    return {"drift__step": (900.0, 800.0, *(part * length for part in parts), 700.0)}
 
 
 def shorter_path(e: float, w: float, at: str) -> Make:
     ends = {"none": lambda by: 3.0 * 2 ** (e + by), "batch": lambda by: 3.0, "noisy": lambda by: 1}
     arms = {
-        (name, odd): Timed(6.0, best, 0.4, columns=path(ends[name](by)))
+        (name, odd): Timed(6.0, best, 0.4, columns=path(name, ends[name](by)))
         for name, best in (("none", -1.0), ("batch", -0.5), ("noisy", -0.75))
         for odd, by in ((0, -w), (1, w))
     }
@@ -108,7 +109,7 @@ def cost_of_noise(e: float, w: float, at: str, moves: float = 1.3) -> Make:
             ("noisy", gain / 2 + e + w * by, -0.75, 2.0 * moves),
             ("batch", 0.0, -0.5, 0.5),
         ):
-            columns, others = path(length), 0.5 if name == "noisy" else 0.0
+            columns, others = path(name, length), 0.5 if name == "noisy" else 0.0
             timed = Timed(5.0 + value, best, 0.4, columns=columns, target=target, others=others)
             arms[name, odd] = timed
     return times(shift, arms)
