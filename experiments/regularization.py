@@ -11,10 +11,10 @@ Refuted if: the 99 % interval lies below 1 point (standard: 0.5; n = 24). For th
 points (n = 24 to 48). For the memorising: below 5 points of the replaced labels (n = 24 to 48)
 Cost: quick: about 2 minutes on 2 cores; standard: about 8 minutes
 
-A run that never reaches the fit has failed, and a rate at which runs fail is not eligible. Without
-norm and with batch norm count with the mean of their two best rates. The levels of noise count with
-rates that the reporting seeds choose again. The memorising arms are compared where 90 % of the true
-labels are learned. Seeds in which a run never learns as many are not measured. In the
+A run that never reaches the fit has failed, and a rate at which runs fail is not eligible. The arms
+without norm and with batch norm count with the mean of their two best rates. The levels of noise
+count with rates that the reporting seeds choose again. The memorising arms are compared where 90 %
+of the true labels are learned. Seeds in which a run never learns as many are not measured. In the
 standard profile the noise and the memorising are tested on an MLP too.
 """
 
