@@ -40,18 +40,21 @@ def faster_in_seconds(e: float, w: float, at: str) -> Make:
 
 
 def flatter(e: float, w: float, at: str) -> Make:
-    """The slopes have different signs. Those of steps that do not count are large."""
+    """The slopes have different signs. At steps that do not count they are very large or small."""
     steps = (1, 2, 3, 5, 10, 30, 100, 300)
-    along = (0.5, 70.0, 1.0, 80.0, 4.0, 0.8, 1.2, 90.0)
+    along = {
+        "none": (0.5, 70.0, 0.8, 0.02, 1.0, 4.0, 1.2, 0.01),
+        "batch": (1.4, 0.03, 0.7, 80.0, 1.0, 0.2, 3.0, 90.0),
+    }
 
-    def arm(slope: float, best: float, wobble: float = 0.0) -> dict[int, Made]:
+    def arm(name: str, slope: float, best: float, wobble: float = 0.0) -> dict[int, Made]:
         found = {}
         for odd, by in ((0, -wobble), (1, wobble)):
-            slopes = [math.copysign(abs(slope) + by, slope) * v for v in along]
+            slopes = [math.copysign(abs(slope) + by, slope) * v for v in along[name]]
             found[odd] = Made(5, best, 0.5, columns={"step": steps, "gradients__slope": slopes})
         return found
 
-    arms = {"none": arm(-0.3 - e, -1.0, w), "batch": arm(0.3, -0.5)}
+    arms = {"none": arm("none", -0.3 - e, -1.0, w), "batch": arm("batch", 0.3, -0.5)}
     flat = {(name, odd): made for name, found in arms.items() for odd, made in found.items()}
     return errors(lambda c: (norm(c), c["seed"] % 2) if c["model.act"] == at else "", "one", flat)
 
