@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from normlab.runs.record import Record
 from normlab.settings import Config
 from tests.made_up_worlds import (
     Made,
@@ -17,7 +18,9 @@ from tests.made_up_worlds import (
     Timed,
     arm_of_level,
     errors,
+    exponent,
     finals,
+    is_odd,
     norm,
     shared,
     times,
@@ -160,13 +163,19 @@ def fits_better(e: float, w: float, at: str) -> Make:
 
 
 def switched(e: float, w: float, at: str) -> Make:
+    """Runs that change their batch see as many examples as the others: 150 x 64 + 2,400 x 4."""
     arms = {
-        ("batch", 0): Made(9, -0.75, 3.0),
-        ("batch", 4): Made(9 + 2 + e, -0.75, 6.0, w),
-        ("none", 0): Made(12, -1.0, -9.0),
-        ("none", 4): Made(12 + 2, -1.0, 12.0),
+        ("batch", ()): Made(9, -0.75, 3.0),
+        ("batch", (4, 150, 2550)): Made(9 + 2 + e, -0.75, 6.0, w),
+        ("none", ()): Made(12, -1.0, -9.0),
+        ("none", (4, 150, 2550)): Made(12 + 2, -1.0, 12.0),
     }
-    return errors(arm_of_level("train.late_batch"), "window", arms)
+
+    def key(c: Config) -> tuple[str, tuple[int, ...]]:
+        changed = (c["train.late_batch"], c["train.late_from"], c["train.steps"])
+        return norm(c), changed if changed[0] else ()
+
+    return errors(key, "window", arms)
 
 
 def repaired(e: float, w: float, at: str) -> Make:
@@ -199,3 +208,25 @@ def after(e: float, w: float, at: str) -> Make:
 
 def better_as_given(e: float, w: float, at: str) -> Make:
     return errors(norm, "given", {"none": Made(7 + e, -3.0, 3, w), "batch": Made(7, -3.0, 2)})
+
+
+# For even and for odd seeds the edges of none and of batch norm.
+EDGES = {
+    "true": ((-0.3125, 0.0625), (-0.0625, 0.375)),
+    "small": ((-0.3125, -0.125), (-0.0625, 0.1875)),
+    "reversed": ((-0.3125, -0.6875), (-0.0625, -0.5)),
+}
+
+
+def edges(case: str, fails: Callable[[Config], bool] = lambda c: False) -> Make:
+    """Return a world in which runs lose 8 points below their edge and 12 points above it."""
+
+    def make(config: Config) -> Record:
+        place = ("none", "batch").index(norm(config)) if norm(config) in ("none", "batch") else 0
+        edge, at = EDGES[case][is_odd(config)][place], exponent(config)
+        accuracy = 0.95 - 0.08 * (at > edge - 0.3) - 0.04 * (at > edge + 0.03)
+        if norm(config) == "batch" and fails(config):
+            accuracy = 0.4
+        return Record("", config, "trained", {"validation_accuracy": accuracy}, [])
+
+    return make

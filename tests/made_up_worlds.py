@@ -105,6 +105,10 @@ def rows(**columns: Any) -> list[dict[str, float]]:
     return [dict(zip(names, v, strict=True)) for v in zip(*columns.values(), strict=True)]
 
 
+def is_odd(config: Config) -> bool:
+    return bool(config["seed"] % 2)
+
+
 def norm(config: Config) -> str:
     return config["norm.name"]
 

@@ -18,7 +18,17 @@ from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import FIRST_SEED
 from normlab.studies.study import load_study, study_names
 from tests import claim_worlds as worlds
-from tests.made_up_worlds import Made, Make, away, errors, exponent, finals, norm, verdict_of
+from tests.made_up_worlds import (
+    Made,
+    Make,
+    away,
+    errors,
+    exponent,
+    finals,
+    is_odd,
+    norm,
+    verdict_of,
+)
 
 CLAIMS = {
     (claim.id, profile): study
@@ -112,10 +122,6 @@ def says(found: Verdict) -> tuple[str, str]:
     return found.word, found.qualifier
 
 
-def is_odd(config: Config) -> bool:
-    return bool(config["seed"] % 2)
-
-
 @pytest.mark.parametrize("name, profile", CASES)
 def test_a_claim_says_what_is_true_by_construction(name, profile):
     """The effect is e, 0.1 delta more in odd seeds and less in even ones: so narrow is the interval
@@ -149,28 +155,6 @@ def test_an_open_claim_grows_to_its_last_look(name, profile):
     assert [look.n for look in found.path] == [first, *between, *([last] if last > first else [])]
 
 
-# The edge of each arm in even and in odd seeds, and what the highest rate tried below it is.
-EDGES = {
-    "true": ((-0.3125, 0.0625), (-0.0625, 0.375)),
-    "small": ((-0.3125, -0.125), (-0.0625, 0.1875)),
-    "reversed": ((-0.3125, -0.6875), (-0.0625, -0.5)),
-}
-
-
-def edges(case: str, fails: Callable[[Config], bool] = lambda c: False) -> Make:
-    """Return a world in which runs lose 8 points below their edge and 12 points above it."""
-
-    def make(config: Config) -> Record:
-        place = ("none", "batch").index(norm(config)) if norm(config) in ("none", "batch") else 0
-        edge, at = EDGES[case][is_odd(config)][place], exponent(config)
-        accuracy = 0.95 - 0.08 * (at > edge - 0.3) - 0.04 * (at > edge + 0.03)
-        if norm(config) == "batch" and fails(config):
-            accuracy = 0.4
-        return Record("", config, "trained", {"validation_accuracy": accuracy}, [])
-
-    return make
-
-
 @pytest.mark.parametrize("name, profile", [k for k in CLAIMS if k[0].startswith("C2-")])
 def test_edges(name, profile):
     n = 12 if name == "C2-mlp" else 8
@@ -179,7 +163,7 @@ def test_edges(name, profile):
         ("small", (0.1875, 0.25), SMALL),
         ("reversed", (-0.375, -0.4375), REVERSED),
     ):
-        found = verdict(name, profile, edges(case))
+        found = verdict(name, profile, worlds.edges(case))
         seeds = range(FIRST_SEED, FIRST_SEED + n)
         assert found.contrast.effects == pytest.approx({s: pair[s % 2] for s in seeds})
         assert (says(found), found.n, found.contrast.sesoi) == (says_then, n, 0.3)
@@ -193,7 +177,7 @@ def test_risk_at_thirty_times_the_lower_median_of_the_edges(name, profile):
     every_fourth = lambda c: judged(c) and c["seed"] % 4 == 0  # noqa: E731
     others = lambda c: not judged(c) and exponent(c) > 0.3  # noqa: E731
     for fails, share, says_then in ((every_fourth, 0.25, REFUTED), (others, 0.0, ("open", ""))):
-        found = verdict(name, profile, edges("true", fails))
+        found = verdict(name, profile, worlds.edges("true", fails))
         assert found.contrast.effects == {
             s: float(share > 0 and s % 4 == 0) for s in range(FIRST_SEED, FIRST_SEED + 80)
         }
@@ -332,6 +316,27 @@ def test_an_arm_that_never_trains_is_worse(name, worse):
         found = verdict(name, "quick", make)
         assert set(found.contrast.effects.values()) == {effect}
         assert (found.word, found.n) == (word, 48)
+
+
+@pytest.mark.parametrize("name, cap", [("C1a", 1500), ("C1b", 300)])
+def test_a_missed_target_counts_with_all_steps(name, cap):
+    """One arm needs 64 steps, the other one misses the target: its time is a bound from below."""
+    bound = math.log2(cap / 64)
+    for missing, effect, says_then in (
+        ({"none"}, bound, TRUE),
+        ({"batch"}, -bound, REVERSED),
+        ({"none", "batch"}, math.nan, ("not measured", "")),
+    ):
+
+        def make(config: Config, missing: Any = missing) -> Record:
+            curve = [{"step": 64, "accuracy": 0.6 if norm(config) in missing else 0.96}]
+            return Record("", config, "trained", {"validation_accuracy": 0.96}, curve)
+
+        found = verdict(name, "quick", make)
+        assert found.estimate.centre == pytest.approx(effect, nan_ok=True)
+        assert found.contrast.is_lower_bound == (missing == {"none"})
+        assert says(found) == says_then
+        assert len(found.contrast.effects) == (0 if len(missing) == 2 else 12)
 
 
 def test_every_claim_has_its_worlds():

@@ -100,6 +100,11 @@ CAPS = {
     ("tutorial-mlp", "quick"): 10 * (897 // 32),
     ("tutorial-mlp", "standard"): 10 * (55_000 // 32),
 }
+SETTINGS = {
+    "matched-fit": {"train.stop_at_loss": 0.01},
+    "batch-noise": {"train.stop_at_loss": 0.01},
+    "memorising": {"data.label_noise": 0.3},
+}
 BATCHES = {"batch-noise": {128}, "small-batch-mlp": {4}, "small-batch-cnn": {2, 64}}
 RUNG = re.compile(r"-\d\d$")
 CACHE = ConfigCache()
@@ -217,6 +222,8 @@ def test_runs_train_as_planned(profile, setup):
             assert (config["norm.epsilon"], config["norm.groups"]) == (1e-5, 4)
         if profile != "full":
             assert config["train.steps"] == CAPS.get((name, profile), config["train.steps"])
+        fit = {"train.stop_at_loss": 0.0, "data.label_noise": 0.0} | SETTINGS.get(name, {})
+        assert {key: config[key] for key in fit} == fit
     usual = {60} if setup.base == "mnist_mlp" else {32} if name == "tutorial-mlp" else {64}
     if profile != "full":
         assert {c["data.batch"] for c in configs} == BATCHES.get(name, usual)
