@@ -96,6 +96,22 @@ def test_members_at_once_are_those_alone():
         np.testing.assert_array_equal(augment(key, images), y)
 
 
+def test_shifts_and_flips_are_drawn_from_keys_of_their_own(monkeypatch):
+    keys = [jax.random.key(0)]
+
+    def noted(function):
+        def draw(key, *rest, **options):
+            keys.append(key)
+            return function(key, *rest, **options)
+
+        return draw
+
+    for name in ("randint", "bernoulli"):
+        monkeypatch.setattr(jax.random, name, noted(getattr(jax.random, name)))
+    crop_and_flip(keys[0], jnp.zeros((2, 8, 8, 1)))
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == len(keys) == 3
+
+
 def test_keys_are_none_of_the_noise():
     """The noise of step i takes fold_in(key, i)."""
     high = SETTINGS["train.steps"].high

@@ -6,19 +6,30 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_runs import member, small, train
 
 from normlab import data
+from normlab.models.build import build_model
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
-from normlab.training.batches import MemberBatches, Schedule, batch_rows, noisy_labels
+from normlab.training.batches import (
+    MemberBatches,
+    Schedule,
+    batch_rows,
+    noisy_labels,
+    shuffle_epoch,
+)
+from normlab.training.evaluate import reestimate
 from normlab.training.population import Population
+from normlab.training.program import Resident, evaluation_networks
 from normlab.training.snapshot import Snapshot
+from normlab.training.state import hyper_of, init_state
 
 FIT = 2.2
-FITTED = {"eval.train_examples": 100, "train.stop_at_loss": FIT, "train.eval_every": 4}
+FITTED = {"eval.train_examples": 2000, "train.stop_at_loss": FIT, "train.eval_every": 4}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +49,20 @@ def test_a_share_of_the_labels_is_replaced_by_other_classes(dataset):
     assert (noisy != other).any()
 
 
+def test_replaced_labels_are_all_other_classes_and_all_examples_alike():
+    """chi^2 over 10 x 9 pairs of classes has mean 80 and variance 160."""
+    rows = np.arange(9000)
+    labels = (rows % 10).astype(np.int32)
+    noisy, _ = noisy_labels(labels, rows, 3, 1.0, 10)
+    counts = np.zeros((10, 10))
+    np.add.at(counts, (labels, noisy), 1)
+    expected = 100 * (1 - np.eye(10))
+    assert ((counts - expected) ** 2).sum() / 100 < 80 + 4 * np.sqrt(160)
+    one, other = (noisy_labels(labels, rows, seed, 0.5, 10)[1] for seed in (3, 4))
+    for chosen in (one[:4500], one & other):
+        assert abs(chosen.sum() - 2250) < 4 * 24
+
+
 def test_noise_is_trained_on_and_scored_apart(dataset):
     config = small(data__label_noise=0.3, eval__train_examples=data.DATASETS["synthetic"].train)
     batches, split = MemberBatches(config, dataset), dataset.split(0)
@@ -54,6 +79,17 @@ def test_noise_is_trained_on_and_scored_apart(dataset):
     assert len(found[4]) == round(0.3 * len(split.train))
 
 
+def plain_scores(params: Any, images: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
+    """Return of every example whether the network without norms is right, and the loss."""
+    h = images.astype(np.float64) / 255
+    for i in (1, 2):
+        layer = params[f"dense_{i}"]
+        h = np.maximum(h @ np.float64(layer["kernel"]) + np.float64(layer["bias"]), 0)
+    logits = h @ np.float64(params["head"]["kernel"]) + np.float64(params["head"]["bias"])
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return logits.argmax(-1) == labels, -log_p[np.arange(len(labels)), labels]
+
+
 def test_scores_of_the_training_examples_are_a_plain_loop_s(dataset):
     config = small(data__label_noise=0.3, eval__train_examples=data.DATASETS["synthetic"].train)
     (outcome,), states = train([config], dataset)
@@ -63,21 +99,15 @@ def test_scores_of_the_training_examples_are_a_plain_loop_s(dataset):
         ("train_set", rows[batches.labels[rows] == dataset.labels[rows]]),
         ("replaced", rows[batches.labels[rows] != dataset.labels[rows]]),
     ):
-        h = dataset.images[chosen].astype(np.float64) / 255
-        for i in (1, 2):
-            layer = params[f"dense_{i}"]
-            h = np.maximum(h @ np.float64(layer["kernel"]) + np.float64(layer["bias"]), 0)
-        logits = h @ np.float64(params["head"]["kernel"]) + np.float64(params["head"]["bias"])
-        right = (logits.argmax(-1) == batches.labels[chosen]).mean()
-        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        loss = -log_p[np.arange(len(chosen)), batches.labels[chosen]].mean()
-        assert outcome.curve[-1][f"{name}_accuracy"] == pytest.approx(right, abs=1e-9)
-        assert outcome.curve[-1][f"{name}_loss"] == pytest.approx(loss, abs=2e-5)
+        right, losses = plain_scores(params, dataset.images[chosen], batches.labels[chosen])
+        assert outcome.curve[-1][f"{name}_accuracy"] == pytest.approx(right.mean(), abs=1e-9)
+        assert outcome.curve[-1][f"{name}_loss"] == pytest.approx(losses.mean(), abs=2e-5)
         assert outcome.final[f"{name}_loss"] == outcome.curve[-1][f"{name}_loss"]
 
 
 def test_a_run_ends_scored_in_full_where_it_fits(dataset):
     config = small(FITTED, norm__name="batch", train__steps=60, optim__lr=0.05, host__width=2)
+    config |= {"norm.momentum": 0.99, "data.label_noise": 0.1}  # running statistics lag behind
     free = {**config, "train.stop_at_loss": 0.0, "host.chunk": 60}
 
     def pair(settings, **more):
@@ -85,8 +115,16 @@ def test_a_run_ends_scored_in_full_where_it_fits(dataset):
 
     full, ended = pair(free), pair({**config, "host.chunk": 7})
     for i, (whole, short) in enumerate(zip(full, ended, strict=True)):
-        at = [i for i, row in enumerate(whole.curve) if row["train_set_loss"] <= FIT]
+        scoring = MemberBatches({**config, "seed": i}, dataset).scoring
+        own, replaced = (scoring.weights[scoring.parts == part].sum() for part in (3, 4))
+        losses = [
+            (own * row["train_set_loss"] + replaced * row["replaced_loss"]) / (own + replaced)
+            for row in whole.curve
+        ]
+        assert (own, replaced) == (1800, 200)
+        at = [i for i, value in enumerate(losses) if value <= FIT]
         assert at and 0 < at[0] < len(whole.curve) - 1
+        assert whole.curve[at[0]]["running_train_set_loss"] > FIT
         assert short.curve == whole.curve[: at[0] + 1]
         assert short.stopped_at == short.curve[-1]["step"] and short.diverged_at is None
         alone = pair({**free, "train.steps": short.stopped_at})[i]
@@ -109,17 +147,47 @@ def test_the_batch_shrinks_and_visits_fresh_epochs(dataset):
     np.testing.assert_allclose(rate, [1] * 6 + [8 / 32] * 6)
 
 
+def test_every_step_trains_on_its_own_batch_with_its_own_labels(dataset):
+    """At rate 0 each loss is that of the first weights. The batch shrinks within the second epoch,
+    and the third begins."""
+    config = small(train__late_batch=8, train__late_from=3, data__label_noise=0.3, seed=2)
+    config |= {"data.train_examples": 64}
+    config |= {"optim.lr": 0.0, "train.steps": 6, "train.eval_every": 1, "host.chunk": 6}
+    (outcome,), states = train([config], dataset)
+    rows = dataset.split(2, 64).train
+    labels, _ = noisy_labels(dataset.labels, rows, 2, 0.3, 10)
+    epochs = [rows[shuffle_epoch(2, epoch, 64)] for epoch in range(3)]
+    batches = [*epochs[0].reshape(2, 32), epochs[1][:32], *epochs[2][:24].reshape(3, 8)]
+    for row, batch in zip(outcome.curve, batches, strict=True):
+        _, losses = plain_scores(member(states).params, dataset.images[batch], labels[batch])
+        assert row["train_loss"] == pytest.approx(losses.mean(), abs=1e-5)
+
+
 def test_initial_weights_can_be_drawn_apart_from_the_data(dataset):
     configs = [small(host__width=3, seed=s, init__seed=i) for s, i in ((0, -1), (0, 5), (5, -1))]
     population = Population(configs, dataset)
-    usual, other, fifth = (
-        member(population.start(), i).params["dense_1"]["kernel"] for i in range(3)
-    )
+    states = population.start()
+    usual, other, fifth = (member(states, i).params["dense_1"]["kernel"] for i in range(3))
     assert (usual != other).any()
     np.testing.assert_array_equal(other, fifth)
     rows = population.batches(0, 20).train
     np.testing.assert_array_equal(rows[0], rows[1])
     assert (rows[0] != rows[2]).any()
+    keys = jax.random.key_data(states.key)  # of noise and augmentation
+    np.testing.assert_array_equal(keys[0], keys[1])
+    assert (keys[0] != keys[2]).any()
+
+
+def test_a_run_starts_from_its_first_batch(dataset):
+    """Weight norm makes the outputs of a layer on it have mean 0 and variance 1."""
+    population = Population([small(norm__kernel="weight_norm", seed=4)], dataset)
+    layer = member(population.start()).params["dense_1"]
+    split = dataset.split(4)
+    rows = split.train[shuffle_epoch(4, 0, len(split.train))[:32]]
+    kernel = np.float64(layer["kernel"])
+    kernel *= layer["reparam"]["gain"] / np.linalg.norm(kernel, axis=0)
+    y = dataset.images[rows] / 255 @ kernel + layer["bias"]
+    np.testing.assert_allclose([y.mean(0), y.var(0)], [np.zeros(16), np.ones(16)], atol=1e-4)
 
 
 def test_fewer_examples_are_the_first_of_the_split(dataset):
@@ -188,6 +256,37 @@ def test_evaluation_with_the_statistics_of_the_scored_batch(dataset):
         assert many[name] == pytest.approx(whole[name], rel=1e-4)
     assert few["batch_test_loss"] > 1.05 * many["batch_test_loss"]
     assert whole["batch_test_loss"] == pytest.approx(many["batch_test_loss"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm.average": "cumulative"},
+        {"norm.average": "debiased"},
+        {"norm.stats_batch": 8},
+        {"norm.noise": 1.0},
+        {"norm.name": "batch_renorm", "norm.renorm_steps": 0},
+    ],
+    ids=str,
+)
+def test_re_estimated_statistics_owe_nothing_to_running_ones_groups_or_noise(dataset, settings):
+    config = small({"norm.name": "batch"} | settings)
+    net, (whole, _) = build_model(config, 10, "patches"), evaluation_networks(config, 10, "patches")
+    rows = dataset.split(0).train[:64]
+    x = h = dataset.images[rows] / 255
+    state = init_state(net, "sgd", hyper_of(config), jnp.asarray(x, jnp.float32))
+    kept = (state.batch_stats, state.norm_state)
+    stats, counts = jax.tree.map(lambda leaf: 3 * leaf + 2, kept)
+    state = state._replace(batch_stats=stats, norm_state=counts)
+    images = Resident(jnp.asarray(dataset.images), (64,))
+    assert whole is not None
+    found = jax.device_get(reestimate(whole, state, images, rows))
+    for i in (1, 2):
+        layer, norm = state.params[f"dense_{i}"], found[f"norm_{i}"]
+        h = h @ np.float64(layer["kernel"]) + np.float64(layer["bias"])
+        np.testing.assert_allclose(norm["mean"] + norm["mean_lo"], h.mean(0), atol=1e-5)
+        np.testing.assert_allclose(norm["var"], h.var(0), rtol=1e-4)
+        h = np.maximum((h - h.mean(0)) / np.sqrt(h.var(0) + 1e-5), 0)
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,29 @@ def test_a_skipped_step_moves_nothing_but_the_step(settings):
     assert bool(jax.tree.leaves(state.norm_state)) == ("norm.kernel" in settings)
     moved, loss = step(after, Batch(x, y, jnp.ones(())))
     assert np.isfinite(loss)
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), moved.params, after.params)
-    assert any(jax.tree.leaves(changed))
+    for name in ("params", "opt_state", "batch_stats", "norm_state"):
+        pair = getattr(moved, name), getattr(after, name)
+        changed = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), *pair))
+        assert any(changed) or not changed, name
+
+
+class Cliff:
+    """In the place of a network; at 0 its logits are finite and their gradients are not."""
+
+    def init(self, key, x, train):
+        return {"params": {"head": {"kernel": jnp.zeros((1, 10))}}}
+
+    def apply(self, variables, x, train, mutable, rngs):
+        return jnp.sqrt(variables["params"]["head"]["kernel"]) * jnp.ones((len(x), 1)), {}
+
+
+def test_a_gradient_that_is_not_finite_ends_a_run_though_the_loss_is():
+    net: Any = Cliff()
+    batch = Batch(jnp.zeros((4, 1)), jnp.zeros(4, int), jnp.ones(()))
+    state = init_state(net, "sgd", hyper_of(small()), batch.x)
+    after, loss = make_train_step(net, "sgd", hyper_of(small()))(state, batch)
+    assert np.isnan(loss) and not after.is_alive
+    assert not after.params["head"]["kernel"].any()
 
 
 def test_a_run_goes_on_behind_a_skipped_step(poisoned):

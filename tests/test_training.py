@@ -25,7 +25,7 @@ from normlab.training.population import Population
 from normlab.training.state import hyper_of, init_state
 from normlab.training.step import Batch, make_train_step
 
-STOP_AT = 0.35
+STOP_AT, DECAY = 0.35, 0.1
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,9 @@ class PlainCNN(nn.Module):
 
 def plain_loop(net, params, stats, batches, rate, momentum):
     """What anybody would write: Flax, optax.sgd, one jitted step."""
-    optimizer = optax.sgd(rate, momentum=momentum)
+    is_kernel = {m: {leaf: leaf == "kernel" for leaf in leaves} for m, leaves in params.items()}
+    decay = optax.add_decayed_weights(DECAY, mask=is_kernel)
+    optimizer = optax.chain(decay, optax.sgd(rate, momentum=momentum))
 
     @jax.jit
     def step(params, stats, opt_state, x, y):
@@ -90,7 +92,7 @@ CNN_GROUP = {"model.name": "cnn", "model.widths": (4, 8), "norm.name": "group", 
     ids=["mlp_batch", "cnn_group"],
 )
 def test_five_steps_are_those_of_a_plain_loop(dataset, plain, config):
-    steps = 5
+    steps, config = 5, config | {"optim.weight_decay": DECAY}
     rows = batch_rows(dataset.split(0), 0, 32, 0, steps)
     shape = (32, *dataset.shape) if config["model.name"] == "cnn" else (32, -1)
     batches = [(pixels(dataset, r).reshape(shape), dataset.labels[r]) for r in rows]
