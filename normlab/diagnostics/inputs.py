@@ -35,6 +35,6 @@ class DiagnosticInputs(NamedTuple):
     key: jax.Array
     """For the stream `noise`; all passes of one measurement get the same."""
     descend: Callable[[Any], Any]
-    """(gradients) -> the parameters after the optimiser's next step on them."""
+    """(gradients) -> the parameters after the optimiser's next step on them, at `rate`."""
     rate: jax.Array
-    """The learning rate of that step."""
+    """The learning rate of the step just taken; the schedule may give the next one another."""
