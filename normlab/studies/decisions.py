@@ -9,8 +9,8 @@ interval and m its centre:
     otherwise                open
 
 The word depends on L, U, m and delta alone, so no other contrast can change it. The number of
-seeds grows from look to look. It stops at the first look with a word other than open whose
-interval is narrow (half-width <= delta / 2) or clear (L >= delta or U < 0), and at the last look.
+seeds grows from look to look. It stops where the word is not open and the interval is narrow or
+clear: half-width <= delta / 2, L >= delta or U < 0. It also stops at the last look.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from normlab.studies.intervals import Estimate, Estimator, as_array, t_estimate
 from normlab.studies.units import Unit
 
 REPLICATIONS = 400
-"""Resamples for the probability that the same word comes out again."""
+"""Resamples for the probability of the same word."""
 STABLE = 0.95
-"""A word less probable than this to come out again is marked as borderline."""
+"""A word with a smaller probability of being the same again is marked as borderline."""
 
 Redraw = Callable[[Sequence[int]], np.ndarray]
 """Seeds, some perhaps several times -> their effects, with every rate chosen from them again."""
@@ -98,7 +98,7 @@ class Verdict:
     path: tuple[Look, ...] = ()
     """The looks so far, the last one deciding."""
     replication: float = math.nan
-    """The probability that the word comes out again, by a bootstrap over the seeds."""
+    """The probability of the same word with other seeds, by a bootstrap over the seeds."""
     notes: tuple[str, ...] = ()
 
     @property

@@ -65,8 +65,8 @@ class Estimator:
         return "Least value asked for" if self.limit > 0 else "Largest value allowed"
 
     def margin(self, found: Estimate, sesoi: float) -> tuple[Estimate, float]:
-        """Return the estimate and the smallest effect of interest, turned so that more than 0
-        favours the sentence: of a limit, how far the values are on its right side, and 0."""
+        """Return the estimate and the smallest effect of interest, so that above 0 favours the
+        sentence. Of a limit they are the distance to it, positive on the right side, and 0."""
         if self.is_difference:
             return found, sesoi
         ends = sorted(self.limit * (end - sesoi) for end in found.interval)

@@ -33,8 +33,10 @@ def is_failed(record: Record) -> bool:
 
 
 def misses_fit(record: Record) -> bool:
-    """Return whether a run used all its steps and did not reach train.stop_at_loss, on all of its
-    scored training examples: those with their own labels and those with replaced ones."""
+    """Return whether a run used all its steps and did not reach train.stop_at_loss.
+
+    The loss is that of all scored training examples, those with replaced labels included.
+    """
     limit, rows = record.config["train.stop_at_loss"], record.curve
     if not limit:
         return False

@@ -87,8 +87,8 @@ class Tuning:
     extensions: int = 4
     """While the best rate lies on an edge, the grid grows there, at most this often."""
     reported: Literal["one", "two", "window"] = "one"
-    """What the reporting seeds run: the arm's rate; the two best rates of the grid; or a window of
-    five rates, in which all reporting seeds together choose again."""
+    """What the reporting seeds run: the arm's rate, or the two best rates of the grid, or a window.
+    In a window of five rates all reporting seeds together choose again."""
 
     kind, stage, screening_stride = "tuning", "tune", 1
     rate_column, failed_column = "tuned rate", "failed"
@@ -126,8 +126,11 @@ class Tuning:
         }
 
     def best(self, grid: Grid, target: float) -> float:
-        """Return the exponent with the least mean value; of equal ones (no rate reaches the target,
-        say) that with the least validation error, then the lowest."""
+        """Return the exponent with the least mean value.
+
+        Ties (no rate reaches the target, say) are decided by the validation error, then by the
+        lower rate.
+        """
         means = self.means(grid, target)
 
         def rank(exponent: float) -> tuple[float, float, float]:

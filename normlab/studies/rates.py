@@ -22,8 +22,8 @@ def snapped(exponent: float) -> float:
 
 
 def vertex(values: Mapping[float, float], cap: float) -> float:
-    """Return the rate at the lowest point of the least-squares parabola through the values,
-    snapped to the grid of STEP and never outside of the given rates.
+    """Return the rate at the lowest point of the least-squares parabola through the values. It is
+    snapped to the grid of STEP and lies among the given rates.
 
     Values more than `cap` above the least one count as that far above it, so that one hopeless
     rate does not bend the parabola. Fewer than three rates or no minimum: the best rate.
