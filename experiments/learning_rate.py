@@ -22,7 +22,8 @@ from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES, FAILED
 
 JUDGED = 30.0
-RISKS = {factor: f"batch at {factor:g} x the edge of none" for factor in (3.0, 10.0, JUDGED)}
+SEEDS = {3.0: 24, 10.0: 24, JUDGED: 80}
+RISKS = {factor: f"batch at {factor:g} x the edge of none" for factor in SEEDS}
 
 
 def half_decades(low: float, high: float) -> Edges:
@@ -37,7 +38,7 @@ MLP = Setup(
     arms=norm_arms("none", "affine", "batch", "layer", "group", "rms", primary=PAIR),
     protocol=half_decades(-2, 1),
     follows=tuple(
-        FollowUp(name, "batch", "none", factor, seeds=80, is_secondary=factor != JUDGED)
+        FollowUp(name, "batch", "none", factor, seeds=SEEDS[factor], is_secondary=factor != JUDGED)
         for factor, name in RISKS.items()
     ),
 )

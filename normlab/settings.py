@@ -275,7 +275,8 @@ SETTINGS: dict[str, Setting] = {
     "eval.batch_statistics": Setting(
         False,
         "measurement",
-        "also score every batch of eval.batch examples with its own statistics (batch_... metrics)",
+        "also score batches of eval.batch examples with their own statistics, in the groups of "
+        "norm.stats_batch as in training (batch_... metrics)",
     ),
     "host.mode": Setting(
         "auto",

@@ -178,7 +178,7 @@ class Tuning:
             ("test error, points", "error"),
             (f"difference to {reference}", "difference"),
             ("test error, running averages", "running error"),
-            ("test error, each batch's own statistics", "batch error"),
+            ("test error, own statistics as in training", "batch error"),
         ]
 
 

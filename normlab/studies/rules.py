@@ -58,6 +58,11 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
             "first seed": FIRST_SEED,
         },
         "claims": {c.id: claim_content(c) for c in contrasts},
+        "rankings": [
+            {"purpose": r.purpose.name, "setup": r.setup, "delta": r.delta(profile)}
+            for r in study.rankings
+            if r.setup in {setup.name for setup in setups}
+        ],
         "setups": {setup.name: setup_content(setup, cache) for setup in setups},
     }
     return json.loads(json.dumps(content, sort_keys=True))

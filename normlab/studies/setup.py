@@ -8,6 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from normlab.layers.table import KERNELS
+from normlab.norms.table import NORMS
+from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError
 from normlab.settings import Config, flatten
 from normlab.studies.protocols import Edges, Tuning
@@ -41,6 +44,25 @@ class Arm:
 def norm_arms(*names: str, primary: tuple[str, ...] = ()) -> tuple[Arm, ...]:
     """Return one arm for each scheme, with the name of the scheme."""
     return tuple(Arm(n, {"norm.name": n}, is_primary=n in primary) for n in names)
+
+
+def all_norms(base: str, settings: Config) -> tuple[Arm, ...]:
+    """Return an arm for every scheme, of norms and of kernels, that can run there. Each is tuned by
+    itself. Of schemes that are the same there the first one stays."""
+    arms = [Arm(n, {"norm.name": n}, is_primary=True, group=n) for n in NORMS]
+    kernels = [name for name in KERNELS if name != "none"]
+    arms += [
+        Arm(n, {"norm.name": "none", "norm.kernel": n}, is_primary=True, group=n) for n in kernels
+    ]
+    found: dict[str, Arm] = {}
+    for arm in arms:
+        try:
+            config = load_config(base) | settings | arm.settings
+            name = run_id(resolve(config, needs_data=False).config)
+        except ConfigError:
+            continue
+        found.setdefault(name, arm)
+    return tuple(found.values())
 
 
 def level_arms(setting: str, levels: tuple[float, ...], *norms: str) -> tuple[Arm, ...]:

@@ -13,6 +13,7 @@ from normlab.runs.errors import ConfigError
 from normlab.runs.files import NAME
 from normlab.settings import SETTINGS, Config, nearest_setting
 from normlab.studies.effects import Claim
+from normlab.studies.ranking import Ranking
 from normlab.studies.setup import ROOT, Setup, load_config, load_module, norm_arms
 
 PROFILES = ("quick", "standard", "full")
@@ -51,6 +52,8 @@ class Study:
     """Profile -> setups."""
     claims: tuple[Claim, ...]
     figures: tuple[Figure, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
+    """Purposes for which all arms are compared with the best of them."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks whose record in results/bench its claims read."""
     file: str = ""
@@ -172,7 +175,9 @@ def adapt(
         follows = tuple(replace(f, seeds=0) for f in follows if not f.is_secondary)
         return replace(setup, seeds=seeds, grows=False, screening_seeds=seeds, follows=follows)
 
-    return study.changed(change, variant=variant, planned=planned)
+    study = study.changed(change, variant=variant, planned=planned)
+    with_arms = {p: tuple(s for s in setups if s.arms) for p, setups in study.setups.items()}
+    return replace(study, setups=with_arms)
 
 
 def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:

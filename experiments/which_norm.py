@@ -1,0 +1,109 @@
+"""Which norm is to be taken, for which purpose?
+
+Fair test: Every scheme that can run in a network is an arm with its own learning rate. Four things
+are asked of each: few steps to a target, a high rate that still trains, a low error with batches
+of 64, and a low error with small batches. All schemes of a setup share split, data order and, as
+far as they have the same parameters, initial weights.
+Source: the papers of the schemes, such as arXiv:1502.03167 and arXiv:1803.08494, each with its own
+comparison; docs/norms.md lists them
+Expect: batch norm and its relatives with batches of 64, group and layer norm with small ones
+Refuted if: nothing is tested. A scheme is an equal of the best if it is less than 0.32 octaves of
+steps, 0.3 decades of rate or 1 point of error (standard: 0.5) behind it, with 95 % confidence for
+all schemes together (n = 12)
+Cost: quick: about 40 minutes on 2 cores; standard: about 2 hours
+"""
+
+from dataclasses import replace
+
+from normlab.settings import Config
+from normlab.studies.protocols import WINDOW, Edges, Tuning
+from normlab.studies.ranking import ERROR, SPEED, TOLERANCE, Ranking
+from normlab.studies.setup import OFTEN, Setup, all_norms
+from normlab.studies.study import study
+
+FIXED = {"train.eval_every": 100, "optim.schedule": "cosine"}
+SPED = Tuning(metric="steps", seeds=(1000, 1001, 1002))
+HALVES = tuple(e / 2 for e in range(-4, 2))
+PURPOSES = {"steps": SPEED, "rate": TOLERANCE, "error": ERROR, "small": ERROR}
+
+
+def setups(net: str, title: str, base: str, shared: Config, **by_purpose: Config) -> dict:
+    """Return purpose -> setup of one network; `by_purpose` are the settings of each."""
+    protocols = {"steps": SPED, "rate": Edges(HALVES), "error": WINDOW, "small": WINDOW}
+    found = {}
+    for purpose, own in by_purpose.items():
+        settings = shared | own
+        found[purpose] = Setup(
+            f"which-{net}-{purpose}",
+            title,
+            base,
+            all_norms(base, settings),
+            protocols[purpose],
+            settings,
+        )
+    return found
+
+
+MLP = setups(
+    "mlp",
+    "MLP 3x100, 8x8 digits",
+    "digits_mlp",
+    {},
+    steps={"model.act": "sigmoid", "train.steps": 1500, **OFTEN},
+    rate={"train.steps": 300, "train.eval_every": 100},
+    error=FIXED | {"train.steps": 300},
+    small=FIXED | {"train.steps": 2400, "data.batch": 4},
+)
+CNN = setups(
+    "cnn",
+    "ReLU CNN 16-32-64, 8x8 digits",
+    "digits_cnn",
+    {},
+    steps={"train.steps": 300, **OFTEN},
+    rate={"train.steps": 300, "train.eval_every": 100},
+    error=FIXED | {"train.steps": 300},
+    small=FIXED | {"train.steps": 2400, "data.batch": 2},
+)
+CNN["steps"] = replace(CNN["steps"], target=0.95)
+MNIST = setups(
+    "mlp",
+    "MLP 3x100, MNIST",
+    "digits_mlp",
+    {"data.name": "mnist"},
+    steps={"model.act": "sigmoid", "train.steps": 1500, **OFTEN},
+    rate={"train.steps": 300, "train.eval_every": 100},
+    error=FIXED | {"train.steps": 600},
+    small=FIXED | {"train.steps": 2400, "data.batch": 4},
+)
+FASHION = setups(
+    "cnn",
+    "ReLU CNN 16-32-64, stride 2, Fashion-MNIST",
+    "fashion_cnn",
+    {"model.stride": 2},
+    steps={"train.steps": 1000, **OFTEN},
+    rate={"train.steps": 300, "train.eval_every": 100},
+    error=FIXED | {"train.steps": 600},
+    small=FIXED | {"train.steps": 2400, "data.batch": 2},
+)
+FASHION["steps"] = replace(FASHION["steps"], target=0.80)
+SESOI = {
+    "steps": 0.32,
+    "rate": 0.3,
+    "error": {"quick": 1.0, "standard": 0.5},
+    "small": {"quick": 1.0, "standard": 0.5},
+}
+STUDY = study(
+    __doc__,
+    "which_norm",
+    "Which norm",
+    setups={
+        "quick": (*MLP.values(), *CNN.values()),
+        "standard": (*MNIST.values(), *FASHION.values()),
+    },
+    claims=(),
+    rankings=tuple(
+        Ranking(purpose, f"which-{net}-{name}", SESOI[name])
+        for name, purpose in PURPOSES.items()
+        for net in ("mlp", "cnn")
+    ),
+)

@@ -1,0 +1,128 @@
+"""Which norm: the schemes of a setup compared with the best of them (Hsu's method, 1984).
+
+Per scheme and seed there is a cost: log2 of steps, an error, minus log10 of a rate. Schemes are
+paired by seed. With D_ij = mean(cost_i - cost_j) and its standard error SE_ij, scheme i is at most
+
+    U_i = max(0, max over j of (D_ij + t SE_ij))
+
+behind the best. t is the one-sided quantile at 1 - 0.05 / (k - 1) of k schemes, so that all bounds
+hold together with 95 % confidence. A scheme with U_i < delta is an equal of the best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy
+
+from normlab.studies.intervals import Estimate, t_estimate
+from normlab.studies.metrics import error_points, steps_to_target
+from normlab.studies.planning import SetupRuns
+from normlab.studies.rates import MAY_FAIL
+from normlab.studies.units import (
+    DECADES,
+    OCTAVES,
+    POINTS,
+    Unit,
+    decimal,
+    magnitude,
+    rate_text,
+)
+
+LEVEL = 0.05
+
+Costs = Mapping[str, Mapping[int, float]]
+"""Scheme -> seed -> cost."""
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What is asked of a norm, and how it is measured."""
+
+    name: str
+    unit: Unit
+    sign: float
+    """-1 where more is better."""
+    costs: Callable[[SetupRuns], Costs]
+    text: Callable[[float], str]
+    """How a value is written."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The schemes of one setup for one purpose, and the smallest difference of interest."""
+
+    purpose: Purpose
+    setup: str
+    sesoi: float | Mapping[str, float]
+
+    def delta(self, profile: str) -> float:
+        return self.sesoi[profile] if isinstance(self.sesoi, Mapping) else self.sesoi
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One scheme among the others."""
+
+    name: str
+    value: Estimate
+    """The mean with its 95 % t interval, in the unit of the purpose."""
+    n: int
+    behind: float
+    """U: how far behind the best it is at most."""
+    is_equal: bool
+
+
+def standings(costs: Costs, purpose: Purpose, sesoi: float) -> list[Standing]:
+    """Return the schemes, the best first. Those with fewer than 2 seeds in common are left out."""
+    able = {name: found for name, found in costs.items() if len(found) >= 2}
+    seeds = sorted(set.intersection(*map(set, able.values()))) if able else []
+    if len(able) < 2 or len(seeds) < 2:
+        return []
+    names, table = [*able], np.array([[found[s] for s in seeds] for found in able.values()])
+    quantile = float(scipy.stats.t.ppf(1 - LEVEL / (len(names) - 1), len(seeds) - 1))
+    found = []
+    for name, row in zip(names, table, strict=True):
+        differences = row - table
+        errors = differences.std(axis=1, ddof=1) / math.sqrt(len(seeds))
+        behind = max(0.0, float((differences.mean(axis=1) + quantile * errors).max()))
+        value = t_estimate(purpose.sign * row, 0.95)
+        found.append(Standing(name, value, len(seeds), behind, behind < sesoi))
+    return sorted(found, key=lambda s: purpose.sign * s.value.centre)
+
+
+def step_costs(e: SetupRuns) -> Costs:
+    """Return log2 of the steps to the target; a run that misses it counts with all its steps."""
+
+    def cost(run) -> float:
+        return math.log2(min(steps_to_target(run, e.setup.target), run.config["train.steps"]))
+
+    return {arm: {s: cost(run) for s, run in runs.items()} for arm, runs in e.reports.items()}
+
+
+def error_costs(e: SetupRuns) -> Costs:
+    """Return test errors in points, of the arms with a rate at which few enough runs fail."""
+    return {
+        arm: reported.values(error_points)
+        for arm, reported in e.reported.items()
+        if reported.seeds and reported.share_failed <= MAY_FAIL
+    }
+
+
+def edge_costs(e: SetupRuns) -> Costs:
+    """Return minus log10 of the highest rate that trains; schemes that train at none are absent."""
+    return {
+        arm: {s: -edge for s, edge in edges.items()}
+        for arm, edges in e.edges.items()
+        if all(map(math.isfinite, edges.values()))
+    }
+
+
+SPEED = Purpose("steps to the target", OCTAVES, 1.0, step_costs, lambda v: magnitude(2**v))
+TOLERANCE = Purpose(
+    "highest rate that trains", DECADES, -1.0, edge_costs, lambda v: rate_text(10**v)
+)
+ERROR = Purpose("test error, points", POINTS, 1.0, error_costs, lambda v: decimal(v, 2))
