@@ -24,6 +24,9 @@ from normlab.studies.protocols import Edges, Tuning, eligible, rate_of
 from normlab.studies.rates import REACH, STEP, bisected, neighbours, snapped, vertex, window
 from normlab.studies.setup import Arm, FollowUp, Setup, load_config
 
+SCREENING_SEEDS = 3
+"""Tuning seeds of an arm that decides nothing."""
+
 
 @dataclass(frozen=True)
 class RequiredRun:
@@ -216,7 +219,8 @@ class SetupRuns:
         stop_at = self.setup.stop_at or self.setup.target
         settings = {"train.stop_at": stop_at} if protocol.times_steps else {}
         for arm in group:
-            seeds = protocol.seeds or self.setup.seeds_of(arm)
+            tuning = protocol.seeds if arm.is_primary else protocol.seeds[:SCREENING_SEEDS]
+            seeds = tuning or self.setup.seeds_of(arm)
             grid = {e: self._ask(arm, protocol.stage, e, seeds, settings) for e in exponents}
             self.grids[arm.name] = grid
             is_known &= all(len(runs) == len(seeds) for runs in grid.values())

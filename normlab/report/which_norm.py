@@ -1,0 +1,110 @@
+"""Which norm: the matrix of all schemes and purposes, and what to take for each purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from normlab.norms.table import NORMS
+from normlab.report.model import StudyReport
+from normlab.report.tables import Cell, Measured, Table
+from normlab.studies.ranking import Purpose, Standing, standings
+from normlab.studies.units import NOTHING, with_interval
+
+EQUAL = "●"
+"""Marks a scheme that is an equal of the best."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The schemes of one setup for one purpose, the best first."""
+
+    purpose: Purpose
+    setup: str
+    target: str
+    delta: str
+    standings: Sequence[Standing]
+
+    @property
+    def title(self) -> str:
+        return f"{self.purpose.name}{self.target}, {self.setup}"
+
+    @property
+    def equals(self) -> list[str]:
+        return [s.name for s in self.standings if s.is_equal]
+
+    @property
+    def cheapest(self) -> str:
+        """The equal of the best with the fewest passes over its input; the better one of two."""
+        return min(self.equals, key=passes, default="")
+
+    @property
+    def advice(self) -> str:
+        """What to take, as a sentence."""
+        if not self.equals:
+            best = self.standings[0].name
+            return f"{best} is the best, but not surely within {self.delta} of all others."
+        if len(self.equals) == 1:
+            return f"Take {self.cheapest}."
+        return f"Take one of {', '.join(self.equals)}; {self.cheapest} is the cheapest."
+
+
+def passes(scheme: str) -> int:
+    """Return how often a scheme reads its input in training; 0 where it only acts on kernels."""
+    row = NORMS.get(scheme)
+    return len(row.cost.split(";")) if row and row.cost else 0
+
+
+def columns_of(reports: Sequence[StudyReport]) -> list[Column]:
+    """Return a column for each purpose and setup that has runs."""
+    found = []
+    for report in reports:
+        for ranking in report.study.rankings:
+            runs = report.evidences.get(ranking.setup)
+            if runs is None:
+                continue
+            purpose, delta = ranking.purpose, ranking.delta(report.profile)
+            ranked = standings(purpose.costs(runs), purpose, delta)
+            if ranked:
+                target = f" {100 * runs.setup.target:g} %" if runs.times_steps else ""
+                batch = next(iter(runs.wanted.values())).config["data.batch"]
+                setup = f"{runs.setup.title}, batch {batch}"
+                found.append(Column(purpose, setup, target, purpose.unit.sesoi_text(delta), ranked))
+    return found
+
+
+def matrix(columns: Sequence[Column]) -> Table:
+    """Return a line for each scheme: those first that are most often an equal of the best."""
+    cells = {name: [NOTHING] * len(columns) for c in columns for name in names(c)}
+    filled: dict[str, list[Cell]] = {name: [*row] for name, row in cells.items()}
+    for i, column in enumerate(columns):
+        for standing in column.standings:
+            filled[standing.name][i] = cell_of(column.purpose, standing)
+    times = {name: sum(name in c.equals for c in columns) for name in filled}
+    ordered = sorted(filled, key=lambda name: -times[name])
+    n = sorted({s.n for c in columns for s in c.standings})
+    note = (
+        f"{EQUAL}: less than delta behind the best, with 95 % confidence for all schemes of a "
+        f"column together. Brackets: 95 % t intervals of the mean. n = {', '.join(map(str, n))} "
+        f"seeds. {NOTHING}: cannot run there, or fails too often at every rate. Delta: "
+        + "; ".join(f"{c.title}: {c.delta}" for c in columns)
+        + "."
+    )
+    return Table(
+        "Which norm",
+        ["norm", *(c.title for c in columns)],
+        [[name, *filled[name]] for name in ordered],
+        note,
+    )
+
+
+def names(column: Column) -> list[str]:
+    return [standing.name for standing in column.standings]
+
+
+def cell_of(purpose: Purpose, standing: Standing) -> Measured:
+    value = standing.value
+    texts = [purpose.text(v) for v in (value.centre, *sorted(value.interval))]
+    numbers = {"": value.centre, "low": value.low, "high": value.high, "behind": standing.behind}
+    mark = f" {EQUAL}" if standing.is_equal else ""
+    return Measured(with_interval(*texts) + mark, numbers)
