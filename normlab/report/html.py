@@ -14,6 +14,7 @@ from normlab.report.claims import literature_statements, statements
 from normlab.report.formatting import SYMBOLS
 from normlab.report.model import StudyReport
 from normlab.report.protocol import listed_settings, protocol_facts
+from normlab.report.which_norm import EQUAL, columns_of, matrix
 
 
 def render(
@@ -43,10 +44,13 @@ def html(reports: Sequence[StudyReport]) -> str:
             "base64": lambda svg: base64.b64encode(svg.read_bytes()).decode("ascii"),
             "protocol": protocol_facts,
             "settings": listed_settings,
+            "matrix": matrix,
         },
         claims=claims,
         counts=[(word, counts[word]) for word in SYMBOLS if word in counts],
         missing=[t for c in literature_statements(reports) for t in c.parts if not t.results],
         reports=reports,
         symbols=SYMBOLS,
+        which=columns_of(reports),
+        equal_mark=EQUAL,
     )

@@ -13,6 +13,7 @@ from normlab.report.html import render
 from normlab.report.model import StudyReport
 from normlab.report.provenance import ProvenanceSummary
 from normlab.report.tables import Markdown, markdown_text
+from normlab.report.which_norm import columns_of, matrix
 from normlab.runs.errors import StorageError
 from normlab.runs.files import write_atomic
 from normlab.studies.setup import ROOT
@@ -70,9 +71,11 @@ def claims_page(claims: Sequence[Statement], reports: Sequence[StudyReport], pat
             "study_link": lambda study: study_link(study, path.parent),
             "place": lambda svg: Markdown(quote(f"{path.stem}/{svg.name}")),
             "pictures": pictures_of,
+            "matrix": lambda columns: Markdown(matrix(columns).to_markdown()),
         },
         markdown_text,
         claims=claims,
+        columns=columns_of([r for r in reports if r.is_planned]),
         provenance=provenance([r for r in reports if r.is_planned]),
     )
 

@@ -15,6 +15,7 @@ from normlab.report.model import Picture, StudyReport
 from normlab.report.provenance import runs_of
 from normlab.report.setup_table import setup_table
 from normlab.report.tables import csv_text
+from normlab.report.which_norm import columns_of, matrix
 from normlab.runs.files import make_folder, write_atomic
 from normlab.runs.record import is_stale
 from normlab.runs.store import Store
@@ -37,7 +38,10 @@ def write_report(
     cache = ConfigCache(needs_data=False)
     done = [complete(store, report, folder, cache) for report in sorted(reports, key=_order)]
     tables = {f"{report.stem}-{name}": t for report in done for name, t in report.tables.items()}
-    for name, table in (tables | {"verdicts": verdict_table(done)}).items():
+    tables |= {"verdicts": verdict_table(done)}
+    columns = columns_of(done)
+    tables |= {"which-norm": matrix(columns)} if columns else {}
+    for name, table in tables.items():
         texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
         for ending, text in texts.items():
             write_atomic(folder / "tables" / f"{name}.{ending}", text)

@@ -1,0 +1,192 @@
+"""Which norm: comparisons with the best by hand and by simulation, and the matrix of the page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up_runs import make_up
+from scipy import stats
+
+from normlab.norms.table import NORMS
+from normlab.report.model import StudyReport
+from normlab.report.which_norm import EQUAL, Column, columns_of, matrix, passes
+from normlab.studies.intervals import Estimate
+from normlab.studies.looks import look_at_study
+from normlab.studies.planning import ConfigCache
+from normlab.studies.ranking import (
+    ERROR,
+    SPEED,
+    TOLERANCE,
+    Standing,
+    edge_costs,
+    error_costs,
+    standings,
+    step_costs,
+)
+from normlab.studies.setup import all_norms
+from normlab.studies.study import load_study
+
+STUDY = load_study("which_norm")
+
+
+def costs(**values: list[float]) -> dict[str, dict[int, float]]:
+    return {name: dict(enumerate(found)) for name, found in values.items()}
+
+
+def test_how_far_behind_by_hand():
+    """The worse of two, by 1 on average with SD 1 over 4 seeds: 1 + t(0.95, 3) / 2."""
+    differences = np.array([-0.5, 0.5, 1.5, 2.5])
+    differences = 1 + (differences - 1) / differences.std(ddof=1)
+    best, worse = standings(costs(b=[1, 2, 3, 4], a=list(differences + [1, 2, 3, 4])), ERROR, 1.0)
+    assert (best.name, worse.name) == ("b", "a")
+    assert worse.behind == pytest.approx(1 + stats.t.ppf(0.95, 3) / 2)
+    assert best.behind == pytest.approx(max(0.0, -1 + stats.t.ppf(0.95, 3) / 2))
+    assert best.is_equal and not worse.is_equal
+    assert worse.value.centre == pytest.approx(3.5)
+
+
+def test_more_schemes_need_wider_bounds():
+    """Three schemes share the 5 %: two comparisons with the best, each at 2.5 %."""
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(size=(3, 10))
+    found = {s.name: s for s in standings(costs(a=list(a), b=list(b), c=list(c)), ERROR, 1.0)}
+
+    def bound(one, other):
+        d = one - other
+        return d.mean() + stats.t.ppf(0.975, 9) * d.std(ddof=1) / math.sqrt(10)
+
+    assert found["a"].behind == pytest.approx(max(0.0, bound(a, b), bound(a, c)))
+
+
+def test_all_bounds_hold_together():
+    """In 95 % of repetitions no scheme is farther behind than its bound; most are far from it."""
+    rng = np.random.default_rng(1)
+    true = np.array([0.0, 0.0, 0.3, 1.0, 3.0])
+    kept, bounds = 0, []
+    for _ in range(400):
+        shared = rng.normal(size=12)
+        table = {
+            str(i): dict(enumerate(m + shared + rng.normal(size=12))) for i, m in enumerate(true)
+        }
+        behind = {s.name: s.behind for s in standings(table, ERROR, 1.0)}
+        kept += all(behind[str(i)] >= m for i, m in enumerate(true))
+        bounds.append(behind["4"])
+    assert kept >= 0.95 * 400 and 3 < np.mean(bounds) < 5
+
+
+def test_more_is_better_where_the_purpose_says_so():
+    high, low = standings(costs(low=[-1.0, -1.1, -1.0], high=[-2.0, -2.1, -2.1]), TOLERANCE, 0.3)
+    assert (high.name, low.name) == ("high", "low") and high.is_equal and not low.is_equal
+    assert high.value.centre == pytest.approx(2.0667, abs=1e-4) and TOLERANCE.text(2.0) == "100"
+
+
+def test_only_shared_seeds_and_schemes_with_runs_count():
+    few = {"a": {0: 1.0, 1: 1.0, 2: 9.0}, "b": {0: 2.0, 1: 2.0}, "c": {0: 1.0}}
+    found = standings(few, ERROR, 1.0)
+    assert [(s.name, s.n, s.value.centre) for s in found] == [("a", 2, 1.0), ("b", 2, 2.0)]
+    assert standings({"a": {0: 1.0, 1: 1.0}}, ERROR, 1.0) == [] == standings({}, ERROR, 1.0)
+
+
+def test_what_the_purposes_measure():
+    setup = SimpleNamespace(target=0.9)
+    rows = [{"step": 10, "accuracy": 0.5}, {"step": 40, "accuracy": 0.9}]
+    run = SimpleNamespace(
+        status="trained",
+        final={"validation_accuracy": 0.9},
+        provenance={"chance": 0.1},
+        config={"train.steps": 64, "train.stop_at_loss": 0.0},
+        curve=rows,
+    )
+    never = SimpleNamespace(**{**vars(run), "curve": rows[:1]})
+    e: Any = SimpleNamespace(setup=setup, reports={"a": {0: run, 1: never}})
+    assert step_costs(e) == {"a": {0: pytest.approx(math.log2(40)), 1: 6.0}}
+    e = SimpleNamespace(edges={"a": {0: 0.5}, "b": {0: 0.5, 1: -math.inf}})
+    assert edge_costs(e) == {"a": {0: -0.5}}
+
+    def reported(share: float) -> Any:
+        return SimpleNamespace(seeds=[0], share_failed=share, values=lambda metric: {0: 1.0})
+
+    e = SimpleNamespace(reported={"a": reported(0.05), "b": reported(0.06)})
+    assert error_costs(e) == {"a": {0: 1.0}}
+
+
+def test_every_scheme_that_can_run_is_an_arm_once():
+    dense = {arm.name: arm for arm in all_norms("digits_mlp", {})}
+    space = {arm.name: arm for arm in all_norms("digits_cnn", {})}
+    assert "instance" not in dense and "layer_channels" not in dense  # no space; the same as layer
+    assert {"instance", "layer_channels", "weight_norm"} <= space.keys()
+    assert set(NORMS) - space.keys() <= {"unit", "local_response"}
+    assert all(arm.is_primary and arm.group == name for name, arm in space.items())
+    assert space["spectral"].settings == {"norm.name": "none", "norm.kernel": "spectral"}
+
+
+def test_each_purpose_has_its_protocol_in_both_profiles():
+    for profile, setups in STUDY.setups.items():
+        kinds = {s.name: s.protocol for s in setups}
+        for ranking in STUDY.rankings:
+            protocol = kinds[ranking.setup]
+            assert protocol.times_steps == (ranking.purpose is SPEED)
+            assert (protocol.kind == "edges") == (ranking.purpose is TOLERANCE)
+            assert ranking.delta(profile) > 0
+        assert {s.settings.get("data.batch", 64) for s in setups} == {64, 4, 2}
+    assert STUDY.rankings[-1].delta("quick") == 1.0 and STUDY.rankings[-1].delta("standard") == 0.5
+
+
+def small_report() -> StudyReport:
+    """The study with three schemes and two setups, on runs that were never trained."""
+
+    def change(setup):
+        arms = tuple(a for a in setup.arms if a.name in ("none", "batch", "group"))
+        return replace(setup, arms=arms, seeds=4)
+
+    study = STUDY.changed(change)
+    names = ("which-mlp-steps", "which-mlp-error")
+    study = replace(
+        study, setups={"quick": tuple(s for s in study.setups["quick"] if s.name in names)}
+    )
+    records: dict = {}
+    cache = ConfigCache(needs_data=False)
+    while True:
+        known = look_at_study(study, "quick", records, cache)
+        missing = [w for name, w in known.wanted.items() if name not in records]
+        if not missing:
+            return StudyReport(study, "quick", known.setups, [])
+        records |= {w.run_id: make_up(w.run_id, w.config) for w in missing}
+
+
+def test_the_matrix_has_a_line_for_each_scheme_and_a_column_for_each_purpose():
+    columns = columns_of([small_report()])
+    assert [c.purpose for c in columns] == [SPEED, ERROR]
+    assert columns[0].title == "steps to the target 90 %, MLP 3x100, 8x8 digits, batch 64"
+    table = matrix(columns)
+    assert table.columns == ["norm", *(c.title for c in columns)]
+    assert {row[0] for row in table.texts()} == {"none", "batch", "group"}
+    marked = [row for row in table.texts() if EQUAL in row[1]]
+    assert [row[0] for row in marked] == columns[0].equals == ["batch"]
+    assert columns[0].advice == "Take batch."
+    assert columns_of([]) == [] and "n = 4 seeds" in table.note
+
+
+@pytest.mark.parametrize(
+    "equals, advice",
+    [
+        ((), "a is the best, but not surely within 1 points of all others."),
+        (("a",), "Take a."),
+        (("batch", "none"), "Take one of batch, none; none is the cheapest."),
+    ],
+)
+def test_the_advice(equals, advice):
+    names = equals or ("a", "b")
+    one = Estimate(1.0, 0.9, 1.1)
+    found = [Standing(name, one, 12, 0.0, name in equals) for name in names]
+    assert Column(ERROR, "net", "", "1 points", found).advice == advice
+
+
+def test_the_cheapest_reads_its_input_least_often():
+    assert passes("none") == 0 == passes("weight_norm")
+    assert passes("rms") < passes("batch_instance")
