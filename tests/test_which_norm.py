@@ -168,6 +168,8 @@ def test_the_matrix_has_a_line_for_each_scheme_and_a_column_for_each_purpose():
     assert {row[0] for row in table.texts()} == {"none", "batch", "group"}
     marked = [row for row in table.texts() if EQUAL in row[1]]
     assert [row[0] for row in marked] == columns[0].equals == ["batch"]
+    times = [sum(row[0] in c.equals for c in columns) for row in table.texts()]
+    assert times == sorted(times, reverse=True) and times[0] > times[-1]
     assert columns[0].advice == "Take batch."
     assert columns_of([]) == [] and "n = 4 seeds" in table.note
 

@@ -3,7 +3,7 @@
 Per scheme and seed there is a cost: log2 of steps, an error, minus log10 of a rate. Schemes are
 paired by seed. With D_ij = mean(cost_i - cost_j) and its standard error SE_ij, scheme i is at most
 
-    U_i = max(0, max over j of (D_ij + t SE_ij))
+    U_i = max over j of (D_ij + t SE_ij), at least 0
 
 behind the best. t is the one-sided quantile at 1 - 0.05 / (k - 1) of k schemes, so that all bounds
 hold together with 95 % confidence. A scheme with U_i < delta is an equal of the best.
@@ -88,7 +88,7 @@ def standings(costs: Costs, purpose: Purpose, sesoi: float) -> list[Standing]:
     for name, row in zip(names, table, strict=True):
         differences = row - table
         errors = differences.std(axis=1, ddof=1) / math.sqrt(len(seeds))
-        behind = max(0.0, float((differences.mean(axis=1) + quantile * errors).max()))
+        behind = float((differences.mean(axis=1) + quantile * errors).max())  # at least 0, its own
         value = t_estimate(purpose.sign * row, 0.95)
         found.append(Standing(name, value, len(seeds), behind, behind < sesoi))
     return sorted(found, key=lambda s: purpose.sign * s.value.centre)
