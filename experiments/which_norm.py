@@ -1,15 +1,15 @@
 """Which norm is to be taken, for which purpose?
 
-Fair test: Every scheme that can run in a network is an arm with its own learning rate. Four things
-are asked of each: few steps to a target, a high rate that still trains, a low error with batches
-of 64, and a low error with small batches. All schemes of a setup share split, data order and, as
+Fair test: Every scheme that can run in a network is an arm with its own learning rate. Few steps to
+a target and a high rate that still trains are asked of each. The error is compared with batches of
+64, and with small ones. All schemes of a setup share split, data order and, as
 far as they have the same parameters, initial weights.
 Source: the papers of the schemes, such as arXiv:1502.03167 and arXiv:1803.08494, each with its own
 comparison; docs/norms.md lists them
 Expect: batch norm and its relatives with batches of 64, group and layer norm with small ones
-Refuted if: nothing is tested. A scheme is an equal of the best if it is less than 0.32 octaves of
-steps, 0.3 decades of rate or 1 point of error (standard: 0.5) behind it, with 95 % confidence for
-all schemes together (n = 12)
+Refuted if: nothing is tested. An equal of the best is surely less than a limit behind it: 0.32
+octaves of steps, 0.3 decades of rate, 1 point of error (standard: 0.5). Surely means 95 %
+confidence for all schemes together (n = 12)
 Cost: quick: about 40 minutes on 2 cores; standard: about 2 hours
 """
 
