@@ -7,9 +7,9 @@ far as they have the same parameters, initial weights.
 Source: the papers of the schemes, such as arXiv:1502.03167 and arXiv:1803.08494, each with its own
 comparison; docs/norms.md lists them
 Expect: batch norm and its relatives with batches of 64, group and layer norm with small ones
-Refuted if: nothing is tested. An equal of the best is surely less than a limit behind it: 0.32
-octaves of steps, 0.3 decades of rate, 1 point of error (standard: 0.5). Surely means 95 %
-confidence for all schemes together (n = 12)
+Refuted if: nothing is tested. An equal of the best is less than delta behind it, with 95 %
+confidence for all schemes together (n = 12). Delta is 0.32 octaves of steps, 0.3 decades of rate,
+1 point of error (standard: 0.5)
 Cost: quick: about 40 minutes on 2 cores; standard: about 2 hours
 """
 
