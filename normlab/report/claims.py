@@ -215,7 +215,7 @@ def literature_statements(reports: Sequence[StudyReport]) -> list[Statement]:
 VERDICT_NOTE = (
     "Effect and interval (99 %) decide: refuted if the interval lies below delta, supported if it "
     "lies above 0 and the effect is at least delta. replication: the probability that the word "
-    "is the same with other seeds. The CSV has the effect, its interval and delta in the unit named."
+    "is the same with other seeds. The CSV has the effect, its interval and delta in its unit."
 )
 
 
