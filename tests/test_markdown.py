@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import subprocess
 import sys
@@ -14,16 +13,16 @@ from urllib.parse import unquote
 
 import pytest
 from made_up_runs import NASTY, PROVENANCE, STUDY
-from normlab.studies.hypothesis_tests import MAX_ERROR, PAIRED_T, QUANTILE, SIGNED_RANK, THRESHOLDS
 
 from normlab.report.claims import Result, literature_statements
 from normlab.report.html import html
 from normlab.report.markdown import claims_page, write_claims_page
-from normlab.report.model import Picture, StudyReport, judge_overall
+from normlab.report.model import Picture, StudyReport
 from normlab.report.tables import markdown_text
 from normlab.runs.errors import StorageError
 from normlab.runs.record import Record
 from normlab.studies.decisions import Contrast, decide
+from normlab.studies.intervals import AT_LEAST, MAX_ERROR, PAIRED_T, QUANTILE
 from normlab.studies.literature import claims, entries, entry_of
 from normlab.studies.rules import KeptRule
 from normlab.studies.setup import ROOT
@@ -37,7 +36,7 @@ TESTS = (
     "C10b C11 C12 C13 C14a C14b"
 ).split()
 CLAIMS = [f"C{i}" for i in range(1, 15)]
-EFFECTS = {"supported": 2.0, "refuted": -2.0, "inconclusive": 0.5}
+EFFECTS = {"supported": 2.0, "refuted": -2.0, "open": 0.5}
 PLAIN = replace(
     STUDY,
     name="plain",
@@ -50,25 +49,25 @@ DISAGREES = "isagrees with the literature"
 
 def row(name: str, word: str = "supported", **facts: Any) -> Contrast:
     """Return a row whose verdict is that word."""
-    spread = 3.0 if word == "inconclusive" else 0.1
+    spread = 3.0 if word == "open" else 0.1
     values = {s: EFFECTS.get(word, 0.0) + spread * (s - 2.5) / 2.5 for s in range(6)}
     told: dict[str, Any] = {
         "claim": f"C{re.sub('[^0-9]', '', name.partition('-')[0])}",
         "sentence": "Faster",
         "comparison": "a - b",
         "scope": f"net of {name}",
-        "effects": {} if word == "no data" else values,
+        "effects": {} if word == "not run" else values,
         "unit": POINTS,
         "sesoi": 1.0,
-        "n": 7 if word == "exploratory" else 6,
-        "test": PAIRED_T,
+        "looks": (7,) if word == "exploratory" else (6,),
+        "estimator": PAIRED_T,
         "setup": "steps",
     }
     return Contrast(id=name, **(told | facts))
 
 
 def report_of(*rows: Contrast, study=PLAIN, profile: str = "quick") -> StudyReport:
-    return StudyReport(study, profile, {}, decide(rows))
+    return StudyReport(study, profile, {}, [decide([contrast]) for contrast in rows])
 
 
 def page(*reports: StudyReport, path: Path = Path("docs/claims.md")) -> str:
@@ -131,31 +130,24 @@ def test_a_test_with_a_suffix_finds_its_entry(name, entry):
 
 
 def test_tests_without_a_verdict_say_why():
-    text = page(report_of(row("C4a", "no data")))
-    assert "- **… no data**: n = 0 of 6" in block(text, "C4a")
-    assert "- **… no data**: no study shown here tests it" in block(text, "C11")
+    text = page(report_of(row("C4a", "not run")))
+    assert "- **… not run**: n = 0 of 6" in block(text, "C4a")
+    assert "- **… not run**: no study shown here tests it" in block(text, "C11")
     assert "- **… not decided**: no recurrent net yet" in block(text, "C9")
     assert "| C9 | Batch norm suits sequences badly | … not decided |" in text
     decided = block(page(report_of(row("C9"))), "C9")
-    assert "not decided" not in decided and "**✓ supported**: 2.00" in decided
+    assert "not decided" not in decided and "**✓ supported, at least delta**: 2.00" in decided
 
 
-@pytest.mark.parametrize(
-    "facts, reason",
-    [
-        ({"prerequisite": "C8a"}, "its gate C8a is inconclusive"),
-        ({"unmet": "C1a is refuted"}, "C1a is refuted"),
-    ],
-)
-def test_an_unmet_prerequisite_gives_its_reason(facts, reason):
-    report = report_of(row("C8a", "inconclusive"), row("C10a-layer", **facts))
+def test_an_unmet_prerequisite_gives_its_reason():
+    reason = "the noise moves nothing"
+    report = report_of(row("C8a", "open"), row("C10a-layer", unmet=reason))
     text, shown = page(report), html([report])
-    line = rf"- \*\*∅ not testable here\*\*: 2.00 .* points, n = 6; {reason}\n"
-    assert re.search(line, block(text, "C10a"))
+    assert f"- **∅ not testable here**: {reason}\n" in block(text, "C10a")
     assert f"Because {reason}" in shown and DISAGREES not in text + shown
 
 
-@pytest.mark.parametrize("word", ["supported", "refuted", "inconclusive", "exploratory", "no data"])
+@pytest.mark.parametrize("word", ["supported", "refuted", "open", "exploratory", "not run"])
 def test_disagreement_is_shown_exactly_where_a_verdict_goes_against_what_is_expected(word):
     asked = [e for e in entries().values() if not e.absent]
     report = report_of(*(row(f"{e.id}-net", word) for e in asked))
@@ -176,7 +168,7 @@ def test_a_claim_has_the_joint_word_of_the_tests_that_belong_to_it():
     assert "## C8. Batch norm fails at small or changing batches: ± depends" in text
     assert "Supported: C8a (net of C8a); C8c (net of C8c). Refuted: C8b (net of C8b)." in text
     three = report_of(row("C8a"), row("C8b", "refuted"))
-    assert "changing batches: ✓ 1 supported, ✗ 1 refuted, … 1 no data" in page(three)
+    assert "changing batches: ✓ 1 supported, ✗ 1 refuted, … 1 not run" in page(three)
     one_sentence = [row("C8a", sentence="It fails"), row("C8b", "refuted", sentence="It fails")]
     assert '<span class="verdict depends">± depends</span>' in html([report_of(*one_sentence)])
 
@@ -274,27 +266,59 @@ def test_the_head_says_where_the_runs_come_from_and_which_rules_changed():
 
 def test_the_facts_say_what_decides():
     bound = row(
-        "C14a", effects={0: 1e-6, 1: 2e-6, 2: 3e-5}, test=MAX_ERROR, sesoi=1e-4, n=3, unit=NATS
+        "C14a",
+        effects={0: 1e-6, 1: 2e-6, 2: 3e-5},
+        estimator=MAX_ERROR,
+        sesoi=1e-4,
+        looks=(3,),
+        unit=NATS,
     )
-    band = row("C12-x", effects={0: 0.99, 1: 1.0, 2: 0.98}, test=THRESHOLDS, n=3, unit=SHARE)
-    tail = row("C5b-gain1", effects={s: (2.0 + s, 0.1 * s) for s in range(6)}, test=QUANTILE)
-    endless = row("C1a", effects=dict.fromkeys(range(6), math.inf), test=SIGNED_RANK)
-    (report,) = judge_overall([report_of(bound, band, tail)])
+    share = row(
+        "C12-x", effects=dict.fromkeys(range(6), 0.99), estimator=AT_LEAST, sesoi=0.95, unit=SHARE
+    )
+    tail = row("C5b-gain1", effects={s: (2.0 + s, 0.1 * s) for s in range(6)}, estimator=QUANTILE)
+    report = report_of(bound, share, tail)
     facts = [dict(Result(report, v).facts) for v in report.verdicts]
     assert [f["Method"] for f in facts] == [
-        "every value at most delta",
-        "mean share: supported at 95 % or more, refuted at 50 % or less",
-        "paired bootstrap of the 90th percentile, Holm over the tests of the study, level 0.025",
+        "every value within the limit, 99 %",
+        "t interval of a share, 99 %",
+        "paired bootstrap of the 90th percentile, 99 %",
     ]
     assert [v.word for v in report.verdicts] == ["supported"] * 3
-    assert ["Delta" in f for f in facts] == [True, False, True]
-    assert facts[0]["Largest value [least, largest]"] == "3e-05 [1e-06, 3e-05] nats"
-    assert [v.stands_overall for v in report.verdicts] == [None, None, True]
-    p = {name: text for name, text in facts[2].items() if name.startswith("p if")}
-    assert p["p if the effect were 0 or less"] == "< 0.0001"
-    assert p["p if it were delta or more"] == "1.0000"
-    assert not any(name.startswith("p if") for f in facts[:2] for name in f)
-    assert "infinite: one arm never reached the target in most seeds" in page(report_of(endless))
+    assert facts[0]["Largest value allowed"] == "0.0001 nats"
+    assert facts[1]["Least value asked for"] == "95.0 %"
+    assert facts[2]["Smallest effect of interest"] == "1 points"
+    assert facts[0]["Effect with its interval"] == "3e-05 [3e-05, 3e-05] nats"
+    assert facts[1]["The same word again"] == "100 %, by a bootstrap over the seeds"
+    assert facts[2]["Planned n"] == "6, until the word is clear"
+
+
+def test_qualifiers_borderline_words_and_lower_bounds_are_shown():
+    small = row("C1a", effects={s: 0.3 + 0.01 * s for s in range(6)})
+    bound = row("C1b", is_lower_bound=True)
+    near = row("C8a", effects={s: v for s, v in enumerate((1.1, 0.9, 1.5, 0.7, 1.3, 0.8))})
+    text = page(report_of(small, bound, near))
+    assert "**✗ refuted, small**: 0.32 \\[" in block(text, "C1a")
+    assert "**✓ supported, at least delta**: ≥ 2.00 \\[" in block(text, "C1b")
+    assert "**✓ supported, borderline**: 1.05 \\[" in block(text, "C8a")
+
+
+def test_the_path_of_n_is_shown_where_it_grew():
+    first = row("C8a", "open", looks=(6, 8))
+    second = row("C8a", effects={s: 2.0 + 0.1 * s for s in range(8)}, looks=(6, 8))
+    verdict = decide([first, second])
+    report = StudyReport(PLAIN, "quick", {}, [verdict])
+    path = Result(report, verdict).path
+    assert re.fullmatch(r"n = 6: open, 0\.50 \[.*\] points; n = 8: supported, 2\.35 .*", path)
+    assert path in html([report]) and "on the way: n = 6: open" in block(page(report), "C8a")
+    assert Result(report, decide([second])).path == ""
+
+
+def test_an_end_of_an_interval_is_not_rounded_to_what_decides():
+    """U is -0.0004, just below 0: it reads reversed, and must not be printed as 0.00."""
+    values = {0: -0.0004, 1: -0.0004, 2: -0.0004}
+    report = report_of(row("C8b", effects=values, looks=(3,)))
+    assert "refuted, reversed**: −0.0004 \\[−0.0004, −0.0004\\] points" in block(page(report), "C8b")
 
 
 def test_the_command_writes_the_claims(tmp_path):
@@ -305,4 +329,4 @@ def test_the_command_writes_the_claims(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "report.py"), "--results=results", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.endswith(f"page: {Path('results', 'report', 'index.html')}\n")
-    assert "- **… no data**: n = 0 of 12" in (tmp_path / "claims.md").read_text(encoding="utf-8")
+    assert "- **… not run**: n = 0 of 12" in (tmp_path / "claims.md").read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from made_up_runs import FIGURES, PROVENANCE, STUDY, runs_for
 
 from normlab.report.figures.draw import KINDS, draw
 from normlab.report.formatting import command
-from normlab.report.model import StudyReport, collect, judge_overall
+from normlab.report.model import StudyReport, collect
 from normlab.report.terminal import headline
 from normlab.report.write import draw_all, write_report
 from normlab.runs.config import program_id
@@ -26,11 +27,9 @@ from normlab.runs.files import write_json
 from normlab.runs.provenance import timing_place
 from normlab.runs.record import Record
 from normlab.runs.store import Store
-from normlab.studies.decisions import decide
 from normlab.studies.planning import ConfigCache
 from normlab.studies.rules import rule_of, write_rule
 from normlab.studies.study import Figure, Study
-from normlab.studies.units import POINTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = replace(STUDY, figures=())
@@ -162,7 +161,7 @@ def test_a_study_without_runs_says_so(tmp_path):
     reports = gather(tmp_path, {})
     assert all(draw(f, reports[0].evidences[f.setup]) is None for f in FIGURES)
     text = Page(write_report(Store(tmp_path), reports)).text
-    assert "Nothing has run yet" in text and "… no data" in text
+    assert "Nothing has run yet" in text and "… not run" in text
 
 
 def test_another_process_writes_the_same_files_without_jax(written, tmp_path):
@@ -206,34 +205,28 @@ def test_the_table_of_verdicts_has_numbers(written, records, tmp_path):
     rows = csv.DictReader(io.StringIO(text))
     for row, verdict in zip(rows, gather(tmp_path, records)[0].verdicts, strict=True):
         found = [float(row[name]) for name in ("effect", "effect, low", "effect, high")]
-        assert found == [verdict.effect, *verdict.interval]
-        assert (row["unit"], float(row["coverage"])) == ("octaves", verdict.coverage)
-        assert (row["verdict"], int(row["n"])) == (verdict.word, verdict.n)
-        p_values = [verdict.p_above_zero, verdict.p_below_sesoi] if verdict.is_decided else []
-        assert [float(row[n]) for n in row if n.startswith("p_") and row[n]] == p_values
+        estimate = verdict.estimate
+        assert found == [estimate.centre, estimate.low, estimate.high]
+        assert (row["unit"], row["verdict"], row["qualifier"]) == (
+            *("octaves", verdict.word),
+            verdict.qualifier,
+        )
+        assert (int(row["n"]), row["planned n"]) == (verdict.n, str(verdict.contrast.looks[0]))
+        again = float(row["replication"]) if row["replication"] else math.nan
+        assert again == pytest.approx(verdict.replication, nan_ok=True)
 
 
 def test_the_headline_fits_a_terminal(records, tmp_path):
     reports = gather(tmp_path, records)
-    weak = replace(reports[0].verdicts[0], word="inconclusive", n_enough=40)
+    weak = replace(reports[0].verdicts[0], word="open", qualifier="")
     reports = [replace(reports[0], verdicts=[weak, *reports[0].verdicts])]
     lines = headline(reports, tmp_path / "index.html").splitlines()
-    assert max(len(line) for line in lines[:-1] if "would decide" not in line) == 100
-    assert lines[1].split()[:2] == ["C1a", "inconclusive"]
-    assert lines[2].endswith("--setups=steps --arms=none,batch --seeds=40")
+    assert max(map(len, lines[:-1])) == 100
+    assert lines[1].split()[:2] == ["C1a", "open"]
+    assert re.match(r"  C1b +refuted, small +[\d.]+× \[.*\] +n = 6 ", lines[3])
     assert re.match(r"  C1c +exploratory, n differs +[\d.]+× \[.*\] +n = 6 of 7", lines[-2])
     assert lines[-1] == f"page: {tmp_path / 'index.html'}"
     assert headline([]) == ""
-
-
-def test_a_verdict_that_many_tests_undo_does_not_stand_overall(records, tmp_path):
-    report = gather(tmp_path, records)[0]
-    effects = dict(enumerate((0.4, 0.1, 0.9, -0.1, 0.7, 0.5, 0.2, 0.6)))
-    row = replace(report.verdicts[0].contrast, effects=effects, n=8, sesoi=0.1, unit=POINTS)
-    alone = judge_overall([replace(report, verdicts=decide([row]))])
-    assert [(v.word, v.stands_overall) for v in alone[0].verdicts] == [("supported", True)]
-    crowd = [replace(report, verdicts=decide([replace(row, id=f"{i}")])) for i in range(20)]
-    assert not any(v.stands_overall for r in judge_overall(crowd) for v in r.verdicts)
 
 
 def test_files_have_names_of_their_own(monkeypatch, records, tmp_path):

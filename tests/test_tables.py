@@ -8,13 +8,14 @@ import math
 from dataclasses import replace
 from statistics import median
 
+import numpy as np
 import pytest
 from made_up_runs import LEVELS, RATES, STEPS, STUDY, runs_for
-from normlab.studies.hypothesis_tests import median_interval, t_interval
 
 from normlab.report.setup_table import reference_of, setup_table
 from normlab.report.tables import Markdown, Measured, Table
 from normlab.runs.record import Record
+from normlab.studies.intervals import CONFIDENCE, median_interval, t_estimate, t_interval
 from normlab.studies.metrics import error_points, steps_to_target
 from normlab.studies.planning import SetupRuns
 from normlab.studies.protocols import rate_of
@@ -42,6 +43,8 @@ def test_every_arm_has_its_n_its_rate_and_its_median(records):
     for seed, run in e.reports["batch"].items():  # made-up runs score alike on all splits
         final = run.final | {"test_accuracy": run.final["test_accuracy"] - 0.1}
         e.reports["batch"][seed] = replace(run, final=final)
+    runs = {e.best["batch"]: e.reports["batch"]}
+    e.reported["batch"] = replace(e.reported["batch"], runs=runs)
     table = setup_table(e)
     assert {r[0]: cells_of(table, r[0])["n"] for r in table.texts()} == {
         "none": "6",
@@ -74,17 +77,38 @@ def test_differences_are_paired_with_the_largest_level(records):
         "none": "batch/64",
     }
     four, whole = e.runs_of("batch/4"), e.runs_of("batch/64")
-    del e.reports["batch/64"][0]  # a seed without its pair is left out
-    differences = [error_points(four[s]) - error_points(whole[s]) for s in four if s in whole]
-    expected = [sum(differences) / len(differences), *t_interval(differences)]
+    differences = [error_points(four[s]) - error_points(whole[s]) for s in four]
+    known = t_estimate(np.array(differences), CONFIDENCE)
+    expected = [sum(differences) / len(differences), *known.interval]
     found = numbers_of(setup_table(e), "batch/4", "difference to batch/64")
     assert found == pytest.approx(expected)
 
 
-def test_a_sweep_has_the_largest_rate_that_trains(records):
-    table = setup_table(SetupRuns(RATES, records))
-    assert cells_of(table, "none")["largest rate that trains"].startswith("0.1 [")
-    assert cells_of(table, "batch")["times the rate of none"].startswith("31.6 [")
+def test_an_arm_with_several_rates_counts_with_their_mean(records):
+    """A second rate 3 points worse: the error is 1.5 points higher, the difference too."""
+    e = SetupRuns(LEVELS, records)
+    before = setup_table(e)
+    (rate,) = e.reported["batch/4"].runs
+    runs = e.reported["batch/4"].runs[rate]
+    worse = {
+        s: replace(r, final=r.final | {"test_accuracy": r.final["test_accuracy"] - 0.03})
+        for s, r in runs.items()
+    }
+    e.reported["batch/4"] = replace(e.reported["batch/4"], runs={rate: runs, rate + 0.25: worse})
+    after = setup_table(e)
+    for column in ("test error, points", "difference to batch/64"):
+        new, old = (numbers_of(t, "batch/4", column)[0] for t in (after, before))
+        assert new == pytest.approx(old + 1.5)
+
+
+def test_edges_have_the_highest_rate_that_trains(records):
+    e = SetupRuns(RATES, records)
+    table = setup_table(e)
+    edge = 10 ** median(e.edges["none"].values())
+    assert numbers_of(table, "none", "highest rate that trains")[0] == pytest.approx(edge)
+    ratio = [e.edges["batch"][s] - e.edges["none"][s] for s in e.edges["none"]]
+    found = numbers_of(table, "batch", "times the rate of none")
+    assert found[0] == pytest.approx(10 ** (sum(ratio) / len(ratio)))
     assert cells_of(table, "batch")["n"] == "6"
     tried = [r for runs in SetupRuns(RATES, records).grids["none"].values() for r in runs.values()]
     assert cells_of(table, "none")["failed, all rates"].split(" (")[0].endswith(f"of {len(tried)}")
@@ -94,11 +118,12 @@ def test_a_missed_target_is_infinite_and_a_failure_is_counted(records):
     e = SetupRuns(STEPS, records)
     bad = {s: replace(r, status="diverged", curve=[]) for s, r in e.reports["none"].items()}
     e.reports["none"] = bad
+    e.reported["none"] = replace(e.reported["none"], runs={e.best["none"]: bad})
     table = setup_table(e)
     assert cells_of(table, "none")["steps to 90 %"] == "∞ [∞, ∞]"
     assert cells_of(table, "none")["failed"] == "6 of 6 (6 diverged)"
     assert numbers_of(table, "none", "failed") == [6, 6, 6]
-    assert "never reaching the target" in table.note
+    assert "A diverged run counts with the accuracy of chance" in table.note
 
 
 def test_seconds_to_the_target_are_shown_only_where_a_step_was_timed(records):

@@ -32,8 +32,13 @@ class Result:
     def effect(self) -> str:
         """The effect with its interval, as a reader sees it."""
         found, contrast = self.verdict.estimate, self.contrast
-        at_least = "≥ " if contrast.is_lower_bound and not math.isnan(found.centre) else ""
-        return at_least + contrast.unit.text(found.centre, found.interval)
+        at_least = "≥ " if contrast.is_lower_bound and self.has_effect else ""
+        marks = (0.0, contrast.sesoi) if contrast.estimator.is_difference else (contrast.sesoi,)
+        return at_least + contrast.unit.text(found.centre, found.interval, marks)
+
+    @property
+    def has_effect(self) -> bool:
+        return not math.isnan(self.verdict.estimate.centre)
 
     @property
     def sesoi(self) -> str:

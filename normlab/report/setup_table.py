@@ -107,15 +107,15 @@ def lines_of(e: SetupRuns) -> list[Line]:
 def reference_of(e: SetupRuns, arm: Arm) -> str:
     """Return the arm that an arm is compared with, or an empty string for the reference itself.
 
-    It is `batch` where error is measured and `none` where steps or rates are. In a setup with
-    levels it is the largest level, of the arm's own line if it has one.
+    In a setup with levels it is the largest level, of the arm's own line if it has one. Otherwise
+    the protocol names it.
     """
     levels = [a for a in e.setup.arms if a.level is not None]
     if levels:
         line = [a for a in levels if a.line == arm.line] or levels
         name = max(line, key=lambda a: a.level or 0.0).name
     else:
-        name = "none" if e.setup.protocol.has_target else "batch"
+        name = e.setup.protocol.reference
     return name if name != arm.name and e.setup.arm(name) else ""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,12 @@ def _proportion(values: np.ndarray) -> Estimate:
     return Estimate(float(values.mean()), *clopper_pearson(int(values.sum()), len(values)))
 
 
+def _share(values: np.ndarray) -> Estimate:
+    """Return the mean of shares with its t interval, which ends at 0 and 1."""
+    found = t_estimate(values)
+    return Estimate(found.centre, *(float(end) for end in np.clip(found.interval, 0, 1)))
+
+
 def _discordant(values: np.ndarray) -> Estimate:
     """Values are 1, 0 or -1. Seeds with 0 say nothing about the difference. The estimate is the
     excess of 1 over -1 among the others; with none of them it can be anything."""
@@ -149,7 +155,7 @@ QUANTILE = Estimator(
 AT_MOST = Estimator(
     "proportion", "exact (Clopper-Pearson) interval", _proportion, limit=-1, shows_seeds=False
 )
-AT_LEAST = replace(PAIRED_T, name="at least", label="t interval against a limit", limit=1)
+AT_LEAST = Estimator("at least", "t interval of a share", _share, limit=1)
 MAX_ERROR = Estimator("bound", "every value within the limit", _largest, limit=-1)
 
 

@@ -104,6 +104,11 @@ class Tuning:
         return self.times_steps
 
     @property
+    def reference(self) -> str:
+        """The arm that a table compares the others with."""
+        return "none" if self.times_steps else "batch"
+
+    @property
     def cap(self) -> float:
         """How far above the least value a rate counts at most, when a parabola is fitted."""
         return 3.0 if self.times_steps else 0.2
@@ -204,7 +209,7 @@ class Edges:
 
     kind, stage, seeds, screening_stride = "edges", "edge", (), 1
     rate_column, failed_column = "best rate", "failed, all rates"
-    times_steps, has_target = False, False
+    times_steps, has_target, reference = False, False, "none"
 
     def passes(self, grid: Grid, seed: int, run: Record) -> bool:
         best = max(accuracy(runs[seed], "validation") for runs in grid.values())

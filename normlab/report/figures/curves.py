@@ -92,7 +92,6 @@ def draw_rates(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
         bottom.plot(rates, failed, **style)
     if not top.lines:
         return False
-    _draw_target(top, e.setup.target)
     top.set_ylabel("final validation accuracy, %")
     bottom.set_ylabel("failed, %")
     bottom.set_ylim(-8, 108)
