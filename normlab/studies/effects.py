@@ -35,7 +35,7 @@ class Measured:
     """The effects of a contrast, and what the runs say about them."""
 
     effects: dict[int, Any]
-    """Seed -> effect; NaN where there is none, because neither arm got there, say."""
+    """Seed -> effect; not finite where there is none, because neither arm got there, say."""
     remark: str = ""
     unmet: str = ""
     """Why the contrast cannot be tested on these runs; empty: it can."""
@@ -101,7 +101,7 @@ class Claim:
         effect, measured = self.effect, self.effect.measure(e)
         if not isinstance(measured, Measured):
             measured = Measured(measured)
-        known = {s: v for s, v in measured.effects.items() if not np.any(np.isnan(v))}
+        known = {s: v for s, v in measured.effects.items() if np.all(np.isfinite(v))}
         return Contrast(
             id=self.id,
             claim=self.claim,

@@ -62,7 +62,9 @@ def values_of(e: SetupRuns, arm: Arm, key: str) -> list[float]:
 
     The latter is chance for a run that diverged; a run that was not measured has none.
     """
-    runs = e.runs_of(arm.name).values()
+    runs, reported = e.runs_of(arm.name).values(), e.reported.get(arm.name)
+    if not key and reported and reported.seeds:  # as in the table: the mean over its rates
+        return [*reported.values(error_points).values()]
     if not key:
         return [error_points(run) for run in runs]
     finals = [r.final.get(key) if r.status == "trained" else chance(r) for r in runs]

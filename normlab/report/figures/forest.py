@@ -34,8 +34,8 @@ TITLE_WIDTH, UNIT_WIDTH = 24, 26
 
 
 def draw_effects(verdicts: Sequence[Verdict]) -> Drawing | None:
-    """Return the figure of the contrasts with 2 or more finite effects; None where none has."""
-    shown = [v for v in verdicts if np.isfinite(effects_of(v)).all(axis=1).sum() >= 2]
+    """Return the figure of the contrasts with 2 or more effects; None where none has."""
+    shown = [v for v in verdicts if len(effects_of(v)) >= 2 and v.path]
     if not shown:
         return None
     across, down = min(ACROSS, len(shown)), -(-len(shown) // ACROSS)
@@ -66,37 +66,25 @@ def draw_contrast(ax: Axes, verdict: Verdict) -> None:
     centre, *interval = (base + scale * v for v in (found.centre, *found.interval))
     dots = sets if test.shows_seeds else sets[:, :0]
     known = np.array([*dots.flat, centre, *interval, *limits, base])
-    known = known[np.isfinite(known)]
     room = 0.1 * (np.ptp(known) or abs(known.max()) or 1.0)
-    low, high = ax.set_ylim(known.min() - room, known.max() + room)
+    ax.set_ylim(known.min() - room, known.max() + room)
     edges = [(limit, LIMIT) for limit in limits]
     edges += [(base, NO_EFFECT)] if test.is_difference else []
     for at, style in edges:
-        if np.isfinite(at):
-            ax.axhline(at, **style, zorder=1)
+        ax.axhline(at, **style, zorder=1)
     places = zip(PAIR_AT, (FIRST, DOT), strict=True) if test.has_pairs else [(0.0, DOT)]
     for (at, style), values in zip(places, dots.T, strict=False):
         spread = 0.3 if test.has_pairs else 0.5
         beside = spread * ((np.arange(len(values)) * GOLDEN + 0.5) % 1 - 0.5)
-        _draw_points(ax, at + beside, values, style)
-    ax.plot([CENTRE_AT] * 2, np.clip(interval, low, high), color=CENTRE["color"], lw=CENTRE["lw"])
-    marked = np.array([*(v for v in interval if np.isinf(v)), centre])
-    _draw_points(ax, np.full(len(marked), CENTRE_AT), marked, CENTRE | {"ls": "none"})
+        ax.plot(at + beside, values, **style)
+    ax.plot([CENTRE_AT] * 2, interval, color=CENTRE["color"], lw=CENTRE["lw"])
+    ax.plot([CENTRE_AT], [centre], **CENTRE | {"ls": "none"})
     ax.set_xlim(-0.6, 0.95)
     ax.set_xticks([])
     ax.set_ylabel(wrapped(contrast.unit.axis_label, UNIT_WIDTH))
     words = ", ".join(filter(None, [with_symbol(verdict.word), verdict.qualifier]))
     title = f"{contrast.id}\n{words}"
     ax.set_title(f"{wrapped(title, TITLE_WIDTH)}\nn = {n_text(verdict)}", fontsize=8, pad=8)
-
-
-def _draw_points(ax: Axes, at: np.ndarray, values: np.ndarray, style: dict[str, Any]) -> None:
-    """Draw values as points, infinite ones as arrows at the edge beyond which they lie."""
-    marks = ((values == -np.inf, "v"), (values == np.inf, "^"), (np.isfinite(values), None))
-    for is_shown, arrow in marks:
-        if is_shown.any():
-            mark = style | ({"marker": arrow, "clip_on": False} if arrow else {})
-            ax.plot(at[is_shown], np.clip(values[is_shown], *ax.get_ylim()), **mark)
 
 
 def _draw_legend(drawing: Drawing, verdicts: Sequence[Verdict], columns: int) -> None:
