@@ -1,4 +1,4 @@
-"""What one run says: steps to a target, largest rates, failures, fits; numbers by hand."""
+"""What one run says: steps to a target, failures, fits; numbers by hand."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from normlab.studies.metrics import (
     at_train_loss,
     error_points,
     is_failed,
-    largest_rate,
-    log_octaves,
+    restricted_octaves,
     share_learned,
     steps_to_target,
     train_accuracy,
@@ -60,7 +59,7 @@ def test_steps_to_target(curve, target, steps):
     assert steps_to_target(trained(curve), target) == pytest.approx(steps, rel=1e-12)
 
 
-@pytest.mark.parametrize("final", [{"status": "diverged"}, {"validation_accuracy": 0.49}])
+@pytest.mark.parametrize("final", [{"status": "diverged"}, {"validation_accuracy": 0.45}])
 def test_a_failed_run_never_reaches_its_target(final):
     assert steps_to_target(record(CURVE, **final), 0.2) == INF
 
@@ -71,37 +70,51 @@ def test_steps_to_target_of_running_averages(target, steps):
 
 
 @pytest.mark.parametrize(
-    "slow, fast, octaves",
-    [(80, 20, 2), (20, 80, -2), (5, 5, 0), (INF, 3, INF), (3, INF, -INF), (INF, INF, 0)],
+    "slow, fast, octaves, is_cut_off",
+    [
+        (0.9, 0.4, 2.0, False),  # 80 steps over 20
+        (0.4, 0.9, -2.0, False),
+        (0.91, 0.4, math.log2(300 / 20), True),  # a miss counts with all 300 steps
+        (0.4, 0.91, math.log2(20 / 300), False),
+        (0.91, 0.92, math.nan, True),  # two misses are no tie
+    ],
 )
-def test_log_octaves(slow, fast, octaves):
-    assert log_octaves(slow, fast) == octaves
+def test_restricted_octaves(slow, fast, octaves, is_cut_off):
+    """Runs of one curve, lowered so that they reach the target 0.9 when it reaches another."""
+
+    def reaching(target: float) -> Record:
+        lowered = [(step, accuracy - target + 0.9) for step, accuracy in CURVE]
+        return record(lowered, validation_accuracy=0.9)
+
+    found = restricted_octaves(reaching(slow), reaching(fast), 0.9)
+    assert found == (pytest.approx(octaves, nan_ok=True), is_cut_off)
 
 
 @pytest.mark.parametrize(
-    "passed, top",
+    "provenance, name, limit",
     [
-        ("1110", 2),
-        ("0110", 2),
-        ("1111", 3),
-        ("0000", -INF),
-        ("11011", 1),  # of two runs of equal length the lower one
-        ("10111", 4),  # one bad rate does not hide a longer run above it
-        ("1101", 1),
-        ("", -INF),
+        ({}, "digits", 0.1 + 0.4 * 0.9),
+        ({}, "cifar100", 0.01 + 0.4 * 0.99),
+        ({"chance": 0.6}, "digits", 0.6 + 0.4 * 0.4),
     ],
 )
-def test_largest_rate(passed, top):
-    rates = {float(i): letter == "1" for i, letter in enumerate(passed)}
-    assert largest_rate(rates) == top
-    assert largest_rate(dict(reversed(rates.items()))) == top
+def test_failure_depends_on_chance(provenance, name, limit):
+    """The most frequent class of the data, where the result keeps it; else one of its classes."""
+    config = defaults() | {"data.name": name}
+    one = replace(record(), config=config, provenance=provenance)
+    below, above = (
+        replace(one, final={"validation_accuracy": limit + by}) for by in (-0.001, 0.001)
+    )
+    assert is_failed(below) and not is_failed(above)
+    diverged = replace(one, status="diverged")
+    assert accuracy(diverged, "test") == pytest.approx((limit - 0.4) / 0.6)
 
 
 @pytest.mark.parametrize(
     "status, final, failed",
     [
-        ("trained", {"validation_accuracy": 0.5}, False),
-        ("trained", {"validation_accuracy": 0.4999}, True),
+        ("trained", {"validation_accuracy": 0.4601}, False),
+        ("trained", {"validation_accuracy": 0.4599}, True),
         ("trained", {}, True),
         ("diverged", {}, True),
         ("diverged", {"validation_accuracy": 0.99}, True),
@@ -111,13 +124,15 @@ def test_is_failed(status, final, failed):
     assert is_failed(record(status=status, **final)) is failed
 
 
-def test_errors_of_a_failed_run_are_those_of_chance():
+def test_errors_of_a_diverged_run_are_those_of_chance():
     good = record(validation_accuracy=0.9, test_accuracy=0.97, running_test_accuracy=0.5)
     assert accuracy(good, "test") == 0.97 and accuracy(good, "validation") == 0.9
     assert error_points(good) == pytest.approx(3) and error_points(good, mode="running_") == 50
-    for bad in (record(status="diverged"), record(validation_accuracy=0.4, test_accuracy=0.97)):
-        assert error_points(bad) == pytest.approx(90)
-        assert accuracy(bad, "validation") == pytest.approx(0.1)
+    diverged = record(status="diverged")
+    assert error_points(diverged) == pytest.approx(90)
+    assert accuracy(diverged, "validation") == pytest.approx(0.1)
+    failed = record(validation_accuracy=0.4, test_accuracy=0.3)  # its own error, none imputed
+    assert is_failed(failed) and error_points(failed) == pytest.approx(70)
 
 
 def run(rows: list[dict[str, float]], status: str = "trained", **settings: Any) -> Record:
@@ -152,7 +167,8 @@ def test_matched_losses_are_those_that_both_reach():
     e: Any = SimpleNamespace(runs_of=lambda arm: runs[arm])
     e.paired = lambda *names: SetupRuns.paired(e, *names)
     found = at_matched_losses(e, "a", "b", "p", lambda v: 10 * v)
-    assert found == {0: pytest.approx(10.0 - 40.0)}  # at 1.0 alone; seed 1 of a reaches none
+    assert found[0] == pytest.approx(10.0 - 40.0)  # at 1.0 alone
+    assert found.keys() == {0, 1} and math.isnan(found[1])  # seed 1 of a reaches none
 
 
 def test_share_of_replaced_labels_where_the_others_are_learned():
@@ -167,7 +183,18 @@ def test_share_of_replaced_labels_where_the_others_are_learned():
 
 @pytest.mark.parametrize("last, failed", [(0.01, False), (0.0100000001, False), (0.02, True)])
 def test_a_run_that_misses_its_fit_has_failed(last, failed):
-    one = run([{"train_set_loss": 1.0}, {"train_set_loss": last}], train__stop_at_loss=0.01)
+    rows = [{"step": 10, "train_set_loss": 1.0}, {"step": 300, "train_set_loss": last}]
+    one = run(rows, train__stop_at_loss=0.01)
     assert is_failed(one) == failed
     assert not is_failed(replace(one, config=defaults()))
     assert is_failed(replace(one, curve=[]))
+
+
+def test_a_fit_with_replaced_labels_is_that_of_all_examples():
+    """The program stops on the loss of all labels, kept and replaced. A run that it stopped before
+    its last step has reached the fit."""
+    last = {"step": 300, "train_set_loss": 0.001, "replaced_loss": 0.1}
+    one = run([last], train__stop_at_loss=0.01, data__label_noise=0.3)
+    assert is_failed(one)
+    assert not is_failed(replace(one, curve=[last | {"replaced_loss": 0.02}]))
+    assert not is_failed(replace(one, curve=[last | {"step": 200}]))

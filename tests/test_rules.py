@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from normlab.studies.hypothesis_tests import SIGNED_RANK
 
 from normlab.runs.files import write_json
 from normlab.runs.provenance import changed_facts, timing_place
 from normlab.runs.record import Record, is_stale
 from normlab.runs.store import Store
 from normlab.settings import SETTINGS
-from normlab.studies import rules
+from normlab.studies.intervals import DISCORDANT
 from normlab.studies.planning import ConfigCache
+from normlab.studies.protocols import Tuning
 from normlab.studies.rules import UNKNOWN, differences, read_rule, rule_of, write_rule
-from normlab.studies.setup import ROOT
+from normlab.studies.setup import ROOT, FollowUp
 from normlab.studies.study import adapt, load_study
 from normlab.studies.units import OCTAVES
 from normlab.training.version import HASHES_BEFORE_VERSIONS, TRAINING_VERSION
@@ -104,10 +104,9 @@ DECIDING = {
     "sentence": ({"sentence": "another"}, "another"),
     "contrast": ({"effect": replace(CLAIM.effect, comparison="another")}, "another"),
     "unit": ({"effect": replace(CLAIM.effect, unit=OCTAVES)}, "octaves"),
-    "test": ({"effect": replace(CLAIM.effect, test=SIGNED_RANK)}, "wilcoxon"),
+    "interval": ({"effect": replace(CLAIM.effect, estimator=DISCORDANT)}, "discordant"),
     "delta": ({"sesoi": 0.9}, "0.9"),
-    "n": ({"n": 13}, "13"),
-    "gate": ({"prerequisite": "C8b"}, "C8b"),
+    "n": ({"looks": (12, 13)}, "[12, 13]"),
 }
 """Key of a rule -> a change of the claim, and what its difference shows."""
 
@@ -131,13 +130,37 @@ def test_a_rule_that_is_kept_is_never_replaced(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_results_that_keep_a_hash_of_the_study_file_are_read(tmp_path, monkeypatch):
+def test_results_that_keep_a_hash_of_the_study_file_have_another_rule(tmp_path):
     store = Store(tmp_path).open()
     (tmp_path / "studies").mkdir()
-    known = {"hash": "0123", "digests": {"quick": rules.digest(rule_of(STUDY, "quick"))}}
-    monkeypatch.setitem(rules.HASHES_BEFORE_CONTENT, "batch_size", known)
-    for rule_hash, changes in (("0123", ()), ("another", (UNKNOWN,))):
-        facts = {"rule_hash": rule_hash, "file": "batch_size", "written": "2026-11-20"}
-        write_json(tmp_path / "studies" / "batch_size-quick.json", facts)
-        kept = read_rule(store, STUDY, "quick")
-        assert kept and kept.changes == changes and kept.written == "2026-11-20"
+    facts = {"rule_hash": "0123", "file": "batch_size", "written": "2026-11-20"}
+    write_json(tmp_path / "studies" / "batch_size-quick.json", facts)
+    kept = read_rule(store, STUDY, "quick")
+    assert kept and kept.changes == (UNKNOWN,) and kept.written == "2026-11-20"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": Tuning()},
+        {"data_orders": 2},
+        {"target": 0.5},
+        {"stop_at": 0.95},
+        {"screening_seeds": 9},
+        {"report_settings": {"train.eval_every": 7}},
+        {"follows": (FollowUp("again", "batch/4", "batch/64", factor=2.0),)},
+    ],
+)
+def test_whatever_decides_in_a_setup_is_part_of_its_rule(change):
+    mlp, *others = STUDY.setups["quick"]
+    changed = replace(STUDY, setups={"quick": (replace(mlp, **change), *others)})
+    lines = [*differences(rule_of(STUDY, "quick"), rule_of(changed, "quick"))]
+    assert lines and all(line.startswith(f"setups, {mlp.name}, ") for line in lines)
+
+
+def test_a_ranking_is_part_of_its_rule():
+    study = load_study("which_norm")
+    first, *others = study.rankings
+    changed = replace(study, rankings=(replace(first, sesoi=9.0), *others))
+    (line,) = differences(rule_of(study, "quick"), rule_of(changed, "quick"))
+    assert line.startswith("rankings: ")
