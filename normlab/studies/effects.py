@@ -101,6 +101,9 @@ class Claim:
         effect, measured = self.effect, self.effect.measure(e)
         if not isinstance(measured, Measured):
             measured = Measured(measured)
+        sesoi = self.sesoi[profile] if isinstance(self.sesoi, Mapping) else self.sesoi
+        if measured.estimator is DISCORDANT:
+            sesoi = 0.0  # a share of pairs has not the unit of the claim
         known = {s: v for s, v in measured.effects.items() if np.all(np.isfinite(v))}
         return Contrast(
             id=self.id,
@@ -110,7 +113,7 @@ class Claim:
             scope=self.scope or e.setup.title,
             effects=known,
             unit=measured.unit or effect.unit,
-            sesoi=self.sesoi[profile] if isinstance(self.sesoi, Mapping) else self.sesoi,
+            sesoi=sesoi,
             looks=self.looks,
             estimator=measured.estimator or effect.estimator,
             setup=self.setup,
@@ -203,7 +206,8 @@ def speedup_in_seconds(slow: str, fast: str) -> Effect:
         cost, steps = math.log2(seconds[fast] / seconds[slow]), octaves(e, slow, fast)
         effects = {s: v - cost for s, v in steps.effects.items()}
         remark = f"a step with {fast} norm takes {2**cost:.2f} times as long here"
-        return replace(steps, effects=effects, remark=remark)
+        remarks = "; ".join(filter(None, [remark, steps.remark]))
+        return replace(steps, effects=effects, remark=remarks)
 
     steps = speedup(slow, fast)
     comparison = f"{steps.comparison}, in seconds of single runs"

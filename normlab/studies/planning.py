@@ -24,6 +24,8 @@ from normlab.studies.protocols import Edges, Tuning, eligible, rate_of
 from normlab.studies.rates import REACH, STEP, bisected, neighbours, snapped, vertex, window
 from normlab.studies.setup import Arm, FollowUp, Setup, load_config
 
+MOST_MOVES = 8
+"""How often a window moves at most: an arm that fails at every rate has no lowest point."""
 SCREENING_SEEDS = 3
 """Tuning seeds of an arm that decides nothing."""
 
@@ -254,7 +256,7 @@ class SetupRuns:
             tried.append(middle)
             lowest = found.vertex()
             is_inside = abs(lowest - middle) < (REACH - 0.5) * STEP
-            if is_inside or lowest in tried:
+            if is_inside or lowest in tried or len(tried) > MOST_MOVES:
                 return lowest, found
             middle = lowest
 

@@ -23,6 +23,8 @@ OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
 
 FIRST_SEED = 10_000
 """Reporting seeds begin here."""
+TUNING_ORDERS = 2_000
+"""Where seeds draw initial weights alone, the splits and data orders of tuning begin here."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ class Setup:
         """Return what a seed sets."""
         if not self.data_orders:
             return {"seed": seed}
-        return {"seed": FIRST_SEED + seed % self.data_orders, "init.seed": seed}
+        first = FIRST_SEED if seed >= FIRST_SEED else TUNING_ORDERS
+        return {"seed": first + seed % self.data_orders, "init.seed": seed}
 
     def on(self, base: str, title: str, **changes: Any) -> Setup:
         """Return the setup on another network or data set, with its primary arms alone unless
