@@ -1,75 +1,17 @@
-"""Planning: which runs a setup asks for, stage by stage, with made-up answers instead of training.
-
-`Lab` plays the part of the workers: a response function says how accurate a run of an arm ends at
-a rate, and every look at the setup trains what is wanted, until nothing is.
-"""
+"""Planning: which runs a setup asks for, stage by stage, with made-up answers to them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from lab import INSIDE, MEMORY, NONE, SEEDS, SETUP, TUNING, Lab, peak
 
-from normlab.runs.record import Record
-from normlab.settings import Config
 from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
-from normlab.studies.setup import Arm, FollowUp, Setup, Sweep, Tuning, rate_of
-
-Response = Callable[[str, float, int], float]
-"""(norm, exponent of the rate, seed) -> final accuracy."""
-
-NONE = Arm("none", {"norm.name": "none"}, is_primary=True)
-BATCH = Arm("batch", {"norm.name": "batch"}, is_primary=True)
-GROUP = Arm("group", {"norm.name": "group"})
-TUNING = Tuning((-2.0, -1.5, -1.0), 0.5, "error")
-SETUP = Setup("setup", "title", "digits_mlp", (NONE, BATCH, GROUP), TUNING, seeds=4)
-
-
-class Lab:
-    """Answers what a setup asks for; `looks` holds what was wanted anew at each look."""
-
-    def __init__(self, setup: Setup, response: Response):
-        self.setup, self.response = setup, response
-        self.records: dict[str, Record] = {}
-        self.looks: list[list[RequiredRun]] = []
-        self.evidence = SetupRuns(setup, self.records, MEMORY)
-        while not self.evidence.is_complete:
-            wanted = self.evidence.wanted.values()
-            self.looks.append([w for w in wanted if w.run_id not in self.records])
-            self.records |= {w.run_id: self.train(w) for w in self.looks[-1]}
-            self.evidence = SetupRuns(setup, self.records, MEMORY)
-
-    def train(self, wanted: RequiredRun) -> Record:
-        config = wanted.config
-        exponent = round(math.log10(config["optim.lr"]), 3)
-        end = self.response(config["norm.name"], exponent, config["seed"])
-        curve = [{"step": 10, "accuracy": 0.1}, {"step": 300, "accuracy": end}]
-        return Record(wanted.run_id, config, "trained", {"validation_accuracy": end}, curve)
-
-    def configs(self, arm: str, stage: str) -> list[Config]:
-        wanted = self.evidence.wanted.values()
-        return [w.config for w in wanted if (w.arm, w.stage) == (arm, stage)]
-
-    def exponents(self, arm: str, stage: str) -> list[float]:
-        rates = {config["optim.lr"] for config in self.configs(arm, stage)}
-        return sorted(round(math.log10(r), 2) for r in rates)
-
-    def seeds(self, arm: str, stage: str) -> set[int]:
-        return {config["seed"] for config in self.configs(arm, stage)}
-
-
-MEMORY = ConfigCache()
-
-
-def peak(best: dict[str, float]) -> Response:
-    """Return accuracies that fall with the distance from each norm's best rate."""
-    return lambda norm, exponent, seed: 0.95 - 0.05 * abs(exponent - best[norm])
-
-
-INSIDE = peak({"none": -1.5, "batch": -1.5, "group": -1.5})
+from normlab.studies.protocols import rate_of
+from normlab.studies.setup import FIRST_SEED, Arm, FollowUp
 
 
 def stages(look: list[RequiredRun]) -> Counter[tuple[str, str]]:
@@ -79,17 +21,22 @@ def stages(look: list[RequiredRun]) -> Counter[tuple[str, str]]:
 def test_tuning_first_then_reports_with_fresh_seeds():
     lab = Lab(SETUP, INSIDE)
     assert [set(s for _, s in stages(look)) for look in lab.looks] == [{"tune"}, {"report"}]
-    assert stages(lab.looks[0]) == {(a, "tune"): 9 for a in ("none", "batch", "group")}
+    assert stages(lab.looks[0]) == {
+        ("none", "tune"): 18,
+        ("batch", "tune"): 18,
+        ("group", "tune"): 9,
+    }
     assert stages(lab.looks[1]) == {
         ("none", "report"): 4,
         ("batch", "report"): 4,
         ("group", "report"): 5,  # screening
     }
-    assert lab.seeds("none", "tune") == {1000, 1001, 1002}
-    assert lab.seeds("none", "report") == {0, 1, 2, 3}
+    assert lab.seeds("none", "tune") == set(range(1000, 1006))
+    assert lab.seeds("group", "tune") == set(range(1000, 1003))  # it decides nothing
+    assert lab.seeds("none", "report") == SEEDS
     assert lab.exponents("none", "report") == [-1.5]
     assert lab.evidence.is_complete and lab.evidence.best["none"] == -1.5
-    assert set(lab.evidence.runs_of("batch")) == {0, 1, 2, 3}
+    assert set(lab.evidence.runs_of("batch")) == SEEDS
 
 
 @pytest.mark.parametrize(
@@ -185,56 +132,12 @@ def test_follows_take_the_rate_of_another_arm():
     )
     lab = Lab(replace(SETUP, follows=follows), peak({"none": -1.5, "batch": -1.0, "group": -1.5}))
     assert lab.exponents("batch", "follow: batch at none's rate") == [-1.5]
-    assert lab.seeds("batch", "follow: batch at none's rate") == {0, 1, 2, 3}
+    assert lab.seeds("batch", "follow: batch at none's rate") == SEEDS
     assert lab.exponents("batch", "follow: tenfold") == [-0.5]
-    assert lab.seeds("batch", "follow: tenfold") == set(range(7))
+    assert lab.seeds("batch", "follow: tenfold") == set(range(FIRST_SEED, FIRST_SEED + 7))
     slow = lab.evidence.follows["slow averages"]
     assert {r.config["norm.momentum"] for r in slow.values()} == {0.99}
     assert lab.exponents("batch", "follow: slow averages") == [-1.0]
-
-
-SWEEP = replace(SETUP, protocol=Sweep((-1.0, -0.5, 0.0), 0.5), target=0.9, screening_seeds=2)
-
-
-def up_to(limits: dict[str, float]) -> Response:
-    return lambda norm, exponent, seed: 0.95 if exponent <= limits[norm] else 0.2
-
-
-def test_a_sweep_grows_upwards_until_two_rates_fail_for_all_seeds():
-    lab = Lab(SWEEP, up_to({"none": -0.5, "batch": 1.0, "group": -0.5}))
-    grid = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
-    assert lab.exponents("batch", "sweep") == lab.exponents("none", "sweep") == grid
-    assert lab.exponents("group", "sweep") == [-1.0, -0.5, 0.0, 0.5]
-    assert lab.evidence.largest_rates("batch") == {s: 1.0 for s in range(4)}
-    assert lab.evidence.best == {"none": -0.5, "batch": 1.0, "group": -0.5}
-    assert set(lab.evidence.runs_of("none")) == {0, 1, 2, 3}
-
-
-def test_one_seed_that_trains_keeps_a_sweep_growing():
-    limits = {0: -0.5, 1: -0.5, 2: -0.5, 3: 1.0}
-    setup = replace(SWEEP, arms=(NONE, BATCH))
-    lab = Lab(setup, lambda _, exponent, seed: 0.95 if exponent <= limits[seed] else 0.2)
-    assert lab.exponents("none", "sweep")[-1] == 2.0
-    assert lab.evidence.largest_rates("none") == limits
-    assert lab.evidence.best["none"] == -0.5  # the median, low
-
-
-def test_a_sweep_below_the_target_trains_nothing_and_one_above_ends_after_its_extensions():
-    lab = Lab(SWEEP, lambda norm, exponent, seed: 0.89)
-    assert lab.exponents("none", "sweep") == [-1.0, -0.5, 0.0]
-    assert set(lab.evidence.largest_rates("none").values()) == {-math.inf}
-    assert lab.evidence.best["none"] == -math.inf
-    assert Lab(SWEEP, lambda *_: 0.95).exponents("none", "sweep")[-1] == 4.0
-
-
-def test_a_follow_up_of_a_sweep_takes_the_median_largest_rate_if_there_is_one():
-    follow_up = FollowUp("tenfold", arm="batch", rate_of="none", factor=10, seeds=80)
-    setup = replace(SWEEP, follows=(follow_up,))
-    lab = Lab(setup, up_to({"none": -0.5, "batch": 0.0, "group": 0.0}))
-    assert {r.config["optim.lr"] for r in lab.evidence.follows["tenfold"].values()} == {3.162}
-    assert len(lab.evidence.follows["tenfold"]) == 80
-    never = Lab(setup, up_to({"none": -9, "batch": 0.0, "group": 0.0}))
-    assert never.evidence.follows == {} and never.evidence.is_complete
 
 
 @pytest.mark.parametrize("exponent, rate", [(-3, 0.001), (-2.5, 0.003162), (0.25, 1.778), (2, 100)])

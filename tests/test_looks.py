@@ -1,0 +1,310 @@
+"""Windows that move, edges by bisection, and seeds that grow, with made-up answers to runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from lab import BATCH, MEMORY, NONE, SEEDS, SETUP, Lab, Response
+
+from normlab.runs.record import Record
+from normlab.studies.decisions import decide
+from normlab.studies.effects import TRAINED_SEEDS, Claim, error_difference, looks
+from normlab.studies.looks import SetupLooks, look_at_study
+from normlab.studies.metrics import error_points
+from normlab.studies.planning import MOST_MOVES, SetupRuns
+from normlab.studies.protocols import WINDOW, Edges, eligible
+from normlab.studies.rates import bisected, neighbours, snapped, vertex, window
+from normlab.studies.setup import FIRST_SEED, FollowUp, Setup
+from normlab.studies.study import Study, adapt
+
+PAIR = replace(SETUP, arms=(NONE, BATCH))
+QUARTERS = (-2.0, -1.75, -1.5, -1.25, -1.0)
+
+
+@pytest.mark.parametrize(
+    "best, at",
+    [(-1.4, -1.5), (-1.36, -1.25), (-1.0, -1.0), (-2.3, -2.0), (-0.2, -1.0), (-1.5, -1.5)],
+)
+def test_the_vertex_of_a_parabola_is_found_and_snapped(best, at):
+    """Never outside of the given rates."""
+    assert vertex({e: 0.1 + (e - best) ** 2 for e in QUARTERS}, 10.0) == at
+
+
+def test_one_hopeless_rate_does_not_bend_the_parabola():
+    values = {-2.0: 0.14, -1.5: 0.05, -1.0: 0.9}
+    assert vertex(values, 0.2) == -1.5 and vertex(values, 10.0) == -1.75
+    assert vertex({-2.0: 0.3, -1.0: 0.1}, 0.2) == -1.0  # fewer than three: the best
+    assert vertex({-2.0: 0.1, -1.5: 0.1, -1.0: 0.1}, 0.2) == -2.0  # flat: the lowest
+    assert vertex({-2.0: 0.1, -1.5: 0.3, -1.0: 0.2}, 0.2) == -2.0  # a hill: the best
+
+
+def test_neighbours_windows_and_quarters():
+    values = dict.fromkeys(QUARTERS, 0.0)
+    assert [*neighbours(values, -1.5, 0.25)] == [-1.75, -1.5, -1.25]
+    assert [*neighbours(values, -1.0, 0.25)] == [-1.25, -1.0]
+    assert window(-1.0) == [-1.5, -1.25, -1.0, -0.75, -0.5]
+    assert [snapped(e) for e in (-1.13, -1.12, 0.4)] == [-1.25, -1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "failed, able",
+    [
+        ({-2.0: 0.0, -1.0: 0.05, 0.0: 0.051}, [-2.0, -1.0]),
+        ({-2.0: 0.4, -1.0: 0.2, 0.0: 0.2}, [-1.0, 0.0]),  # none: those with the fewest
+        ({-1.0: 1.0}, [-1.0]),
+    ],
+)
+def test_rates_at_which_too_many_fail_are_not_eligible(failed, able):
+    assert eligible(failed) == able
+
+
+@pytest.mark.parametrize("edge", [-0.99, -0.7, -0.51, -0.93])
+def test_three_bisections_find_an_edge_to_a_sixteenth(edge):
+    low, is_known = bisected(-1.0, -0.5, 3, lambda e: e <= edge)
+    assert is_known and low <= edge < low + 1 / 16 + 1e-4
+    assert bisected(-1.0, -0.5, 3, lambda e: None) == (-1.0, False)
+    assert bisected(-1.0, -0.5, 0, lambda e: None) == (-1.0, True)
+
+
+WINDOWED = replace(PAIR, protocol=replace(WINDOW, exponents=(-2.0, -1.5, -1.0)))
+
+
+def bowl(best: Mapping[str, float], shift: float = 0.0) -> Response:
+    """Return accuracies on a parabola; reporting seeds have their best `shift` decades higher."""
+
+    def response(norm: str, exponent: float, seed: int) -> float:
+        at = best[norm] + (shift if seed >= FIRST_SEED else 0.0)
+        return 0.95 - 0.1 * (exponent - at) ** 2 - 0.001 * (seed % 4)
+
+    return response
+
+
+def test_a_window_has_five_rates_and_counts_with_three():
+    lab = Lab(WINDOWED, bowl({"none": -1.5, "batch": -1.25}))
+    assert lab.seeds("none", "tune") == {1000, 1001, 1002} and lab.seeds("none", "report") == SEEDS
+    assert lab.exponents("none", "report") == [-2.0, -1.75, -1.5, -1.25, -1.0]
+    assert lab.evidence.best == {"none": -1.5, "batch": -1.25}
+    reported = lab.evidence.reported["batch"]
+    assert reported.chosen() == [-1.5, -1.25, -1.0]
+    mean = np.mean([0.95, 0.95 - 0.1 / 16, 0.95 - 0.1 / 16])
+    for seed, value in reported.values(error_points).items():
+        assert value == pytest.approx(100 * (1 - mean + 0.001 * (seed % 4) + 0.01))
+    assert set(lab.evidence.runs_of("batch")) == SEEDS
+
+
+@pytest.mark.parametrize("shift, moved", [(0.25, 0), (0.5, 1), (1.0, 2), (-0.75, 1)])
+def test_a_window_moves_until_its_lowest_point_is_inside(shift, moved):
+    lab = Lab(WINDOWED, bowl({"none": -1.5, "batch": -1.5}, shift))
+    asked = lab.exponents("none", "report")
+    assert lab.evidence.best["none"] == -1.5 + shift
+    assert [*lab.evidence.reported["none"].runs] == window(
+        -1.5 + (np.sign(shift) * 0.5 * moved if moved else 0.0)
+    ) or len(asked) > 5
+    assert len(lab.looks) == 2 + moved and lab.evidence.is_complete
+    assert -1.5 + shift in lab.evidence.reported["none"].chosen()
+
+
+def test_a_window_of_an_arm_that_never_trains_stops_moving():
+    lab = Lab(WINDOWED, lambda norm, exponent, seed: 0.1 if norm == "none" else 0.9)
+    assert lab.evidence.is_complete and len(lab.looks) <= MOST_MOVES + 8
+    assert lab.evidence.reported["none"].share_failed == 1.0
+
+
+def test_a_neighbour_at_which_runs_fail_does_not_count():
+    def response(norm: str, exponent: float, seed: int) -> float:
+        return 0.2 if exponent > -1.4 and seed == FIRST_SEED else 0.95 - 0.1 * (exponent + 1.5) ** 2
+
+    lab = Lab(replace(WINDOWED, arms=(BATCH,)), response)
+    assert lab.evidence.reported["batch"].chosen() == [-1.75, -1.5]
+
+
+def test_other_seeds_can_choose_other_rates():
+    """A jackknife and a bootstrap choose again: seed 0 alone prefers the high rates."""
+
+    def response(norm: str, exponent: float, seed: int) -> float:
+        best = -1.0 if seed == FIRST_SEED else -1.75
+        return 0.95 - 0.1 * (exponent - best) ** 2
+
+    reported = Lab(replace(WINDOWED, arms=(BATCH,)), response).evidence.reported["batch"]
+    first, *others = sorted(SEEDS)
+    assert max(reported.chosen([first])) > max(reported.chosen(others))
+    draw = reported.redraw(error_points)
+    table = {e: reported.runs[e][first] for e in reported.chosen([first])}
+    expected = np.mean([error_points(run) for run in table.values()])
+    assert draw([first, first]) == pytest.approx([expected, expected])
+
+
+def test_two_rates_count_with_their_mean():
+    setup = replace(PAIR, protocol=replace(SETUP.protocol, reported="two"))
+    lab = Lab(setup, bowl({"none": -1.4, "batch": -1.6}))
+    assert lab.exponents("none", "report") == [-1.5, -1.0]
+    assert lab.exponents("batch", "report") == [-2.0, -1.5]
+    runs = lab.evidence.reported["none"].runs
+    seed = FIRST_SEED
+    expected = np.mean([error_points(runs[e][seed]) for e in (-1.5, -1.0)])
+    assert lab.evidence.reported["none"].values(error_points)[seed] == pytest.approx(expected)
+
+
+def test_follow_ups_run_at_every_rate_of_a_window_and_count_with_their_arms_choice():
+    follow = FollowUp("again", "batch", "batch", settings={"norm.momentum": 0.99})
+    lab = Lab(replace(WINDOWED, follows=(follow,)), bowl({"none": -1.5, "batch": -1.25}))
+    again, batch = (lab.evidence.reported[name] for name in ("again", "batch"))
+    assert [*again.runs] == [*batch.runs] and again.chosen() == batch.chosen()
+    momenta = {r.config["norm.momentum"] for runs in again.runs.values() for r in runs.values()}
+    assert momenta == {0.99}
+
+
+EDGES = replace(SETUP, protocol=Edges((-1.0, -0.5, 0.0)), screening_seeds=2)
+
+
+def up_to(limits: Mapping[str, float]) -> Response:
+    return lambda norm, exponent, seed: 0.95 if exponent <= limits[norm] else 0.8
+
+
+def test_edges_grow_upwards_and_are_halved_for_each_seed():
+    lab = Lab(EDGES, up_to({"none": -0.4, "batch": 1.3, "group": -0.4}))
+    assert lab.exponents("batch", "edge") == [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
+    assert lab.exponents("group", "edge") == [-1.0, -0.5, 0.0, 0.5]
+    assert lab.evidence.edges["none"] == dict.fromkeys(SEEDS, -0.4375)
+    assert lab.evidence.edges["batch"] == dict.fromkeys(SEEDS, 1.25)
+    assert lab.evidence.edges["group"] == dict.fromkeys(sorted(SEEDS)[:2], -0.5)  # screening
+    assert lab.exponents("none", "bisect") == [-0.44, -0.37, -0.25]
+    assert lab.evidence.best["batch"] == 1.25 and set(lab.evidence.runs_of("none")) == SEEDS
+
+
+@pytest.mark.parametrize("loss, edge", [(0.10, 0.0), (0.11, -0.5), (0.0, 0.0)])
+def test_a_rate_passes_within_10_points_of_the_seeds_own_best(loss, edge):
+    setup = replace(EDGES, arms=(NONE,), protocol=replace(EDGES.protocol, bisections=0))
+
+    def response(norm: str, exponent: float, seed: int) -> float:
+        own = 0.9 - 0.05 * (seed % 2)
+        return own if exponent <= -0.5 else round(own - loss, 6) if exponent <= 0 else 0.2
+
+    assert set(Lab(setup, response).evidence.edges["none"].values()) == {edge}
+
+
+def test_each_seed_has_its_own_edge_and_follow_ups_take_the_low_median():
+    limits = dict(zip(sorted(SEEDS), (-0.5, 0.0, 0.5, 1.0), strict=True))
+    follow = FollowUp("tenfold", arm="batch", rate_of="none", factor=10, seeds=80)
+    setup = replace(EDGES, arms=(NONE, BATCH), follows=(follow,))
+    lab = Lab(setup, lambda norm, e, seed: 0.95 if e <= limits.get(seed, 9) else 0.5)
+    edges = lab.evidence.edges["none"]
+    assert all(abs(edges[s] - limits[s]) < 1e-9 for s in SEEDS)
+    assert lab.evidence.best["none"] == 0.0
+    assert {r.config["optim.lr"] for r in lab.evidence.follows["tenfold"].values()} == {10.0}
+    assert len(lab.evidence.follows["tenfold"]) == 80
+
+
+def test_an_arm_that_trains_at_no_rate_has_no_edge_and_no_follow_ups():
+    follow = FollowUp("tenfold", arm="batch", rate_of="none", factor=10)
+    setup = replace(EDGES, arms=(NONE, BATCH), follows=(follow,))
+    lab = Lab(setup, lambda norm, e, seed: 0.2 if norm == "none" else 0.9 - 0.3 * (e > 0))
+    assert set(lab.evidence.edges["none"].values()) == {-math.inf}
+    assert lab.evidence.follows == {} and lab.evidence.is_complete
+
+
+def study_of(setup: Setup, *claims: Claim) -> Study:
+    texts = dict.fromkeys(("title", "fair_test", "source", "expect", "refuted_if", "cost"), "")
+    return Study("s", question="?", setups={"quick": (setup,)}, claims=claims, **texts)
+
+
+WORSE = error_difference("none", "batch")
+
+
+def claim(name: str, sesoi: float, last: int = 48) -> Claim:
+    return Claim(name, name, "setup", WORSE, sesoi=sesoi, looks=looks(12, last))
+
+
+def noisy(difference: float, spread: float) -> Response:
+    """Return accuracies of which none's are lower, by `difference` points, a little less or more
+    from seed to seed."""
+
+    def response(norm: str, exponent: float, seed: int) -> float:
+        z = math.sin(seed * 12.9898) * 1.4  # about SD 1, a function of the seed
+        worse = (difference + spread * z) / 100 if norm == "none" else 0.0
+        return 0.9 - 0.05 * (exponent + 1.5) ** 2 - worse
+
+    return response
+
+
+class StudyLab(Lab):
+    """The same for a study, whose seeds grow."""
+
+    def __init__(self, study: Study, response: Response, upto: int = 99):
+        self.response, self.records = response, {}
+        for _ in range(upto):
+            self.known = look_at_study(study, "quick", self.records, MEMORY)
+            missing = [w for n, w in self.known.wanted.items() if n not in self.records]
+            if not missing:
+                break
+            self.records |= {w.run_id: self.train(w) for w in missing}
+        self.verdicts = {path[-1].id: decide(path) for path in self.known.paths}
+
+
+@pytest.mark.parametrize(
+    "difference, spread, word, path",
+    [
+        (3.0, 0.5, "supported", [12]),
+        (1.2, 0.8, "supported", [12, 24]),  # supported at 12, too wide
+        (1.0, 1.0, "open", [12, 24, 48]),
+        (0.0, 0.3, "refuted", [12]),
+    ],
+)
+def test_seeds_grow_until_the_word_is_clear(difference, spread, word, path):
+    lab = StudyLab(study_of(PAIR, claim("C1", 1.0)), noisy(difference, spread))
+    verdict = lab.verdicts["C1"]
+    assert (verdict.word, [look.n for look in verdict.path], verdict.n) == (word, path, path[-1])
+    assert len(lab.known.setups["setup"].runs_of("none")) == path[-1]
+
+
+def test_a_contrast_keeps_its_word_when_another_needs_more_seeds_or_is_gone():
+    clear, slow = claim("C1", 1.0), claim("C2", 3.9)
+    response = noisy(3.0, 1.5)
+    both = StudyLab(study_of(PAIR, clear, slow), response)
+    alone = StudyLab(study_of(PAIR, clear), response)
+    assert both.verdicts["C2"].n > both.verdicts["C1"].n == alone.verdicts["C1"].n == 12
+    assert both.verdicts["C1"].estimate == alone.verdicts["C1"].estimate
+
+
+def test_a_look_that_is_not_complete_leaves_the_word_of_the_last_one():
+    study, response = study_of(PAIR, claim("C1", 1.0)), noisy(1.0, 1.0)
+    lab = StudyLab(study, response, upto=3)  # tuning, 12 seeds, and then 12 more were asked for
+    known = look_at_study(study, "quick", lab.records, MEMORY)
+    few = {n: r for n, r in lab.records.items() if r.config["seed"] < FIRST_SEED + 20}
+    for records, n in ((lab.records, len(known.paths[0])), (few, 1)):
+        paths = look_at_study(study, "quick", records, MEMORY).paths
+        assert [c.n for c in paths[0]] == [12, 24][:n]
+    assert decide(look_at_study(study, "quick", few, MEMORY).paths[0]).word == "supported"
+
+
+def test_an_arm_that_fails_at_every_rate_is_compared_by_whether_it_trains():
+    lab = StudyLab(
+        study_of(PAIR, claim("C1", 1.0)),
+        lambda norm, exponent, seed: 0.2 if norm == "none" and seed % 3 else 0.9 - 0.001 * seed % 2,
+    )
+    verdict = lab.verdicts["C1"]
+    assert (verdict.word, verdict.n) == ("supported", TRAINED_SEEDS)
+    assert verdict.contrast.estimator.name == "discordant" and verdict.contrast.sesoi == 0.0
+    assert set(verdict.contrast.effects.values()) == {0.0, 1.0}
+
+
+def test_other_seeds_make_a_verdict_exploratory():
+    study = study_of(PAIR, claim("C1", 1.0))
+    for seeds, word in ((5, "exploratory"), (12, "supported")):
+        lab = StudyLab(adapt(study, seeds=seeds), noisy(3.0, 0.5))
+        assert (lab.verdicts["C1"].word, lab.verdicts["C1"].n) == (word, seeds)
+
+
+def test_nothing_is_asked_twice_and_the_order_of_the_records_does_not_matter():
+    study = study_of(WINDOWED, claim("C1", 1.0))
+    lab = StudyLab(study, bowl({"none": -1.5, "batch": -1.0}))
+    turned: dict[str, Record] = dict(reversed(lab.records.items()))
+    again = look_at_study(study, "quick", turned | {"x": next(iter(turned.values()))})
+    assert again.wanted == lab.known.wanted and len(lab.records) == len(lab.known.wanted)
+    e: Any = SetupLooks(WINDOWED, lab.records, MEMORY)
+    assert isinstance(e.at(4), SetupRuns) and e.at(4) is e.at(4)
