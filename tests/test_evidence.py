@@ -152,4 +152,4 @@ def test_arms_that_mean_the_same_run_share_it():
         Arm("channels", {"norm.name": "layer_channels"}, is_primary=True),
     )
     evidence = SetupRuns(replace(SETUP, arms=arms), {}, MEMORY)
-    assert len(evidence.wanted) == 9
+    assert len(evidence.wanted) == 18
