@@ -1,156 +1,124 @@
-"""Calibration of the rule: the rule passes the checks, and a broken rule does not."""
+"""The controls of the rule: made-up worlds, and what is counted in them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+import statistics
 
 import numpy as np
 import pytest
-from normlab.studies.hypothesis_tests import PAIRED_T, SIGNED_RANK, HypothesisTest
-from scipy import stats
 
-from benchmarks import runner
-from benchmarks.runner import Check
-from benchmarks.validation import calibration, calibration_runs
-from benchmarks.validation.calibration import Metric, Noise, Proportion, judge
-from normlab.studies import decisions, effects
-from normlab.studies.decisions import Contrast
-from normlab.studies.units import POINTS
+from benchmarks.validation import calibration
+from benchmarks.validation.calibration import (
+    BEST,
+    DELTA,
+    FLOOR,
+    SETUP,
+    NamedConfigs,
+    World,
+    checks_of,
+    contradicted,
+    coverage,
+    differing,
+    limit,
+    repeat,
+    run_of,
+    shares,
+)
+from normlab.studies.metrics import error_points
 
-T = Noise("normal", PAIRED_T)
-
-
-@pytest.fixture(autouse=True)
-def no_search(monkeypatch):
-    monkeypatch.setattr(decisions, "SEARCH", calibration.N)
-
-
-def always(word: str) -> calibration.Judge:
-    return lambda contrasts: [word] * len(contrasts)
-
-
-def by_sign(contrasts: Sequence[Contrast]) -> list[str]:
-    """A rule that takes any mean above 0 for support."""
-    return ["supported" if mean_of(c) > 0 else "refuted" for c in contrasts]
+CACHE = NamedConfigs()
+FEW = 12
 
 
-def mean_of(contrast: Contrast) -> float:
-    return float(np.mean(list(contrast.effects.values())))
+@pytest.fixture(scope="module")
+def worlds():
+    return {truth: repeat(truth, FEW, CACHE) for truth in (-1.0, 0.0, 1.5)}
 
 
-def metric(
-    values: Sequence[float], differences: Sequence[float] = (), test: HypothesisTest = PAIRED_T
-) -> Metric:
-    return Metric("figure", POINTS, test, 0.5, values, lambda a, b: a - b, differences)
+def test_a_world_has_the_effect_that_was_planted():
+    """The mean over many seeds, at each arm's best rate: a floor, and delta for the worse arm."""
+    world, seeds = World(1.5, 7, CACHE.by_name), range(400)
+    found = {
+        arm: [error_points(run_of(world, CACHE, arm, BEST[arm], s)) for s in seeds] for arm in BEST
+    }
+    assert statistics.fmean(found["batch"]) == pytest.approx(FLOOR, abs=0.15)
+    effects = np.subtract(found["none"], found["batch"])
+    assert effects.mean() == pytest.approx(1.5 * DELTA, abs=0.15)
+    assert effects.std() < 1.2 < np.hypot(np.std(found["none"]), np.std(found["batch"])) + 0.3
 
 
-def runs(seed: int = 0) -> list[float]:
-    return list(np.random.default_rng(seed).normal(3, 1, calibration.RUNS))
-
-
-def test_pairs_are_of_different_runs():
-    values = list(range(30))
-    pairs = calibration.disjoint(values, np.random.default_rng(0))
-    assert len(pairs) == calibration.N
-    assert len({run for pair in pairs for run in pair}) == 2 * calibration.N
-    with pytest.raises(ValueError):
-        calibration.disjoint(values[: 2 * calibration.N - 1], np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("test", [PAIRED_T, SIGNED_RANK])
-def test_one_arm_against_itself_is_rarely_supported(test):
-    held, failed = (calibration.null_check(metric(runs(), test=test), j) for j in (judge, by_sign))
-    assert (held.holds, failed.holds, failed.line[-1]) == (True, False, "**fail**")
-    assert calibration.null(metric(runs()), judge, 7).total() == 7
-
-
-def test_planted_effects_are_found_as_often_as_calculated():
-    for found in calibration.both(T, judge, repetitions=200):
-        low, high = stats.binom.interval(0.999, found.of, calibration.t_power(calibration.SIZE))
-        assert low <= found.times <= high
-    assert calibration.t_power(calibration.SIZE) == pytest.approx(0.8, abs=0.02)
-
-
-def test_planted_words_are_counted_for_the_truth_they_belong_to():
-    def knows(contrasts: Sequence[Contrast]) -> list[str]:
-        return ["supported" if mean_of(c) > c.sesoi / 2 else "refuted" for c in contrasts]
-
-    words = calibration.planted(T, [True, False, False], knows, size=30, repetitions=10)
-    assert words == {(True, "supported"): 10, (False, "refuted"): 20}
-    assert [p.times for p in calibration.both(T, always("supported"), repetitions=10)] == [10, 0]
-
-
-def test_holm_makes_each_of_several_rows_rarer():
-    truth = [True, False, False, False]
-    words = calibration.planted(T, truth, judge, repetitions=200)
-    strict = stats.t.ppf(1 - decisions.LEVEL / 4, calibration.N - 1)
-    low, high = stats.binom.interval(
-        0.999, 200, stats.nct.sf(strict, calibration.N - 1, calibration.SIZE)
+def test_rates_away_from_the_best_cost_and_runs_repeat():
+    world = World(0.0, 7, CACHE.by_name)
+    near, far = (
+        statistics.fmean(error_points(run_of(world, CACHE, "none", e, s)) for s in range(200))
+        for e in (BEST["none"], BEST["none"] + 1.0)
     )
-    assert low <= words[True, "supported"] <= high < 200 * 0.72
+    assert far - near == pytest.approx(calibration.CURVATURE, abs=0.3)
+    one, same, other = (
+        run_of(World(0.0, r, CACHE.by_name), CACHE, "none", -1.0, 3) for r in (7, 7, 8)
+    )
+    assert one == same and one.final != other.final
 
 
-def test_what_a_test_needs_is_the_smallest_size_that_is_often_enough():
-    def from_four(contrasts: Sequence[Contrast]) -> list[str]:
-        """A rule that sees sizes from 3.45 on."""
-        (contrast,) = contrasts
-        is_seen = contrast.sesoi * math.sqrt(calibration.N) > 3.45
-        word = "supported" if mean_of(contrast) > contrast.sesoi / 2 else "refuted"
-        return [word if is_seen else "inconclusive"]
-
-    assert calibration.needed(T, from_four, repetitions=50) == pytest.approx(3.5)
-    assert math.isnan(calibration.needed(T, always("supported"), repetitions=2))
+def test_the_words_are_those_of_the_truth(worlds):
+    assert {r.word for r in worlds[1.5]} == {"supported"}
+    assert {r.qualifier for r in worlds[-1.0]} == {"reversed"}
+    assert {r.word for r in worlds[0.0]} == {"refuted"}
+    for found in worlds.values():
+        assert all(r.first.n == 12 and r.path[0] is r.first for r in found)
+    assert contradicted(worlds[1.5]) == 0.0
 
 
-def test_noise_has_no_effect_and_the_spread_of_the_differences():
-    differences = [*np.random.default_rng(0).exponential(2, 60), math.inf]
-    for test in (PAIRED_T, SIGNED_RANK):
-        noise = calibration.noise_of(metric([], differences, test))
-        assert noise.values is not None and len(noise.values) == 60
-        assert test.p_values(noise.values, 0) == pytest.approx((0.5, 0.5), abs=0.02)
-        assert noise.sd == pytest.approx(np.std(differences[:-1]))
-        assert set(noise.draw(np.random.default_rng(0))) <= set(noise.values)
+def test_an_interval_that_is_moved_covers_nothing(worlds):
+    inside, ratio = coverage(worlds[0.0], 0.0)
+    assert inside >= 0.7 and 0.4 < ratio < 2.0
+    assert coverage(worlds[0.0], 5.0)[0] == 0.0
 
 
-def test_planted_effects_that_are_rarely_seen_fail(monkeypatch):
-    monkeypatch.setattr(calibration, "REPETITIONS", 20)
-    half = calibration.planted_check(T, always("supported"))
-    assert (half.holds, half.cells[-1]) == (False, "nan")
+def test_a_word_that_turns_is_a_contradiction(worlds):
+    class Turned:
+        path = (worlds[1.5][0].first, worlds[-1.0][0].first)
+
+    assert contradicted([Turned(), *worlds[0.0][:3]]) == 0.25  # pyright: ignore
 
 
-def test_a_proportion_has_its_exact_interval():
-    assert Proportion(0, 20).interval == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
-    assert Proportion(8, 10).is_often() and not Proportion(7, 10).is_often()
-    assert Proportion(700, 1000).is_rarer() and not Proportion(790, 1000).is_rarer()
+@pytest.mark.parametrize(
+    "words, differ, hard",
+    [
+        (["open"] * 4, 0.0, 0.0),
+        (["supported", "refuted"], 1.0, 1.0),
+        (["supported", "supported", "open"], 2 / 3, 0.0),
+        (["supported", "refuted", "open"], 1.0, 1 / 3),
+    ],
+)
+def test_pairs_of_repetitions_are_counted(words, differ, hard):
+    assert differing(words) == pytest.approx((differ, hard))
 
 
-def test_the_page_says_what_does_not_hold():
-    checks = [Check("a", ["1"], True), Check("b", ["2"], False), Check("c", ["3"])]
-    assert runner.verdict("checks", checks).splitlines() == ["1 of 2 checks hold.", "- not: b"]
-    assert [check.line for check in checks] == [["1", "pass"], ["2", "**fail**"], ["3", "-"]]
+def test_shares_and_limits():
+    assert shares(["open", "open", "refuted", "supported"]) == {
+        "supported": 0.25,
+        "refuted": 0.25,
+        "open": 0.5,
+    }
+    assert limit("x", 0.011, most=0.01).holds is False and limit("x", 0.01, most=0.01).holds
+    assert limit("x", 0.98, 0.98).holds and not limit("x", 0.979, 0.98).holds
+    assert limit("x", 0.92, 0.93, 0.97).holds is False
+    assert limit("x", 0.95, 0.93, 0.97).line == ["x", "93% to 97%", "95.0%", "pass"]
 
 
-def test_a_whole_page(monkeypatch, capsys):
-    for name, value in {"DRAWS": 5, "REPETITIONS": 5, "SIZES": (3.1,)}.items():
-        monkeypatch.setattr(calibration, name, value)
-    positives = [Check("large", ["large", "5 points", "supported"], True)]
-    page = calibration.judge_all([metric(runs(), runs(1))], positives, judge)
-    assert page.count("\n| --- ") == 4 and "of 5 checks hold" in capsys.readouterr().out
+def test_every_control_is_judged(worlds):
+    found = {check.name: check for check in checks_of(worlds)}
+    assert len(found) == 9 and all(check.holds is not None for check in found.values())
+    for name in ("no effect: refuted", "1.5 delta: supported", "-delta: reversed"):
+        assert found[name].holds
+    swapped = {-1.0: worlds[1.5], 0.0: worlds[1.5], 1.5: worlds[-1.0]}
+    wrong = {check.name for check in checks_of(swapped) if not check.holds}
+    assert {"no effect: refuted", "1.5 delta: supported", "-delta: reversed"} <= wrong
+    assert "no effect: supported or small" in wrong
 
 
-def test_effects_of_real_runs_have_their_sign(monkeypatch):
-    """A run is here the pair (steps to the target, error)."""
-    monkeypatch.setattr(calibration_runs, "steps_to_target", lambda run, target: run[0])
-    for module in (calibration_runs, effects):
-        monkeypatch.setattr(module, "error_points", lambda run: run[1])
-    monkeypatch.setattr(effects, "is_failed", lambda run: False)
-    batch: Any = [(100, 3.0), (100, 3.5)]
-    layer: Any = [(200, 5.0), (400, 4.5)]
-    steps, errors = calibration_runs.metrics_of(batch, layer, 0.9)
-    assert (steps.values, steps.differences) == ([100, 100], [1, 2])
-    assert (errors.values, errors.differences) == ([3.0, 3.5], [2.0, 1.0])
-    assert (steps.effect(400, 100), errors.effect(5.0, 3.0)) == (2, 2)
-    by_rule, as_points = calibration_runs.fixed_contrasts(worse=layer, better=batch)
-    assert by_rule.effects == as_points.effects == {0: 2.0, 1: 1.0}
+def test_the_old_rule_is_decided_at_12_seeds_and_a_coarse_rate(worlds):
+    assert {r.old for r in worlds[1.5]} <= {"supported", "open"}
+    assert {r.old for r in worlds[-1.0]} == {"refuted"}
+    assert SETUP.protocol.seeds == (1000, 1001, 1002)

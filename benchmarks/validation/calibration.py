@@ -1,214 +1,244 @@
-"""Calibration: does the rule that decides do what it promises? It judges effects of known truth.
+"""Do the verdicts hold what their rule promises? The truth is known, because the runs are made up.
 
-Null: one arm against itself. Planted: noise with an effect of the size that n should see, and with
-none. Positive: contrasts known to be large. The rule is an argument, so that a broken one can be
-seen to fail. docs/calibration.md says how to read the tables.
+A `World` answers every run that a study asks for: its error is a parabola over the log rate, a part
+that all runs of a seed share, and noise of its own. The study is planned, its rates are chosen, its
+window moves and its seeds grow as in a real one. Only the training is missing.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from normlab.studies.hypothesis_tests import PAIRED_T, PROPORTION, SIGNED_RANK, HypothesisTest
 from scipy import stats
 
 from benchmarks import runner
 from benchmarks.runner import Check, Options, emit
-from benchmarks.validation import calibration_runs
-from benchmarks.validation.calibration_runs import RUNS, Metric, N, contrast_of
-from normlab.runs.store import Store
-from normlab.studies import decisions
-from normlab.studies.decisions import Contrast
+from normlab.runs.record import Record
+from normlab.settings import Config
+from normlab.studies.decisions import Contrast, look_at
+from normlab.studies.effects import Claim, error_difference, looks
+from normlab.studies.looks import SetupLooks
+from normlab.studies.planning import ConfigCache
+from normlab.studies.protocols import WINDOW
+from normlab.studies.setup import Setup, norm_arms
 
-SIZE = 3.1
-"""delta in SD / sqrt(n)."""
-DRAWS, REPETITIONS = 200, 1000
-"""Of the null; of planted effects."""
-SIZES = tuple(SIZE + 0.1 * i for i in range(11))
-"""Among these the smallest is looked for that is seen often enough."""
-RARELY, OFTEN = 0.05, 0.80
-ROWS = 4
-WORDS = ("supported", "refuted", "inconclusive")
-Judge = Callable[[Sequence[Contrast]], list[str]]
-"""Returns the words for the contrasts of one study."""
+DELTA = 1.0
+"""Points, the smallest effect of interest of most contrasts of errors."""
+TRUTHS = (-1.0, 0.0, 0.5, 0.65, 0.8, 1.0, 1.15, 1.5, 2.0)
+"""True effects, in units of DELTA."""
+CLOSE = (0.65, 1.15)
+"""Truths from here to there are too close to DELTA for any rule to be stable."""
+REPETITIONS = 400
+SEED_SD, RUN_SD, SPLIT_SD = 0.6, 0.6, 0.5
+"""Points: of what runs of a seed share, of a run, of each split of it. Fitted to dense networks on
+the digits, in which a paired difference of two runs has an SD of about 1 point."""
+CURVATURE = 3.0
+"""Points that a rate one decade from the best costs."""
+BEST = {"none": -1.1, "batch": -0.9}
+"""log10 of the best rates, which lie between those of the grid."""
+FLOOR = 3.0
+"""Points of error of the better arm at its best rate."""
+SETUP = Setup(
+    "made-up", "", "digits_mlp", norm_arms("none", "batch", primary=("none", "batch")), WINDOW
+)
+CLAIM = Claim("C", "", SETUP.name, error_difference("none", "batch"), DELTA, looks(12, 96))
+WORDS = ("supported", "refuted", "open")
 
 
-def judge(contrasts: Sequence[Contrast]) -> list[str]:
-    """Return what the project's rule says."""
-    return [verdict.word for verdict in decisions.decide(contrasts)]
+class World(Mapping[str, Record]):
+    """Every run that is asked for, with the errors of one repetition."""
+
+    def __init__(self, truth: float, repetition: int, configs: Mapping[str, Config]):
+        self.truth, self.repetition, self.configs = truth, repetition, configs
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.configs)
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    def __getitem__(self, name: str) -> Record:
+        config = self.configs[name]
+        norm, rate = config["norm.name"], math.log10(config["optim.lr"])
+        own = np.random.default_rng([self.repetition, config["seed"], hash_of(norm, rate)])
+        shared = np.random.default_rng([self.repetition, config["seed"]]).normal() * SEED_SD
+        error = FLOOR + shared + RUN_SD * own.normal() + CURVATURE * (rate - BEST[norm]) ** 2
+        error += self.truth * DELTA if norm == "none" else 0.0
+        splits = (error + SPLIT_SD * own.normal() for _ in range(2))
+        names = ("validation_accuracy", "test_accuracy")
+        final = {name: 1 - value / 100 for name, value in zip(names, splits, strict=True)}
+        return Record(name, config, "trained", final, [], provenance={"chance": 0.1})
 
 
-class Noise(NamedTuple):
-    """What is added to a planted effect: no effect by itself."""
+def hash_of(norm: str, rate: float) -> int:
+    return 1000 * (norm == "batch") + round(100 * (rate + 9))
 
-    title: str
-    test: HypothesisTest
-    values: np.ndarray | None = None
-    """What is drawn from, with replacement; None: the standard normal distribution."""
+
+class NamedConfigs(ConfigCache):
+    """Also finds a configuration by the id of its run."""
+
+    def __init__(self) -> None:
+        super().__init__(needs_data=False)
+        self.by_name: dict[str, Config] = {}
+
+    def look_up(self, setup: Setup, settings: Config) -> tuple[str, Config]:
+        name, config = super().look_up(setup, settings)
+        self.by_name[name] = config
+        return name, config
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A study carried out once: its contrast at 12 seeds, and at the looks of the rule."""
+
+    first: Contrast
+    path: Sequence[Contrast]
+    old: str
+    """The word of the rule of before: a t test at 12 seeds, at the best of a coarse grid."""
 
     @property
-    def sd(self) -> float:
-        return 1.0 if self.values is None else statistics.pstdev(self.values.tolist())
-
-    def draw(self, random: np.random.Generator) -> np.ndarray:
-        if self.values is None:
-            return random.standard_normal(N)
-        return random.choice(self.values, N)
-
-
-class Proportion(NamedTuple):
-    """How often a word was given."""
-
-    times: int
-    of: int
+    def word(self) -> str:
+        return look_at(self.path[-1])[0].word
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % Clopper-Pearson interval."""
-        return PROPORTION.summarize([1] * self.times + [0] * (self.of - self.times))[1]
-
-    @property
-    def text(self) -> str:
-        low, high = self.interval
-        return f"{self.times / self.of:.1%} ({low:.1%} to {high:.1%})"
-
-    def is_often(self) -> bool:
-        return self.times >= OFTEN * self.of
-
-    def is_rarer(self) -> bool:
-        """Return whether the whole interval lies below what is often enough."""
-        return self.interval[1] < OFTEN
+    def qualifier(self) -> str:
+        return look_at(self.path[-1])[0].qualifier
 
 
-def noise_of(metric: Metric) -> Noise:
-    """Return its paired differences without their centre. The t test takes the mean for it, the
-    other the Hodges-Lehmann estimate: the median of the means of all pairs. Infinite differences
-    have no centre and are left out."""
-    values = np.array([v for v in metric.differences if math.isfinite(v)])
-    first, second = np.triu_indices(len(values))
-    is_mean = metric.test is PAIRED_T
-    centre = values.mean() if is_mean else np.median((values[first] + values[second]) / 2)
-    return Noise(f"{metric.title}, {metric.unit.name}", metric.test, values - centre)
+def old_word(world: World, cache: NamedConfigs) -> str:
+    """Return the word of one-sided t tests at level 0.025, n = 12. Each arm has the rate with the
+    least mean error of three tuning seeds on a grid of half decades."""
+    chosen = {}
+    for arm in SETUP.arms:
+        errors = {}
+        for exponent in WINDOW.exponents:
+            runs = [run_of(world, cache, arm.name, exponent, seed) for seed in WINDOW.seeds]
+            errors[exponent] = np.mean([1 - run.final["validation_accuracy"] for run in runs])
+        best = min(errors, key=lambda e: errors[e])
+        runs = [run_of(world, cache, arm.name, best, seed) for seed in range(12)]
+        chosen[arm.name] = np.array([100 * (1 - run.final["test_accuracy"]) for run in runs])
+    effects = chosen["none"] - chosen["batch"]
+    error = effects.std(ddof=1) / math.sqrt(len(effects))
+    if stats.t.cdf((effects.mean() - DELTA) / error, 11) < 0.025:
+        return "refuted"
+    return "supported" if stats.t.sf(effects.mean() / error, 11) < 0.025 else "open"
 
 
-def disjoint(values: Sequence[float], random: np.random.Generator) -> list[tuple[float, float]]:
-    """Return N pairs of different runs, no run twice."""
-    chosen = random.permutation(len(values))[: 2 * N]
-    return [(values[a], values[b]) for a, b in zip(chosen[:N], chosen[N:], strict=True)]
+def run_of(world: World, cache: NamedConfigs, norm: str, exponent: float, seed: int) -> Record:
+    settings = {"norm.name": norm, "optim.lr": float(f"{10**exponent:.4g}"), "seed": seed}
+    return world[cache.look_up(SETUP, settings)[0]]
 
 
-def null(metric: Metric, judge: Judge, draws: int) -> Counter[str]:
-    """Return how often each word is given for one arm against itself."""
-    random = np.random.default_rng(0)
-    words: Counter[str] = Counter()
-    for _ in range(draws):
-        effects = [metric.effect(*pair) for pair in disjoint(metric.values, random)]
-        found = contrast_of("", dict(enumerate(effects)), metric.sesoi, metric.test)
-        words.update(judge([found]))
-    return words
+def repeat(truth: float, repetitions: int, cache: NamedConfigs) -> list[Repetition]:
+    """Carry out the study with this true effect; repetitions share no seed of the generator."""
+    found = []
+    for i in range(repetitions):
+        world = World(truth, round(1000 * (truth + 5)) * 100_000 + i, cache.by_name)
+        setup = SetupLooks(SETUP, world, cache)
+        path = setup.follow(CLAIM, "quick")
+        found.append(Repetition(path[0], path, old_word(world, cache)))
+    return found
 
 
-def planted(
-    noise: Noise, truth: Sequence[bool], judge: Judge, repetitions: int, size: float = SIZE
-) -> Counter[tuple[bool, str]]:
-    """Return how often each word is given in one study with a row for each of `truth`.
-
-    True counts rows with an effect of delta, False those with an effect of 0.
-    """
-    random = np.random.default_rng(0)
-    delta = size * noise.sd / math.sqrt(N)
-    words: Counter[tuple[bool, str]] = Counter()
-    for _ in range(repetitions):
-        effects = [noise.draw(random) + is_true * delta for is_true in truth]
-        contrasts = [
-            contrast_of("", dict(enumerate(of_one)), delta, noise.test) for of_one in effects
-        ]
-        words.update(zip(truth, judge(contrasts), strict=True))
-    return words
+def shares(words: Sequence[str]) -> dict[str, float]:
+    counts = Counter(words)
+    return {word: counts[word] / len(words) for word in WORDS}
 
 
-def both(
-    noise: Noise, judge: Judge, repetitions: int, size: float = SIZE
-) -> tuple[Proportion, Proportion]:
-    """Return how often a true effect of delta is supported, and one of 0 refuted."""
-    supported = planted(noise, [True], judge, repetitions, size)[True, "supported"]
-    refuted = planted(noise, [False], judge, repetitions, size)[False, "refuted"]
-    return Proportion(supported, repetitions), Proportion(refuted, repetitions)
+def differing(words: Sequence[str]) -> tuple[float, float]:
+    """Return the shares of pairs of repetitions whose words differ, and of supported against
+    refuted."""
+    found, n = Counter(words), len(words)
+    pairs = n * (n - 1)
+    same = sum(count * (count - 1) for count in found.values())
+    return 1 - same / pairs, 2 * found["supported"] * found["refuted"] / pairs
 
 
-def needed(noise: Noise, judge: Judge, repetitions: int) -> float:
-    """Return the smallest of SIZES at which both are frequent enough; NaN where there is none."""
-    for size in SIZES:
-        if all(found.is_often() for found in both(noise, judge, repetitions, size)):
-            return size
-    return math.nan
+def coverage(found: Sequence[Repetition], truth: float) -> tuple[float, float]:
+    """Return how often the 95 % interval of the first look covers the truth, and the SD of the
+    estimates over their mean standard error."""
+    estimates = [repetition.first.estimate() for repetition in found]
+    n = len(found[0].first.effects)
+    errors = np.array([e.half_width for e in estimates]) / stats.t.ppf(0.995, n - 1)
+    centres = np.array([e.centre for e in estimates])
+    inside = np.abs(centres - truth * DELTA) <= stats.t.ppf(0.975, n - 1) * errors
+    return float(inside.mean()), float(centres.std(ddof=1) / math.sqrt(np.mean(errors**2)))
 
 
-def t_power(size: float) -> float:
-    """Return the exact chance that the t test, alone in its study, supports a normal effect."""
-    return float(stats.nct.sf(stats.t.ppf(0.975, N - 1), N - 1, size))
+def contradicted(found: Sequence[Repetition]) -> float:
+    """Return how often a later look says refuted after supported, or the reverse."""
+    both = {"supported", "refuted"}
+    words = ([look_at(contrast)[0].word for contrast in r.path] for r in found)
+    return float(np.mean([both <= set(path) for path in words]))
 
 
-def null_check(metric: Metric, judge: Judge) -> Check:
-    words = null(metric, judge, DRAWS)
-    found = [Proportion(words[word], DRAWS) for word in WORDS]
-    rule = f"{metric.test.name}, delta {metric.sesoi:g} {metric.unit.name}"
-    cells = [metric.title, rule, *(proportion.text for proportion in found)]
-    return Check(f"{metric.title}, {rule}", cells, found[0].times <= RARELY * DRAWS)
+def limit(name: str, value: float, least: float = 0.0, most: float = 1.0) -> Check:
+    """Return a share that has to lie between two limits."""
+    text = f"at most {most:.1%}" if least == 0 else f"at least {least:.1%}"
+    text = f"{least:.0%} to {most:.0%}" if 0 < least and most < 1 else text
+    return Check(name, [name, text, f"{value:.1%}"], least <= value <= most)
 
 
-def planted_check(noise: Noise, judge: Judge) -> Check:
-    found = both(noise, judge, REPETITIONS)
-    holds = not any(proportion.is_rarer() for proportion in found)
-    size = "-" if holds else f"{needed(noise, judge, REPETITIONS):.1f}"
-    cells = [noise.title, noise.test.name, *(proportion.text for proportion in found), size]
-    return Check(f"{noise.title}, {noise.test.name}", cells, holds)
-
-
-def holm_line(noise: Noise, judge: Judge, true: int) -> list[str]:
-    """Return the proportions in a study of ROWS rows, of which `true` have the effect."""
-    truth = [True] * true + [False] * (ROWS - true)
-    words = planted(noise, truth, judge, REPETITIONS)
-    cells = [noise.title, noise.test.name, f"{true} of {ROWS}"]
-    for kind, word, rows in ((True, "supported", true), (False, "refuted", ROWS - true)):
-        cells.append(f"{words[kind, word] / (rows * REPETITIONS):.1%}" if rows else "-")
-    return cells
-
-
-def judge_all(metrics: Sequence[Metric], positives: Sequence[Check], judge: Judge) -> str:
-    """Print the progress and the tables; return the section of the page."""
-    emit(f"null: {DRAWS} draws for each of {len(metrics)} metrics")
-    nulls = [null_check(metric, judge) for metric in metrics]
-    normal = [Noise("normal", PAIRED_T), Noise("normal", SIGNED_RANK)]
-    emit(f"planted: {REPETITIONS} repetitions")
-    plants = [planted_check(noise, judge) for noise in [*normal, *map(noise_of, metrics)]]
-    emit(f"{ROWS} rows: {REPETITIONS} repetitions")
-    holm = [holm_line(noise, judge, true) for noise in normal for true in (ROWS, 1, 0)]
-    power = f"By calculation the t test supports a normal effect of delta in {t_power(SIZE):.1%}."
-    verdict = runner.verdict("checks", [*nulls, *plants, *positives])
-    null_columns = ["effect", "test", *WORDS, f"supported at most {RARELY:.0%}"]
-    columns = ["delta: supported", "0: refuted"]
-    planted_columns = ["noise", "test", *columns, "needs", f"both {OFTEN:.0%}"]
-    holm_columns = ["noise", "test", "rows with delta", *columns]
-    positive_columns = ["contrast", "effect", "verdict", "supported"]
-    planted_title = f"Planted: delta = {SIZE:g} SD / sqrt({N}), and 0"
-    tables = [
-        runner.table("Null: one arm against itself", null_columns, [c.line for c in nulls]),
-        runner.table(planted_title, planted_columns, [c.line for c in plants]),
-        runner.table(f"The same with {ROWS} rows in one study", holm_columns, holm),
-        runner.table("Positive: known to be large", positive_columns, [c.line for c in positives]),
+def checks_of(worlds: Mapping[float, Sequence[Repetition]]) -> list[Check]:
+    """Return the controls, each with its limit."""
+    null, reversed_ = worlds[0.0], worlds[-1.0]
+    small = [r.word == "supported" or r.qualifier == "small" for r in null]
+    inside, ratio = zip(*(coverage(found, truth) for truth, found in worlds.items()), strict=True)
+    pairs = {truth: differing([r.word for r in found]) for truth, found in worlds.items()}
+    clear = [pairs[t][0] for t in worlds if not CLOSE[0] <= t <= CLOSE[1]]
+    contradictions = float(np.mean([contradicted(found) for found in worlds.values()]))
+    mean = float(np.mean(ratio))
+    spread = ["SD over standard error", "at most 1.10", f"{mean:.2f}"]
+    return [
+        limit("no effect: supported or small", float(np.mean(small)), most=0.01),
+        limit("no effect: refuted", shares([r.word for r in null])["refuted"], least=0.98),
+        limit("1.5 delta: supported", shares([r.word for r in worlds[1.5]])["supported"], 0.98),
+        limit(
+            "-delta: reversed",
+            float(np.mean([r.qualifier == "reversed" for r in reversed_])),
+            least=0.98,
+        ),
+        limit("a later look contradicts an earlier one", contradictions, most=0.005),
+        limit("95 % interval covers the truth", float(np.mean(inside)), 0.93, 0.97),
+        Check(spread[0], spread, mean <= 1.10),
+        limit("pairs that differ, truth not close to delta", max(clear), most=0.02),
+        limit("supported against refuted", max(hard for _, hard in pairs.values()), most=0.002),
     ]
-    return runner.publish([runner.machine(), verdict, power], tables)
+
+
+def line_of(truth: float, found: Sequence[Repetition]) -> list[str]:
+    new, old = [r.word for r in found], [r.old for r in found]
+    cells = [f"{truth:g}", *(f"{share:.1%}" for share in shares(new).values())]
+    cells += [f"{np.mean([r.path[-1].n for r in found]):.0f}"]
+    return cells + [f"{share:.1%}" for words in (new, old) for share in differing(words)]
 
 
 def run(options: Options) -> str:
-    """Train what is missing, judge, print the progress; return the section of the page."""
-    decisions.SEARCH = N  # the n that would decide is not asked for here, and takes long
-    emit(f"training what is missing of {2 * RUNS + 2 * N} runs and of two tuned setups")
-    metrics, positives = calibration_runs.measure(Store(options.results).open())
-    return judge_all(metrics, positives, judge)
+    """Carry out the studies, print the tables; return the section of the page."""
+    cache, repetitions = NamedConfigs(), options.repeats or REPETITIONS
+    worlds = {}
+    for truth in TRUTHS:
+        worlds[truth] = repeat(truth, repetitions, cache)
+        emit(f"truth {truth:g} delta: {shares([r.word for r in worlds[truth]])}")
+    checks = checks_of(worlds)
+    columns = ["truth / delta", *WORDS, "mean n", "pairs that differ", "hard"]
+    columns += ["old rule: pairs that differ", "hard"]
+    tables = [
+        runner.table(
+            "Controls", ["control", "limit", "measured", "kept"], [c.line for c in checks]
+        ),
+        runner.table(
+            f"Words of {repetitions} repetitions",
+            columns,
+            map(partial(line_of), *zip(*worlds.items(), strict=True)),
+        ),
+    ]
+    return runner.publish([runner.machine(), runner.verdict("controls", checks)], tables)
