@@ -1,7 +1,7 @@
 """Do the verdicts hold what their rule promises? The truth is known, because the runs are made up.
 
-A `World` answers every run that a study asks for: its error is a parabola over the log rate, a part
-that all runs of a seed share, and noise of its own. The study is planned, its rates are chosen, its
+A `World` answers every run that a study asks for. Its error is the sum of a parabola over the log
+rate, a part that all runs of a seed share, and noise of its own. The study is planned, its rates are chosen, its
 window moves and its seeds grow as in a real one. Only the training is missing.
 """
 
@@ -188,7 +188,7 @@ def limit(name: str, value: float, least: float = 0.0, most: float = 1.0) -> Che
 
 
 def checks_of(worlds: Mapping[float, Sequence[Repetition]]) -> list[Check]:
-    """Return the controls, each with its limit."""
+    """Return all checks, each with its limit."""
     null, reversed_ = worlds[0.0], worlds[-1.0]
     small = [r.word == "supported" or r.qualifier == "small" for r in null]
     inside, ratio = zip(*(coverage(found, truth) for truth, found in worlds.items()), strict=True)

@@ -33,8 +33,7 @@ class Result:
         """The effect with its interval, as a reader sees it."""
         found, contrast = self.verdict.estimate, self.contrast
         at_least = "≥ " if contrast.is_lower_bound and self.has_effect else ""
-        marks = (0.0, contrast.sesoi) if contrast.estimator.is_difference else (contrast.sesoi,)
-        return at_least + contrast.unit.text(found.centre, found.interval, marks)
+        return at_least + contrast.unit.text(found.centre, found.interval, self._marks)
 
     @property
     def has_effect(self) -> bool:
@@ -66,10 +65,17 @@ class Result:
         if len(looks) < 2:
             return ""
         steps = (
-            f"n = {look.n}: {look.word}, {unit.text(look.estimate.centre, look.estimate.interval)}"
+            f"n = {look.n}: {look.word}, "
+            f"{unit.text(look.estimate.centre, look.estimate.interval, self._marks)}"
             for look in looks
         )
         return "; ".join(steps)
+
+    @property
+    def _marks(self) -> tuple[float, ...]:
+        """What the ends of an interval are compared with, and must not be rounded to."""
+        sesoi = self.contrast.sesoi
+        return (0.0, sesoi) if self.contrast.estimator.is_difference else (sesoi,)
 
     @property
     def command(self) -> str:
