@@ -93,7 +93,8 @@ def test_only_shared_seeds_and_schemes_with_runs_count():
 
 
 def test_what_the_purposes_measure():
-    setup = SimpleNamespace(target=0.9)
+    arms = [SimpleNamespace(name=n, is_primary=n != "screened") for n in ("a", "b", "screened")]
+    setup = SimpleNamespace(target=0.9, arms=arms)
     rows = [{"step": 10, "accuracy": 0.5}, {"step": 40, "accuracy": 0.9}]
     run = SimpleNamespace(
         status="trained",
@@ -103,15 +104,18 @@ def test_what_the_purposes_measure():
         curve=rows,
     )
     never = SimpleNamespace(**{**vars(run), "curve": rows[:1]})
-    e: Any = SimpleNamespace(setup=setup, reports={"a": {0: run, 1: never}})
-    assert step_costs(e) == {"a": {0: pytest.approx(math.log2(40)), 1: 6.0}}
-    e = SimpleNamespace(edges={"a": {0: 0.5}, "b": {0: 0.5, 1: -math.inf}})
+    runs = {"a": {0: run, 1: never}}
+    e: Any = SimpleNamespace(setup=setup, runs_of=lambda arm: runs.get(arm, {}))
+    assert step_costs(e) == {"a": {0: pytest.approx(math.log2(40)), 1: 6.0}, "b": {}}
+    edges = {"a": {0: 0.5}, "b": {0: 0.5, 1: -math.inf}, "screened": {0: 0.5}}
+    e = SimpleNamespace(setup=setup, edges=edges)
     assert edge_costs(e) == {"a": {0: -0.5}}
 
     def reported(share: float) -> Any:
         return SimpleNamespace(seeds=[0], share_failed=share, values=lambda metric: {0: 1.0})
 
-    e = SimpleNamespace(reported={"a": reported(0.05), "b": reported(0.06)})
+    found = {"a": reported(0.05), "b": reported(0.06), "screened": reported(0.0)}
+    e = SimpleNamespace(setup=setup, reported=found)
     assert error_costs(e) == {"a": {0: 1.0}}
 
 

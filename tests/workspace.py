@@ -34,11 +34,12 @@ SETUP = Setup(
     arms=ARMS,
     protocol=Tuning((-1.0, -0.5), 0.5, "error", seeds=(1000, 1001), extensions=0),
     seeds=2,
+    grows=False,
 )
 
 
 BETTER = error_difference("none", "batch", "none - batch")
-CLAIM = Claim("T", "It is better", "tiny", BETTER, sesoi=1.0, n=2, scope="tiny")
+CLAIM = Claim("T", "It is better", "tiny", BETTER, sesoi=1.0, looks=(2,), scope="tiny")
 
 STUDY = Study(
     name="tiny", title="Tiny", question="?", fair_test="f", source="s", expect="e",

@@ -94,20 +94,26 @@ def standings(costs: Costs, purpose: Purpose, sesoi: float) -> list[Standing]:
     return sorted(found, key=lambda s: purpose.sign * s.value.centre)
 
 
+def ranked(e: SetupRuns) -> list[str]:
+    """Return the arms that are compared: the others have fewer seeds and rates."""
+    return [arm.name for arm in e.setup.arms if arm.is_primary]
+
+
 def step_costs(e: SetupRuns) -> Costs:
     """Return log2 of the steps to the target; a run that misses it counts with all its steps."""
 
     def cost(run) -> float:
         return math.log2(min(steps_to_target(run, e.setup.target), run.config["train.steps"]))
 
-    return {arm: {s: cost(run) for s, run in runs.items()} for arm, runs in e.reports.items()}
+    return {arm: {s: cost(run) for s, run in e.runs_of(arm).items()} for arm in ranked(e)}
 
 
 def error_costs(e: SetupRuns) -> Costs:
     """Return test errors in points, of the arms with a rate at which few enough runs fail."""
+    found = {arm: e.reported[arm] for arm in ranked(e) if arm in e.reported}
     return {
         arm: reported.values(error_points)
-        for arm, reported in e.reported.items()
+        for arm, reported in found.items()
         if reported.seeds and reported.share_failed <= MAY_FAIL
     }
 
@@ -116,8 +122,8 @@ def edge_costs(e: SetupRuns) -> Costs:
     """Return minus log10 of the highest rate that trains; schemes that train at none are absent."""
     return {
         arm: {s: -edge for s, edge in edges.items()}
-        for arm, edges in e.edges.items()
-        if all(map(math.isfinite, edges.values()))
+        for arm, edges in ((arm, e.edges.get(arm, {})) for arm in ranked(e))
+        if edges and all(map(math.isfinite, edges.values()))
     }
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from normlab.layers.table import KERNELS
+from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError
@@ -50,8 +51,10 @@ def norm_arms(*names: str, primary: tuple[str, ...] = ()) -> tuple[Arm, ...]:
 
 def all_norms(base: str, settings: Config) -> tuple[Arm, ...]:
     """Return an arm for every scheme, of norms and of kernels, that can run there. Each is tuned by
-    itself. Of schemes that are the same there the first one stays."""
-    arms = [Arm(n, {"norm.name": n}, is_primary=True, group=n) for n in NORMS]
+    itself. Of schemes that are the same there the first one stays. Norms from outside are none of
+    the study's own: they join as in any study."""
+    own = [name for name, row in NORMS.items() if not isinstance(row, OutsideNorm)]
+    arms = [Arm(n, {"norm.name": n}, is_primary=True, group=n) for n in own]
     kernels = [name for name in KERNELS if name != "none"]
     arms += [
         Arm(n, {"norm.name": "none", "norm.kernel": n}, is_primary=True, group=n) for n in kernels

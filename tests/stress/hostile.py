@@ -68,7 +68,9 @@ def planted_study(text: str) -> Study:
     )
 
     effect = error_difference(arms[0].name, arms[1].name, text)
-    claims = tuple(Claim(f, text, "tiny", effect, sesoi=1.0, n=2, scope=text) for f in FORMULAS)
+    claims = tuple(
+        Claim(f, text, "tiny", effect, sesoi=1.0, looks=(2,), scope=text) for f in FORMULAS
+    )
     kinds = ("title", "question", "fair_test", "source", "expect", "refuted_if", "cost", "variant")
     texts: dict[str, Any] = dict.fromkeys(kinds, text)
     figures = (Figure("curves", "tiny", text),)
