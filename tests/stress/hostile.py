@@ -64,6 +64,7 @@ def planted_study(text: str) -> Study:
         protocol=Tuning((-1.0,), 0.5, "steps", seeds=(1000,), extensions=0),
         settings={"data.name": "synthetic", "model.widths": (16,), "train.steps": 20},
         seeds=2,
+        grows=False,
         screening_seeds=1,
     )
 
