@@ -1,7 +1,7 @@
 """Do the verdicts hold what their rule promises? The truth is known, because the runs are made up.
 
-A `World` answers every run that a study asks for. Its error is the sum of a parabola over the log
-rate, a part that all runs of a seed share, and noise of its own. The study is planned, its rates
+A `World` answers every run that a study asks for. Its error is a sum of three parts: a parabola
+over the log rate, a part that all runs of a seed share, and noise. The study is planned, its rates
 are chosen, its window moves and its seeds grow as in a real one. Only the training is missing.
 """
 
