@@ -49,6 +49,11 @@ def test_neighbours_windows_and_quarters():
     assert [*neighbours(values, -1.0, 0.25)] == [-1.25, -1.0]
     assert window(-1.0) == [-1.5, -1.25, -1.0, -0.75, -0.5]
     assert [snapped(e) for e in (-1.13, -1.12, 0.4)] == [-1.25, -1.0, 0.5]
+    noise = 1e-12
+    assert [snapped(0.375 + e) for e in (-noise, 0.0, noise, 1e-3)] == [0.25, 0.25, 0.25, 0.5]
+    halfway = {0.0: 0.8955555555555555, 0.5: 0.8944444444444444, 1.0: 0.8977777777777777}
+    for by in (-1.0, 0.0, 2.5):
+        assert vertex({e + by: v for e, v in halfway.items()}, 0.2) == by + 0.25
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_up_runs import FIGURES, PROVENANCE, STUDY, runs_for
+from made_up_runs import FIGURES, PROVENANCE, STEPS, STUDY, runs_for
 
 from normlab.report.figures.draw import KINDS, draw
 from normlab.report.formatting import command
@@ -29,6 +29,7 @@ from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.studies.planning import ConfigCache
 from normlab.studies.rules import rule_of, write_rule
+from normlab.studies.setup import FollowUp
 from normlab.studies.study import Figure, Study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -198,6 +199,17 @@ def test_runs_csv_has_one_line_for_each_run(written, records):
         for name in ("validation_accuracy", "test_accuracy"):
             assert row[name] == str(record.final.get(name, ""))
         assert row["used_by"].startswith("made_up-quick/")
+
+
+def test_a_run_that_two_stages_ask_for_names_both(tmp_path):
+    shared = FollowUp("batch at its own rate", "batch", "batch", seeds=4)
+    study = replace(PLAIN, setups={"quick": (replace(STEPS, follows=(shared,)),)}, claims=())
+    write_report(Store(tmp_path), gather(tmp_path, runs_for([study], "quick"), study))
+    with (tmp_path / "report" / "runs.csv").open(newline="") as lines:
+        users = [row["used_by"].split("; ") for row in csv.DictReader(lines)]
+    arm = "made_up-quick/steps/batch"
+    assert users.count([f"{arm}/report", f"{arm}/follow: batch at its own rate"]) == 4
+    assert users.count([f"{arm}/report"]) == 2
 
 
 def test_the_table_of_verdicts_has_numbers(written, records, tmp_path):

@@ -94,8 +94,9 @@ def runs_csv(reports: Sequence[StudyReport]) -> str:
     users: dict[str, list[str]] = {}
     for report in reports:
         for name, setup in report.evidences.items():
-            for run_id, w in setup.wanted.items():
-                users.setdefault(run_id, []).append(f"{report.stem}/{name}/{w.arm}/{w.stage}")
+            for run_id, uses in setup.users.items():
+                found = [f"{report.stem}/{name}/{use}" for use in uses]
+                users.setdefault(run_id, []).extend(found)
     finals = sorted({name for run in runs.values() for name in run.final})
     columns = ["run", "used_by", *SETTINGS, "status", "diverged_at", *finals, "seconds", "stale"]
     rows = []

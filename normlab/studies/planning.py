@@ -147,6 +147,8 @@ class SetupRuns:
         self.setup, self.records = setup, records
         self.cache = cache or ConfigCache()
         self.wanted: dict[str, RequiredRun] = {}
+        self.users: dict[str, list[str]] = {}
+        """Run -> arm and stage of everyone who asked for it."""
         self.grids: dict[str, dict[float, dict[int, Record]]] = {}
         """arm -> exponent -> seed -> run, of the tuning stage or below the edges."""
         self.reported: dict[str, ReportedRates] = {}
@@ -186,6 +188,9 @@ class SetupRuns:
             changed |= self.setup.seed_settings(seed)
             name, config = self.cache.look_up(self.setup, changed)
             self.wanted[name] = RequiredRun(name, config, self.setup.name, arm.name, stage)
+            users = self.users.setdefault(name, [])
+            if f"{arm.name}/{stage}" not in users:
+                users.append(f"{arm.name}/{stage}")
             if name in self.records:
                 found[seed] = self.records[name]
         return found

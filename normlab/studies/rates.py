@@ -5,6 +5,7 @@ Rates are log10 exponents. All functions are pure: the same runs always give the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,11 @@ MAY_FAIL = 0.05
 
 
 def snapped(exponent: float) -> float:
-    return round(round(exponent / STEP) * STEP, 4)
+    """Return the nearest multiple of STEP, the lower one where two are equally near.
+
+    Small errors often put a parabola's lowest point halfway. Rounding must not decide then.
+    """
+    return round(math.ceil(round(exponent / STEP - 0.5, 6)) * STEP, 4)
 
 
 def vertex(values: Mapping[float, float], cap: float) -> float:
