@@ -78,7 +78,8 @@ def draw_contrast(ax: Axes, verdict: Verdict) -> None:
         beside = spread * ((np.arange(len(values)) * GOLDEN + 0.5) % 1 - 0.5)
         ax.plot(at + beside, values, **style)
     ax.plot([CENTRE_AT] * 2, interval, color=CENTRE["color"], lw=CENTRE["lw"])
-    ax.plot([CENTRE_AT], [centre], **CENTRE | {"ls": "none"})
+    mark: dict[str, Any] = CENTRE | {"ls": "none"}
+    ax.plot([CENTRE_AT], [centre], **mark)
     ax.set_xlim(-0.6, 0.95)
     ax.set_xticks([])
     ax.set_ylabel(wrapped(contrast.unit.axis_label, UNIT_WIDTH))
