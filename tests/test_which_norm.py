@@ -14,6 +14,7 @@ from scipy import stats
 
 from normlab.norms.table import NORMS
 from normlab.report.model import StudyReport
+from normlab.report.terminal import headline
 from normlab.report.which_norm import EQUAL, Column, columns_of, matrix, passes
 from normlab.studies.intervals import Estimate
 from normlab.studies.looks import look_at_study
@@ -175,6 +176,8 @@ def test_the_matrix_has_a_line_for_each_scheme_and_a_column_for_each_purpose():
     times = [sum(row[0] in c.equals for c in columns) for row in table.texts()]
     assert times == sorted(times, reverse=True) and times[0] > times[-1]
     assert columns[0].advice == "Take batch."
+    (line, _) = headline([small_report()]).splitlines()
+    assert line == f"{columns[0].title}: Take batch."
     assert columns_of([]) == [] and "n = 4 seeds" in table.note
 
 

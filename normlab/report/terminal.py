@@ -7,13 +7,15 @@ from pathlib import Path
 
 from normlab.report.claims import Result, statements
 from normlab.report.model import StudyReport
+from normlab.report.which_norm import columns_of
 
 WIDTH = 100
 """Columns of the terminal."""
 
 
 def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
-    """Return the verdicts under their sentences, in at most 100 columns, and where the page is."""
+    """Return the verdicts under their sentences, which norm to take, and where the page is, in lines
+    of at most 100 columns."""
     claims = statements(reports)
     cells = [_cells(result) for claim in claims for result in claim.results]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -23,6 +25,7 @@ def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
         for result in claim.results:
             padded = [t.ljust(w) for t, w in zip(_cells(result), widths, strict=True)]
             lines.append(_clip("  ".join(["", *padded, result.contrast.scope])))
+    lines += [_clip(f"{column.title}: {column.advice}") for column in columns_of(reports)]
     return "\n".join([*lines, f"page: {page}"] if page else lines)
 
 
