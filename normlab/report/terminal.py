@@ -14,8 +14,9 @@ WIDTH = 100
 
 
 def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
-    """Return the verdicts under their sentences, which norm to take, and where the page is, in lines
-    of at most 100 columns."""
+    """Return the verdicts under their sentences, which norm to take, and where the page is.
+
+    A line has at most 100 columns."""
     claims = statements(reports)
     cells = [_cells(result) for claim in claims for result in claim.results]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
