@@ -29,8 +29,8 @@ from normlab.studies.intervals import (
     QUANTILE,
     Estimator,
 )
-from normlab.studies.planning import SetupRuns
-from normlab.studies.protocols import Tuning
+from normlab.studies.planning import ReportedRates, SetupRuns
+from normlab.studies.protocols import Edges, Tuning
 from normlab.studies.setup import Arm, FollowUp, Setup
 from normlab.studies.study import Figure, Kind
 from normlab.studies.units import FAILED, OCTAVES, POINTS, Unit
@@ -147,11 +147,11 @@ def test_a_curve_that_ends_early_falls_to_chance_only_if_it_diverged():
     runs = {
         0: Record("a", {}, "trained", {}, rows),
         1: Record("b", {}, "trained", {}, rows[:2]),
-        2: Record("c", defaults(), "diverged", {}, rows[:1], 2),
+        2: Record("c", {}, "diverged", {}, rows[:1], 2, provenance={"chance": 0.2}),
     }
     steps, accuracies = accuracy_curves(runs)
     assert steps.tolist() == [1, 2, 3]
-    assert accuracies[:, -1].tolist() == pytest.approx([95, 90, 10])
+    assert accuracies[:, -1].tolist() == pytest.approx([95, 90, 20])
 
 
 def test_a_probe_is_drawn_as_medians_with_n():
@@ -253,9 +253,11 @@ def test_levels_may_be_gains_or_depths_and_accuracy_of_training():
     assert values(error.containers[0].lines[0]) == pytest.approx([10, 10])
 
 
-def contrast(name: str, estimator: Estimator, effects: list[Any], unit: Unit, sesoi: float):
-    found, n = dict(enumerate(effects)), len(effects)
-    return Contrast(name, "C", "s", "c", "s", found, unit, sesoi, (n,), estimator)
+def contrast(
+    name: str, estimator: Estimator, effects: list[Any], unit: Unit, sesoi: float, **facts
+):
+    found, looks = dict(enumerate(effects)), (len(effects),)
+    return Contrast(name, "C", "s", "c", "s", found, unit, sesoi, looks, estimator, **facts)
 
 
 CHANNELS = Unit("share of channels", is_proportion=True)
@@ -267,7 +269,9 @@ ROWS = [
         contrast("share", AT_MOST, [1.0, *[0.0] * 19], FAILED, 0.05),
         contrast("tail", QUANTILE, PAIRS, POINTS, 0.5),
         contrast("bound", MAX_ERROR, [0.01, 0.02], Unit("radians"), 0.05),
-        contrast("band", AT_LEAST, [1.0, 0.98], CHANNELS, 0.95),
+        contrast("limit", AT_LEAST, [1.0, 0.98], CHANNELS, 0.95),
+        contrast("at least", PAIRED_T, [1.0, 2.0, 1.5], OCTAVES, 0.3, is_lower_bound=True),
+        contrast("untestable", PAIRED_T, [1.0, 2.0, 1.5], OCTAVES, 0.3, unmet="no"),
         contrast("too few", PAIRED_T, [1.0], OCTAVES, 0.3),
         contrast("nothing", PAIRED_T, [], OCTAVES, 0.3),
     )
@@ -289,21 +293,72 @@ def test_effects_are_drawn_with_their_centre_and_the_smallest_of_interest():
     drawing = draw_effects(ROWS)
     assert drawing is not None
     panels = {ax.get_title().split("\n")[0]: ax for ax in drawing.axes if ax.get_title()}
-    t, share, tail, bound, band = panels.values()
-    assert [*panels] == [verdict.contrast.id for verdict in ROWS[:5]]
+    t, share, tail, bound, limit, at_least, untestable = panels.values()
+    assert [*panels] == [verdict.contrast.id for verdict in ROWS[:7]]
     dots, interval, centre = heights(t)
     assert dots == [1.0, 2.0, 3.0, 2.5] and centre == [2.125]
     assert interval == pytest.approx(ROWS[0].estimate.interval)
-    assert t.get_title().endswith(f"{ROWS[0].word}\nn = 4")
-    units = [ax.get_ylabel() for ax in (t, share, tail, band)]
+    assert t.get_title().endswith("? open, at its cap,\nborderline\nn = 4")
+    units = [ax.get_ylabel() for ax in (t, share, tail, limit)]
     assert units == ["octaves", "failed, %", "percentage points", "channels, %"]
-    limits = [across(ax) for ax in (t, share, tail, bound, band)]
+    limits = [across(ax) for ax in (t, share, tail, bound, limit)]
     assert limits == [{0.0, 0.3}, {5.0}, {5.9, 6.4}, {0.05}, {95.0}]
     assert heights(share)[1] == pytest.approx([5.0])
     first, second, interval, centre = heights(tail)
     assert (first[0], second[0], centre) == (8.0, 5.0, [pytest.approx(8.9)])
     assert interval[0] <= 8.9 <= interval[1]
-    assert draw_effects(ROWS[5:]) is None and draw_effects([]) is None
+    markers = [[line.get_marker() for line in ax.get_lines()] for ax in (t, at_least)]
+    assert ("^" in markers[0], "^" in markers[1]) == (False, True)
+    high = next(line for line in at_least.get_lines() if line.get_marker() == "^")
+    assert values(high) == pytest.approx([ROWS[5].estimate.high])
+    assert heights(untestable)[0] == [1.0, 2.0, 1.5]  # the seeds are shown, no interval is
+    assert all(map(math.isnan, heights(untestable)[1]))
+    assert draw_effects(ROWS[7:]) is None and draw_effects([]) is None  # no two effects
+
+
+@pytest.mark.parametrize("rows, said", [(ROWS[:1], False), (ROWS[5:6], True)])
+def test_the_legend_says_what_is_drawn(rows, said):
+    drawing: Any = draw_effects(rows)
+    texts = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert ("true effect at least this" in texts) is said
+    assert texts[:2] == ["one seed", "centre with its 99 % interval"]
+
+
+def with_rates(e: SetupRuns, arm: str, runs: dict[float, dict[int, Record]]) -> None:
+    """Give an arm reports at several rates."""
+    e.reported[arm] = ReportedRates(runs, 0.2, is_window=True)
+    e.reports[arm] = next(iter(runs.values()))
+
+
+def test_levels_are_means_over_the_rates_that_count():
+    e = runs_of(replace(SETUP, arms=level_arms("norm.stats_batch", (4, 64))))
+
+    def scored(seed: int, validation: float, test: float) -> Record:
+        final = {"validation_accuracy": validation, "test_accuracy": test}
+        return made_run(seed, final=final | {"train_set_accuracy": test})
+
+    rates = {-1.0: (0.90, 0.8), -0.75: (0.94, 0.9), -0.5: (0.93, 0.73), -0.25: (0.85, 0.1)}
+    runs = {rate: {s: scored(s, *said) for s in range(3)} for rate, said in rates.items()}
+    with_rates(e, "batch 4", runs)
+    assert e.reported["batch 4"].chosen() == [-1.0, -0.75, -0.5]
+    (errors,) = drawn("levels", e)
+    bars = {bar.get_label(): bar.lines[0] for bar in errors.containers}
+    assert values(bars["batch, n = 3"]) == pytest.approx([19, 10])
+    (fits,) = drawn("levels", e, "train_set_accuracy")
+    assert values(fits.containers[0].lines[0]) == pytest.approx([81, 90])
+
+
+def test_edges_are_marked_where_rates_are_drawn():
+    setup = replace(SETUP, protocol=Edges((-1.0, 0.0), 1.0))
+    e = runs_of(setup)
+    e.grids = {"none": {rate: {s: made_run(s) for s in range(3)} for rate in (-1.0, 0.0)}}
+    assert "median edge" not in lines_of(drawn("rates", e)[0])
+    e.edges = {"none": {0: -1.0, 1: -0.5, 2: 0.0}}
+    top, _ = drawn("rates", e)
+    marks = [line for line in top.get_lines() if line.get_transform() != top.transData]
+    assert [round(line.get_xdata()[0], 4) for line in marks] == [0.3162]
+    assert marks[0].get_color() == lines_of(top)["none, n = 3"].get_color()
+    assert "median edge" in lines_of(top) and not any("target" in name for name in lines_of(top))
 
 
 KEYS: dict[Kind, str] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -15,19 +16,21 @@ import pytest
 from made_up_runs import NASTY, PROVENANCE, STUDY
 
 from normlab.report.claims import Result, literature_statements
+from normlab.report.formatting import notes_of
 from normlab.report.html import html
 from normlab.report.markdown import claims_page, write_claims_page
 from normlab.report.model import Picture, StudyReport
+from normlab.report.numbers import effect_text
 from normlab.report.tables import markdown_text
 from normlab.runs.errors import StorageError
 from normlab.runs.record import Record
-from normlab.studies.decisions import Contrast, decide
-from normlab.studies.intervals import AT_LEAST, MAX_ERROR, PAIRED_T, QUANTILE
+from normlab.studies.decisions import Contrast, decide, word_of
+from normlab.studies.intervals import AT_LEAST, AT_MOST, MAX_ERROR, PAIRED_T, QUANTILE, Estimate
 from normlab.studies.literature import claims, entries, entry_of
 from normlab.studies.rules import KeptRule
 from normlab.studies.setup import ROOT
 from normlab.studies.study import load_study, study_names
-from normlab.studies.units import NATS, POINTS, Unit
+from normlab.studies.units import FAILED, NATS, OCTAVES, POINTS, Unit
 
 SHARE = Unit("share", is_proportion=True)
 
@@ -49,25 +52,35 @@ DISAGREES = "isagrees with the literature"
 
 def row(name: str, word: str = "supported", **facts: Any) -> Contrast:
     """Return a row whose verdict is that word."""
-    spread = 3.0 if word == "open" else 0.1
-    values = {s: EFFECTS.get(word, 0.0) + spread * (s - 2.5) / 2.5 for s in range(6)}
     told: dict[str, Any] = {
         "claim": f"C{re.sub('[^0-9]', '', name.partition('-')[0])}",
         "sentence": "Faster",
         "comparison": "a - b",
         "scope": f"net of {name}",
-        "effects": {} if word == "not run" else values,
+        "effects": {} if word in ("not run", "not measured") else values_of(word),
         "unit": POINTS,
         "sesoi": 1.0,
         "looks": (7,) if word == "exploratory" else (6,),
         "estimator": PAIRED_T,
         "setup": "steps",
+        "unmet": "it rests on nothing" if word == "not testable here" else "",
+        "not_measured": 6 if word == "not measured" else 0,
     }
     return Contrast(id=name, **(told | facts))
 
 
-def report_of(*rows: Contrast, study=PLAIN, profile: str = "quick") -> StudyReport:
-    return StudyReport(study, profile, {}, [decide([contrast]) for contrast in rows])
+def values_of(word: str, n: int = 6) -> dict[int, float]:
+    """Return effects whose word that is."""
+    spread = 3.0 if word == "open" else 0.1
+    return {s: EFFECTS.get(word, 0.0) + spread * (2 * s / (n - 1) - 1) for s in range(n)}
+
+
+def report_of(
+    *rows: Contrast | tuple[Contrast, ...], study=PLAIN, profile: str = "quick"
+) -> StudyReport:
+    """Return a report of rows, of which one with several looks is the tuple of these."""
+    paths = [row if isinstance(row, tuple) else (row,) for row in rows]
+    return StudyReport(study, profile, {}, [decide(path) for path in paths])
 
 
 def page(*reports: StudyReport, path: Path = Path("docs/claims.md")) -> str:
@@ -130,8 +143,9 @@ def test_a_test_with_a_suffix_finds_its_entry(name, entry):
 
 
 def test_tests_without_a_verdict_say_why():
-    text = page(report_of(row("C4a", "not run")))
-    assert "- **… not run**: n = 0 of 6" in block(text, "C4a")
+    text = page(report_of(row("C4a", "not run"), row("C4b", "not measured")))
+    assert "- **… not run**: delta 1 points; n = 0 of 6" in block(text, "C4a")
+    assert "- **∅ not measured**: delta 1 points; n = 6" in block(text, "C4b")
     assert "- **… not run**: no study shown here tests it" in block(text, "C11")
     assert "- **… not decided**: no recurrent net yet" in block(text, "C9")
     assert "| C9 | Batch norm suits sequences badly | … not decided |" in text
@@ -139,15 +153,18 @@ def test_tests_without_a_verdict_say_why():
     assert "not decided" not in decided and "**✓ supported, at least delta**: 2.00" in decided
 
 
-def test_an_unmet_prerequisite_gives_its_reason():
-    reason = "the noise moves nothing"
-    report = report_of(row("C8a", "open"), row("C10a-layer", unmet=reason))
+def test_what_cannot_be_tested_gives_its_reason():
+    report = report_of(row("C10a-layer", "not testable here"))
     text, shown = page(report), html([report])
-    assert f"- **∅ not testable here**: {reason}\n" in block(text, "C10a")
-    assert f"Because {reason}" in shown and DISAGREES not in text + shown
+    line = "- **∅ not testable here**: delta 1 points; n = 6; it rests on nothing\n"
+    assert line in block(text, "C10a")
+    assert "Because it rests on nothing" in shown and DISAGREES not in text + shown
 
 
-@pytest.mark.parametrize("word", ["supported", "refuted", "open", "exploratory", "not run"])
+WORDS = ("supported", "refuted", "open", "exploratory", "not run", "not measured")
+
+
+@pytest.mark.parametrize("word", WORDS)
 def test_disagreement_is_shown_exactly_where_a_verdict_goes_against_what_is_expected(word):
     asked = [e for e in entries().values() if not e.absent]
     report = report_of(*(row(f"{e.id}-net", word) for e in asked))
@@ -169,6 +186,8 @@ def test_a_claim_has_the_joint_word_of_the_tests_that_belong_to_it():
     assert "Supported: C8a (net of C8a); C8c (net of C8c). Refuted: C8b (net of C8b)." in text
     three = report_of(row("C8a"), row("C8b", "refuted"))
     assert "changing batches: ✓ 1 supported, ✗ 1 refuted, … 1 not run" in page(three)
+    with_open = report_of(row("C8a"), row("C8b", "refuted"), row("C8c", "open"))
+    assert "changing batches: ✓ 1 supported, ✗ 1 refuted, ? 1 open" in page(with_open)
     one_sentence = [row("C8a", sentence="It fails"), row("C8b", "refuted", sentence="It fails")]
     assert '<span class="verdict depends">± depends</span>' in html([report_of(*one_sentence)])
 
@@ -273,52 +292,124 @@ def test_the_facts_say_what_decides():
         looks=(3,),
         unit=NATS,
     )
-    share = row(
-        "C12-x", effects=dict.fromkeys(range(6), 0.99), estimator=AT_LEAST, sesoi=0.95, unit=SHARE
+    least = row(
+        "C12-x",
+        effects={0: 0.99, 1: 1.0, 2: 0.98},
+        estimator=AT_LEAST,
+        sesoi=0.95,
+        looks=(3,),
+        unit=SHARE,
     )
-    tail = row("C5b-gain1", effects={s: (2.0 + s, 0.1 * s) for s in range(6)}, estimator=QUANTILE)
-    report = report_of(bound, share, tail)
-    facts = [dict(Result(report, v).facts) for v in report.verdicts]
+    most = row(
+        "C2r-x", effects=dict.fromkeys(range(6), 0.0), estimator=AT_MOST, sesoi=0.05, unit=FAILED
+    )
+    tail = row("C5b-1", effects={s: (2.0 + s, 0.1 * s) for s in range(6)}, estimator=QUANTILE)
+    report = report_of(bound, least, most, tail)
+    results = [Result(report, v) for v in report.verdicts]
+    facts = [dict(r.facts) for r in results]
     assert [f["Method"] for f in facts] == [
-        "every value within the limit, 99 %",
+        "every value within the limit",
         "t interval of a share, 99 %",
+        "exact (Clopper-Pearson) interval, 99 %",
         "paired bootstrap of the 90th percentile, 99 %",
     ]
-    assert [v.word for v in report.verdicts] == ["supported"] * 3
+    assert [v.word for v in report.verdicts] == ["supported", "open", "open", "supported"]
     assert facts[0]["Largest value allowed"] == "0.0001 nats"
     assert facts[1]["Least value asked for"] == "95.0 %"
-    assert facts[2]["Smallest effect of interest"] == "1 points"
-    assert facts[0]["Effect with its interval"] == "3e-05 [3e-05, 3e-05] nats"
-    assert facts[1]["The same word again"] == "100 %, by a bootstrap over the seeds"
-    assert facts[2]["Planned n"] == "6, until the word is clear"
+    assert facts[2]["Largest value allowed"] == "5.0 %"
+    assert facts[3]["Smallest effect of interest"] == "1 points"
+    assert results[0].effect == "3e-05 nats"
+    assert [r.asked for r in results[2:]] == ["limit 5.0 %", "delta 1 points"]
+    assert "; limit 5.0 %" in html([report]) and "; delta 1 points" in html([report])
+    assert facts[1]["Planned n"] == "3" and "Next" not in facts[0]
+    assert facts[1]["Next"] == "open at its cap: the rule plans no more than n = 3"
+    assert facts[0]["The same word again"] == "in 100 % of the resamples of its seeds"
 
 
-def test_qualifiers_borderline_words_and_lower_bounds_are_shown():
-    small = row("C1a", effects={s: 0.3 + 0.01 * s for s in range(6)})
-    bound = row("C1b", is_lower_bound=True)
-    near = row("C8a", effects={s: v for s, v in enumerate((1.1, 0.9, 1.5, 0.7, 1.3, 0.8))})
-    text = page(report_of(small, bound, near))
-    assert "**✗ refuted, small**: 0.32 \\[" in block(text, "C1a")
-    assert "**✓ supported, at least delta**: ≥ 2.00 \\[" in block(text, "C1b")
-    assert "**✓ supported, borderline**: 1.05 \\[" in block(text, "C8a")
+def path_of(
+    *words: str, looks: tuple[int, ...] = (6, 12, 24), **facts: Any
+) -> tuple[Contrast, ...]:
+    """Return a row at its first looks, with these words."""
+    rows = zip(words, looks, strict=False)
+    return tuple(row("C1a", effects=values_of(w, n), looks=looks, **facts) for w, n in rows)
 
 
-def test_the_path_of_n_is_shown_where_it_grew():
-    first = row("C8a", "open", looks=(6, 8))
-    second = row("C8a", effects={s: 2.0 + 0.1 * s for s in range(8)}, looks=(6, 8))
-    verdict = decide([first, second])
-    report = StudyReport(PLAIN, "quick", {}, [verdict])
-    path = Result(report, verdict).path
-    assert re.fullmatch(r"n = 6: open, 0\.50 \[.*\] points; n = 8: supported, 2\.35 .*", path)
-    assert path in html([report]) and "on the way: n = 6: open" in block(page(report), "C8a")
-    assert Result(report, decide([second])).path == ""
+def test_a_row_says_at_which_numbers_of_seeds_it_was_read_and_what_is_left():
+    for words, notes, left in (
+        (("open", "supported"), "supported, at least delta", ""),
+        (("open",), "open, not final", "n = 12, and those"),
+        (("open", "open"), "open, not final", "n = 24, and those"),
+        (("open", "open", "open"), "open, at its cap", "no more than n = 24"),
+    ):
+        report = report_of(path_of(*words))
+        (result,) = [Result(report, v) for v in report.verdicts]
+        assert result.word.startswith(f"{'?' if left else '✓'} {notes}")
+        assert left in result.next and bool(left) is bool(result.next)
+        assert result.n == " → ".join(str(n) for n in (6, 12, 24)[: len(words)])
+        assert dict(result.facts)["Planned n"] == "6 → 12 → 24, until the word is clear"
+        text = page(report)
+        steps = re.findall(r"n = (\d+): (\w+), ", block(text, "C1a"))
+        assert [w for _, w in steps] == ([*words] if len(words) > 1 else [])
+        for shown in (text, html([report])):
+            assert (left in shown) or not left
+            assert f"n = {result.n}" in text and f"</span>{result.n}</td>" in html([report])
 
 
-def test_an_end_of_an_interval_is_not_rounded_to_what_decides():
-    """U is -0.0004, just below 0: it reads reversed, and must not be printed as 0.00."""
-    values = {0: -0.0004, 1: -0.0004, 2: -0.0004}
-    report = report_of(row("C8b", effects=values, looks=(3,)))
-    assert "refuted, reversed**: −0.0004 \\[−0.0004, " in block(page(report), "C8b")
+def test_a_word_that_is_not_clear_enough_is_not_final():
+    wide = {s: 1.2 + 0.9 * (s - 2.5) / 2.5 for s in range(6)}  # supported, but the interval is wide
+    report = report_of(row("C1a", effects=wide, looks=(6, 12)), row("C1b", effects=wide))
+    first, last = report.verdicts
+    assert (first.word, notes_of(first)[0]) == ("supported", "not final")
+    assert "not final" not in notes_of(last)
+
+
+def test_an_unstable_word_is_borderline():
+    near = {s: 1.0 + 0.05 * (s - 2.5) for s in range(6)}
+    report = report_of(row("C1a", effects=near), row("C1b"))
+    weak, strong = report.verdicts
+    assert weak.replication < 0.95 and notes_of(weak)[-1] == "borderline"
+    assert "borderline" not in notes_of(strong)
+    assert "✓ supported, borderline" in page(report).replace("at least delta, ", "")
+
+
+def test_a_lower_bound_is_printed_with_its_sign_everywhere_and_refutes_nothing():
+    small = {s: 0.1 + 0.01 * s for s in range(6)}
+    facts = {"effects": small, "unit": OCTAVES, "is_lower_bound": True}
+    report = report_of(row("C1a", **facts), row("C1b", "supported", is_lower_bound=True))
+    low, high = (Result(report, v) for v in report.verdicts)
+    assert low.verdict.word == "open" and low.effect.startswith("≥ 1.09× [")
+    assert high.verdict.word == "supported" and high.effect.startswith("≥ 2.00 [")
+    assert "at least as large" in dict(low.facts)["Lower bound"]
+    assert dict(low.facts)["Effect as a logarithm"].startswith("0.13 [0.09, 0.16] octaves")
+    assert "Effect as a logarithm" not in dict(high.facts)
+    assert "≥ 1.09×" in block(page(report), "C1a") and "≥ 1.09×" in html([report])
+    missing = report_of(row("C1a", "not run", is_lower_bound=True))
+    assert Result(missing, missing.verdicts[0]).effect == "–"
+
+
+@pytest.mark.parametrize("unit", [POINTS, OCTAVES, FAILED, NATS])
+@pytest.mark.parametrize("sesoi", [0.05, 0.32, 1.0])
+def test_a_printed_interval_never_contradicts_the_word(unit, sesoi):
+    """Also where a value is so near to 0 or to delta that two decimals would round it across."""
+    near = (-0.7, -0.01, -1e-3, -1e-5, 0.0, 1e-5, 1e-3, 0.01, 0.7)
+    values = sorted({v for at in (0.0, sesoi) for v in (at + sesoi * n for n in near)})
+
+    def read(number: str) -> float:
+        return float(number.rstrip("× %").replace("−", "-"))
+
+    zero, delta = (read(unit.number(v)) for v in (0.0, sesoi))
+    for low, centre, high in itertools.combinations_with_replacement(values, 3):
+        text = effect_text(unit, (centre, low, high), sesoi).removesuffix(unit.suffix)
+        mid, least, most = (read(n) for n in re.split(r" \[|, ", text.strip(" ]")))
+        said = "open"
+        if most < delta:
+            said = "refuted"
+        elif least > zero and mid >= delta:
+            said = "supported"
+        word, qualifier = word_of(Estimate(centre, low, high), sesoi)
+        assert said == word, text
+        assert (qualifier == "reversed") is (most < zero), text
+        assert (qualifier == "small") is (word == "refuted" and least > zero), text
 
 
 def test_the_command_writes_the_claims(tmp_path):
@@ -329,4 +420,6 @@ def test_the_command_writes_the_claims(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "report.py"), "--results=results", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.endswith(f"page: {Path('results', 'report', 'index.html')}\n")
-    assert "- **… not run**: n = 0 of 12" in (tmp_path / "claims.md").read_text(encoding="utf-8")
+    assert "- **… not run**: delta 0.32 octaves (1.25×); n = 0 of 12" in (
+        tmp_path / "claims.md"
+    ).read_text(encoding="utf-8")

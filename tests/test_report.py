@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import math
 import re
 import subprocess
 import sys
@@ -17,8 +16,9 @@ import pytest
 from made_up_runs import FIGURES, PROVENANCE, STEPS, STUDY, runs_for
 
 from normlab.report.figures.draw import KINDS, draw
-from normlab.report.formatting import command
+from normlab.report.formatting import SYMBOLS, command
 from normlab.report.model import StudyReport, collect
+from normlab.report.protocol import protocol_facts
 from normlab.report.terminal import headline
 from normlab.report.write import draw_all, write_report
 from normlab.runs.config import program_id
@@ -27,7 +27,8 @@ from normlab.runs.files import write_json
 from normlab.runs.provenance import timing_place
 from normlab.runs.record import Record
 from normlab.runs.store import Store
-from normlab.studies.planning import ConfigCache
+from normlab.studies.decisions import Look
+from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.rules import rule_of, write_rule
 from normlab.studies.setup import FollowUp
 from normlab.studies.study import Figure, Study
@@ -158,6 +159,41 @@ def test_a_kept_rule_and_a_variant_with_its_command(records, tmp_path):
     )
 
 
+def test_the_page_has_no_word_of_older_rules(written):
+    text = Page(written).text.lower()
+    words = (
+        "holm",
+        "wilcoxon",
+        "inconclusive",
+        "no data",
+        "coverage",
+        "gate",
+        "mcnemar",
+        "p value",
+    )
+    assert [word for word in words if re.search(rf"\b{word}", text)] == []
+
+
+def test_every_word_that_can_be_printed_is_explained_and_has_a_colour(written):
+    text, style = Page(written).text, written.read_text(encoding="utf-8")
+    glossary = text.partition("What the words mean\n")[2].lower()
+    for word in SYMBOLS:
+        assert word in glossary or word == "not decided"
+        assert f".{word.split()[0]}" in style
+    for word in ("reversed", "small", "at least delta", "borderline", "not final", "at its cap"):
+        assert word in glossary
+
+
+def test_the_protocol_names_orders_of_the_data_and_other_numbers_of_steps():
+    short = replace(STEPS.arms[1], settings={"norm.name": "batch", "train.steps": 94})
+    setup = replace(STEPS, arms=(STEPS.arms[0], short), follows=(), data_orders=5)
+    facts = dict(protocol_facts(SetupRuns(setup, {})))
+    assert "5 splits and data orders take turns" in facts["Seeds"]
+    assert facts["Evaluation"].startswith("300 steps (some arms: 94), evaluated")
+    plain = dict(protocol_facts(SetupRuns(STEPS, {})))
+    assert "take turns" not in plain["Seeds"] and plain["Evaluation"].startswith("300 steps, ")
+
+
 def test_a_study_without_runs_says_so(tmp_path):
     reports = gather(tmp_path, {})
     assert all(draw(f, reports[0].evidences[f.setup]) is None for f in FIGURES)
@@ -217,25 +253,27 @@ def test_the_table_of_verdicts_has_numbers(written, records, tmp_path):
     rows = csv.DictReader(io.StringIO(text))
     for row, verdict in zip(rows, gather(tmp_path, records)[0].verdicts, strict=True):
         found = [float(row[name]) for name in ("effect", "effect, low", "effect, high")]
-        estimate = verdict.estimate
-        assert found == [estimate.centre, estimate.low, estimate.high]
-        assert (row["unit"], row["verdict"], row["qualifier"]) == (
-            *("octaves", verdict.word),
-            verdict.qualifier,
-        )
-        assert (int(row["n"]), row["planned n"]) == (verdict.n, str(verdict.contrast.looks[0]))
-        again = float(row["replication"]) if row["replication"] else math.nan
-        assert again == pytest.approx(verdict.replication, nan_ok=True)
+        assert found == [verdict.estimate.centre, *verdict.estimate.interval]
+        assert (row["unit"], float(row["delta"])) == ("octaves", verdict.contrast.sesoi)
+        assert (row["verdict"], int(row["n"])) == (verdict.word, verdict.n)
+        assert row["qualifier"] == verdict.qualifier
+        assert row["path"] == ", ".join(f"{look.n} {look.word}" for look in verdict.path)
+        assert row["final"] == ("yes" if verdict.is_decided else "")
+        again = [float(row[name]) for name in ("replication",) if row[name]]
+        assert again == ([verdict.replication] if verdict.is_decided else [])
 
 
 def test_the_headline_fits_a_terminal(records, tmp_path):
     reports = gather(tmp_path, records)
-    weak = replace(reports[0].verdicts[0], word="open", qualifier="")
+    strong = reports[0].verdicts[0]
+    looks = tuple(Look(n, "open", "", strong.estimate) for n in (6, 12))
+    weak = replace(strong, word="open", qualifier="", replication=0.5, n=12, path=looks)
+    weak = replace(weak, contrast=replace(weak.contrast, looks=(6, 12, 24), is_lower_bound=True))
     reports = [replace(reports[0], verdicts=[weak, *reports[0].verdicts])]
     lines = headline(reports, tmp_path / "index.html").splitlines()
-    assert max(map(len, lines[:-1])) == 100
-    assert lines[1].split()[:2] == ["C1a", "open"]
-    assert re.match(r"  C1b +refuted, small +[\d.]+× \[.*\] +n = 6 ", lines[3])
+    assert max(len(line) for line in lines[:-1]) == 100
+    assert re.match(r"  C1a +open, not final, borderline +≥ [\d.]+× \[.*\] +n = 6 → 12 ", lines[1])
+    assert re.match(r"  C1a +supported, at least delta +[\d.]+× \[.*\] +n = 6 ", lines[2])
     assert re.match(r"  C1c +exploratory, n differs +[\d.]+× \[.*\] +n = 6 of 7", lines[-2])
     assert lines[-1] == f"page: {tmp_path / 'index.html'}"
     assert headline([]) == ""

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from normlab.report.formatting import SYMBOLS, command, n_text, with_symbol
+from normlab.report.formatting import SYMBOLS, command, is_final, n_text, notes_of, with_symbol
 from normlab.report.model import StudyReport
+from normlab.report.numbers import effect_text, raw_text
 from normlab.report.tables import Measured, Table
 from normlab.studies.decisions import Contrast, Verdict
-from normlab.studies.intervals import CONFIDENCE
+from normlab.studies.intervals import CONFIDENCE, MAX_ERROR, Estimate
 from normlab.studies.literature import Entry, claims, entries, entry_of
 
 
@@ -29,15 +30,23 @@ class Result:
         return self.verdict.contrast
 
     @property
-    def effect(self) -> str:
-        """The effect with its interval, as a reader sees it."""
-        found, contrast = self.verdict.estimate, self.contrast
-        at_least = "≥ " if contrast.is_lower_bound and self.has_effect else ""
-        return at_least + contrast.unit.text(found.centre, found.interval, self._marks)
+    def is_measured(self) -> bool:
+        return not math.isnan(self.verdict.estimate.centre)
+
+    def effect_at(self, found: Estimate) -> str:
+        """Return an effect with its interval, as a reader sees it."""
+        contrast = self.contrast
+        at_least = "≥ " if contrast.is_lower_bound and not math.isnan(found.centre) else ""
+        return at_least + effect_text(contrast.unit, self._values(found), contrast.sesoi)
+
+    def _values(self, found: Estimate) -> tuple[float, ...]:
+        """Return the centre and its interval, which a largest value has not."""
+        interval = () if self.contrast.estimator == MAX_ERROR else found.interval
+        return (found.centre, *interval)
 
     @property
-    def has_effect(self) -> bool:
-        return not math.isnan(self.verdict.estimate.centre)
+    def effect(self) -> str:
+        return self.effect_at(self.verdict.estimate)
 
     @property
     def sesoi(self) -> str:
@@ -45,14 +54,25 @@ class Result:
         return self.contrast.unit.sesoi_text(self.contrast.sesoi)
 
     @property
+    def asked(self) -> str:
+        """What the effect is compared with, in short."""
+        is_difference = self.contrast.estimator.is_difference
+        return f"{'delta' if is_difference else 'limit'} {self.sesoi}"
+
+    @property
     def word(self) -> str:
-        """The verdict's word with its symbol and its qualifier; an exploratory one says why it is
-        no more."""
-        verdict, looks = self.verdict, self.contrast.looks
-        notes = [verdict.qualifier, "borderline" if verdict.is_borderline else ""]
+        """The verdict's word with its symbol and its notes."""
+        verdict, planned = self.verdict, " to ".join(map(str, self.ends))
+        notes = notes_of(verdict)
         if verdict.word == "exploratory":
-            notes = [f"n differs ({verdict.n}, planned {' to '.join(map(str, ends(looks)))})"]
-        return ", ".join(filter(None, [with_symbol(verdict.word), *notes]))
+            notes = [f"n differs ({verdict.n}, planned {planned})"]
+        return ", ".join([with_symbol(verdict.word), *notes])
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """The first and the last of the planned numbers of seeds, once if they are equal."""
+        looks = self.contrast.looks
+        return looks if len(looks) == 1 else (looks[0], looks[-1])
 
     @property
     def n(self) -> str:
@@ -61,21 +81,20 @@ class Result:
     @property
     def path(self) -> str:
         """What each look said, where there was more than one."""
-        looks, unit = self.verdict.path, self.contrast.unit
-        if len(looks) < 2:
-            return ""
-        steps = (
-            f"n = {look.n}: {look.word}, "
-            f"{unit.text(look.estimate.centre, look.estimate.interval, self._marks)}"
-            for look in looks
-        )
-        return "; ".join(steps)
+        looks = self.verdict.path
+        steps = (f"n = {look.n}: {look.word}, {self.effect_at(look.estimate)}" for look in looks)
+        return "; ".join(steps) if len(looks) > 1 else ""
 
     @property
-    def _marks(self) -> tuple[float, ...]:
-        """What the ends of an interval are compared with, and must not be rounded to."""
-        sesoi = self.contrast.sesoi
-        return (0.0, sesoi) if self.contrast.estimator.is_difference else (sesoi,)
+    def next(self) -> str:
+        """What is left to do by the rule."""
+        verdict, looks = self.verdict, self.contrast.looks
+        if verdict.is_decided and not is_final(verdict):
+            following = next(n for n in looks if n > verdict.n)
+            return f"the rule continues to n = {following}, and those runs are not done"
+        if verdict.word == "open":
+            return f"open at its cap: the rule plans no more than n = {looks[-1]}"
+        return ""
 
     @property
     def command(self) -> str:
@@ -98,29 +117,28 @@ class Result:
         """How it was decided, as (name, text)."""
         verdict, contrast = self.verdict, self.contrast
         found, estimator, effect = verdict.estimate, contrast.estimator, ""
-        if not math.isnan(found.centre):
-            effect = contrast.unit.raw_text(found.centre, found.interval)
-        again = "" if math.isnan(verdict.replication) else f"{100 * verdict.replication:.0f} %"
-        planned = " to ".join(map(str, ends(contrast.looks)))
+        method = f"{estimator.label}, {100 * CONFIDENCE:.0f} %"
+        if self.is_measured and contrast.unit.base:
+            effect = raw_text(contrast.unit, self._values(found), contrast.sesoi)
+        cut_off = "≥: some runs or grids ended first, so the effect is at least as large"
+        again = f"in {100 * verdict.replication:.0f} % of the resamples of its seeds"
         missed = f"in {contrast.not_measured} seeds, which are left out"
+        grows = ", until the word is clear" if len(contrast.looks) > 1 else ""
         facts = [
             ("Test", f"{contrast.id}, profile {self.report.profile}"),
-            ("Method", f"{estimator.label}, {100 * CONFIDENCE:.0f} %"),
+            ("Method", estimator.label if estimator == MAX_ERROR else method),
             (estimator.sesoi_label, self.sesoi),
-            ("Effect with its interval", effect),
-            ("Planned n", f"{planned}, until the word is clear"),
+            ("Effect as a logarithm", effect),
+            ("Lower bound", cut_off if contrast.is_lower_bound and self.is_measured else ""),
+            ("Planned n", " → ".join(map(str, contrast.looks)) + grows),
             ("On the way", self.path),
-            ("The same word again", f"{again}, by a bootstrap over the seeds" if again else ""),
+            ("Next", self.next),
+            ("The same word again", "" if math.isnan(verdict.replication) else again),
             ("Neither arm got there", missed if contrast.not_measured else ""),
             ("Remark", contrast.remark),
             *(("Note", note) for note in verdict.notes),
         ]
         return [(name, text) for name, text in facts if text]
-
-
-def ends(looks: Sequence[int]) -> Sequence[int]:
-    """Return the first and the last of the planned numbers of seeds, once if they are equal."""
-    return looks if len(looks) == 1 else (looks[0], looks[-1])
 
 
 def results_of(reports: Sequence[StudyReport]) -> list[Result]:
@@ -224,9 +242,10 @@ def literature_statements(reports: Sequence[StudyReport]) -> list[Statement]:
 
 
 VERDICT_NOTE = (
-    "Effect and interval (99 %) decide: refuted if the interval lies below delta, supported if it "
-    "lies above 0 and the effect is at least delta. replication: the probability that the word "
-    "is the same with other seeds. The CSV has the effect, its interval and delta in its unit."
+    "Effect and 99 % interval decide. Refuted: the interval lies below delta. Supported: it lies "
+    "above 0, and the effect is at least delta. Open: neither. Path: the word at each n. Final: "
+    "whether the rule asks for no more seeds. Replication: how often the seeds, drawn again, "
+    "give the same word. The CSV has effect, interval and delta in the unit named."
 )
 
 
@@ -252,8 +271,10 @@ def _verdict_line(result: Result) -> dict:
         "delta": Measured(result.sesoi, {"": contrast.sesoi}),
         "n": verdict.n,
         "planned n": ", ".join(map(str, contrast.looks)),
+        "path": ", ".join(f"{look.n} {look.word}" for look in verdict.path),
         "verdict": verdict.word,
         "qualifier": verdict.qualifier,
+        "final": ("yes" if is_final(verdict) else "no") if verdict.is_decided else "",
         "replication": None if math.isnan(again) else Measured(f"{again:.2f}", {"": again}),
         "lower bound": "yes" if contrast.is_lower_bound else "",
     }

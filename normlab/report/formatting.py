@@ -8,7 +8,7 @@ import shlex
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
 from normlab.settings import defaults
-from normlab.studies.decisions import Verdict
+from normlab.studies.decisions import Verdict, stops
 from normlab.studies.study import Study
 
 SYMBOLS = {
@@ -30,10 +30,33 @@ def with_symbol(word: str, count: int = 0) -> str:
     return " ".join(filter(None, [SYMBOLS.get(word), str(count or ""), word]))
 
 
+def is_final(verdict: Verdict) -> bool:
+    """Return whether the rule asks for no more seeds."""
+    contrast = verdict.contrast
+    found, sesoi = contrast.estimator.margin(verdict.estimate, contrast.sesoi)
+    return verdict.n >= contrast.looks[-1] or stops(found, verdict.word, sesoi)
+
+
+def notes_of(verdict: Verdict) -> list[str]:
+    """Return the notes that follow the word."""
+    notes = [verdict.qualifier]
+    if verdict.word == "exploratory":
+        notes = ["n differs"]
+    elif verdict.is_decided and not is_final(verdict):
+        notes += ["not final"]
+    elif verdict.word == "open":
+        notes += ["at its cap"]
+    notes += ["borderline" if verdict.is_borderline else ""]
+    return [note for note in notes if note]
+
+
 def n_text(verdict: Verdict) -> str:
-    """Return n, with the first planned one where n is none of the planned ones."""
+    """Return n: of each look where there were several; with the first planned one where it is none
+    of the planned ones."""
     looks = verdict.contrast.looks
-    return str(verdict.n) if verdict.n in looks else f"{verdict.n} of {looks[0]}"
+    if verdict.n not in looks:
+        return f"{verdict.n} of {looks[0]}"
+    return " → ".join(str(look.n) for look in verdict.path) or str(verdict.n)
 
 
 def command(study: Study, profile: str, seeds: int | None = None, setup: str = "") -> str:

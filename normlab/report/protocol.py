@@ -25,6 +25,11 @@ def protocol_facts(e: SetupRuns) -> list[tuple[str, str]]:
     if tuning:
         seeds = f"tuned with {tuning[0]} to {tuning[-1]}, which are not used again; {seeds}"
     shared = "Arms share split, initial kernels and data order by seed."
+    if setup.data_orders:
+        shared = (
+            f"A seed draws the initial weights; {setup.data_orders} splits and data orders take "
+            "turns. Arms share all of it by seed."
+        )
     target = f"{100 * setup.target:g} % of the validation examples." if protocol.has_target else ""
     screened = f" Screening, no verdict: {others}." if others else ""
     facts = [
@@ -43,12 +48,15 @@ def protocol_facts(e: SetupRuns) -> list[tuple[str, str]]:
 
 def _evaluation(e: SetupRuns) -> str:
     configs = [wanted.config for wanted in e.wanted.values()]
-    steps = configs[0]["train.steps"]
-    points = eval_steps(steps, configs[0]["train.eval_every"], configs[0]["train.eval_growth"])
+    first = configs[0]
+    steps = first["train.steps"]
+    own = {w.config["train.steps"] for w in e.wanted.values() if not w.stage.startswith("follow")}
+    others = ", ".join(map(str, sorted(own - {steps})))
+    points = eval_steps(steps, first["train.eval_every"], first["train.eval_growth"])
     times = "once, at the end" if len(points) == 1 else f"{len(points)} times, first at {points[0]}"
     text = (
-        f"{steps} steps, evaluated {times}, on at most {configs[0]['eval.curve_examples']} "
-        "validation examples; whole splits at the end."
+        f"{steps} steps{f' (some arms: {others})' if others else ''}, evaluated {times}, on at "
+        f"most {first['eval.curve_examples']} validation examples; whole splits at the end."
     )
     rows = [(NORMS.get(config["norm.name"]), config) for config in configs]
     running = [config for row, config in rows if row and row.running_statistics]

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import isnan
+from dataclasses import dataclass
+from math import isinf, isnan
 from statistics import median
 
 import numpy as np
 
+from normlab.report.arms import rates_of, values_of
 from normlab.report.tables import Cell, Measured, Table
 from normlab.runs.record import Record
-from normlab.studies.effects import subtract
+from normlab.studies.decisions import jackknife_error
+from normlab.studies.effects import octaves, subtract, weighted_errors
 from normlab.studies.intervals import CONFIDENCE, median_interval, t_estimate
-from normlab.studies.metrics import (
-    accuracy,
-    error_points,
-    is_failed,
-    restricted_octaves,
-    steps_to_target,
-)
+from normlab.studies.metrics import accuracy, error_points, is_failed, steps_to_target
 from normlab.studies.planning import SetupRuns
+from normlab.studies.protocols import rate_of
 from normlab.studies.setup import Arm
 from normlab.studies.units import NOTHING, decimal, magnitude, rate_text, with_interval
 
 RUNNING = "running_"
 """Prefix of what was measured with running averages."""
+TOO_OFTEN = "fails"
+"""In place of a difference of errors, where an arm fails too often for one."""
 BATCH = "batch_"
 """Prefix of what was measured with the statistics of each scored batch."""
 
@@ -38,7 +37,7 @@ class Line:
     name: str
     role: str
     tried: Sequence[Record]
-    """The runs whose failures are counted: sweeps count those at every rate."""
+    """The runs whose failures are counted: those at the rates that count, or at every rate."""
     reference: str = ""
     """The arm that this line is compared with, paired by seed; empty for the reference itself."""
 
@@ -53,7 +52,7 @@ class Line:
 
     @property
     def n(self) -> int:
-        return max(len(self.runs), len(self.rates))
+        return len(self.rates) or len(self.values(is_failed))
 
     def has_mode(self, mode: str) -> bool:
         """Return whether any run was measured in this mode of evaluation."""
@@ -63,16 +62,7 @@ class Line:
         return [steps_to_target(run, self.e.setup.target, mode) for run in self.runs.values()]
 
     def values(self, metric: Callable[[Record], float]) -> dict[int, float]:
-        """Return seed -> a metric, of an arm with several rates its mean over those that count."""
-        reported = self.e.reported.get(self.name)
-        if reported and reported.seeds:
-            return reported.values(metric)
-        return {seed: metric(run) for seed, run in self.runs.items()}
-
-    def pairs(self) -> list[tuple[Record, Record]]:
-        """Return (run, run of the reference) of the seeds that both have."""
-        other = self.e.runs_of(self.reference) if self.reference else {}
-        return [(run, other[seed]) for seed, run in self.runs.items() if seed in other]
+        return values_of(self.e, self.name, metric)
 
 
 def setup_table(e: SetupRuns) -> Table:
@@ -101,58 +91,72 @@ def lines_of(e: SetupRuns) -> list[Line]:
     for arm in e.setup.arms:
         role = "primary" if arm.is_primary else "screening"
         lines.append(Line(e, arm.name, role, e.tried(arm.name), reference_of(e, arm)))
-    return lines + [Line(e, name, "follows", [*e.follows[name].values()]) for name in e.follows]
+    for name, runs in e.follows.items():
+        tried = e.tried(name) if name in e.reported else [*runs.values()]
+        lines.append(Line(e, name, "follows", tried))
+    return lines
 
 
 def reference_of(e: SetupRuns, arm: Arm) -> str:
     """Return the arm that an arm is compared with, or an empty string for the reference itself.
 
-    In a setup with levels it is the largest level, of the arm's own line if it has one. Otherwise
-    the protocol names it.
+    It is `batch` where error is measured and `none` where steps or rates are. In a setup with
+    levels it is the largest level, of the arm's own line if it has one.
     """
     levels = [a for a in e.setup.arms if a.level is not None]
     if levels:
         line = [a for a in levels if a.line == arm.line] or levels
         name = max(line, key=lambda a: a.level or 0.0).name
     else:
-        name = e.setup.protocol.reference
+        is_of_error = not e.setup.protocol.has_target and e.setup.protocol.kind != "edges"
+        name = "batch" if is_of_error else "none"
     return name if name != arm.name and e.setup.arm(name) else ""
 
 
 def _cell(
-    centre: float, interval: tuple[float, float], text: Callable[[float], str], base: float = 0.0
+    found: tuple[float, float, float],
+    text: Callable[[float], str],
+    base: float = 0.0,
+    sign: str = "",
 ) -> Measured:
     """Return a centre with its interval; with a base, those of base^value."""
-    numbers = [base**value if base else value for value in (centre, *interval)]
+    numbers = [base**value if base else value for value in found]
     names = ("", "low", "high")
-    return Measured(with_interval(*map(text, numbers)), dict(zip(names, numbers, strict=True)))
+    return Measured(
+        sign + with_interval(*map(text, numbers)), dict(zip(names, numbers, strict=True))
+    )
 
 
-def _mean(values: Sequence[float], places: int, confidence: float = 0.95) -> Measured:
+def _mean(values: Sequence[float], places: int) -> Measured:
     if not values:
         return Measured(NOTHING, {})
-    found = t_estimate(np.asarray(values), confidence)
-    return _cell(found.centre, found.interval, lambda v: decimal(v, places))
+    found = t_estimate(np.asarray(values), 0.95)
+    return _cell((found.centre, *found.interval), lambda v: decimal(v, places))
 
 
 def _median(values: Sequence[float], text: Callable[[float], str], base: float = 0.0) -> Measured:
     if not values:
         return Measured(NOTHING, {})
-    return _cell(median(values), median_interval(values)[:2], text, base)
+    return _cell((median(values), *median_interval(values)[:2]), text, base)
 
 
-def _factor(base: float, exponents: Sequence[float]) -> Cell:
+def _factor(base: float, exponents: Sequence[float], sign: str = "") -> Cell:
     """Return the geometric mean of base^exponent; nothing without exponents."""
     if not exponents:
         return ""
     found = t_estimate(np.asarray(exponents), CONFIDENCE)
-    return _cell(found.centre, found.interval, magnitude, base)
+    return _cell((found.centre, *found.interval), magnitude, base, sign)
 
 
 def _rate(line: Line) -> Cell:
+    """Return the rate, and from which to which rate runs count where they are several."""
     rates = {run.config["optim.lr"] for run in line.runs.values()}
     rate = rates.pop() if len(rates) == 1 else None
-    return Measured(rate_text(rate), {"": rate})
+    several = [*map(rate_of, rates_of(line.e, line.name))]
+    if rate is None or len(several) < 2:
+        return Measured(rate_text(rate), {"": rate})
+    text = f"{rate_text(rate)} ({rate_text(several[0])} to {rate_text(several[-1])})"
+    return Measured(text, {"": rate, "lowest": several[0], "highest": several[-1]})
 
 
 def _steps(line: Line, mode: str = "") -> Cell:
@@ -163,9 +167,11 @@ def _steps(line: Line, mode: str = "") -> Cell:
 
 def _speed(line: Line) -> Cell:
     """Return how many times fewer steps than the reference, over pairs."""
-    target = line.e.setup.target
-    found = [restricted_octaves(other, own, target)[0] for own, other in line.pairs()]
-    return _factor(2.0, [value for value in found if not isnan(value)])
+    if not line.reference:
+        return ""
+    found = octaves(line.e, line.reference, line.name)
+    known = [value for value in found.effects.values() if not isnan(value)]
+    return _factor(2.0, known, "≥ " if found.is_lower_bound else "")
 
 
 def _error(line: Line, mode: str = "") -> Cell:
@@ -175,12 +181,15 @@ def _error(line: Line, mode: str = "") -> Cell:
 
 
 def _difference(line: Line) -> Cell:
-    """Return error minus the reference's error, mean over pairs."""
+    """Return error minus the reference's error over pairs, with the interval that decides."""
     if not line.reference:
         return ""
-    other = replace(line, name=line.reference).values(error_points)
-    differences = subtract(line.values(error_points), other)
-    return _mean([*differences.values()], 2, CONFIDENCE) if differences else ""
+    found = weighted_errors({line.name: 1.0, line.reference: -1.0}, line.e)
+    if found.estimator or not found.effects:
+        return Measured(TOO_OFTEN if found.estimator else NOTHING, {})
+    error = jackknife_error(found.redraw, [*found.effects]) if found.redraw else 0.0
+    estimate = t_estimate(np.array([*found.effects.values()]), error=error)
+    return _cell((estimate.centre, *estimate.interval), lambda v: decimal(v, 2))
 
 
 def _rate_ratio(line: Line) -> Cell:
@@ -227,11 +236,16 @@ def _seconds(line: Line) -> Cell:
 
 
 def _note(e: SetupRuns, lines: list[Line]) -> str:
+    protocol = e.setup.protocol
     sizes = sorted({line.n for line in lines if line.n >= 2}, reverse=True)
     covered = [f"{100 * median_interval(range(n))[2]:.0f} % at n = {n}" for n in sizes]
     parts = ["Means: 95 % t intervals. Differences and factors between arms: 99 %."]
-    if covered and (e.setup.protocol.has_target or e.edges):
+    if e.setup.grows:
+        parts.append("A verdict has an n of its own, which may be smaller.")
+    if covered and (protocol.has_target or e.edges):
         parts.append(f"Medians: order-statistic intervals, covering {', '.join(covered)}.")
+    if any(isinstance(c, Measured) and "lowest" in c.numbers for c in map(_rate, lines)):
+        parts.append("An arm with several rates has its mean over them, seed by seed.")
     if any(line.has_mode(RUNNING) for line in lines):
         parts.append(
             "Batch statistics are re-estimated before each evaluation; "
@@ -239,8 +253,10 @@ def _note(e: SetupRuns, lines: list[Line]) -> str:
         )
     if any(not arm.is_primary for arm in e.setup.arms):
         parts.append(f"Screening arms run with n = {e.setup.screening_seeds} and carry no verdict.")
-    if any(is_failed(run) for line in lines for run in line.runs.values()):
-        parts.append("A diverged run counts with the accuracy of chance, and all steps.")
+    if any(run.status != "trained" for line in lines for run in line.tried):
+        parts.append("A diverged run has the accuracy of chance.")
+    if protocol.has_target and any(map(isinf, (s for line in lines for s in line.steps()))):
+        parts.append("A missed target is ∞ in a median, and all the steps of the run in a factor.")
     if e.step_seconds:
         parts.append(f"Seconds: median steps x step time of a single run on {e.timed_on}.")
     return " ".join(parts)

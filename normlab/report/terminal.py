@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from normlab.report.claims import Result, statements
+from normlab.report.formatting import notes_of
 from normlab.report.model import StudyReport
 from normlab.report.which_norm import columns_of
 
@@ -14,9 +15,7 @@ WIDTH = 100
 
 
 def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
-    """Return the verdicts under their sentences, which norm to take, and where the page is.
-
-    A line has at most 100 columns."""
+    """Return the verdicts under their sentences, in at most 100 columns, and where the page is."""
     claims = statements(reports)
     cells = [_cells(result) for claim in claims for result in claim.results]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -36,6 +35,5 @@ def _clip(line: str) -> str:
 
 def _cells(result: Result) -> list[str]:
     verdict = result.verdict
-    reason = "n differs" if verdict.word == "exploratory" else verdict.qualifier
-    word = ", ".join(filter(None, [verdict.word, reason]))
+    word = ", ".join([verdict.word, *notes_of(verdict)])
     return [result.contrast.id, word, result.effect, f"n = {result.n}"]

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 
 NOTHING = "–"
-MOST_DIGITS = 4
-"""Further digits of a value that is close to a limit."""
 
 
 def decimal(value: float, places: int) -> str:
@@ -23,8 +21,8 @@ def decimal(value: float, places: int) -> str:
     return text if value > 0 or is_zero else f"−{text}"
 
 
-def magnitude(value: float, more: int = 0) -> str:
-    """Return a positive value with about three digits, or `more`: steps, factors, seconds.
+def magnitude(value: float) -> str:
+    """Return a positive value with about three digits: steps, factors, seconds.
 
     >>> magnitude(2.345), magnitude(31.27), magnitude(1234.5), magnitude(0.0123)
     ('2.35', '31.3', '1234', '0.0123')
@@ -32,9 +30,8 @@ def magnitude(value: float, more: int = 0) -> str:
     if not math.isfinite(value):
         return decimal(value, 0)
     if 0 < abs(value) < 0.1:
-        text = f"{abs(value):.{3 + more}g}"
-        return f"−{text}" if value < 0 else text
-    return decimal(value, more + (2 if abs(value) < 10 else 1 if abs(value) < 100 else 0))
+        return f"{value:.3g}".replace("-", "−", 1) if value < 0 else f"{value:.3g}"
+    return decimal(value, 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0)
 
 
 def rate_text(rate: float | None) -> str:
@@ -80,38 +77,25 @@ class Unit:
             return f"{self.suffix.removeprefix('of ') or 'share'}, %"
         return self.axis or self.name
 
-    def number(self, value: float, more: int = 0) -> str:
-        """Return a value without its unit, with `more` digits than usual.
+    def number(self, value: float) -> str:
+        """Return a value without its unit.
 
         >>> OCTAVES.number(1.0), FAILED.number(0.05), POINTS.number(-1.5), NATS.number(2e-6)
         ('2.00×', '5.0 %', '−1.50', '2e-06')
         """
         if self.base and not math.isnan(value):
-            return f"{magnitude(self.base**value, more)}×"
+            return f"{magnitude(self.base**value)}×"
         if self.is_proportion:
-            return decimal(100 * value, 1 + more) + ("" if math.isnan(value) else " %")
-        return magnitude(value, more) if self.is_tiny else decimal(value, 2 + more)
+            return decimal(100 * value, 1) + ("" if math.isnan(value) else " %")
+        return magnitude(value) if self.is_tiny else decimal(value, 2)
 
-    def apart(self, value: float, marks: tuple[float, ...]) -> str:
-        """Return a value with as many digits as set it apart from the marks, which decide words.
-
-        >>> POINTS.apart(-0.0004, (0.0, 1.0)), POINTS.apart(1.0, (0.0, 1.0))
-        ('−0.0004', '1.00')
-        """
-        others = [mark for mark in marks if mark != value]
-        texts = ((self.number(value, more), more) for more in range(MOST_DIGITS))
-        distinct = (t for t, more in texts if t not in [self.number(m, more) for m in others])
-        return next(distinct, self.number(value, MOST_DIGITS))
-
-    def text(
-        self, value: float, interval: tuple[float, ...] = (), marks: tuple[float, ...] = ()
-    ) -> str:
+    def text(self, value: float, interval: tuple[float, ...] = ()) -> str:
         """Return a value, with an interval if there is one, as a reader sees it.
 
         >>> POINTS.text(0.5), OCTAVES.text(1.0, (0.0, 2.0)), FAILED.text(0.05)
         ('0.50 points', '2.00× [1.00×, 4.00×]', '5.0 % failed')
         """
-        text = with_interval(*(self.apart(v, marks) for v in (value, *interval)))
+        text = with_interval(*map(self.number, (value, *interval)))
         return text if math.isnan(value) else f"{text} {self.suffix}".strip()
 
     def raw_text(self, value: float, interval: tuple[float, ...] = ()) -> str:

@@ -20,6 +20,8 @@ from normlab.studies.study import Figure
 from normlab.studies.units import rate_text
 
 RESAMPLES = 2000
+EDGE: LineStyle = {"linestyle": (0, (1, 1.4)), "linewidth": 1.3, "zorder": 1}
+"""How the median of the highest rates that pass is drawn."""
 
 
 def accuracy_curves(runs: Mapping[int, Record]) -> tuple[np.ndarray, np.ndarray]:
@@ -90,8 +92,15 @@ def draw_rates(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
         top.plot(rates, [np.mean(v) for v in values], label=label, **style)
         draw_band(top, rates, [*map(min, values)], [*map(max, values)], style, alpha=0.12)
         bottom.plot(rates, failed, **style)
+        edges = [rate_of(edge) for edge in e.edges.get(arm.name, {}).values()]
+        if edges:
+            top.axvline(float(np.median(edges)), **EDGE, color=style["color"])
     if not top.lines:
         return False
+    if e.edges:
+        top.plot([], [], **EDGE, color="#555555", label="median edge")
+    elif e.times_steps:
+        _draw_target(top, e.setup.target)
     top.set_ylabel("final validation accuracy, %")
     bottom.set_ylabel("failed, %")
     bottom.set_ylim(-8, 108)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
+from normlab.report.arms import values_of
 from normlab.report.figures.series import arms_of, n_range
 from normlab.report.figures.style import (
     DASHES,
@@ -19,6 +20,7 @@ from normlab.report.figures.style import (
     scheme_of,
     styles_of,
 )
+from normlab.runs.record import Record
 from normlab.studies.intervals import t_interval
 from normlab.studies.metrics import chance, error_points
 from normlab.studies.planning import SetupRuns
@@ -49,7 +51,7 @@ def points_of(figure: Figure, e: SetupRuns) -> list[Point]:
     """Return the arms that have values, in the order of their levels."""
     points = []
     for arm in arms_of(figure, e):
-        values = values_of(e, arm, figure.key)
+        values = shown_values(e, arm, figure.key)
         if values:
             level = math.inf if arm.level is None else arm.level
             mean, half = float(np.mean(values)), np.ptp(t_interval(values)) / 2
@@ -57,18 +59,20 @@ def points_of(figure: Figure, e: SetupRuns) -> list[Point]:
     return sorted(points, key=lambda point: point.level)
 
 
-def values_of(e: SetupRuns, arm: Arm, key: str) -> list[float]:
+def shown_values(e: SetupRuns, arm: Arm, key: str) -> list[float]:
     """Return the test errors of an arm's runs, or what their finals hold under `key`.
 
-    The latter is chance for a run that diverged; a run that was not measured has none.
+    The latter is chance for a run that diverged; a run that was not measured has none. An arm with
+    several rates has for each seed the mean over those that count.
     """
-    runs, reported = e.runs_of(arm.name).values(), e.reported.get(arm.name)
-    if not key and reported and reported.seeds:  # as in the table: the mean over its rates
-        return [*reported.values(error_points).values()]
-    if not key:
-        return [error_points(run) for run in runs]
-    finals = [r.final.get(key) if r.status == "trained" else chance(r) for r in runs]
-    return [scale_of(key) * value for value in finals if value is not None]
+
+    def metric(run: Record) -> float:
+        if not key:
+            return error_points(run)
+        value = run.final.get(key, math.nan) if run.status == "trained" else chance(run)
+        return scale_of(key) * value
+
+    return [value for value in values_of(e, arm.name, metric).values() if not math.isnan(value)]
 
 
 def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:

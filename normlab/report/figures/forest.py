@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from normlab.report.figures.style import STYLE, panels_of, wrapped
-from normlab.report.formatting import n_text, with_symbol
+from normlab.report.formatting import n_text, notes_of, with_symbol
 from normlab.studies.decisions import Verdict
 from normlab.studies.intervals import PERCENTILE
 
@@ -27,15 +27,16 @@ GREY = "#6a6a6a"
 DOT: dict[str, Any] = {"marker": "o", "color": GREY, "markersize": 3.6, "alpha": 0.75, "ls": "none"}
 FIRST: dict[str, Any] = DOT | {"markerfacecolor": "none"}
 CENTRE: dict[str, Any] = {"marker": "D", "color": "#000000", "markersize": 4.5, "lw": 1.6}
+AT_LEAST: dict[str, Any] = CENTRE | {"marker": "^", "ls": "none"}
 NO_EFFECT: dict[str, Any] = {"color": "#333333", "lw": 0.9, "ls": (0, (5, 2))}
 LIMIT: dict[str, Any] = {"color": "#333333", "lw": 1.3, "ls": (0, (1, 1.4))}
 GOLDEN = 0.618034
-TITLE_WIDTH, UNIT_WIDTH = 24, 26
+TITLE_WIDTH, UNIT_WIDTH = 22, 26
 
 
 def draw_effects(verdicts: Sequence[Verdict]) -> Drawing | None:
     """Return the figure of the contrasts with 2 or more effects; None where none has."""
-    shown = [v for v in verdicts if len(effects_of(v)) >= 2 and v.path]
+    shown = [v for v in verdicts if len(v.contrast.effects) >= 2]
     if not shown:
         return None
     across, down = min(ACROSS, len(shown)), -(-len(shown) // ACROSS)
@@ -62,29 +63,30 @@ def draw_contrast(ax: Axes, verdict: Verdict) -> None:
     scale = contrast.unit.scale
     sets = scale * effects_of(verdict)
     base = float(np.percentile(sets[:, 1], PERCENTILE)) if test.has_pairs else 0.0
-    limits, found = [base + scale * contrast.sesoi], verdict.estimate
+    limit, found = base + scale * contrast.sesoi, verdict.estimate
     centre, *interval = (base + scale * v for v in (found.centre, *found.interval))
     dots = sets if test.shows_seeds else sets[:, :0]
-    known = np.array([*dots.flat, centre, *interval, *limits, base])
+    shown = [limit, base] if test.is_difference else [limit]
+    known = np.array([*dots.flat, centre, *interval, *shown])
+    known = known[np.isfinite(known)]
     room = 0.1 * (np.ptp(known) or abs(known.max()) or 1.0)
     ax.set_ylim(known.min() - room, known.max() + room)
-    edges = [(limit, LIMIT) for limit in limits]
-    edges += [(base, NO_EFFECT)] if test.is_difference else []
-    for at, style in edges:
-        ax.axhline(at, **style, zorder=1)
+    ax.axhline(limit, **LIMIT, zorder=1)
+    if test.is_difference:
+        ax.axhline(base, **NO_EFFECT, zorder=1)
     places = zip(PAIR_AT, (FIRST, DOT), strict=True) if test.has_pairs else [(0.0, DOT)]
     for (at, style), values in zip(places, dots.T, strict=False):
         spread = 0.3 if test.has_pairs else 0.5
         beside = spread * ((np.arange(len(values)) * GOLDEN + 0.5) % 1 - 0.5)
         ax.plot(at + beside, values, **style)
     ax.plot([CENTRE_AT] * 2, interval, color=CENTRE["color"], lw=CENTRE["lw"])
-    mark: dict[str, Any] = CENTRE | {"ls": "none"}
-    ax.plot([CENTRE_AT], [centre], **mark)
+    ax.plot(CENTRE_AT, centre, **CENTRE)
+    if contrast.is_lower_bound:
+        ax.plot(CENTRE_AT, interval[1], **AT_LEAST)
     ax.set_xlim(-0.6, 0.95)
     ax.set_xticks([])
     ax.set_ylabel(wrapped(contrast.unit.axis_label, UNIT_WIDTH))
-    words = ", ".join(filter(None, [with_symbol(verdict.word), verdict.qualifier]))
-    title = f"{contrast.id}\n{words}"
+    title = "\n".join([contrast.id, ", ".join([with_symbol(verdict.word), *notes_of(verdict)])])
     ax.set_title(f"{wrapped(title, TITLE_WIDTH)}\nn = {n_text(verdict)}", fontsize=8, pad=8)
 
 
@@ -97,7 +99,8 @@ def _draw_legend(drawing: Drawing, verdicts: Sequence[Verdict], columns: int) ->
         (any(t.shows_seeds and not t.has_pairs for t in tests), "one seed", DOT),
         (has_pairs, "one seed, first of a pair", FIRST),
         (has_pairs, "one seed, second of a pair", DOT),
-        (True, "centre with its interval", CENTRE),
+        (True, "centre with its 99 % interval", CENTRE),
+        (any(v.contrast.is_lower_bound for v in verdicts), "true effect at least this", AT_LEAST),
         (any(t.is_difference for t in tests), f"no effect{second}", NO_EFFECT),
         (True, f"smallest effect of interest{', or limit' if has_limits else ''}", LIMIT),
     ]
