@@ -198,3 +198,9 @@ def test_a_fit_with_replaced_labels_is_that_of_all_examples():
     assert is_failed(one)
     assert not is_failed(replace(one, curve=[last | {"replaced_loss": 0.02}]))
     assert not is_failed(replace(one, curve=[last | {"step": 200}]))
+
+
+def test_a_run_that_ended_at_its_target_has_no_test_error():
+    """train.stop_at ends a run after an evaluation on the validation images alone."""
+    stopped = record(validation_accuracy=0.95)
+    assert math.isnan(error_points(stopped)) and accuracy(stopped, "validation") == 0.95

@@ -91,10 +91,11 @@ def share_learned(record: Record, target: float) -> float:
 
 
 def accuracy(record: Record, split: str, mode: str = "") -> float:
-    """Return the final accuracy on `split`; chance for a diverged run."""
+    """Return the final accuracy on `split`; chance for a diverged run. NaN for a run that ended at
+    train.stop_at, where only validation is scored."""
     if record.status != "trained":
         return chance(record)
-    return record.final[f"{mode}{split}_accuracy"]
+    return record.final.get(f"{mode}{split}_accuracy", math.nan)
 
 
 def error_points(record: Record, split: str = "test", mode: str = "") -> float:
