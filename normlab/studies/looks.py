@@ -7,6 +7,7 @@ looks, so that the seeds that another contrast needs do not change its word.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 from normlab.runs.record import Record
@@ -65,8 +66,17 @@ class SetupLooks:
 
     @property
     def furthest(self) -> SetupRuns:
-        """The setup at the most seeds that a contrast has asked for."""
-        return self.known[max(self.known)] if self.known else self.at(self.setup.seeds)
+        """The setup at the most seeds that a contrast has asked for.
+
+        It also wants the runs of the other looks: with fewer seeds a window can lie elsewhere.
+        """
+        if not self.known:
+            self.at(self.setup.seeds)
+        looks = [self.known[n] for n in sorted(self.known)]
+        furthest = copy(looks[-1])
+        furthest.wanted = {name: run for runs in looks for name, run in runs.wanted.items()}
+        furthest.users = {name: users for runs in looks for name, users in runs.users.items()}
+        return furthest
 
 
 @dataclass(frozen=True)
