@@ -105,8 +105,13 @@ class ReportedRates:
         able = set(eligible(dict(zip(self.runs, failed.tolist(), strict=True))))
         return {e: float(error) for e, error in zip(self.runs, errors, strict=True) if e in able}
 
+    def _lowest(self, means: Mapping[float, float]) -> float:
+        """Return the eligible rate that is nearest to the lowest point of the parabola."""
+        lowest = vertex(means, self.cap)
+        return min(means, key=lambda e: (abs(e - lowest), means[e]))
+
     def vertex(self, seeds: Sequence[int] | None = None) -> float:
-        return vertex(self._means(seeds), self.cap)
+        return self._lowest(self._means(seeds))
 
     def chosen(self, seeds: Sequence[int] | None = None) -> list[float]:
         """Return the rates whose mean counts, chosen by these seeds or by all."""
@@ -115,7 +120,7 @@ class ReportedRates:
         means = self._means(seeds)
         if not self.is_window:
             return [*means]
-        return [*neighbours(means, vertex(means, self.cap), STEP)]
+        return [*neighbours(means, self._lowest(means), STEP)]
 
     @property
     def share_failed(self) -> float:
