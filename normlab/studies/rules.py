@@ -18,9 +18,11 @@ from normlab.runs.files import make_folder, read_json, write_json
 from normlab.runs.provenance import now
 from normlab.runs.store import Store
 from normlab.settings import Config
-from normlab.studies import decisions, effects, intervals, metrics, rates
+from normlab.studies import decisions, effects, intervals, metrics, planning, rates
+from normlab.studies.effects import Claim
 from normlab.studies.looks import look_at_study
 from normlab.studies.planning import ConfigCache
+from normlab.studies.protocols import Edges, Tuning
 from normlab.studies.setup import FIRST_SEED, Setup
 from normlab.studies.study import Study
 
@@ -44,6 +46,8 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
     """Return all that decides the verdicts of a study in one profile, as JSON has it."""
     study, cache = study.planned or study, cache or ConfigCache(needs_data=False)
     setups = study.setups[profile]
+    names = {setup.name for setup in setups}
+    claims = [claim for claim in study.claims if claim.setup in names]
     contrasts = [path[0] for path in look_at_study(study, profile, {}, cache).paths]
     content = {
         "decision": {
@@ -56,12 +60,20 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
             "share of misses before a lower bound": effects.MAY_BE_CUT_OFF,
             "seeds where training itself is compared": effects.TRAINED_SEEDS,
             "first seed": FIRST_SEED,
+            "tuning seeds of arms that decide nothing": planning.SCREENING_SEEDS,
+            "decades between rates": rates.STEP,
+            "rates of a window on a side": rates.REACH,
+            "moves of a window": planning.MOST_MOVES,
+            "matched losses": list(effects.MATCHED_LOSSES),
         },
-        "claims": {c.id: claim_content(c) for c in contrasts},
+        "claims": {
+            claim.id: claim_content(contrast) | _setup_seeds(claim)
+            for claim, contrast in zip(claims, contrasts, strict=True)
+        },
         "rankings": [
             {"purpose": r.purpose.name, "setup": r.setup, "delta": r.delta(profile)}
             for r in study.rankings
-            if r.setup in {setup.name for setup in setups}
+            if r.setup in names
         ],
         "setups": {setup.name: setup_content(setup, cache) for setup in setups},
     }
@@ -76,6 +88,10 @@ def claim_content(c: decisions.Contrast) -> dict[str, Any]:
         "delta": c.sesoi,
         "n": list(c.looks),
     }
+
+
+def _setup_seeds(claim: Claim) -> dict[str, int]:
+    return {"seeds of its setup": claim.setup_seeds} if claim.setup_seeds else {}
 
 
 def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
@@ -98,7 +114,7 @@ def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
             | {"is primary": arm.is_primary, "tuned with": arm.group}
             for arm in setup.arms
         },
-        "protocol": content_of(setup.protocol) | {"kind": setup.protocol.kind},
+        "protocol": content_of(setup.protocol) | _fixed(setup.protocol),
         "screening seeds": setup.screening_seeds,
         "data orders": setup.data_orders,
         "target": setup.target,
@@ -106,6 +122,12 @@ def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
         "settings of reports": dict(setup.report_settings),
         "follow-ups": {f.name: content_of(f, "name", "is_secondary") for f in setup.follows},
     }
+
+
+def _fixed(protocol: Tuning | Edges) -> dict[str, Any]:
+    """Return what a protocol has besides its fields."""
+    facts: dict[str, Any] = {"kind": protocol.kind}
+    return facts | {"cap": protocol.cap} if isinstance(protocol, Tuning) else facts
 
 
 def content_of(part: Any, *left_out: str) -> dict[str, Any]:
