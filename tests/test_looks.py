@@ -13,14 +13,16 @@ from lab import BATCH, MEMORY, NONE, SEEDS, SETUP, Lab, Response
 
 from normlab.runs.record import Record
 from normlab.studies.decisions import decide
-from normlab.studies.effects import TRAINED_SEEDS, Claim, error_difference, looks
+from normlab.studies.effects import TRAINED_SEEDS, Claim, Effect, error_difference, looks
+from normlab.studies.intervals import AT_MOST
 from normlab.studies.looks import SetupLooks, look_at_study
-from normlab.studies.metrics import error_points
+from normlab.studies.metrics import error_points, is_failed
 from normlab.studies.planning import MOST_MOVES, SetupRuns
 from normlab.studies.protocols import WINDOW, Edges, eligible
 from normlab.studies.rates import bisected, neighbours, snapped, vertex, window
 from normlab.studies.setup import FIRST_SEED, FollowUp, Setup
 from normlab.studies.study import Study, adapt
+from normlab.studies.units import FAILED
 
 PAIR = replace(SETUP, arms=(NONE, BATCH))
 QUARTERS = (-2.0, -1.75, -1.5, -1.25, -1.0)
@@ -205,6 +207,34 @@ def test_each_seed_has_its_own_edge_and_follow_ups_take_the_low_median():
     assert len(lab.evidence.follows["tenfold"]) == 80
 
 
+def test_edges_wait_for_the_bisection_of_every_seed():
+    setup = replace(EDGES, arms=(NONE,))
+    lab = Lab(setup, up_to({"none": -0.4}))
+    bisections = [name for name, w in lab.evidence.wanted.items() if w.stage == "bisect"]
+    assert len(bisections) == 3 * len(SEEDS)
+    for missing in bisections:
+        few = {name: run for name, run in lab.records.items() if name != missing}
+        evidence = SetupRuns(setup, few, MEMORY)
+        assert evidence.edges == evidence.best == {} and missing in evidence.wanted
+        asked = {w.config["seed"] for w in evidence.wanted.values() if w.stage == "bisect"}
+        assert asked == SEEDS and not evidence.is_complete
+
+
+def test_a_run_that_fails_passes_no_rate_however_low_its_seeds_best_is():
+    """It ends within 10 points of that, but near chance."""
+    setup = replace(EDGES, arms=(NONE,), protocol=replace(EDGES.protocol, bisections=0))
+    lab = Lab(setup, lambda norm, e, seed: 0.5 if e <= -1.0 else 0.45)
+    assert set(lab.evidence.edges["none"].values()) == {-1.0}
+
+
+def test_edges_grow_past_a_rate_at_which_no_seed_trains():
+    """Two in a row end it: 0 fails, 0.5 trains again."""
+    setup = replace(EDGES, arms=(NONE,), protocol=replace(EDGES.protocol, bisections=0))
+    lab = Lab(setup, lambda norm, e, seed: 0.95 if e in (-1.0, -0.5, 0.5) else 0.2)
+    assert lab.exponents("none", "edge")[-1] == 1.5
+    assert set(lab.evidence.edges["none"].values()) == {0.5}
+
+
 def test_an_arm_that_trains_at_no_rate_has_no_edge_and_no_follow_ups():
     follow = FollowUp("tenfold", arm="batch", rate_of="none", factor=10)
     setup = replace(EDGES, arms=(NONE, BATCH), follows=(follow,))
@@ -296,6 +326,44 @@ def test_an_arm_that_fails_at_every_rate_is_compared_by_whether_it_trains():
     assert (verdict.word, verdict.n) == ("supported", TRAINED_SEEDS)
     assert verdict.contrast.estimator.name == "discordant" and verdict.contrast.sesoi == 0.0
     assert set(verdict.contrast.effects.values()) == {0.0, 1.0}
+    fewer = sum(verdict.contrast.effects.values())  # seeds in which batch alone trains
+    assert verdict.estimate.centre == 1.0 and [look.n for look in verdict.path] == [48]
+    assert verdict.estimate.interval == pytest.approx((2 * 0.005 ** (1 / fewer) - 1, 1.0))
+
+
+@pytest.mark.parametrize("last, word", [(12, "exploratory"), (48, "refuted")])
+def test_whether_arms_train_is_said_at_its_own_number_of_seeds_alone(last, word):
+    """Here the better arm is the one that fails, in half of its seeds."""
+
+    def response(norm: str, exponent: float, seed: int) -> float:
+        return 0.2 if norm == "batch" and seed % 2 else 0.9
+
+    study = study_of(PAIR, claim("C1", 1.0, last=12))
+    lab = StudyLab(study, response)
+    few = {n: r for n, r in lab.records.items() if r.config["seed"] < FIRST_SEED + last}
+    verdict = decide(look_at_study(study, "quick", few, MEMORY).paths[0])
+    assert (verdict.word, verdict.n) == (word, last)
+    assert verdict.qualifier == ("reversed" if word == "refuted" else "")
+    assert verdict.contrast.looks == (TRAINED_SEEDS,)
+
+
+def test_a_contrast_that_counts_other_runs_keeps_the_seeds_of_its_setup():
+    follow = FollowUp("many", "batch", "none", seeds=80)
+    setup = replace(PAIR, follows=(follow,), seeds=12)
+    share = Effect(
+        AT_MOST,
+        FAILED,
+        "share",
+        lambda e: {s: float(is_failed(run)) for s, run in e.runs_of("many").items()},
+    )
+    risk = Claim("C1", "s", "setup", share, sesoi=0.05, looks=(80,), setup_seeds=3)
+    lab = StudyLab(
+        study_of(setup, risk),
+        lambda norm, exponent, seed: 0.2 if seed % 2 else 0.9 - 0.01 * exponent,
+    )
+    assert (lab.verdicts["C1"].word, lab.verdicts["C1"].n) == ("refuted", 80)
+    assert lab.verdicts["C1"].estimate.centre == 0.5
+    assert len(lab.known.setups["setup"].runs_of("none")) == 3
 
 
 def test_other_seeds_make_a_verdict_exploratory():

@@ -11,7 +11,7 @@ import pytest
 
 from normlab.runs.record import Record
 from normlab.settings import defaults
-from normlab.studies.effects import at_matched_losses
+from normlab.studies.effects import at_matched_losses, octaves
 from normlab.studies.metrics import (
     accuracy,
     at_train_loss,
@@ -88,6 +88,38 @@ def test_restricted_octaves(slow, fast, octaves, is_cut_off):
 
     found = restricted_octaves(reaching(slow), reaching(fast), 0.9)
     assert found == (pytest.approx(octaves, nan_ok=True), is_cut_off)
+
+
+@pytest.mark.parametrize(
+    "seeds, missed, both, is_bound",
+    [
+        (12, 0, 0, False),
+        (12, 1, 0, False),
+        (10, 1, 0, False),  # a tenth is allowed
+        (12, 2, 0, True),
+        (12, 1, 3, True),  # 1 of the 9 seeds that say something
+        (4, 0, 4, False),
+    ],
+)
+def test_too_many_misses_of_the_slow_arm_make_a_lower_bound(seeds, missed, both, is_bound):
+    """The slow arm needs 80 steps and the fast one 20. Each seed is missed by the slow arm, by both
+    or by none."""
+
+    def pair(seed: int) -> tuple[Record, Record]:
+        slow = trained(CURVE if seed >= missed + both else CURVE[:3])
+        return slow, trained(((10, 0.7), (20, 0.9)) if seed >= both else CURVE[:1])
+
+    e: Any = SimpleNamespace(setup=SimpleNamespace(target=0.9))
+    e.paired = lambda slow, fast: ((s, pair(s)) for s in range(seeds))
+    found = octaves(e, "none", "batch")
+    assert found.is_lower_bound == is_bound and list(found.effects) == list(range(seeds))
+    counted = [found.effects[s] for s in range(both, seeds)]
+    cut = [math.log2(300 / 20)] * missed
+    assert counted == pytest.approx(cut + [2.0] * (seeds - both - missed))
+    assert all(math.isnan(found.effects[s]) for s in range(both))
+    known = seeds - both
+    text = f"none missed the target in {missed} of {known} seeds" if missed else ""
+    assert found.remark == text
 
 
 @pytest.mark.parametrize(

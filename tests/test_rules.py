@@ -11,6 +11,7 @@ from normlab.runs.provenance import changed_facts, timing_place
 from normlab.runs.record import Record, is_stale
 from normlab.runs.store import Store
 from normlab.settings import SETTINGS
+from normlab.studies import effects, intervals, metrics, planning, rates, rules
 from normlab.studies.intervals import DISCORDANT
 from normlab.studies.planning import ConfigCache
 from normlab.studies.protocols import Tuning
@@ -156,6 +157,48 @@ def test_whatever_decides_in_a_setup_is_part_of_its_rule(change):
     changed = replace(STUDY, setups={"quick": (replace(mlp, **change), *others)})
     lines = [*differences(rule_of(STUDY, "quick"), rule_of(changed, "quick"))]
     assert lines and all(line.startswith(f"setups, {mlp.name}, ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "module, name, value",
+    [
+        (intervals, "CONFIDENCE", 0.95),
+        (intervals, "PERCENTILE", 80),
+        (intervals, "RESAMPLES", 99),
+        (metrics, "ABOVE_CHANCE", 0.5),
+        (metrics, "MISSED_STEPS", 5),
+        (rates, "MAY_FAIL", 0.25),
+        (rates, "STEP", 0.125),
+        (rates, "REACH", 3),
+        (planning, "MOST_MOVES", 2),
+        (planning, "SCREENING_SEEDS", 4),
+        (effects, "MAY_BE_CUT_OFF", 0.3),
+        (effects, "TRAINED_SEEDS", 96),
+        (effects, "MATCHED_LOSSES", (1.0, 0.5)),
+        (rules, "FIRST_SEED", 0),
+    ],
+)
+def test_whatever_decides_in_all_studies_is_part_of_every_rule(module, name, value, monkeypatch):
+    before = rule_of(STUDY, "quick")
+    monkeypatch.setattr(module, name, value)
+    (line,) = differences(before, rule_of(STUDY, "quick"))
+    assert line.startswith("decision, ")
+
+
+def test_how_far_a_rate_bends_a_parabola_is_part_of_a_rule(monkeypatch):
+    before = rule_of(STUDY, "quick")
+    monkeypatch.setattr(Tuning, "cap", 0.5)
+    lines = [*differences(before, rule_of(STUDY, "quick"))]
+    assert len(lines) == len(STUDY.setups["quick"])
+    assert all(line.endswith(", protocol, cap: 0.2 → 0.5") for line in lines)
+
+
+def test_seeds_of_a_setup_whose_contrast_counts_other_runs_are_part_of_its_rule():
+    study = load_study("learning_rate")
+    claims = tuple(replace(c, setup_seeds=13) if c.id == "C2r-mlp" else c for c in study.claims)
+    changed = rule_of(replace(study, claims=claims), "quick")
+    (line,) = differences(rule_of(study, "quick"), changed)
+    assert line == "claims, C2r-mlp, seeds of its setup: 12 → 13"
 
 
 def test_a_ranking_is_part_of_its_rule():

@@ -171,6 +171,10 @@ def test_tails_are_compared_by_a_paired_bootstrap():
     assert found.centre == pytest.approx(expected) and 0 < found.low < expected < found.high
     apart = QUANTILE.estimate(np.stack([luck, rng.permutation(luck)], axis=1))
     assert apart.low < 0 < apart.high
+    again = np.random.default_rng(2).integers(50, size=(3000, 50))
+    first, second = np.moveaxis(np.percentile(unlucky[again], 90, axis=1), 1, 0)
+    inside = np.mean((first - second >= found.low) & (first - second <= found.high))
+    assert 0.984 < inside < 0.996  # of resamples that are not its own
     verdict = decide([row([*map(tuple, unlucky)], estimator=QUANTILE, sesoi=0.3, looks=(50,))])
     assert verdict.word == "supported" and 0.5 < verdict.replication < 0.95
 
@@ -244,6 +248,7 @@ def test_words_of_effects(values, word, qualifier):
 @pytest.mark.parametrize(
     "n, missed, word",
     [(0, 0, "not run"), (1, 0, "not run"), (0, 12, "not measured"), (1, 11, "not measured")]
+    + [(0, 5, "not run"), (1, 4, "not run")]
     + [(n, 0, "exploratory") for n in (2, 11, 13)]
     + [(10, 2, "supported"), (10, 0, "exploratory")],
 )
@@ -323,6 +328,19 @@ def test_replication_chooses_rates_again():
 
     found = replication(row([*values.values()], redraw=redraw))
     assert 0.55 < found < 0.75  # seed 0 is in 1 - (11/12)^12 = 65 % of the resamples
+
+
+def test_resamples_have_intervals_as_wide_as_the_jackknife_asks_for():
+    """Their own spread would make nearly all of them supported; the sample is open."""
+    values = dict(enumerate(spread(1.5, 0.2)))
+
+    def redraw(seeds: Sequence[int]) -> np.ndarray:
+        turned = len(seeds) == 11 and 0 not in seeds
+        return np.array([values[s] for s in seeds]) + 5.0 * turned
+
+    contrast = row([*values.values()], redraw=redraw)
+    assert look_at(contrast)[0].word == "open" and replication(contrast) > 0.95
+    assert replication(row([*values.values()])) == 1.0  # supported, without the jackknife
 
 
 def test_the_word_is_a_function_of_the_interval_and_delta_alone():
