@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from lab import INSIDE, MEMORY, NONE, SEEDS, SETUP, TUNING, Lab, peak
 
+from normlab.runs.record import Record
 from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
 from normlab.studies.protocols import rate_of
 from normlab.studies.setup import FIRST_SEED, Arm, FollowUp
@@ -94,6 +95,26 @@ def test_a_missed_target_counts_as_ten_times_the_steps():
     diverged = replace(run, status="diverged", curve=[])
     assert protocol.value(diverged, 0.99) == math.log2(10 * 300)
     assert TUNING.value(diverged, 0.9) == 0.9
+
+
+@pytest.mark.parametrize(
+    "steps, rate",
+    [
+        ((64, 32, 40), -1.25),  # 1, 0 and 0.3 octaves above the best
+        ((math.inf, 32, 128), -1.5),  # a miss is 6.6 octaves above, and counts as 3
+        ((math.inf, 32, 32), -1.25),  # in the middle of two equal ones
+        ((32, 32, 32), -2.0),  # of equal ones the lowest
+    ],
+)
+def test_a_parabola_through_octaves_gives_the_rate(steps, rate):
+    protocol = replace(TUNING, metric="steps")
+    config = next(iter(SetupRuns(SETUP, {}, MEMORY).wanted.values())).config
+    final = {"validation_accuracy": 0.95}
+    grid = {}
+    for exponent, step in zip(protocol.exponents, steps, strict=True):
+        curve = [{"step": step, "accuracy": 0.9}] if step < math.inf else []
+        grid[exponent] = {1000: Record("", config, "trained", final, curve)}
+    assert protocol.chosen(grid, 0.9) == rate
 
 
 def test_nothing_is_wanted_twice():
