@@ -125,7 +125,7 @@ def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
 
 
 def _fixed(protocol: Tuning | Edges) -> dict[str, Any]:
-    """Return what a protocol has besides its fields."""
+    """Return the facts of a protocol that are not among its fields."""
     facts: dict[str, Any] = {"kind": protocol.kind}
     return facts | {"cap": protocol.cap} if isinstance(protocol, Tuning) else facts
 
