@@ -366,6 +366,16 @@ def test_a_contrast_that_counts_other_runs_keeps_the_seeds_of_its_setup():
     assert len(lab.known.setups["setup"].runs_of("none")) == 3
 
 
+def test_seeds_without_a_finite_effect_are_counted_as_not_measured():
+    found = {0: 1.0, 1: math.nan, 2: math.inf, 3: 2.0}
+    difference = replace(WORSE, measure=lambda e: found)
+    setup = replace(PAIR, seeds=4, grows=False)
+    lab = StudyLab(study_of(setup, replace(claim("C1", 1.0), effect=difference)), noisy(0.0, 0.0))
+    contrast = lab.verdicts["C1"].contrast
+    assert contrast.effects == {0: 1.0, 3: 2.0}
+    assert (contrast.not_measured, contrast.n) == (2, 4)
+
+
 def test_other_seeds_make_a_verdict_exploratory():
     study = study_of(PAIR, claim("C1", 1.0))
     for seeds, word in ((5, "exploratory"), (12, "supported")):

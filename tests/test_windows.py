@@ -49,18 +49,19 @@ def test_a_window_that_goes_in_a_circle_stops_at_a_rate_that_it_has():
     assert lab.evidence.best["batch"] == -1.5 and set(lab.evidence.runs_of("batch")) == SEEDS
 
 
-def test_a_rate_that_fails_is_nobodys_rate_wherever_the_parabola_has_its_lowest_point():
-    """It is lowest at -1.5, where a run fails. Of its neighbours -1.75 is the better one."""
+@pytest.mark.parametrize(
+    "best, chosen, own", [(-1.55, [-2.0, -1.75], 0.01778), (-1.45, [-1.25, -1.0], 0.05623)]
+)
+def test_a_rate_that_fails_is_nobodys_rate(best, chosen, own):
+    """The parabola is lowest at -1.5, where a run fails. Its better neighbour counts."""
 
     def response(norm: str, exponent: float, seed: int) -> float:
-        if exponent == -1.5 and seed == FIRST_SEED:
-            return 0.2
-        return bowl(-1.55, exponent)
+        return 0.2 if (exponent, seed) == (-1.5, FIRST_SEED) else bowl(best, exponent)
 
     lab = Lab(ALONE, response)
     reported = lab.evidence.reported["batch"]
-    assert reported.chosen() == [-2.0, -1.75] and lab.evidence.best["batch"] == -1.75
-    assert [r.config["optim.lr"] for r in lab.evidence.runs_of("batch").values()] == [0.01778] * 4
+    assert reported.chosen() == chosen and lab.evidence.best["batch"] in chosen
+    assert [r.config["optim.lr"] for r in lab.evidence.runs_of("batch").values()] == [own] * 4
     assert reported.share_failed == 0.0 and len(lab.evidence.tried("batch")) == 8
 
 
