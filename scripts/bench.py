@@ -12,7 +12,7 @@ Examples:
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
   python scripts/bench.py --suite=keras_parity --write     # one network and Keras, 2 minutes
   python scripts/bench.py --suite=theory --write           # exact theory, below a minute
-  python scripts/bench.py --suite=calibration --write      # of the verdicts, about 5 minutes
+  python scripts/bench.py --suite=calibration --write      # of the verdicts, about 13 minutes
 
 Without --write only the terminal is written to (keras_parity: also RESULTS/bench/tutorial.json,
 calibration: the runs that it trains). With it a selection replaces the whole section of the page.

@@ -1,4 +1,4 @@
-"""Calibration of the rule: the rule passes the controls, and a broken rule does not."""
+"""Calibration of the rule: the rule keeps the limits, and a broken rule does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from benchmarks.validation import calibration, calibration_runs
 from benchmarks.validation.calibration import CONTROLS, Outcome, judged, repeat
 from benchmarks.validation.calibration_runs import Pool
 from benchmarks.validation.calibration_surfaces import (
-    LOOKS,
     MadeUp,
     Noise,
     Search,
@@ -136,10 +135,10 @@ def test_a_word_contradicts_only_the_opposite_one_with_half_the_seeds():
 
 
 def test_precision_is_that_of_the_claimed_error():
-    """Centres of SD 1, and claimed standard errors that are right, too small, too large."""
-    centres = stats.norm.ppf((np.arange(400) + 0.5) / 400)
+    """Centres of SD 2, and claimed standard errors that are right, too small, too large."""
+    centres = 2 * stats.norm.ppf((np.arange(400) + 0.5) / 400)
     for scale, ratio, share in ((1.0, 1.0, 0.972), (0.5, 2.0, 0.73), (2.0, 0.5, 1.0)):
-        half = scale * stats.t.ppf(0.995, 11)
+        half = 2 * scale * stats.t.ppf(0.995, 11)
         looks = [Look(12, "open", "", Estimate(c, c - half, c + half)) for c in centres]
         found = calibration.precision([Outcome(at, [at]) for at in looks], 0)
         assert found == pytest.approx((ratio, share), abs=0.02)
@@ -154,7 +153,7 @@ def test_shares_over_the_contrasts_leave_out_the_middle_only_where_asked():
 
 
 def outcomes(source: Noise) -> calibration.Outcomes:
-    return {truth: repeat(source, truth, 60 if truth else 200) for truth in calibration.TRUTHS}
+    return {truth: repeat(source, truth, 100 if truth else 600) for truth in calibration.TRUTHS}
 
 
 def failing(found: calibration.Outcomes) -> set[str]:
@@ -163,7 +162,7 @@ def failing(found: calibration.Outcomes) -> set[str]:
 
 
 def test_a_broken_rule_is_seen(monkeypatch):
-    assert not failing(outcomes(NORMAL)) - {CONTROLS[4][0], CONTROLS[5][0], CONTROLS[-1][0]}
+    assert failing(outcomes(NORMAL)) <= {CONTROLS[-1][0]}  # no rule of one interval reaches that
     monkeypatch.setattr(decisions, "word_of", lambda *_: ("supported", "small"))
     assert {c[0] for c in CONTROLS[:2]} | {CONTROLS[3][0]} <= failing(outcomes(NORMAL))
     monkeypatch.setattr(decisions, "word_of", lambda *_: ("refuted", ""))

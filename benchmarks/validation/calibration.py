@@ -1,6 +1,6 @@
 """Calibration: does the rule that decides do what it promises? It judges effects of known truth.
 
-The controls and their limits stand below. docs/calibration.md says how to read the tables.
+CONTROLS has the limits. docs/calibration.md says how to read the tables.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from normlab.runs.store import Store
 from normlab.studies.decisions import Look
 from normlab.studies.setup import ROOT
 
-NULLS, TIMES = 1000, 200
+NULLS, TIMES = 2000, 400
 """Repetitions without an effect, and of each other truth."""
 TRUTHS = (-1, 0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3)
 """In delta."""
@@ -87,8 +87,8 @@ def share_of(found: Sequence[Outcome], *said: str) -> float:
 
 
 def precision(found: Sequence[Outcome], place: int) -> tuple[float, float]:
-    """Return the SD of the estimates over the standard error that is claimed, and how often the
-    95 % interval with that standard error covers the truth, which is 0."""
+    """Return the SD of the estimates over the standard error that is claimed. Return too how often
+    a 95 % interval made of the latter covers the truth, which is 0."""
     estimates = [outcome.looks[place].estimate for outcome in found]
     freedom = LOOKS[place] - 1
     centres = np.array([e.centre for e in estimates])
@@ -138,7 +138,7 @@ def judged(source: str, outcomes: Outcomes) -> list[Check]:
     found = []
     for name, least, most, measure in CONTROLS:
         value = measure(outcomes)
-        text = f"{value:.2f}" if name.startswith("SD") else f"{value:.1%}"
+        text = f"{value:.3f}" if name.startswith("SD") else f"{value:.1%}"
         holds = least <= value <= most
         cell = text if holds else f"**{text}**"
         found.append(Check(f"{name}; {source}: {text}", [cell], holds))
@@ -165,7 +165,7 @@ def failure_check(source: Search, share: float) -> Check:
             )
             changed += len({last_look(look).word for look in starts}) > 1
             of += 1
-    title = f"{share:.1%} of the runs fail further"
+    title = f"{share:.0%} of the runs fail at every rate"
     cells = [title, "none", f"{changed} of {of}"]
     return Check(f"words that change if failures count 50 points; {title}", cells, not changed)
 

@@ -177,8 +177,10 @@ def last_look(look: Replication) -> Look:
 
 
 def old_word(surface: Surface, truth: float, random: np.random.Generator) -> str:
-    """Return what the first rules said: the half-decade rate with the least mean error of three
-    tuning seeds, twelve reporting seeds, two one-sided t tests at 0.025."""
+    """Return what the first rules said, by two one-sided t tests at 0.025 with twelve seeds.
+
+    The rate is that of the half decades with the least mean error of three tuning seeds.
+    """
     errors = surface.draw(random, 15)[:, [surface.exponents.index(e) for e in surface.halves]]
     best = errors[:, :, :3, 0].mean(2).argmin(1)
     worse, better = (errors[arm, best[arm], 3:, 1] for arm in (0, 1))
