@@ -152,8 +152,9 @@ def test_shares_over_the_contrasts_leave_out_the_middle_only_where_asked():
     assert calibration.over_rows(words, 1, is_far=True) == 0
 
 
-def outcomes(source: Noise) -> calibration.Outcomes:
-    return {truth: repeat(source, truth, 100 if truth else 600) for truth in calibration.TRUTHS}
+def outcomes(source: Noise, times: int = 20) -> calibration.Outcomes:
+    truths = calibration.TRUTHS
+    return {truth: repeat(source, truth, times if truth else 6 * times) for truth in truths}
 
 
 def failing(found: calibration.Outcomes) -> set[str]:
@@ -162,7 +163,9 @@ def failing(found: calibration.Outcomes) -> set[str]:
 
 
 def test_a_broken_rule_is_seen(monkeypatch):
-    assert failing(outcomes(NORMAL)) <= {CONTROLS[-1][0]}  # no rule of one interval reaches that
+    assert failing(outcomes(NORMAL, 100)) <= {
+        CONTROLS[-1][0]
+    }  # no rule of one interval reaches that
     monkeypatch.setattr(decisions, "word_of", lambda *_: ("supported", "small"))
     assert {c[0] for c in CONTROLS[:2]} | {CONTROLS[3][0]} <= failing(outcomes(NORMAL))
     monkeypatch.setattr(decisions, "word_of", lambda *_: ("refuted", ""))
@@ -191,7 +194,7 @@ def test_limits_are_written_as_they_are_judged():
 
 
 def test_a_whole_page(monkeypatch, tmp_path, capsys):
-    for name, value in {"NULLS": 3, "TIMES": 4}.items():
+    for name, value in {"NULLS": 3, "TIMES": 4, "TRUTHS": (-1, 0, 1, 1.5)}.items():
         monkeypatch.setattr(calibration, name, value)
     pool = Pool(errors_of(), np.random.default_rng(0).normal(2, 0.3, 48))
     page = calibration.judge_all(pool, EXPONENTS, [], tmp_path / "figure.svg")
