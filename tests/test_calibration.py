@@ -95,6 +95,11 @@ def test_a_failed_run_counts_with_the_points_that_are_asked_for():
     assert np.isnan(drawn).mean() == pytest.approx(0.25, abs=0.02)
 
 
+def test_the_points_of_a_failed_run_change_no_word(monkeypatch):
+    monkeypatch.setattr(calibration, "TIMES", 20)
+    assert calibration.failure_check(Search(SURFACE), 0.01).holds
+
+
 def test_the_old_word_has_one_coarse_rate_and_twelve_seeds():
     def at_rate(best: int) -> Surface:
         """Both arms differ by 1 point where the worse arm is best on validation, else by -1."""

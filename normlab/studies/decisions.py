@@ -142,7 +142,7 @@ def jackknife_error(redraw: Redraw, seeds: Sequence[int]) -> float:
     n = len(seeds)
     if n < 3:
         return 0.0
-    means = np.array([redraw([*seeds[:i], *seeds[i + 1 :]]).mean() for i in range(n)])
+    means = np.array([np.nanmean(redraw([*seeds[:i], *seeds[i + 1 :]])) for i in range(n)])
     return float(math.sqrt((n - 1) / n * np.sum((means - means.mean()) ** 2)))
 
 
@@ -161,6 +161,7 @@ def replication(contrast: Contrast) -> float:
     for picks in rng.integers(len(seeds), size=(times, len(seeds))):
         if contrast.redraw:
             drawn = contrast.redraw([seeds[i] for i in picks])
+            drawn = drawn[~np.isnan(drawn)]
             error = factor * float(np.std(drawn, ddof=1)) / math.sqrt(len(seeds))
             found = t_estimate(drawn, error=error)
         else:

@@ -14,7 +14,13 @@ import numpy as np
 
 from normlab.studies.decisions import Contrast, Redraw
 from normlab.studies.intervals import DISCORDANT, PAIRED_T, Estimator
-from normlab.studies.metrics import at_train_loss, error_points, is_failed, restricted_octaves
+from normlab.studies.metrics import (
+    at_train_loss,
+    error_points,
+    is_failed,
+    restricted_octaves,
+    trained_error,
+)
 from normlab.studies.planning import SetupRuns
 from normlab.studies.rates import MAY_FAIL
 from normlab.studies.units import OCTAVES, POINTS, TRAINED, Unit
@@ -146,17 +152,20 @@ def interaction(a: str, b: str, c: str, d: str, comparison: str = "") -> Effect:
 def weighted_errors(weights: Mapping[str, float], e: SetupRuns) -> Measured:
     """Return the weighted sum of the test errors of some arms, in points, for each seed.
 
-    If an arm of a difference has no rate at which few enough runs fail, errors are not compared.
-    The effect is then 1 where only the better arm trained, -1 where only the worse one did.
+    While few enough runs fail, a seed counts with those that trained. Otherwise errors are not
+    compared in a difference of two arms. The effect is then 1 where only the better arm trained,
+    -1 where only the worse one did.
     """
     arms = {name: e.reported.get(name) for name in weights}
     found = {name: rates for name, rates in arms.items() if rates and rates.seeds}
     if found.keys() != weights.keys():
         return Measured({})
     seeds = sorted(set.intersection(*(set(rates.seeds) for rates in found.values())))
-    values = {name: rates.values(error_points) for name, rates in found.items()}
+    fails = any(rates.share_failed > MAY_FAIL for rates in found.values())
+    error = error_points if fails else trained_error
+    values = {name: rates.values(error) for name, rates in found.items()}
     effects = {s: sum(w * values[name][s] for name, w in weights.items()) for s in seeds}
-    if len(weights) == 2 and any(rates.share_failed > MAY_FAIL for rates in found.values()):
+    if len(weights) == 2 and fails:
         trained = {
             name: rates.values(lambda run: float(not is_failed(run)))
             for name, rates in found.items()
@@ -167,7 +176,7 @@ def weighted_errors(weights: Mapping[str, float], e: SetupRuns) -> Measured:
         return Measured(effects, remark, estimator=DISCORDANT, unit=TRAINED)
     if not any(rates.is_window for rates in found.values()):
         return Measured(effects)
-    draws = {name: rates.redraw(error_points) for name, rates in found.items()}
+    draws = {name: rates.redraw(error) for name, rates in found.items()}
 
     def redraw(seeds: Sequence[int]) -> np.ndarray:
         return np.sum([w * draws[name](seeds) for name, w in weights.items()], axis=0)

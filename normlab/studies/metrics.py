@@ -103,6 +103,11 @@ def error_points(record: Record, split: str = "test", mode: str = "") -> float:
     return 100 * (1 - accuracy(record, split, mode))
 
 
+def trained_error(record: Record) -> float:
+    """Return the test error in percentage points; NaN for a failed run, which has none."""
+    return math.nan if is_failed(record) else error_points(record)
+
+
 def steps_to_target(record: Record, target: float, mode: str = "") -> float:
     """Return the step at which validation accuracy first is at least `target`; inf if it never is,
     or if the run failed afterwards.

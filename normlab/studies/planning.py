@@ -99,10 +99,12 @@ class ReportedRates:
         return self._table(is_failed)
 
     def _means(self, seeds: Sequence[int] | None) -> dict[float, float]:
-        """Return the mean validation error of each eligible rate."""
+        """Return the mean validation error of each eligible rate, over the runs that trained; 1
+        where none did."""
         places = [self._place[s] for s in (self.seeds if seeds is None else seeds)]
-        errors, failed = (v[:, places].mean(1) for v in (self._errors, self._failures))
-        able = set(eligible(dict(zip(self.runs, failed.tolist(), strict=True))))
+        failed = self._failures[:, places]
+        errors = known_mean(np.where(failed, math.nan, self._errors[:, places]).T, 1.0)
+        able = set(eligible(dict(zip(self.runs, failed.mean(1).tolist(), strict=True))))
         return {e: float(error) for e, error in zip(self.runs, errors, strict=True) if e in able}
 
     def _lowest(self, means: Mapping[float, float]) -> float:
@@ -128,9 +130,11 @@ class ReportedRates:
         return fmean(is_failed(self.runs[e][s]) for e in self.chosen() for s in self.seeds)
 
     def values(self, metric: Callable[[Record], float]) -> dict[int, float]:
-        """Return seed -> mean of a metric over the rates that count."""
+        """Return seed -> mean of a metric over the rates that count, where it is not NaN."""
         chosen = self.chosen()
-        return {s: fmean(metric(self.runs[e][s]) for e in chosen) for s in self.seeds}
+        found = {s: [metric(self.runs[e][s]) for e in chosen] for s in self.seeds}
+        known = {s: [v for v in values if not math.isnan(v)] for s, values in found.items()}
+        return {s: fmean(values) if values else math.nan for s, values in known.items()}
 
     def redraw(self, metric: Callable[[Record], float]) -> Redraw:
         """Return the function from seeds to their means over the rates that they choose."""
@@ -138,9 +142,16 @@ class ReportedRates:
 
         def values(seeds: Sequence[int]) -> np.ndarray:
             chosen = [rows[e] for e in self.chosen(seeds)]
-            return table[np.ix_(chosen, [self._place[s] for s in seeds])].mean(0)
+            return known_mean(table[np.ix_(chosen, [self._place[s] for s in seeds])])
 
         return values
+
+
+def known_mean(values: np.ndarray, nothing: float = math.nan) -> np.ndarray:
+    """Return the mean over the first axis of what is not NaN; `nothing` where all is."""
+    known = ~np.isnan(values)
+    sums, counts = np.where(known, values, 0).sum(0), known.sum(0)
+    return np.where(counts, sums / np.maximum(counts, 1), nothing)
 
 
 class SetupRuns:
