@@ -29,8 +29,9 @@ from normlab.studies.intervals import (
     QUANTILE,
     Estimator,
 )
-from normlab.studies.planning import ReportedRates, SetupRuns
+from normlab.studies.planning import SetupRuns
 from normlab.studies.protocols import Edges, Tuning
+from normlab.studies.reported import ReportedRates
 from normlab.studies.setup import Arm, FollowUp, Setup
 from normlab.studies.study import Figure, Kind
 from normlab.studies.units import FAILED, OCTAVES, POINTS, Unit
