@@ -103,7 +103,8 @@ def test_a_lower_bound_can_support_but_not_refute(centre, low, high, word):
     "low, high, sesoi, is_enough",
     [
         (0.1, 1.9, 1.0, False),  # supported, half-width 0.9
-        (0.8, 1.8, 1.0, True),  # supported, half-width 0.5 = delta / 2
+        (0.8, 1.8, 1.0, False),  # supported, half-width 0.5: a mean of 1.3 may be chance
+        (0.8, 1.3, 1.0, True),  # supported, half-width 0.25 = delta / 4
         (1.1, 4.0, 1.0, True),  # wide, but surely more than delta
         (-4.0, -0.1, 1.0, True),  # wide, but surely reversed
         (-3.0, 0.9, 1.0, False),  # refuted, too wide

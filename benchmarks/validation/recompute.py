@@ -56,11 +56,14 @@ def word(found: Estimate, row: Row) -> tuple[str, str, bool]:
     if row.is_limit:
         said = "refuted" if low > row.delta else "supported" if high < row.delta else "open"
         return said, "", said != "open"
-    is_clear = (high - low) / 2 <= row.delta / 2 or low >= row.delta or high < 0
+    half = (high - low) / 2
     if high < row.delta and not is_lower_bound:
-        return "refuted", "reversed" if high < 0 else "small" if low > 0 else "", is_clear
+        qualifier = "reversed" if high < 0 else "small" if low > 0 else ""
+        return "refuted", qualifier, half <= row.delta / 2 or high < 0
     if low > 0 and found.mean >= row.delta:
-        return "supported", "at least delta" if low >= row.delta else "", is_clear
+        is_sure = low >= row.delta
+        qualifier = "at least delta" if is_sure else ""
+        return "supported", qualifier, half <= row.delta / 4 or is_sure
     return "open", "", False
 
 

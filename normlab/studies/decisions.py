@@ -9,8 +9,12 @@ interval and m its centre:
     otherwise                open
 
 The word depends on L, U, m and delta alone, so no other contrast can change it. The number of
-seeds grows from look to look. It stops where the word is not open and the interval is narrow or
-clear: half-width <= delta / 2, L >= delta or U < 0. It also stops at the last look.
+seeds grows from look to look. It stops where the interval is clear: L >= delta or U < 0. It also
+stops where the interval is narrow: half-width <= delta / 2 of a refuted sentence, delta / 4 of a
+supported one. Otherwise it stops at the last look.
+
+A supported sentence needs the narrower interval. Its mean may lie just above delta by chance where
+the true effect is a little smaller, and other seeds would refute it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from normlab.studies.units import Unit
 
 REPLICATIONS = 400
 """Resamples for the probability of the same word."""
+NARROW = {"supported": 0.25, "refuted": 0.5}
+"""Half-width, in delta, at which a word needs no more seeds."""
 STABLE = 0.95
 """A word with a smaller probability of being the same again is marked as borderline."""
 
@@ -122,7 +128,7 @@ def word_of(found: Estimate, sesoi: float, is_lower_bound: bool = False) -> tupl
 
 def stops(found: Estimate, word: str, sesoi: float) -> bool:
     """Return whether no more seeds are needed."""
-    is_narrow = found.half_width <= sesoi / 2
+    is_narrow = found.half_width <= NARROW.get(word, 0.0) * sesoi
     return word != "open" and (is_narrow or found.low >= sesoi or found.high < 0)
 
 

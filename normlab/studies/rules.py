@@ -52,6 +52,7 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
     content = {
         "decision": {
             "confidence": intervals.CONFIDENCE,
+            "half-width that ends the growth, in delta": dict(decisions.NARROW),
             "percentile": intervals.PERCENTILE,
             "resamples": intervals.RESAMPLES,
             "failed below": f"chance + {metrics.ABOVE_CHANCE} (1 - chance)",
