@@ -172,16 +172,19 @@ def test_edges(name, profile):
 
 @pytest.mark.parametrize("name, profile", [k for k in CLAIMS if k[0].startswith("C2r")])
 def test_risk_at_thirty_times_the_lower_median_of_the_edges(name, profile):
-    """30 times 10^-0.3125 is 10^1.165. Even with no failure of 80 the interval reaches 6.4 %."""
+    """30 times 10^-0.3125 is 10^1.165. With no failure of 104 the interval ends just below 5 %."""
     judged = lambda c: 1.10 < exponent(c) < 1.25  # noqa: E731
     every_fourth = lambda c: judged(c) and c["seed"] % 4 == 0  # noqa: E731
     others = lambda c: not judged(c) and exponent(c) > 0.3  # noqa: E731
-    for fails, share, says_then in ((every_fourth, 0.25, REFUTED), (others, 0.0, ("open", ""))):
+    for fails, share, says_then in (
+        (every_fourth, 0.25, REFUTED),
+        (others, 0.0, ("supported", "")),
+    ):
         found = verdict(name, profile, worlds.edges("true", fails))
         assert found.contrast.effects == {
-            s: float(share > 0 and s % 4 == 0) for s in range(FIRST_SEED, FIRST_SEED + 80)
+            s: float(share > 0 and s % 4 == 0) for s in range(FIRST_SEED, FIRST_SEED + 104)
         }
-        assert (says(found), found.n) == (says_then, 80)
+        assert (says(found), found.n) == (says_then, 104)
         assert (found.estimate.centre, found.contrast.sesoi) == (share, 0.05)
 
 

@@ -285,7 +285,7 @@ class StudyLab(Lab):
     "difference, spread, word, path",
     [
         (3.0, 0.5, "supported", [12]),
-        (1.2, 0.4, "supported", [12, 24]),  # supported at 12, too wide
+        (1.15, 0.35, "supported", [12, 24]),  # supported at 12, too wide
         (1.0, 1.0, "open", [12, 24, 48]),
         (0.0, 0.3, "refuted", [12]),
     ],
