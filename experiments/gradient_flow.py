@@ -64,7 +64,7 @@ RELU_MNIST = RELU.on("digits_mlp", "ReLU MLP 10x100, MNIST", settings=RELU.setti
 FASHION = CNN.on(
     "fashion_cnn",
     "ReLU CNN 16-32-64, stride 2, Fashion-MNIST",
-    settings={"train.steps": 1000, "model.stride": 2, **OFTEN},
+    settings={"train.steps": 2000, "model.stride": 2, **OFTEN},
     target=0.85,
 )
 

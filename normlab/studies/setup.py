@@ -180,8 +180,10 @@ class Setup:
 
 
 def ladder(setup: Setup, *lower: float) -> tuple[Setup, ...]:
-    """Return the setup and, for each lower target, its primary arms with rates tuned for that."""
-    top = replace(setup, stop_at=setup.target)
+    """Return the setup and, for each lower target, its primary arms with rates tuned for that.
+
+    All stop where the setup does, at its target unless it says another, to share tuning runs."""
+    top = replace(setup, stop_at=setup.stop_at or setup.target)
     deciding = tuple(f for f in setup.follows if not f.is_secondary)
 
     def rung(target: float) -> Setup:
