@@ -271,9 +271,25 @@ def test_rungs_of_a_ladder_share_their_tuning_runs():
                 if top not in (None, rung):
                     few, all_runs = (SetupRuns(s, {}, CACHE).wanted for s in (rung, top))
                     assert few and few.keys() <= all_runs.keys()
-                    assert rung.target < top.target == rung.stop_at == top.stop_at
+                    assert rung.target < top.target <= rung.stop_at == top.stop_at
                     found += 1
     assert found == 7
+
+
+@pytest.mark.parametrize(
+    "study, setup",
+    [("covariate_shift", "mlp"), ("covariate_shift", "cnn"), ("gradient_flow", "cnn")],
+)
+def test_standard_tuning_runs_are_those_of_convergence(study, setup):
+    names = {"covariate_shift": f"covariate-shift-{setup}", "gradient_flow": "gradient-steadiness"}
+    wanted = {
+        s.name: SetupRuns(s, {}, CACHE).wanted
+        for n in (study, "convergence")
+        for s in STUDIES[n].setups["standard"]
+    }
+    others = wanted[f"convergence-{setup}"]
+    own = [w.run_id for w in wanted[names[study]].values() if w.arm != "noisy batch"]
+    assert own and set(own) <= others.keys()
 
 
 @pytest.mark.parametrize("name, profile", CASES)
