@@ -32,8 +32,7 @@ MLP = Setup(
     title="ReLU MLP 3x100, 8x8 digits, batch 64",
     base="digits_mlp",
     settings=FIXED,
-    arms=statistics_arms(2, 4, 8, 16, 32, 64, primary=(4, 64))
-    + norm_arms("none", "affine", "layer", "group", "rms"),
+    arms=statistics_arms(2, 4, 8, 16, 32, 64, primary=(4, 64)) + norm_arms("layer", "group"),
     protocol=WINDOW,
     report_settings=OWN_STATISTICS,
 )
@@ -41,17 +40,14 @@ CNN = MLP.on(
     "digits_cnn",
     "ReLU CNN 16-32-64, 8x8 digits, batch 64",
     name="stats-batch-cnn",
-    arms=statistics_arms(2, 4, 16, 64, primary=(2, 64))
-    + norm_arms("none", "affine", "layer", "layer_channels", "group", "instance", "rms"),
+    arms=statistics_arms(2, 4, 16, 64, primary=(2, 64)) + norm_arms("layer_channels", "group"),
 )
 SMALL = MLP.on(
     "digits_mlp",
     "ReLU MLP 3x100, 8x8 digits, batch 4",
     name="small-batch-mlp",
     settings=FIXED | {"data.batch": 4, "train.steps": 4800, "train.eval_every": 1600},
-    arms=norm_arms(
-        "none", "affine", "batch", "layer", "group", "rms", primary=("batch", "layer", "group")
-    ),
+    arms=norm_arms("none", "batch", "layer", "group", primary=("batch", "layer", "group")),
     report_settings={},
 )
 SWITCHED = {norm: f"{norm}, batch 4 from step 150 on" for norm in ("none", "batch")}
