@@ -31,10 +31,9 @@ MLP = Setup(
     name="stats-batch-mlp",
     title="ReLU MLP 3x100, 8x8 digits, batch 64",
     base="digits_mlp",
-    settings=FIXED,
-    arms=statistics_arms(2, 4, 8, 16, 32, 64, primary=(4, 64)) + norm_arms("layer", "group"),
+    settings=FIXED | OWN_STATISTICS,
+    arms=statistics_arms(2, 4, 16, 64, primary=(4, 64)) + norm_arms("layer", "group"),
     protocol=WINDOW,
-    report_settings=OWN_STATISTICS,
 )
 CNN = MLP.on(
     "digits_cnn",
@@ -48,7 +47,6 @@ SMALL = MLP.on(
     name="small-batch-mlp",
     settings=FIXED | {"data.batch": 4, "train.steps": 4800, "train.eval_every": 1600},
     arms=norm_arms("none", "batch", "layer", "group", primary=("batch", "layer", "group")),
-    report_settings={},
 )
 SWITCHED = {norm: f"{norm}, batch 4 from step 150 on" for norm in ("none", "batch")}
 SMALL_LATER = {
@@ -63,19 +61,20 @@ SWITCH = MLP.on(
     name="switched-batch-mlp",
     settings=CONSTANT,
     arms=norm_arms(*SWITCHED, primary=tuple(SWITCHED)),
-    report_settings={},
     follows=tuple(
         FollowUp(new, norm, norm, settings=SMALL_LATER) for norm, new in SWITCHED.items()
     ),
 )
 
 MNIST = replace(
-    MLP, title="ReLU MLP 3x100, MNIST, batch 64", settings=FIXED | ON_MNIST | {"train.steps": 600}
+    MLP,
+    title="ReLU MLP 3x100, MNIST, batch 64",
+    settings=MLP.settings | ON_MNIST | {"train.steps": 600},
 )
 FASHION = CNN.on(
     "fashion_cnn",
     "ReLU CNN 16-32-64, stride 2, Fashion-MNIST, batch 64",
-    settings=FIXED | {"train.steps": 600, "train.eval_every": 200, "model.stride": 2},
+    settings=CNN.settings | {"train.steps": 600, "train.eval_every": 200, "model.stride": 2},
 )
 SMALL_MNIST = replace(
     SMALL, title="ReLU MLP 3x100, MNIST, batch 4", settings=SMALL.settings | ON_MNIST
@@ -106,7 +105,7 @@ SMALL_FASHION = Setup(
 CIFAR = CNN.on(
     "cifar10_resnet",
     "ResNet-20, CIFAR-10, 4,000 steps, batch 64",
-    settings={"train.steps": 4000, "data.batch": 64, "optim.schedule": "cosine"},
+    settings=OWN_STATISTICS | {"train.steps": 4000, "data.batch": 64, "optim.schedule": "cosine"},
     arms=statistics_arms(2, 4, 16, 64, primary=(2, 64)),
 )
 
