@@ -3,7 +3,8 @@
 Fair test: Every scheme that can run in a network is an arm with its own learning rate. Few steps to
 a target and a high rate that still trains are asked of each. The error is compared with batches of
 64, and with small ones. All schemes of a setup share split, data order and, as
-far as they have the same parameters, initial weights.
+far as they have the same parameters, initial weights. In the standard profile the batches of 4 are
+asked twice, with seeds that share nothing.
 Source: the papers of the schemes, such as arXiv:1502.03167 and arXiv:1803.08494, each with its own
 comparison; docs/norms.md lists them
 Expect: batch norm and its relatives with batches of 64, group and layer norm with small ones
@@ -18,7 +19,7 @@ from dataclasses import replace
 from normlab.settings import Config
 from normlab.studies.protocols import WINDOW, Edges, Tuning
 from normlab.studies.ranking import ERROR, SPEED, TOLERANCE, Ranking
-from normlab.studies.setup import OFTEN, Setup, all_norms
+from normlab.studies.setup import FIRST_SEED, OFTEN, Setup, all_norms
 from normlab.studies.study import study
 
 FIXED = {"train.eval_every": 100, "optim.schedule": "cosine"}
@@ -86,6 +87,13 @@ FASHION = setups(
     small=FIXED | {"train.steps": 2400, "data.batch": 2},
 )
 FASHION["steps"] = replace(FASHION["steps"], target=0.80)
+AGAIN = replace(
+    MNIST["small"],
+    name="which-mlp-again",
+    title="MLP 3x100, MNIST, other seeds",
+    protocol=replace(WINDOW, seeds=(1003, 1004, 1005)),
+    first_seed=FIRST_SEED + 1000,
+)
 SESOI = {
     "steps": 0.32,
     "rate": 0.3,
@@ -98,12 +106,15 @@ STUDY = study(
     "Which norm",
     setups={
         "quick": (*MLP.values(), *CNN.values()),
-        "standard": (*MNIST.values(), *FASHION.values()),
+        "standard": (*MNIST.values(), *FASHION.values(), AGAIN),
     },
     claims=(),
-    rankings=tuple(
-        Ranking(purpose, f"which-{net}-{name}", SESOI[name])
-        for name, purpose in PURPOSES.items()
-        for net in ("mlp", "cnn")
+    rankings=(
+        *(
+            Ranking(purpose, f"which-{net}-{name}", SESOI[name])
+            for name, purpose in PURPOSES.items()
+            for net in ("mlp", "cnn")
+        ),
+        Ranking(ERROR, AGAIN.name, SESOI["small"]),
     ),
 )

@@ -18,7 +18,8 @@ from normlab.report.terminal import headline
 from normlab.report.which_norm import EQUAL, Column, columns_of, matrix, passes
 from normlab.studies.intervals import Estimate
 from normlab.studies.looks import look_at_study
-from normlab.studies.planning import ConfigCache
+from normlab.studies.metrics import trained_error
+from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.ranking import (
     ERROR,
     SPEED,
@@ -26,6 +27,7 @@ from normlab.studies.ranking import (
     Standing,
     edge_costs,
     error_costs,
+    error_redraws,
     standings,
     step_costs,
 )
@@ -49,6 +51,23 @@ def test_how_far_behind_by_hand():
     assert best.behind == pytest.approx(max(0.0, -1 + stats.t.ppf(0.95, 3) / 2))
     assert best.is_equal and not worse.is_equal
     assert worse.value.centre == pytest.approx(3.5)
+
+
+def test_the_choice_of_rates_widens_the_bounds():
+    """Without seed 0 the scheme chooses a rate that is worse by 2: its mean jumps."""
+    a, b = [1.0, 2.0, 3.0, 4.0], [1.0, 1.5, 3.5, 3.0]
+
+    def redraw(seeds):
+        return np.array([a[s] + 2.0 * (0 not in seeds) for s in seeds])
+
+    found = {s.name: s for s in standings(costs(a=a, b=b), ERROR, 1.0, {"a": redraw})}
+    means = [[3 + 2, 8 / 3, 7 / 3, 2], [8 / 3, 7.5 / 3, 5.5 / 3, 2]]  # of a and b, a seed left out
+    jumps = np.subtract(*means)
+    error = math.sqrt(3 / 4 * np.sum((jumps - jumps.mean()) ** 2))
+    assert error > 2 * np.subtract(a, b).std(ddof=1) / 2
+    assert found["a"].behind == pytest.approx(0.25 + stats.t.ppf(0.95, 3) * error)
+    same = standings(costs(a=a, b=b), ERROR, 1.0, {"a": lambda seeds: np.array(a)[[*seeds]]})
+    assert same == standings(costs(a=a, b=b), ERROR, 1.0)
 
 
 def test_more_schemes_need_wider_bounds():
@@ -112,12 +131,20 @@ def test_what_the_purposes_measure():
     e = SimpleNamespace(setup=setup, edges=edges)
     assert edge_costs(e) == {"a": {0: -0.5}}
 
-    def reported(share: float) -> Any:
-        return SimpleNamespace(seeds=[0], share_failed=share, values=lambda metric: {0: 1.0})
+    def reported(share: float, is_window: bool = True) -> Any:
+        return SimpleNamespace(
+            seeds=[0, 1],
+            share_failed=share,
+            is_window=is_window,
+            values=lambda metric: {0: 1.0, 1: math.nan},
+            redraw=lambda metric: metric,
+        )
 
     found = {"a": reported(0.05), "b": reported(0.06), "screened": reported(0.0)}
     e = SimpleNamespace(setup=setup, reported=found)
     assert error_costs(e) == {"a": {0: 1.0}}
+    assert error_redraws(e) == {"a": trained_error}
+    assert error_redraws(SimpleNamespace(setup=setup, reported={"a": reported(0, False)})) == {}
 
 
 def test_every_scheme_that_can_run_is_an_arm_once():
@@ -133,13 +160,25 @@ def test_every_scheme_that_can_run_is_an_arm_once():
 def test_each_purpose_has_its_protocol_in_both_profiles():
     for profile, setups in STUDY.setups.items():
         kinds = {s.name: s.protocol for s in setups}
-        for ranking in STUDY.rankings:
+        for ranking in (r for r in STUDY.rankings if r.setup in kinds):
             protocol = kinds[ranking.setup]
             assert protocol.times_steps == (ranking.purpose is SPEED)
             assert (protocol.kind == "edges") == (ranking.purpose is TOLERANCE)
             assert ranking.delta(profile) > 0
         assert {s.settings.get("data.batch", 64) for s in setups} == {64, 4, 2}
     assert STUDY.rankings[-1].delta("quick") == 1.0 and STUDY.rankings[-1].delta("standard") == 0.5
+
+
+def test_small_batches_are_asked_again_with_seeds_that_share_nothing():
+    setups = {s.name: s for s in STUDY.setups["standard"]}
+    first, again = setups["which-mlp-small"], setups["which-mlp-again"]
+    assert first.settings == again.settings and first.arms == again.arms
+    for arm in first.arms:
+        assert not {*first.seeds_of(arm)} & {*again.seeds_of(arm)}
+    assert not {*first.protocol.seeds} & {*again.protocol.seeds}
+    assert replace(first.protocol, seeds=()) == replace(again.protocol, seeds=())
+    wanted = [SetupRuns(s, {}, ConfigCache(needs_data=False)).wanted.keys() for s in (first, again)]
+    assert wanted[0] and not wanted[0] & wanted[1]
 
 
 def small_report() -> StudyReport:
@@ -186,7 +225,7 @@ def test_the_matrix_has_a_line_for_each_scheme_and_a_column_for_each_purpose():
     [
         ((), "a is the best, but not surely within 1 points of all others."),
         (("a",), "Take a."),
-        (("batch", "none"), "Take one of batch, none; none is the cheapest."),
+        (("batch", "none"), "Take one of batch, no norm; no norm is the cheapest."),
     ],
 )
 def test_the_advice(equals, advice):

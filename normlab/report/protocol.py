@@ -5,7 +5,6 @@ from __future__ import annotations
 from normlab.norms.table import NORMS
 from normlab.settings import SETTINGS
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import FIRST_SEED
 from normlab.training.evaluation_steps import eval_steps
 
 LONGEST_LIST = 12
@@ -19,7 +18,7 @@ def protocol_facts(e: SetupRuns) -> list[tuple[str, str]]:
     setup, protocol = e.setup, e.setup.protocol
     primary = ", ".join(arm.name for arm in setup.arms if arm.is_primary)
     others = ", ".join(arm.name for arm in setup.arms if not arm.is_primary)
-    tuning, seeds = protocol.seeds, f"reported: {setup.seeds} from {FIRST_SEED} on"
+    tuning, seeds = protocol.seeds, f"reported: {setup.seeds} from {setup.first_seed} on"
     if others:
         seeds += f" (screening arms: {setup.screening_seeds})"
     if tuning:

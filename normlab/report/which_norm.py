@@ -42,11 +42,17 @@ class Column:
     def advice(self) -> str:
         """What to take, as a sentence."""
         if not self.equals:
-            best = self.standings[0].name
+            best = in_words(self.standings[0].name)
             return f"{best} is the best, but not surely within {self.delta} of all others."
         if len(self.equals) == 1:
-            return f"Take {self.cheapest}."
-        return f"Take one of {', '.join(self.equals)}; {self.cheapest} is the cheapest."
+            return f"Take {in_words(self.cheapest)}."
+        equals = ", ".join(map(in_words, self.equals))
+        return f"Take one of {equals}; {in_words(self.cheapest)} is the cheapest."
+
+
+def in_words(scheme: str) -> str:
+    """Return the name of a scheme in a sentence, where `none` would be misread."""
+    return "no norm" if scheme == "none" else scheme
 
 
 def passes(scheme: str) -> int:
@@ -64,7 +70,7 @@ def columns_of(reports: Sequence[StudyReport]) -> list[Column]:
             if runs is None:
                 continue
             purpose, delta = ranking.purpose, ranking.delta(report.profile)
-            ranked = standings(purpose.costs(runs), purpose, delta)
+            ranked = standings(purpose.costs(runs), purpose, delta, purpose.redraws(runs))
             if ranked:
                 target = f" {100 * runs.setup.target:g} %" if runs.times_steps else ""
                 batch = next(iter(runs.wanted.values())).config["data.batch"]

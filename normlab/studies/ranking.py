@@ -7,21 +7,26 @@ paired by seed. With D_ij = mean(cost_i - cost_j) and its standard error SE_ij, 
 
 behind the best. t is the one-sided quantile at 1 - 0.05 / (k - 1) of k schemes, so that all bounds
 hold together with 95 % confidence. A scheme with U_i < delta is an equal of the best.
+
+SE_ij is a jackknife's: a seed at a time is left out. Schemes with a window of rates choose their
+rates again from the others. It is at least SD / sqrt(n), which it is where nothing is chosen.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy
 
+from normlab.studies.decisions import Redraw
 from normlab.studies.intervals import Estimate, t_estimate
-from normlab.studies.metrics import error_points, steps_to_target
+from normlab.studies.metrics import steps_to_target, trained_error
 from normlab.studies.planning import SetupRuns
 from normlab.studies.rates import MAY_FAIL
+from normlab.studies.reported import ReportedRates
 from normlab.studies.units import (
     DECADES,
     OCTAVES,
@@ -49,6 +54,8 @@ class Purpose:
     costs: Callable[[SetupRuns], Costs]
     text: Callable[[float], str]
     """How a value is written."""
+    redraws: Callable[[SetupRuns], Mapping[str, Redraw]] = lambda e: {}
+    """Scheme -> its costs again with its rates chosen from other seeds, where they are chosen."""
 
 
 @dataclass(frozen=True)
@@ -76,22 +83,38 @@ class Standing:
     is_equal: bool
 
 
-def standings(costs: Costs, purpose: Purpose, sesoi: float) -> list[Standing]:
+def standings(
+    costs: Costs, purpose: Purpose, sesoi: float, redraws: Mapping[str, Redraw] | None = None
+) -> list[Standing]:
     """Return the schemes, the best first. Those with fewer than 2 seeds in common are left out."""
-    able = {name: found for name, found in costs.items() if len(found) >= 2}
-    seeds = sorted(set.intersection(*map(set, able.values()))) if able else []
-    if len(able) < 2 or len(seeds) < 2:
+    known = {name: found for name, found in costs.items() if len(found) >= 2}
+    seeds = sorted(set.intersection(*map(set, known.values()))) if known else []
+    if len(known) < 2 or len(seeds) < 2:
         return []
-    names, table = [*able], np.array([[found[s] for s in seeds] for found in able.values()])
+    names, table = [*known], np.array([[found[s] for s in seeds] for found in known.values()])
     quantile = float(scipy.stats.t.ppf(1 - LEVEL / (len(names) - 1), len(seeds) - 1))
+    without = means_without(table, names, seeds, redraws or {})
     found = []
-    for name, row in zip(names, table, strict=True):
+    for name, row, means in zip(names, table, without, strict=True):
         differences = row - table
-        errors = differences.std(axis=1, ddof=1) / math.sqrt(len(seeds))
+        plain = differences.std(axis=1, ddof=1) / math.sqrt(len(seeds))
+        errors = np.maximum(plain, (means - without).std(axis=1) * math.sqrt(len(seeds) - 1))
         behind = float((differences.mean(axis=1) + quantile * errors).max())  # at least 0, its own
         value = t_estimate(purpose.sign * row, 0.95)
         found.append(Standing(name, value, len(seeds), behind, behind < sesoi))
     return sorted(found, key=lambda s: purpose.sign * s.value.centre)
+
+
+def means_without(
+    table: np.ndarray, names: Sequence[str], seeds: Sequence[int], redraws: Mapping[str, Redraw]
+) -> np.ndarray:
+    """Return the mean cost of each scheme without each of the seeds, [schemes, seeds]."""
+    found = (table.sum(1, keepdims=True) - table) / (len(seeds) - 1)
+    for i, name in enumerate(names):
+        if name in redraws:
+            others = [[s for s in seeds if s != left] for left in seeds]
+            found[i] = [np.nanmean(redraws[name](few)) for few in others]
+    return found
 
 
 def ranked(e: SetupRuns) -> list[str]:
@@ -109,13 +132,22 @@ def step_costs(e: SetupRuns) -> Costs:
 
 
 def error_costs(e: SetupRuns) -> Costs:
-    """Return test errors in points, of the arms with a rate at which few enough runs fail."""
-    found = {arm: e.reported[arm] for arm in ranked(e) if arm in e.reported}
+    """Return test errors in points, of the seeds that trained."""
+    found = {arm: reported.values(trained_error) for arm, reported in able(e).items()}
     return {
-        arm: reported.values(error_points)
-        for arm, reported in found.items()
-        if reported.seeds and reported.share_failed <= MAY_FAIL
+        arm: {seed: value for seed, value in values.items() if math.isfinite(value)}
+        for arm, values in found.items()
     }
+
+
+def error_redraws(e: SetupRuns) -> dict[str, Redraw]:
+    return {arm: r.redraw(trained_error) for arm, r in able(e).items() if r.is_window}
+
+
+def able(e: SetupRuns) -> dict[str, ReportedRates]:
+    """Return the runs of the arms with a rate at which few enough runs fail."""
+    found = {arm: e.reported[arm] for arm in ranked(e) if arm in e.reported}
+    return {arm: r for arm, r in found.items() if r.seeds and r.share_failed <= MAY_FAIL}
 
 
 def edge_costs(e: SetupRuns) -> Costs:
@@ -131,4 +163,6 @@ SPEED = Purpose("steps to the target", OCTAVES, 1.0, step_costs, lambda v: magni
 TOLERANCE = Purpose(
     "highest rate that trains", DECADES, -1.0, edge_costs, lambda v: rate_text(10**v)
 )
-ERROR = Purpose("test error, points", POINTS, 1.0, error_costs, lambda v: decimal(v, 2))
+ERROR = Purpose(
+    "test error, points", POINTS, 1.0, error_costs, lambda v: decimal(v, 2), error_redraws
+)

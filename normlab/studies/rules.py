@@ -117,6 +117,7 @@ def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
         },
         "protocol": content_of(setup.protocol) | _fixed(setup.protocol),
         "screening seeds": setup.screening_seeds,
+        **({"first seed": setup.first_seed} if setup.first_seed != Setup.first_seed else {}),
         "data orders": setup.data_orders,
         "target": setup.target,
         "tuning stops at": setup.stop_at or setup.target,

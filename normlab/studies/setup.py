@@ -119,7 +119,8 @@ class FollowUp:
     """Whether no contrast depends on it: --seeds, which explores, then leaves it out."""
 
     def seeds_of(self, reporting: range) -> range:
-        return range(FIRST_SEED, FIRST_SEED + self.seeds) if self.seeds else reporting
+        first = reporting.start
+        return range(first, first + self.seeds) if self.seeds else reporting
 
     def text(self, reporting: range) -> str:
         """Return how it was run, as a sentence for the page."""
@@ -142,7 +143,9 @@ class Setup:
     protocol: Tuning | Edges
     settings: Config = field(default_factory=dict)
     seeds: int = 12
-    """Number of seeds of the primary arms, from FIRST_SEED on."""
+    """Number of seeds of the primary arms, from `first_seed` on."""
+    first_seed: int = FIRST_SEED
+    """Another one repeats a setup with seeds of its own."""
     grows: bool = True
     """Whether the contrasts of the setup choose the number of seeds, and let it grow."""
     screening_seeds: int = 5
@@ -163,7 +166,7 @@ class Setup:
 
     def seeds_of(self, arm: Arm) -> range:
         n = self.seeds if arm.is_primary else self.screening_seeds
-        return range(FIRST_SEED, FIRST_SEED + n)
+        return range(self.first_seed, self.first_seed + n)
 
     def seed_settings(self, seed: int) -> Config:
         """Return what a seed sets."""
