@@ -6,11 +6,12 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from normlab.launch.batching import PlannedPopulation
 from normlab.launch.supervisor import WorkerProcess
+from normlab.studies.study import Study
 
 
 def clock(seconds: float) -> str:
@@ -39,15 +40,23 @@ def notice(worker: WorkerProcess, event: str, facts: dict[str, Any]) -> str | No
     return None
 
 
-class Display:
-    """One line for each chunk. On a terminal it is written over the one before it."""
+LIVE_S, LOG_S = 0.2, 20.0
+"""Least seconds between two lines, on a terminal and in a log."""
 
-    def __init__(self, left: Callable[[], tuple[int, int, int]]):
-        """`left()` -> (runs done, runs known, run-steps still to do)."""
-        self.left, self.began, self.steps_done = left, time.monotonic(), 0
-        self.seen: dict[int, tuple[int, float]] = {}
-        """Worker -> (step, seconds) of its last chunk."""
+
+class Display:
+    """What trains now: a line that is written over on a terminal, else one now and then."""
+
+    def __init__(self, left: Callable[[], tuple[int, int, int]], serves: Mapping[str, Study]):
+        """`left()` -> (runs done, runs known, run-steps still to do); `serves`: run -> the study
+        that it is trained for."""
+        self.left, self.serves, self.began, self.steps_done = left, serves, time.monotonic(), 0
+        self.given: dict[int, PlannedPopulation] = {}
+        """Worker -> its last population."""
+        self.steps: dict[int, int] = {}
+        """Worker -> the step that it has reached."""
         self.is_live = sys.stdout.isatty()
+        self.printed = -math.inf
 
     def show(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
         """Print what an event is worth."""
@@ -55,34 +64,44 @@ class Display:
         if line:
             self.close()
             print(line, flush=True)
-        if event == "given":
-            self.seen[worker.number] = (0, 0.0)
-        if event == "chunk" and worker.population:
-            chunk = self._chunk_line(worker.number, worker.population, facts)
-            text = f"[{self.summary()}] {chunk}"
-            self.close()
-            width = shutil.get_terminal_size().columns - 1 if self.is_live else None
-            print(text[:width], end="" if self.is_live else "\n", flush=True)
+        if event == "given" and worker.population:
+            self.given[worker.number] = worker.population
+        states = {"given": "begins", "done": "done"}
+        if event in (*states, "chunk") and worker.number in self.given:
+            population, step = self.given[worker.number], facts.get("step", 0)
+            if event != "done":
+                more = step - self.steps.get(worker.number, 0)
+                self.steps_done += max(0, more) * len(population.configs)
+                self.steps[worker.number] = step
+            self._print(population, states.get(event) or chunk_text(population, facts))
 
-    def close(self) -> None:
-        """Remove the line of the last chunk from a terminal."""
-        print("\r\033[K" if self.is_live else "", end="", flush=True)
-
-    def _chunk_line(self, number: int, population: PlannedPopulation, facts: dict[str, Any]) -> str:
-        before, at = self.seen.get(number, (0, 0.0))
-        run_steps = (facts["step"] - before) * len(population.configs)
-        self.steps_done += run_steps
-        rate = run_steps / max(facts["seconds"] - at, 1e-9)
-        self.seen[number] = (facts["step"], facts["seconds"])
-        scores = f"loss {facts['train_loss']:.3g}, best {100 * facts['best']:.1f} %, "
-        return (
-            f"{population.label}: step {facts['step']}/{population.config['train.steps']}, "
-            f"{rate:,.0f} run-steps/s, {'' if math.isnan(facts['best']) else scores}"
-            f"{facts['alive']} going"
-        )
+    def _print(self, population: PlannedPopulation, state: str) -> None:
+        """Print the state of a population, unless the last line is too recent."""
+        now = time.monotonic()
+        if now - self.printed < (LIVE_S if self.is_live else LOG_S):
+            return
+        self.printed = now
+        study = self.serves.get(next(iter(population.configs)))
+        question = "" if self.is_live or not study else f" ({study.question})"
+        name = f"{study.name}{question}: " if study else ""
+        text = f"[{self.summary()}] {name}{population.label}: {state}"
+        self.close()
+        width = shutil.get_terminal_size().columns - 1 if self.is_live else None
+        print(text[:width], end="" if self.is_live else "\n", flush=True)
 
     def summary(self) -> str:
+        """Return how far all is."""
         done, known, steps = self.left()
         seconds = time.monotonic() - self.began
         left = steps * seconds / self.steps_done if self.steps_done else math.inf
         return f"{done:,} of {known:,} known runs, {clock(seconds)} so far, {clock(left)} left"
+
+    def close(self) -> None:
+        """Remove the last line from a terminal."""
+        print("\r\033[K" if self.is_live else "", end="", flush=True)
+
+
+def chunk_text(population: PlannedPopulation, facts: dict[str, Any]) -> str:
+    """Return how far a population is."""
+    best = "" if math.isnan(facts["best"]) else f", best {100 * facts['best']:.1f} %"
+    return f"step {facts['step']}/{population.config['train.steps']}{best}"

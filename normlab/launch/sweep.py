@@ -43,6 +43,8 @@ class Job:
         self.cache = ConfigCache(data_dir)
         self.records = Records(store)
         self.trained = 0
+        self.serves: dict[str, Study] = {}
+        """Run -> the first study that asks for it."""
         self._missing: dict[str, Config] = {}
         self._known = 0
 
@@ -51,8 +53,11 @@ class Job:
         required: dict[str, RequiredRun] = {}
         for study in self.studies:
             for name, setup_runs in self._setup_runs(study).items():
-                if not self.setups or name in self.setups:
-                    required |= setup_runs.wanted
+                if self.setups and name not in self.setups:
+                    continue
+                for run_id, run in setup_runs.wanted.items():
+                    required.setdefault(run_id, run)
+                    self.serves.setdefault(run_id, study)
         chosen = {n: run for n, run in required.items() if self.only.items() <= run.config.items()}
         if required and not chosen:
             raise ConfigError(self._no_match(required))
@@ -127,7 +132,7 @@ class Job:
         """Train everything that is missing; return the populations that failed."""
         if not self.missing():
             return []
-        display = Display(self.left)
+        display = Display(self.left, self.serves)
 
         def on_event(worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
             if event == "done":
