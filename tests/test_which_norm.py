@@ -13,6 +13,7 @@ from made_up_runs import make_up
 from scipy import stats
 
 from normlab.norms.table import NORMS
+from normlab.report import which_norm
 from normlab.report.model import StudyReport
 from normlab.report.terminal import headline
 from normlab.report.which_norm import EQUAL, Column, columns_of, matrix, passes
@@ -62,7 +63,7 @@ def test_the_choice_of_rates_widens_the_bounds():
 
     found = {s.name: s for s in standings(costs(a=a, b=b), ERROR, 1.0, {"a": redraw})}
     means = [[3 + 2, 8 / 3, 7 / 3, 2], [8 / 3, 7.5 / 3, 5.5 / 3, 2]]  # of a and b, a seed left out
-    jumps = np.subtract(*means)
+    jumps = np.subtract(means[0], means[1])
     error = math.sqrt(3 / 4 * np.sum((jumps - jumps.mean()) ** 2))
     assert error > 2 * np.subtract(a, b).std(ddof=1) / 2
     assert found["a"].behind == pytest.approx(0.25 + stats.t.ppf(0.95, 3) * error)
@@ -144,7 +145,8 @@ def test_what_the_purposes_measure():
     e = SimpleNamespace(setup=setup, reported=found)
     assert error_costs(e) == {"a": {0: 1.0}}
     assert error_redraws(e) == {"a": trained_error}
-    assert error_redraws(SimpleNamespace(setup=setup, reported={"a": reported(0, False)})) == {}
+    e.reported = {"a": reported(0, False)}
+    assert error_redraws(e) == {}
 
 
 def test_every_scheme_that_can_run_is_an_arm_once():
@@ -218,6 +220,18 @@ def test_the_matrix_has_a_line_for_each_scheme_and_a_column_for_each_purpose():
     (line, _) = headline([small_report()]).splitlines()
     assert line == f"{columns[0].title}: Take batch."
     assert columns_of([]) == [] and "n = 4 seeds" in table.note
+
+
+def test_the_page_counts_the_choice_of_rates(monkeypatch):
+    chosen = []
+
+    def follow(costs, purpose, sesoi, redraws):
+        chosen.append((purpose, sorted(redraws)))
+        return standings(costs, purpose, sesoi, redraws)
+
+    monkeypatch.setattr(which_norm, "standings", follow)
+    columns_of([small_report()])
+    assert chosen == [(SPEED, []), (ERROR, ["batch", "group", "none"])]
 
 
 @pytest.mark.parametrize(
