@@ -194,6 +194,8 @@ def test_a_difference_of_differences_has_the_signs_of_its_four_arms():
     for arms, factor in (
         (("none", "batch", "none again", "batch again"), 0.0),
         (("none", "batch", "batch again", "none again"), 2.0),
+        (("none", "batch", "batch again", "none"), 2.0),  # an arm twice: its weights add up
+        (("none", "batch", "none", "batch again"), 0.0),
     ):
         contrast = Claim("C1", "s", "setup", interaction(*arms, "c"), 1.0, (12,)).contrast(
             evidence, "quick"

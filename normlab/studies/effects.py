@@ -145,7 +145,9 @@ def error_difference(worse: str, better: str, comparison: str = "") -> Effect:
 
 def interaction(a: str, b: str, c: str, d: str, comparison: str = "") -> Effect:
     """(error of a - error of b) - (error of c - error of d), test errors in points."""
-    weights = {a: 1.0, b: -1.0, c: -1.0, d: 1.0}
+    weights = dict.fromkeys((a, b, c, d), 0.0)
+    for arm, weight in ((a, 1.0), (b, -1.0), (c, -1.0), (d, 1.0)):
+        weights[arm] += weight  # an arm may be there twice
     return Effect(PAIRED_T, POINTS, comparison, partial(weighted_errors, weights))
 
 
