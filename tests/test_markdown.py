@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import pytest
 from made_up_runs import NASTY, PROVENANCE, STUDY
 
-from normlab.report.claims import Result, literature_statements
+from normlab.report.claims import Result, literature_statements, results_of
 from normlab.report.formatting import notes_of
 from normlab.report.html import html
 from normlab.report.markdown import claims_page, write_claims_page
@@ -159,6 +159,10 @@ def test_what_cannot_be_tested_gives_its_reason():
     line = "- **∅ not testable here**: delta 1 points; n = 6; it rests on nothing\n"
     assert line in block(text, "C10a")
     assert "Because it rests on nothing" in shown and DISAGREES not in text + shown
+    nothing = row("C8c", "not measured", unmet="an arm fails")
+    (result,) = results_of([report_of(nothing)])
+    assert (result.verdict.word, result.n) == ("not testable here", "6")
+    assert "Neither arm got there" not in dict(result.facts)
 
 
 WORDS = ("supported", "refuted", "open", "exploratory", "not run", "not measured")

@@ -12,7 +12,8 @@ from lab import BATCH, GROUP, MEMORY, NONE, SEEDS, SETUP, Lab, Response
 from scipy import stats
 
 from normlab.runs.record import Record
-from normlab.studies.effects import Claim, error_difference, interaction
+from normlab.studies.decisions import decide
+from normlab.studies.effects import Claim, error_difference, interaction, weighted_errors
 from normlab.studies.looks import look_at_study
 from normlab.studies.metrics import error_points
 from normlab.studies.planning import RequiredRun, SetupRuns
@@ -204,6 +205,42 @@ def test_a_difference_of_differences_has_the_signs_of_its_four_arms():
             expected = factor * (by_hand("none", seeds) - by_hand("batch", seeds))
             assert contrast.redraw is not None
             assert [*contrast.redraw(seeds)] == pytest.approx([*expected])
+
+
+@pytest.mark.parametrize("failing", [{"none"}, {"none", "batch"}])
+def test_a_sum_of_four_arms_compares_no_errors_where_one_fails_too_often(failing):
+    """One of 12 runs fails at every rate. The follow-ups have the norms of their arms."""
+    again = tuple(
+        FollowUp(f"{n} again", n, n, settings={"norm.momentum": 0.5}) for n in ("none", "batch")
+    )
+
+    def response(norm: str, exponent: float, seed: int) -> float:
+        fails = norm in failing and seed == FIRST_SEED
+        return 0.2 if fails else lottery(norm, exponent, seed)
+
+    evidence = Lab(replace(LOTTERY, follows=again), response).evidence
+    effect = interaction("none", "batch", "batch again", "none again")
+    contrast = Claim("C1", "s", "setup", effect, 1.0, (12,)).contrast(evidence, "quick")
+    verdict = decide([contrast])
+    names = (
+        "'none' and of 'none again'"
+        if len(failing) == 1
+        else ("'none' and of 'batch' and of 'batch again' and of 'none again'")
+    )
+    assert (verdict.word, verdict.n, contrast.effects) == ("not testable here", 12, {})
+    assert verdict.notes == (f"more than 5 % of the runs of {names} fail",)
+    assert contrast.redraw is None and math.isnan(verdict.estimate.centre)
+
+
+def test_of_two_arms_the_one_with_the_positive_weight_is_the_worse():
+    """None trains in 11 of 12 seeds, batch in all, whatever the order of the weights."""
+    lab = Lab(
+        LOTTERY,
+        lambda norm, e, seed: 0.2 if norm == "none" and seed == FIRST_SEED else bowl(-1.5, e),
+    )
+    for weights in ({"none": 1.0, "batch": -1.0}, {"batch": -1.0, "none": 1.0}):
+        found = weighted_errors(weights, lab.evidence).effects
+        assert found == {s: float(s == FIRST_SEED) for s in TWELVE}
 
 
 def test_a_study_wants_the_runs_of_all_its_looks():

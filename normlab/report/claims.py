@@ -122,7 +122,8 @@ class Result:
             effect = raw_text(contrast.unit, self._values(found), contrast.sesoi)
         cut_off = "≥: some runs or grids ended first, so the effect is at least as large"
         again = f"in {100 * verdict.replication:.0f} % of the resamples of its seeds"
-        missed = f"in {contrast.not_measured} seeds, which are left out"
+        is_missed = contrast.not_measured and not contrast.unmet
+        missed = f"in {contrast.not_measured} seeds, which are left out" if is_missed else ""
         grows = ", until the word is clear" if len(contrast.looks) > 1 else ""
         facts = [
             ("Test", f"{contrast.id}, profile {self.report.profile}"),
@@ -134,7 +135,7 @@ class Result:
             ("On the way", self.path),
             ("Next", self.next),
             ("The same word again", "" if math.isnan(verdict.replication) else again),
-            ("Neither arm got there", missed if contrast.not_measured else ""),
+            ("Neither arm got there", missed),
             ("Remark", contrast.remark),
             *(("Note", note) for note in verdict.notes),
         ]

@@ -181,11 +181,11 @@ def decide(path: Sequence[Contrast]) -> Verdict:
     """Return the verdict of a contrast at its looks: the last of them decides."""
     contrast = path[-1]
     n, nothing = contrast.n, Estimate(math.nan, math.nan, math.nan)
+    if contrast.unmet and n >= 2:
+        return Verdict(contrast, "not testable here", nothing, n, notes=(contrast.unmet,))
     if len(contrast.effects) < 2:
         is_missed = contrast.not_measured and n in contrast.looks
         return Verdict(contrast, "not measured" if is_missed else "not run", nothing, n)
-    if contrast.unmet:
-        return Verdict(contrast, "not testable here", nothing, n, notes=(contrast.unmet,))
     looks = tuple(look_at(c)[0] for c in path)
     last = looks[-1]
     verdict = Verdict(contrast, last.word, last.estimate, n, last.qualifier, looks)

@@ -16,13 +16,13 @@ from normlab.studies.decisions import Contrast, Redraw
 from normlab.studies.intervals import DISCORDANT, PAIRED_T, Estimator
 from normlab.studies.metrics import (
     at_train_loss,
-    error_points,
     is_failed,
     restricted_octaves,
     trained_error,
 )
 from normlab.studies.planning import SetupRuns
 from normlab.studies.rates import MAY_FAIL
+from normlab.studies.reported import ReportedRates
 from normlab.studies.units import OCTAVES, POINTS, TRAINED, Unit
 
 MAY_BE_CUT_OFF = 0.1
@@ -155,35 +155,39 @@ def weighted_errors(weights: Mapping[str, float], e: SetupRuns) -> Measured:
     """Return the weighted sum of the test errors of some arms, in points, for each seed.
 
     While few enough runs fail, a seed counts with those that trained. Otherwise errors are not
-    compared in a difference of two arms. The effect is then 1 where only the better arm trained,
-    -1 where only the worse one did.
+    compared: two arms are compared by whether they train, and a sum of more is not testable.
     """
     arms = {name: e.reported.get(name) for name in weights}
     found = {name: rates for name, rates in arms.items() if rates and rates.seeds}
     if found.keys() != weights.keys():
         return Measured({})
     seeds = sorted(set.intersection(*(set(rates.seeds) for rates in found.values())))
-    fails = any(rates.share_failed > MAY_FAIL for rates in found.values())
-    error = error_points if fails else trained_error
-    values = {name: rates.values(error) for name, rates in found.items()}
+    failing = [name for name, rates in found.items() if rates.share_failed > MAY_FAIL]
+    if failing and len(weights) == 2:
+        better, worse = (found[name] for name in sorted(weights, key=lambda name: weights[name]))
+        return which_trains(worse, better, seeds)
+    if failing:
+        names = " and of ".join(map(repr, failing))
+        text = f"more than {100 * MAY_FAIL:g} % of the runs of {names} fail"
+        return Measured(dict.fromkeys(seeds, math.nan), unmet=text)
+    values = {name: rates.values(trained_error) for name, rates in found.items()}
     effects = {s: sum(w * values[name][s] for name, w in weights.items()) for s in seeds}
-    if len(weights) == 2 and fails:
-        trained = {
-            name: rates.values(lambda run: float(not is_failed(run)))
-            for name, rates in found.items()
-        }
-        worse, better = weights
-        effects = {s: float((trained[better][s] > 0.5) - (trained[worse][s] > 0.5)) for s in seeds}
-        remark = "an arm fails too often at every rate, so whether runs train is compared"
-        return Measured(effects, remark, estimator=DISCORDANT, unit=TRAINED)
     if not any(rates.is_window for rates in found.values()):
         return Measured(effects)
-    draws = {name: rates.redraw(error) for name, rates in found.items()}
+    draws = {name: rates.redraw(trained_error) for name, rates in found.items()}
 
     def redraw(seeds: Sequence[int]) -> np.ndarray:
         return np.sum([w * draws[name](seeds) for name, w in weights.items()], axis=0)
 
     return Measured(effects, redraw=redraw)
+
+
+def which_trains(worse: ReportedRates, better: ReportedRates, seeds: Sequence[int]) -> Measured:
+    """Return seed -> 1 where only the better arm trained, -1 where only the worse one did."""
+    one, other = (rates.values(lambda run: 1.0 - is_failed(run)) for rates in (better, worse))
+    effects = {s: float((one[s] > 0.5) - (other[s] > 0.5)) for s in seeds}
+    remark = "an arm fails too often at every rate, so whether runs train is compared"
+    return Measured(effects, remark, estimator=DISCORDANT, unit=TRAINED)
 
 
 def octaves(e: SetupRuns, slow: str, fast: str) -> Measured:
