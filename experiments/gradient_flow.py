@@ -66,6 +66,7 @@ FASHION = CNN.on(
     "ReLU CNN 16-32-64, stride 2, Fashion-MNIST",
     settings={"train.steps": 2000, "model.stride": 2, **OFTEN},
     target=0.85,
+    report_settings={"eval.probes": "landscape", "train.steps": 1000},
 )
 
 
