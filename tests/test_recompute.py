@@ -12,6 +12,7 @@ import pytest
 from made_up_runs import make_up
 
 from benchmarks.validation import recompute
+from benchmarks.validation.rules_again import Estimate
 from normlab.report.model import collect
 from normlab.report.write import write_report
 from normlab.runs.record import Record
@@ -94,6 +95,15 @@ def planted(results: Path, root: Path, name: str, change: Callable[[Rows], None]
             writer.writeheader()
             writer.writerows(rows)
     return root
+
+
+@pytest.mark.parametrize(
+    "low, high, word",
+    [(0.0, 0.05, "supported"), (0.0, 0.051, "open"), (0.05, 0.2, "open"), (0.051, 0.2, "refuted")],
+)
+def test_a_limit_that_is_touched_is_kept(low, high, word):
+    row = next(row for row in recompute.ROWS if row.is_limit)
+    assert recompute.word(Estimate(0.05, low, high, 104), row)[0] == word
 
 
 def test_the_page_and_the_second_writing_agree(results, capsys):

@@ -212,6 +212,10 @@ def test_median_with_infinities():
         (AT_LEAST, [0.5, 0.4, 0.6, 0.5], 0.95, "refuted"),
         (MAX_ERROR, [1e-5, 9e-5, 2e-5], 1e-4, "supported"),
         (MAX_ERROR, [1e-5, 2e-4, 1e-5], 1e-4, "refuted"),
+        (MAX_ERROR, [1e-5, 1e-4, 1e-5], 1e-4, "supported"),  # a limit that is touched is kept
+        (AT_LEAST, [0.95] * 4, 0.95, "supported"),
+        (AT_MOST, [0.0] * 80, clopper_pearson(0, 80)[1], "supported"),
+        (AT_MOST, [1.0] * 40 + [0.0] * 40, clopper_pearson(40, 80)[0], "open"),
     ],
 )
 def test_limits_have_a_right_side(estimator, values, sesoi, word):
@@ -219,6 +223,12 @@ def test_limits_have_a_right_side(estimator, values, sesoi, word):
     verdict = decide([contrast])
     assert (verdict.word, verdict.qualifier) == (word, "")
     assert not estimator.is_difference
+
+
+def test_a_resample_that_touches_the_limit_keeps_it():
+    """Of three values the largest, in 70 % of the resamples, is the limit."""
+    found = row([1e-5, 1e-4, 2e-5], estimator=MAX_ERROR, sesoi=1e-4, looks=(3,))
+    assert decide([found]).replication == 1.0
 
 
 def test_a_share_ends_at_1_and_is_printed_as_measured():

@@ -54,7 +54,7 @@ def word(found: Estimate, row: Row) -> tuple[str, str, bool]:
     """Return the word, its qualifier and whether the interval is clear."""
     _, low, high, _, is_lower_bound = found
     if row.is_limit:
-        said = "refuted" if low > row.delta else "supported" if high < row.delta else "open"
+        said = "refuted" if low > row.delta else "supported" if high <= row.delta else "open"
         return said, "", said != "open"
     half = (high - low) / 2
     if high < row.delta and not is_lower_bound:

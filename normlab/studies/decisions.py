@@ -8,6 +8,9 @@ interval and m its centre:
     L > 0 and m >= delta     supported: at least delta if L >= delta
     otherwise                open
 
+Of a share or a largest value that has a limit, [L, U] is the distance to the limit and delta is 0.
+A limit that is touched is kept: L = 0 is enough there.
+
 The word depends on L, U, m and delta alone, so no other contrast can change it. The number of
 seeds grows from look to look. It stops where the interval is clear: L >= delta or U < 0. It also
 stops where the interval is narrow: half-width <= delta / 2 of a refuted sentence, delta / 4 of a
@@ -117,11 +120,15 @@ class Verdict:
         return self.replication < STABLE
 
 
-def word_of(found: Estimate, sesoi: float, is_lower_bound: bool = False) -> tuple[str, str]:
-    """Return the word and its qualifier. A lower bound can support, but not refute."""
+def word_of(
+    found: Estimate, sesoi: float, is_lower_bound: bool = False, is_limit: bool = False
+) -> tuple[str, str]:
+    """Return the word and its qualifier. A lower bound can support, but not refute. A limit that is
+    touched is kept."""
     if found.high < sesoi and not is_lower_bound:
         return "refuted", "reversed" if found.high < 0 else "small" if found.low > 0 else ""
-    if found.low > 0 and found.centre >= sesoi:
+    is_above = found.low >= 0 if is_limit else found.low > 0
+    if is_above and found.centre >= sesoi:
         return "supported", "at least delta" if found.low >= sesoi else ""
     return "open", ""
 
@@ -132,14 +139,19 @@ def stops(found: Estimate, word: str, sesoi: float) -> bool:
     return word != "open" and (is_narrow or found.low >= sesoi or found.high < 0)
 
 
+def read(contrast: Contrast, found: Estimate) -> tuple[str, str, bool]:
+    """Return the word and the qualifier of an estimate, and whether no more seeds are needed."""
+    is_limit = not contrast.estimator.is_difference
+    turned, sesoi = contrast.estimator.margin(found, contrast.sesoi)
+    word, qualifier = word_of(turned, sesoi, contrast.is_lower_bound, is_limit)
+    return word, "" if is_limit else qualifier, stops(turned, word, sesoi)
+
+
 def look_at(contrast: Contrast) -> tuple[Look, bool]:
     """Return what a contrast says with the seeds that it has, and whether they are enough."""
     found = contrast.estimate()
-    turned, sesoi = contrast.estimator.margin(found, contrast.sesoi)
-    word, qualifier = word_of(turned, sesoi, contrast.is_lower_bound)
-    if not contrast.estimator.is_difference:
-        qualifier = ""
-    return Look(contrast.n, word, qualifier, found), stops(turned, word, sesoi)
+    word, qualifier, is_enough = read(contrast, found)
+    return Look(contrast.n, word, qualifier, found), is_enough
 
 
 def jackknife_error(redraw: Redraw, seeds: Sequence[int]) -> float:
@@ -172,8 +184,7 @@ def replication(contrast: Contrast) -> float:
             found = t_estimate(drawn, error=error)
         else:
             found = contrast.estimator.estimate(values[picks])
-        turned = contrast.estimator.margin(found, contrast.sesoi)
-        same += word_of(*turned, contrast.is_lower_bound)[0] == word
+        same += read(contrast, found)[0] == word
     return same / times
 
 
