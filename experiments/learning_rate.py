@@ -12,7 +12,7 @@ times the rate.
 Cost: quick: about 4 minutes on 2 cores; standard: about 6 minutes
 """
 
-from normlab.studies.effects import Claim, effect, subtract
+from normlab.studies.effects import Claim, Measured, decades, effect
 from normlab.studies.intervals import AT_MOST, PAIRED_T
 from normlab.studies.metrics import is_failed
 from normlab.studies.planning import SetupRuns
@@ -74,8 +74,8 @@ CIFAR = CNN.on(
     DECADES,
     "log10 of the highest rate that ends within 10 points of the own best, batch - none",
 )
-def higher(e: SetupRuns) -> dict[int, float]:
-    return subtract(e.edges.get("batch", {}), e.edges.get("none", {}))
+def higher(e: SetupRuns) -> Measured:
+    return decades(e, *PAIR)
 
 
 @effect(AT_MOST, FAILED, "share of failed batch norm runs at 30 x the median edge of none")

@@ -170,6 +170,17 @@ def test_edges(name, profile):
         assert found.estimate.centre == pytest.approx(sum(pair) / 2)
 
 
+@pytest.mark.parametrize("name, profile", [k for k in CLAIMS if k[0].startswith("C2-")])
+def test_an_edge_that_no_grid_reaches_is_a_lower_bound(name, profile):
+    """Eight extensions end at 10^5 and 10^4.5."""
+    end = 5.0 if name == "C2-mlp" else 4.5
+    found = verdict(name, profile, worlds.edges("endless"))
+    seeds = [*found.contrast.effects]
+    expected = {s: end + (0.0625 if s % 2 else 0.3125) for s in seeds}
+    assert found.contrast.effects == pytest.approx(expected) and says(found) == TRUE
+    assert found.contrast.is_lower_bound and len(seeds) == found.n
+
+
 @pytest.mark.parametrize("name, profile", [k for k in CLAIMS if k[0].startswith("C2r")])
 def test_risk_at_thirty_times_the_lower_median_of_the_edges(name, profile):
     """30 times 10^-0.3125 is 10^1.165. With no failure of 104 the interval ends just below 5 %."""

@@ -13,7 +13,7 @@ from lab import BATCH, MEMORY, NONE, SEEDS, SETUP, Lab, Response
 
 from normlab.runs.record import Record
 from normlab.studies.decisions import decide
-from normlab.studies.effects import TRAINED_SEEDS, Claim, Effect, error_difference, looks
+from normlab.studies.effects import TRAINED_SEEDS, Claim, Effect, decades, error_difference, looks
 from normlab.studies.intervals import AT_MOST
 from normlab.studies.looks import SetupLooks, look_at_study
 from normlab.studies.metrics import error_points, is_failed
@@ -241,6 +241,28 @@ def test_an_arm_that_trains_at_no_rate_has_no_edge_and_no_follow_ups():
     lab = Lab(setup, lambda norm, e, seed: 0.2 if norm == "none" else 0.9 - 0.3 * (e > 0))
     assert set(lab.evidence.edges["none"].values()) == {-math.inf}
     assert lab.evidence.follows == {} and lab.evidence.is_complete
+
+
+@pytest.mark.parametrize(
+    "ends, both, is_bound",
+    [(2, 0, False), (3, 0, True), (3, 1, True), (3, 3, False), (0, 0, False)],
+)
+def test_edges_at_the_end_of_the_grid_make_a_lower_bound(ends, both, is_bound):
+    """Batch trains at every rate in `ends` of 20 seeds, in `both` of which none does too."""
+    setup = replace(PAIR, protocol=Edges((-1.0, -0.5, 0.0), extensions=0), seeds=20)
+
+    def response(norm: str, exponent: float, seed: int) -> float:
+        is_endless = seed < FIRST_SEED + (ends if norm == "batch" else both)
+        return 0.95 if is_endless or exponent <= -0.7 else 0.5
+
+    evidence = Lab(setup, response).evidence
+    assert evidence.at_the_end("batch") == set(range(FIRST_SEED, FIRST_SEED + ends))
+    found, edge = decades(evidence, "none", "batch"), -0.75
+    expected = [math.nan] * both + [0.0 - edge] * (ends - both) + [0.0] * (20 - ends)
+    assert [*found.effects.values()] == pytest.approx(expected, nan_ok=True)
+    assert found.is_lower_bound == is_bound
+    cut = f"arm 'batch' trains at the highest rate tried in {ends - both} of {20 - both} seeds"
+    assert found.remark == (cut if ends > both else "")
 
 
 def study_of(setup: Setup, *claims: Claim) -> Study:

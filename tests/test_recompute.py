@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from made_up_runs import make_up
 
-from benchmarks.validation import recompute
-from benchmarks.validation.rules_again import Estimate
+from benchmarks.validation import recompute, rules_again
+from benchmarks.validation.rules_again import Estimate, Rates, Run
 from normlab.report.model import collect
 from normlab.report.write import write_report
 from normlab.runs.record import Record
@@ -104,6 +106,28 @@ def planted(results: Path, root: Path, name: str, change: Callable[[Rows], None]
 def test_a_limit_that_is_touched_is_kept(low, high, word):
     row = next(row for row in recompute.ROWS if row.is_limit)
     assert recompute.word(Estimate(0.05, low, high, 104), row)[0] == word
+
+
+@pytest.mark.parametrize("ends, both", [(2, 0), (3, 0), (3, 1), (3, 2)])
+def test_edges_at_the_end_of_the_grid_make_a_lower_bound(monkeypatch, ends, both):
+    """The last rate, 1, trains in `ends` of 20 seeds of batch, in `both` of them of none too."""
+    monkeypatch.setattr(rules_again, "chance_of", lambda folder: 0.1)
+
+    def run(seed: int, notch: int, endless: int) -> Run:
+        trains = notch < 0 or seed < 10_000 + endless
+        accuracies = {"validation": 0.95 if trains else 0.5}
+        return Run(Path(), seed, 10 ** (notch / 16), 300, True, accuracies)
+
+    def rates(setup: str, arm: str, stage: str, n: int) -> Rates:
+        endless, notches = (ends if arm == "batch" else both), (-16, -8, 0)
+        seeds = range(10_000, 10_000 + n)
+        grid = {notch: {s: run(s, notch, endless) for s in seeds} for notch in notches}
+        return grid if stage == "edge" else {}
+
+    results: Any = SimpleNamespace(rates=rates)
+    found = rules_again.higher(results, 20, "")
+    assert found.mean == pytest.approx((ends - both) / 2 / (20 - both)) and found.n == 20
+    assert found.is_lower_bound == (ends - both > (20 - both) / 10)
 
 
 def test_the_page_and_the_second_writing_agree(results, capsys):

@@ -176,6 +176,20 @@ def test_edges_are_shown_as_the_highest_rate_that_trains(records):
     assert cells_of(table, "none")["failed, all rates"].split(" (")[0].endswith(f"of {len(tried)}")
 
 
+def test_a_rate_is_a_lower_bound_where_the_grid_ends_first(records):
+    e = SetupRuns(RATES, records)
+    assert not any("≥" in cell for cell in cells_of(setup_table(e), "batch").values())
+    end, ratio = max(e.grids["batch"]), "times the rate of none"
+    for seeds, signs in ((1, ("", "≥ ")), (6, ("≥ ", "≥ "))):
+        e.edges["batch"] |= dict.fromkeys([*e.edges["batch"]][:seeds], end)
+        cells = cells_of(setup_table(e), "batch")
+        found = [cells[column] for column in ("highest rate that trains", ratio)]
+        assert [text.startswith("≥ ") for text in found] == [*map(bool, signs)]
+    assert cells_of(setup_table(e), "none")["highest rate that trains"][0] != "≥"
+    e.edges["none"] = e.edges["batch"]
+    assert cells_of(setup_table(e), "batch")[ratio] == ""
+
+
 def test_a_missed_target_is_infinite_and_a_failure_is_counted(records):
     e = SetupRuns(STEPS, records)
     assert "≥" not in cells_of(setup_table(e), "batch")["times faster than none"]

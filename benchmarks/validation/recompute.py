@@ -107,7 +107,7 @@ def rate_rows(net: str, n: int) -> list[Row]:
     risky = partial(risk, setup=setup, seeds=n)
     return [
         Row(f"C2-{net}", 0.3, (n,), partial(higher, setup=setup)),
-        Row(f"C2r-{net}", 0.05, (80,), risky, is_limit=True),
+        Row(f"C2r-{net}", 0.05, (104,), risky, is_limit=True),
     ]
 
 

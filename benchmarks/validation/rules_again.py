@@ -283,8 +283,13 @@ def edges(results: Results, setup: str, arm: str, n: int) -> list[float]:
 
 
 def higher(results: Results, n: int, setup: str) -> Estimate:
-    batch, none = (edges(results, setup, arm, n) for arm in ("batch", "none"))
-    return t_interval(np.subtract(batch, none).tolist())
+    arms = "batch", "none"
+    batch, none = (np.array(edges(results, setup, arm, n)) for arm in arms)
+    last, end = (max(results.rates(setup, arm, "edge", n)) / NOTCHES for arm in arms)
+    is_known = (batch < last) | (none < end)
+    found = t_interval((batch - none)[is_known].tolist())
+    is_lower_bound = np.mean(batch[is_known] == last) > MOST_MISSED
+    return found._replace(n=n, is_lower_bound=bool(is_lower_bound))
 
 
 def risk(results: Results, n: int, setup: str, seeds: int) -> Estimate:

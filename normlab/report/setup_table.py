@@ -13,7 +13,7 @@ from normlab.report.arms import rates_of, values_of
 from normlab.report.tables import Cell, Measured, Table
 from normlab.runs.record import Record
 from normlab.studies.decisions import jackknife_error
-from normlab.studies.effects import octaves, subtract, weighted_errors
+from normlab.studies.effects import decades, octaves, weighted_errors
 from normlab.studies.intervals import CONFIDENCE, median_interval, t_estimate
 from normlab.studies.metrics import accuracy, error_points, is_failed, steps_to_target
 from normlab.studies.planning import SetupRuns
@@ -134,10 +134,12 @@ def _mean(values: Sequence[float], places: int) -> Measured:
     return _cell((found.centre, *found.interval), lambda v: decimal(v, places))
 
 
-def _median(values: Sequence[float], text: Callable[[float], str], base: float = 0.0) -> Measured:
+def _median(
+    values: Sequence[float], text: Callable[[float], str], base: float = 0.0, sign: str = ""
+) -> Measured:
     if not values:
         return Measured(NOTHING, {})
-    return _cell((median(values), *median_interval(values)[:2]), text, base)
+    return _cell((median(values), *median_interval(values)[:2]), text, base, sign)
 
 
 def _factor(base: float, exponents: Sequence[float], sign: str = "") -> Cell:
@@ -192,10 +194,17 @@ def _difference(line: Line) -> Cell:
     return _cell((estimate.centre, *estimate.interval), lambda v: decimal(v, 2))
 
 
+def _largest_rate(line: Line) -> Cell:
+    rates, ends = line.rates, line.e.at_the_end(line.name)
+    is_end = bool(ends) and median(rates.values()) == max(rates.values())
+    return _median([*rates.values()], rate_text, 10.0, "≥ " if is_end else "")
+
+
 def _rate_ratio(line: Line) -> Cell:
     """Return the highest rate over the reference's, over pairs."""
-    reference = line.e.edges.get(line.reference, {})
-    return _factor(10.0, [*subtract(line.rates, reference).values()])
+    found = decades(line.e, line.reference, line.name)
+    known = [value for value in found.effects.values() if not isnan(value)]
+    return _factor(10.0, known, "≥ " if found.is_lower_bound else "")
 
 
 QUANTITIES: dict[str, Callable[[Line], Cell]] = {
@@ -206,7 +215,7 @@ QUANTITIES: dict[str, Callable[[Line], Cell]] = {
     "difference": _difference,
     "running error": lambda line: _error(line, RUNNING),
     "batch error": lambda line: _error(line, BATCH),
-    "largest rate": lambda line: _median([*line.rates.values()], rate_text, 10.0),
+    "largest rate": _largest_rate,
     "rate ratio": _rate_ratio,
 }
 """What a protocol shows of an arm, by name."""

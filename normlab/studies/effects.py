@@ -229,6 +229,22 @@ def speedup_in_seconds(slow: str, fast: str) -> Effect:
     return replace(steps, comparison=comparison, measure=measure)
 
 
+def decades(e: SetupRuns, low: str, high: str) -> Measured:
+    """Return seed -> log10 of the highest rate that trains, `high` over `low`.
+
+    Where a seed of `high` trains at the highest rate of the grid, its factor is a lower bound.
+    Seeds in which both arms do are not measured.
+    """
+    effects = subtract(e.edges.get(high, {}), e.edges.get(low, {}))
+    ends, both = e.at_the_end(high), e.at_the_end(low) & e.at_the_end(high)
+    effects |= dict.fromkeys(both & effects.keys(), math.nan)
+    known = [s for s, value in effects.items() if math.isfinite(value)]
+    cut = len(ends.intersection(known))
+    text = f"arm {high!r} trains at the highest rate tried in {cut} of {len(known)} seeds"
+    is_cut_off = cut > MAY_BE_CUT_OFF * len(known)
+    return Measured(effects, text if cut else "", is_lower_bound=is_cut_off)
+
+
 def at_matched_losses(
     e: SetupRuns, first: str, second: str, key: str, value: Callable[[float], float]
 ) -> dict[int, float]:

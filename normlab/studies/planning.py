@@ -233,6 +233,11 @@ class SetupRuns:
         """Return the runs that represent an arm or a follow-up: those at its one rate."""
         return self.follows.get(name) or self.reports.get(name, {})
 
+    def at_the_end(self, arm: str) -> set[int]:
+        """Return the seeds that still train at the highest rate of the grid: their edge is there or
+        higher."""
+        return {s for s, edge in self.edges.get(arm, {}).items() if edge == max(self.grids[arm])}
+
     def tried(self, arm: str) -> list[Record]:
         """Return the runs of an arm whose failures are counted."""
         if isinstance(self.setup.protocol, Edges):
