@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab import BATCH, MEMORY, NONE, SEEDS, SETUP, Lab, Response
+from lab import BATCH, GROUP, MEMORY, NONE, SEEDS, SETUP, Lab, Response
 
 from normlab.runs.record import Record
 from normlab.studies.decisions import decide
@@ -337,6 +337,38 @@ def test_a_look_that_is_not_complete_leaves_the_word_of_the_last_one():
         paths = look_at_study(study, "quick", records, MEMORY).paths
         assert [c.n for c in paths[0]] == [12, 24][:n]
     assert decide(look_at_study(study, "quick", few, MEMORY).paths[0]).word == "supported"
+
+
+def test_runs_that_decide_nothing_hold_up_no_look():
+    """A run that never finishes leaves the word of the last look, if a contrast depends on it."""
+    follows = tuple(
+        FollowUp(name, "batch", "none", settings={"norm.momentum": momentum}, is_secondary=second)
+        for name, momentum, second in (("counts", 0.5, False), ("shown", 0.6, True))
+    )
+    study = study_of(replace(SETUP, follows=follows), claim("C1", 1.0))
+    lab = StudyLab(study, noisy(1.0, 1.0))
+    assert [look.n for look in lab.verdicts["C1"].path] == [12, 24, 48]
+    for arm, stage, path in (
+        ("none", "report", [12, 24]),
+        ("batch", "follow: counts", [12, 24]),
+        ("batch", "follow: shown", [12, 24, 48]),
+        ("group", "report", [12, 24, 48]),
+        ("group", "tune", [12, 24, 48]),
+    ):
+        (*_, lost) = (n for n, w in lab.known.wanted.items() if (w.arm, w.stage) == (arm, stage))
+        few = {name: run for name, run in lab.records.items() if name != lost}
+        known = look_at_study(study, "quick", few, MEMORY)
+        assert [contrast.n for contrast in known.paths[0]] == path, stage
+        assert lost in known.wanted and known.wanted.keys() <= lab.known.wanted.keys()
+
+
+def test_an_arm_that_is_followed_decides_although_it_is_screened():
+    follow = FollowUp("again", "batch", "group")
+    for is_secondary, decides in ((False, True), (True, False)):
+        setup = replace(SETUP, follows=(replace(follow, is_secondary=is_secondary),))
+        found = [setup.decides(arm, "tune") for arm in (NONE, BATCH, GROUP)]
+        assert found == [True, True, decides]
+        assert setup.decides(BATCH, "follow: again") == decides
 
 
 def test_an_arm_that_fails_at_every_rate_is_compared_by_whether_it_trains():

@@ -49,7 +49,7 @@ class SetupLooks:
         for n in claim.looks:
             runs = self.at(claim.setup_seeds or n)
             contrast = claim.contrast(runs, profile)
-            if not runs.is_complete:
+            if not runs.can_decide:
                 return path or [contrast]
             if contrast.estimator is DISCORDANT:
                 return self._trained(claim, profile, contrast)
@@ -61,7 +61,7 @@ class SetupLooks:
     def _trained(self, claim: Claim, profile: str, so_far: Contrast) -> list[Contrast]:
         """Return the one look of a contrast that compares whether runs train at all."""
         runs = self.at(TRAINED_SEEDS)
-        found = claim.contrast(runs, profile) if runs.is_complete else so_far
+        found = claim.contrast(runs, profile) if runs.can_decide else so_far
         return [replace(found, looks=(TRAINED_SEEDS,))]
 
     @property

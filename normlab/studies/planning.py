@@ -69,6 +69,8 @@ class SetupRuns:
         self.wanted: dict[str, RequiredRun] = {}
         self.users: dict[str, list[str]] = {}
         """Run -> arm and stage of everyone who asked for it."""
+        self.deciding: set[str] = set()
+        """The runs on which contrasts depend, among the wanted ones."""
         self.grids: dict[str, dict[float, dict[int, Record]]] = {}
         """arm -> exponent -> seed -> run, of the tuning stage or below the edges."""
         self.reported: dict[str, ReportedRates] = {}
@@ -99,10 +101,16 @@ class SetupRuns:
     def is_complete(self) -> bool:
         return all(run in self.records for run in self.wanted)
 
+    @property
+    def can_decide(self) -> bool:
+        """Whether all runs are there that contrasts depend on."""
+        return all(run in self.records for run in self.deciding)
+
     def _ask(
         self, arm: Arm, stage: str, exponent: float, seeds: Sequence[int], settings: Config
     ) -> dict[int, Record]:
         found: dict[int, Record] = {}
+        decides = self.setup.decides(arm, stage)
         for seed in seeds:
             changed = arm.settings | settings | {"optim.lr": rate_of(exponent)}
             changed |= self.setup.seed_settings(seed)
@@ -111,6 +119,8 @@ class SetupRuns:
             users = self.users.setdefault(name, [])
             if f"{arm.name}/{stage}" not in users:
                 users.append(f"{arm.name}/{stage}")
+            if decides:
+                self.deciding.add(name)
             if name in self.records:
                 found[seed] = self.records[name]
         return found
@@ -219,7 +229,7 @@ class SetupRuns:
         best = self.best.get(of, math.inf)
         if arm is None or not math.isfinite(best):
             return
-        stage, seeds = f"follow: {follow_up.name}", follow_up.seeds_of(self.setup.seeds_of(arm))
+        stage, seeds = follow_up.stage, follow_up.seeds_of(self.setup.seeds_of(arm))
         chooser, shift = self.reported.get(of), math.log10(follow_up.factor)
         runs = {
             e: self._ask(arm, stage, round(e + shift, 4), seeds, follow_up.settings)

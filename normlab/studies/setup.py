@@ -118,6 +118,10 @@ class FollowUp:
     is_secondary: bool = False
     """Whether no contrast depends on it: --seeds, which explores, then leaves it out."""
 
+    @property
+    def stage(self) -> str:
+        return f"follow: {self.name}"
+
     def seeds_of(self, reporting: range) -> range:
         first = reporting.start
         return range(first, first + self.seeds) if self.seeds else reporting
@@ -167,6 +171,15 @@ class Setup:
     def seeds_of(self, arm: Arm) -> range:
         n = self.seeds if arm.is_primary else self.screening_seeds
         return range(self.first_seed, self.first_seed + n)
+
+    def decides(self, arm: Arm, stage: str) -> bool:
+        """Return whether contrasts depend on the runs of an arm in a stage.
+
+        They depend on primary arms, on follow-ups that are not secondary, and on the arms of these.
+        """
+        secondary = {f.stage for f in self.follows if f.is_secondary}
+        followed = {name for f in self.follows if not f.is_secondary for name in (f.arm, f.rate_of)}
+        return stage not in secondary and (arm.is_primary or arm.name in followed)
 
     def seed_settings(self, seed: int) -> Config:
         """Return what a seed sets."""
