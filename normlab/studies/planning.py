@@ -128,8 +128,7 @@ class SetupRuns:
     def _plan_group(self, group: list[Arm]) -> None:
         """Plan arms that share a grid: it grows, then each arm takes its rate and reports."""
         protocol, target = self.setup.protocol, self.setup.target
-        stride = 1 if group[0].is_primary else protocol.screening_stride
-        exponents, spacing = list(protocol.exponents[::stride]), stride * protocol.spacing
+        exponents, spacing = list(protocol.exponents), protocol.spacing
         is_known = self._ask_grid(group, exponents)
         for _ in range(protocol.extensions):
             if not is_known:

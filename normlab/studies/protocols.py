@@ -90,7 +90,7 @@ class Tuning:
     """What the reporting seeds run: the arm's rate, or the two best rates of the grid, or a window.
     In a window of five rates all reporting seeds together choose again."""
 
-    kind, stage, screening_stride = "tuning", "tune", 1
+    kind, stage = "tuning", "tune"
     rate_column, failed_column = "tuned rate", "failed"
 
     @property
@@ -207,7 +207,7 @@ class Edges:
     within: float = 0.1
     """Accuracy that may be lost to the seed's own best."""
 
-    kind, stage, seeds, screening_stride = "edges", "edge", (), 1
+    kind, stage, seeds = "edges", "edge", ()
     rate_column, failed_column = "best rate", "failed, all rates"
     times_steps, has_target, reference = False, False, "none"
 

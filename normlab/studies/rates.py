@@ -6,7 +6,7 @@ Rates are log10 exponents. All functions are pure: the same runs always give the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -71,8 +71,3 @@ def bisected(
             return low, False
         low, high = (middle, high) if answer else (low, middle)
     return low, True
-
-
-def highest(passing: Sequence[bool]) -> int:
-    """Return the index of the highest rate that passes, -1 where none does."""
-    return max((i for i, passed in enumerate(passing) if passed), default=-1)
