@@ -118,7 +118,7 @@ def test_too_many_misses_of_the_slow_arm_make_a_lower_bound(seeds, missed, both,
     assert counted == pytest.approx(cut + [2.0] * (seeds - both - missed))
     assert all(math.isnan(found.effects[s]) for s in range(both))
     known = seeds - both
-    text = f"none missed the target in {missed} of {known} seeds" if missed else ""
+    text = f"arm 'none' missed the target in {missed} of {known} seeds" if missed else ""
     assert found.remark == text
 
 

@@ -199,9 +199,9 @@ def octaves(e: SetupRuns, slow: str, fast: str) -> Measured:
     target, pairs = e.setup.target, dict(e.paired(slow, fast))
     found = {s: restricted_octaves(a, b, target) for s, (a, b) in pairs.items()}
     known = [is_cut for value, is_cut in found.values() if not math.isnan(value)]
-    text = f"{slow} missed the target in {sum(known)} of {len(known)} seeds" if any(known) else ""
-    effects = {s: value for s, (value, _) in found.items()}
-    return Measured(effects, text, is_lower_bound=sum(known) > MAY_BE_CUT_OFF * len(known))
+    cut, effects = sum(known), {s: value for s, (value, _) in found.items()}
+    text = f"arm {slow!r} missed the target in {cut} of {len(known)} seeds" if cut else ""
+    return Measured(effects, text, is_lower_bound=cut > MAY_BE_CUT_OFF * len(known))
 
 
 def speedup(slow: str, fast: str) -> Effect:
