@@ -48,7 +48,7 @@ class EvoNormB0(RunningNorm):
 
     def batch_std(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         """Return the std over N, H, W of the batch, or the running one; moves the running one."""
-        running = self.running(x.shape[-1])
+        running = self.running(x)
         uses_running, moves = self.switches(train)
         result = per_channel(jnp.sqrt(running.var + self.epsilon), x.ndim)
         if not uses_running or moves:

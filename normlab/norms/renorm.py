@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -45,7 +47,7 @@ class BatchRenorm(RunningNorm):
 
     counts = True
 
-    def limits(self) -> tuple[float | jax.Array, float | jax.Array]:
+    def limits(self, dtype: Any = jnp.float32) -> tuple[float | jax.Array, float | jax.Array]:
         """Return r_max and d_max at this step, by the number of updates before it."""
         for option, value, low in (
             ("renorm_steps", self.renorm_steps, 0),
@@ -57,13 +59,13 @@ class BatchRenorm(RunningNorm):
                 raise ValueError(f"{name_of(self)}: {message}")
         if not self.renorm_steps:
             return self.r_max, self.d_max
-        time = self.updates() / self.renorm_steps - START
+        time = self.updates().astype(dtype) / self.renorm_steps - START
         r, d = (jnp.clip(time / (end - START), 0, 1) for end in (1, D_REACHED))
         return 1 + (self.r_max - 1) * r, self.d_max * d
 
     def corrections(self, running: Average, batch: Moments) -> tuple[jax.Array, jax.Array]:
         """Return r and d of a batch, in the shape of its moments."""
-        r_max, d_max = self.limits()
+        r_max, d_max = self.limits(batch.var.dtype)
         mean, mean_lo, var = (per_channel(leaf, batch.var.ndim) for leaf in running)
         inverse = lax.rsqrt(var + self.epsilon)
         r = std(batch, self.epsilon) * inverse

@@ -87,7 +87,7 @@ class RunningNorm(Scheme):
     def respond(self, x: jax.Array, train: bool, mask: Mask) -> jax.Array:
         """Return y by the batch's statistics or the running ones, and move the running ones, as
         `train` and the switches say."""
-        parameters, running = self.parameters(x), self.running(x.shape[-1])
+        parameters, running = self.parameters(x), self.running(x)
         x = zero_masked(x, mask)
         y, (uses_running, moves) = x, self.switches(train)
         if uses_running:
@@ -134,8 +134,9 @@ class RunningNorm(Scheme):
             return shape, axes  # an axis of 1 makes the backward pass 8 times slower
         return grouped, tuple(a + 1 for a in axes)
 
-    def running(self, channels: int) -> Average:
-        """Return the running statistics, made on first use; those not kept are at their start."""
+    def running(self, x: jax.Array) -> Average:
+        """Return the running statistics, made on first use; those not kept are at their start.
+        They are in the type of x where that is wider."""
         for option, value, legal in (
             ("average", self.average, AVERAGES),
             ("running_var", self.running_var, VARIANCES),
@@ -145,6 +146,7 @@ class RunningNorm(Scheme):
                 raise ValueError(f"{name_of(self)}: {option} {value!r} is not one of {known}")
         if self.counts or self.average != "moving":
             self.updates()
+        channels = x.shape[-1]
         start = start_average(channels)
         for leaf in self.leaves:
             value = self.variable("batch_stats", leaf, getattr, start, leaf).value
@@ -154,7 +156,7 @@ class RunningNorm(Scheme):
                     f"{channels} channels; initialize with an input like those of training"
                 )
             start = start._replace(**{leaf: value})
-        return start
+        return Average(*(v.astype(jnp.promote_types(v.dtype, x.dtype)) for v in start))
 
     def updates(self) -> jax.Array:
         """Return how many updates there were, a counter in `norm_state` made on first use."""
@@ -175,7 +177,7 @@ class RunningNorm(Scheme):
         unbiased = self.running_var == "unbiased"
         for leaf, value in update_average(running, batch, rate, unbiased)._asdict().items():
             if leaf in self.leaves:
-                kept = getattr(running, leaf).dtype
+                kept = self.get_variable("batch_stats", leaf).dtype
                 self.put_variable("batch_stats", leaf, value.astype(kept))
 
     def rate(self) -> float | jax.Array:
@@ -183,9 +185,11 @@ class RunningNorm(Scheme):
         if self.average == "moving":
             return 1 - self.momentum
         count = self.updates() + 1
+        leaves = [self.get_variable("batch_stats", leaf) for leaf in self.leaves]
+        dtype = jnp.result_type(jnp.float32, *leaves)
         if self.average == "cumulative" or self.momentum >= 1:
-            return 1 / count
-        momentum = jnp.float32(self.momentum)  # in one type, so that the first rate is 1
+            return jnp.ones((), dtype) / count
+        momentum = jnp.asarray(self.momentum, dtype)  # in one type, so that the first rate is 1
         return (1 - momentum) / (1 - momentum**count)
 
     def refuse_one_image(self, ndim: int) -> None:

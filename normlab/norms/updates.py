@@ -98,7 +98,7 @@ def reestimate(
     for batch in batches:
         count = len(jax.tree.leaves(batch)[0])
         seen += count
-        variables["batch_stats"] = moved(variables, batch, jnp.float32(count / seen))
+        variables["batch_stats"] = moved(variables, batch, jnp.asarray(count / seen, float))
     if not seen:
         raise ValueError("reestimate: no batches; give at least one")
     return variables
@@ -125,7 +125,8 @@ def average_states(states: Any, weights: Any = None) -> Any:
 
 def _average(tree: Any, weights: Any) -> Any:
     if not isinstance(tree, Mapping):
-        w = jnp.ones(len(tree)) if weights is None else jnp.asarray(weights, jnp.float32)
+        dtype = jnp.promote_types(tree.dtype, jnp.float32)
+        w = jnp.ones(len(tree), dtype) if weights is None else jnp.asarray(weights, dtype)
         return jnp.tensordot(w / w.sum(), tree, 1).astype(tree.dtype)
     if "mean_lo" not in tree:
         return {name: _average(leaf, weights) for name, leaf in tree.items()}

@@ -41,7 +41,7 @@ def scale_by_adam_keras(
         count = state.count + 1
         m = jax.tree.map(lambda m, g: m + (g - m) * (1 - b1), state.mu, updates)
         v = jax.tree.map(lambda v, g: v + (g * g - v) * (1 - b2), state.nu, updates)
-        t = count.astype(jnp.float32)
+        t = count.astype(jnp.result_type(jnp.float32, *jax.tree.leaves(m)))
         scale = jnp.sqrt(1 - b2**t) / (1 - b1**t)
         u = jax.tree.map(lambda m, v: scale * m / (jnp.sqrt(v) + epsilon), m, v)
         return u, optax.ScaleByAdamState(count, m, v)
