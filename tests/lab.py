@@ -11,9 +11,13 @@ from collections.abc import Callable
 
 from normlab.runs.record import Record
 from normlab.settings import Config
+from normlab.studies.decisions import decide
+from normlab.studies.effects import Claim
+from normlab.studies.looks import look_at_study
 from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
 from normlab.studies.protocols import Tuning
 from normlab.studies.setup import FIRST_SEED, Arm, Setup
+from normlab.studies.study import Study
 
 Response = Callable[[str, float, int], float]
 """(norm, exponent of the rate, seed) -> final accuracy."""
@@ -62,6 +66,25 @@ class Lab:
 
     def seeds(self, arm: str, stage: str) -> set[int]:
         return {config["seed"] for config in self.configs(arm, stage)}
+
+
+def study_of(setup: Setup, *claims: Claim) -> Study:
+    texts = dict.fromkeys(("title", "fair_test", "source", "expect", "refuted_if", "cost"), "")
+    return Study("s", question="?", setups={"quick": (setup,)}, claims=claims, **texts)
+
+
+class StudyLab(Lab):
+    """The same for a study, whose seeds grow."""
+
+    def __init__(self, study: Study, response: Response, upto: int = 99):
+        self.response, self.records = response, {}
+        for _ in range(upto):
+            self.known = look_at_study(study, "quick", self.records, MEMORY)
+            missing = [w for n, w in self.known.wanted.items() if n not in self.records]
+            if not missing:
+                break
+            self.records |= {w.run_id: self.train(w) for w in missing}
+        self.verdicts = {path[-1].id: decide(path) for path in self.known.paths}
 
 
 def peak(best: dict[str, float]) -> Response:

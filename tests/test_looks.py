@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab import BATCH, GROUP, MEMORY, NONE, SEEDS, SETUP, Lab, Response
+from lab import BATCH, GROUP, MEMORY, NONE, SEEDS, SETUP, Lab, Response, StudyLab, study_of
 
 from normlab.runs.record import Record
 from normlab.studies.decisions import decide
@@ -20,8 +20,8 @@ from normlab.studies.metrics import error_points, is_failed
 from normlab.studies.planning import MOST_MOVES, SetupRuns
 from normlab.studies.protocols import WINDOW, Edges, eligible
 from normlab.studies.rates import bisected, neighbours, snapped, vertex, window
-from normlab.studies.setup import FIRST_SEED, FollowUp, Setup
-from normlab.studies.study import Study, adapt
+from normlab.studies.setup import FIRST_SEED, FollowUp
+from normlab.studies.study import adapt
 from normlab.studies.units import FAILED
 
 PAIR = replace(SETUP, arms=(NONE, BATCH))
@@ -265,11 +265,6 @@ def test_edges_at_the_end_of_the_grid_make_a_lower_bound(ends, both, is_bound):
     assert found.remark == (cut if ends > both else "")
 
 
-def study_of(setup: Setup, *claims: Claim) -> Study:
-    texts = dict.fromkeys(("title", "fair_test", "source", "expect", "refuted_if", "cost"), "")
-    return Study("s", question="?", setups={"quick": (setup,)}, claims=claims, **texts)
-
-
 WORSE = error_difference("none", "batch")
 
 
@@ -287,20 +282,6 @@ def noisy(difference: float, spread: float) -> Response:
         return 0.9 - 0.05 * (exponent + 1.5) ** 2 - worse
 
     return response
-
-
-class StudyLab(Lab):
-    """The same for a study, whose seeds grow."""
-
-    def __init__(self, study: Study, response: Response, upto: int = 99):
-        self.response, self.records = response, {}
-        for _ in range(upto):
-            self.known = look_at_study(study, "quick", self.records, MEMORY)
-            missing = [w for n, w in self.known.wanted.items() if n not in self.records]
-            if not missing:
-                break
-            self.records |= {w.run_id: self.train(w) for w in missing}
-        self.verdicts = {path[-1].id: decide(path) for path in self.known.paths}
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from normlab.report.formatting import SYMBOLS, command, is_final, n_text, notes_of, with_symbol
 from normlab.report.model import StudyReport
 from normlab.report.numbers import effect_text, raw_text
 from normlab.report.tables import Measured, Table
-from normlab.studies.decisions import Contrast, Verdict
+from normlab.studies.decisions import Contrast, Look, Verdict, look_at
 from normlab.studies.intervals import CONFIDENCE, MAX_ERROR, Estimate
 from normlab.studies.literature import Entry, claims, entries, entry_of
 
@@ -95,6 +95,28 @@ class Result:
         if verdict.word == "open":
             return f"open at its cap: the rule plans no more than n = {looks[-1]}"
         return ""
+
+    @property
+    def averages(self) -> Look | None:
+        """What it says with Flax's default running averages; None where those runs are missing."""
+        contrast = self.contrast.averages
+        return look_at(contrast)[0] if contrast and len(contrast.effects) > 1 else None
+
+    @property
+    def averages_text(self) -> str:
+        """The same in words, with its word where that differs from the row's.
+
+        Empty where no arm keeps running averages, or where the row itself has no effect.
+        """
+        contrast, look, verdict = self.contrast.averages, self.averages, self.verdict
+        if not contrast or not self.is_measured:
+            return ""
+        if not look:
+            return "not measured" if contrast.not_measured else "not run"
+        other = replace(self, verdict=replace(verdict, contrast=contrast))
+        differs = verdict.is_decided and look.word != verdict.word
+        word = f"; the word would be {look.word}" if differs else ""
+        return f"{other.effect_at(look.estimate)}, n = {look.n}{word}"
 
     @property
     def command(self) -> str:
@@ -257,9 +279,13 @@ def verdict_table(reports: Sequence[StudyReport]) -> Table:
     return Table("Verdicts", [*columns], [[*line.values()] for line in lines], VERDICT_NOTE)
 
 
+def numbers_of(found: Estimate) -> dict[str, float]:
+    return {"": found.centre, "low": found.low, "high": found.high}
+
+
 def _verdict_line(result: Result) -> dict:
-    verdict, contrast, found = result.verdict, result.contrast, result.verdict.estimate
-    numbers = {"": found.centre, "low": found.low, "high": found.high}
+    verdict, contrast, look = result.verdict, result.contrast, result.averages
+    averages = numbers_of(look.estimate) | {"n": look.n} if look else {}
     again = verdict.replication
     return {
         "test": contrast.id,
@@ -267,7 +293,7 @@ def _verdict_line(result: Result) -> dict:
         "net, data": contrast.scope,
         "profile": result.report.profile,
         "comparison": contrast.comparison,
-        "effect": Measured(result.effect, numbers),
+        "effect": Measured(result.effect, numbers_of(verdict.estimate)),
         "unit": contrast.unit.name,
         "delta": Measured(result.sesoi, {"": contrast.sesoi}),
         "n": verdict.n,
@@ -278,4 +304,6 @@ def _verdict_line(result: Result) -> dict:
         "final": ("yes" if is_final(verdict) else "no") if verdict.is_decided else "",
         "replication": None if math.isnan(again) else Measured(f"{again:.2f}", {"": again}),
         "lower bound": "yes" if contrast.is_lower_bound else "",
+        "with Flax's default": Measured(result.averages_text, averages),
+        "word with it": look.word if look else "",
     }

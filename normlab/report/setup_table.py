@@ -15,14 +15,18 @@ from normlab.runs.record import Record
 from normlab.studies.decisions import jackknife_error
 from normlab.studies.effects import decades, octaves, weighted_errors
 from normlab.studies.intervals import CONFIDENCE, median_interval, t_estimate
-from normlab.studies.metrics import accuracy, error_points, is_failed, steps_to_target
+from normlab.studies.metrics import (
+    RUNNING,
+    accuracy,
+    error_points,
+    is_failed,
+    steps_to_target,
+)
 from normlab.studies.planning import SetupRuns
 from normlab.studies.protocols import rate_of
 from normlab.studies.setup import Arm
 from normlab.studies.units import NOTHING, decimal, magnitude, rate_text, with_interval
 
-RUNNING = "running_"
-"""Prefix of what was measured with running averages."""
 TOO_OFTEN = "fails"
 """In place of a difference of errors, where an arm fails too often for one."""
 BATCH = "batch_"

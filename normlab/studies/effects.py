@@ -62,6 +62,8 @@ class Effect:
     comparison: str
     """The comparison in words; {target} becomes the target of the setup."""
     measure: Callable[[SetupRuns], dict[int, Any] | Measured]
+    arms: tuple[str, ...] = ()
+    """The arms whose steps or test errors it compares; of other effects none."""
 
 
 def effect(
@@ -139,8 +141,7 @@ def subtract(first: Mapping[int, float], second: Mapping[int, float]) -> dict[in
 def error_difference(worse: str, better: str, comparison: str = "") -> Effect:
     """Test error of `worse` - test error of `better`, in points; see `weighted_errors`."""
     default = f"test error of {worse} - test error of {better}, each at its best rates"
-    weights = {worse: 1.0, better: -1.0}
-    return Effect(PAIRED_T, POINTS, comparison or default, partial(weighted_errors, weights))
+    return _of_errors({worse: 1.0, better: -1.0}, comparison or default)
 
 
 def interaction(a: str, b: str, c: str, d: str, comparison: str = "") -> Effect:
@@ -148,7 +149,12 @@ def interaction(a: str, b: str, c: str, d: str, comparison: str = "") -> Effect:
     weights = dict.fromkeys((a, b, c, d), 0.0)
     for arm, weight in ((a, 1.0), (b, -1.0), (c, -1.0), (d, 1.0)):
         weights[arm] += weight  # an arm may be there twice
-    return Effect(PAIRED_T, POINTS, comparison, partial(weighted_errors, weights))
+    return _of_errors(weights, comparison)
+
+
+def _of_errors(weights: Mapping[str, float], comparison: str) -> Effect:
+    measure = partial(weighted_errors, weights)
+    return Effect(PAIRED_T, POINTS, comparison, measure, arms=tuple(weights))
 
 
 def weighted_errors(weights: Mapping[str, float], e: SetupRuns) -> Measured:
@@ -207,7 +213,7 @@ def octaves(e: SetupRuns, slow: str, fast: str) -> Measured:
 def speedup(slow: str, fast: str) -> Effect:
     """How many times fewer steps `fast` needs to the target."""
     comparison = f"log2(T {slow} / T {fast}) to {{target}}, each at its best rate"
-    return Effect(PAIRED_T, OCTAVES, comparison, lambda e: octaves(e, slow, fast))
+    return Effect(PAIRED_T, OCTAVES, comparison, lambda e: octaves(e, slow, fast), (slow, fast))
 
 
 def speedup_in_seconds(slow: str, fast: str) -> Effect:

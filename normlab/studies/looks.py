@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 
 from normlab.runs.record import Record
+from normlab.studies.averages import averages_of
 from normlab.studies.decisions import Contrast, look_at
 from normlab.studies.effects import TRAINED_SEEDS, Claim
 from normlab.studies.intervals import DISCORDANT
@@ -104,5 +105,10 @@ def look_at_study(
     """Return what is known of a study, and what it still wants."""
     cache = cache or ConfigCache()
     looks = {s.name: SetupLooks(s, records, cache, measure) for s in study.setups.get(profile, ())}
-    paths = [looks[c.setup].follow(c, profile) for c in study.claims if c.setup in looks]
-    return StudyRuns({name: found.furthest for name, found in looks.items()}, paths)
+    claims = [claim for claim in study.claims if claim.setup in looks]
+    paths = [looks[claim.setup].follow(claim, profile) for claim in claims]
+    setups = {name: found.furthest for name, found in looks.items()}
+    for claim, path in zip(claims, paths, strict=True):
+        averages = averages_of(claim, setups[claim.setup], profile)
+        path[-1] = replace(path[-1], averages=averages)
+    return StudyRuns(setups, paths)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from normlab.data import DATASETS
 from normlab.runs.record import Record
 
+RUNNING = "running_"
+"""Prefix of what was measured with running averages."""
 ABOVE_CHANCE = 0.4
 """Share of the way from chance to 1 that validation accuracy must go; below, a run has failed."""
 ROUNDING = 1e-5

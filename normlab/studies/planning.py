@@ -18,7 +18,7 @@ from normlab.settings import Config
 from normlab.studies.protocols import Edges, Tuning, rate_of
 from normlab.studies.rates import REACH, STEP, bisected, snapped, window
 from normlab.studies.reported import ReportedRates
-from normlab.studies.setup import Arm, FollowUp, Setup, load_config
+from normlab.studies.setup import AVERAGES, Arm, FollowUp, Setup, load_config
 
 MOST_MOVES = 8
 """How often a window moves at most: an arm that fails at every rate has no lowest point."""
@@ -99,16 +99,17 @@ class SetupRuns:
 
     @property
     def is_complete(self) -> bool:
-        return all(run in self.records for run in self.wanted)
+        return all(n in self.records for n, w in self.wanted.items() if w.stage != AVERAGES)
 
     @property
     def can_decide(self) -> bool:
         """Whether all runs are there that contrasts depend on."""
         return all(run in self.records for run in self.deciding)
 
-    def _ask(
+    def ask(
         self, arm: Arm, stage: str, exponent: float, seeds: Sequence[int], settings: Config
     ) -> dict[int, Record]:
+        """Ask for the runs of an arm at a rate; return those that are there, by seed."""
         found: dict[int, Record] = {}
         decides = self.setup.decides(arm, stage)
         for seed in seeds:
@@ -157,7 +158,7 @@ class SetupRuns:
         for arm in group:
             tuning = protocol.seeds if arm.is_primary else protocol.seeds[:SCREENING_SEEDS]
             seeds = tuning or self.setup.seeds_of(arm)
-            grid = {e: self._ask(arm, protocol.stage, e, seeds, settings) for e in exponents}
+            grid = {e: self.ask(arm, protocol.stage, e, seeds, settings) for e in exponents}
             self.grids[arm.name] = grid
             is_known &= all(len(runs) == len(seeds) for runs in grid.values())
         return is_known
@@ -198,7 +199,7 @@ class SetupRuns:
         self, arm: Arm, rates: Sequence[float], protocol: Tuning, is_window: bool = False
     ) -> ReportedRates:
         seeds, settings = self.setup.seeds_of(arm), self.setup.report_settings
-        runs = {e: self._ask(arm, "report", e, seeds, settings) for e in rates}
+        runs = {e: self.ask(arm, "report", e, seeds, settings) for e in rates}
         return ReportedRates(runs, protocol.cap, is_window)
 
     def _bisect(self, arm: Arm, protocol: Edges) -> None:
@@ -208,7 +209,7 @@ class SetupRuns:
         for seed in self.setup.seeds_of(arm):
 
             def passes(exponent: float, seed: int = seed) -> bool | None:
-                run = self._ask(arm, "bisect", exponent, [seed], {}).get(seed)
+                run = self.ask(arm, "bisect", exponent, [seed], {}).get(seed)
                 return None if run is None else protocol.passes(grid, seed, run)
 
             low = protocol.highest(grid, seed)
@@ -231,7 +232,7 @@ class SetupRuns:
         stage, seeds = follow_up.stage, follow_up.seeds_of(self.setup.seeds_of(arm))
         chooser, shift = self.reported.get(of), math.log10(follow_up.factor)
         runs = {
-            e: self._ask(arm, stage, round(e + shift, 4), seeds, follow_up.settings)
+            e: self.ask(arm, stage, round(e + shift, 4), seeds, follow_up.settings)
             for e in (chooser.runs if chooser else [best])
         }
         self.follows[follow_up.name] = runs[best]

@@ -19,6 +19,8 @@ from normlab.studies.protocols import Edges, Tuning
 ROOT = Path(__file__).resolve().parents[2]
 PAIR = ("none", "batch")
 """The norms that most claims compare."""
+AVERAGES = "follow, momentum 0.99"
+"""The stage of runs with Flax's running averages, for which nothing waits."""
 OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
 """Evaluations at every step, later at steps that are 10 % apart."""
 
@@ -177,7 +179,7 @@ class Setup:
 
         They depend on primary arms, on follow-ups that are not secondary, and on the arms of these.
         """
-        secondary = {f.stage for f in self.follows if f.is_secondary}
+        secondary = {AVERAGES, *(f.stage for f in self.follows if f.is_secondary)}
         followed = {name for f in self.follows if not f.is_secondary for name in (f.arm, f.rate_of)}
         return stage not in secondary and (arm.is_primary or arm.name in followed)
 
