@@ -16,8 +16,6 @@ from normlab.studies.protocols import Tuning
 from normlab.studies.setup import OFTEN, PAIR, FollowUp, Setup, ladder, norm_arms
 from normlab.studies.study import Figure, study
 
-SLOW_AVERAGES = {"norm.momentum": 0.99}
-
 MLP = Setup(
     name="convergence-mlp",
     title="sigmoid MLP 3x100, 8x8 digits",
@@ -26,12 +24,7 @@ MLP = Setup(
     arms=norm_arms("none", "affine", "batch", "layer", "group", "rms", primary=PAIR),
     protocol=Tuning(metric="steps"),
     target=0.90,
-    follows=(
-        FollowUp("batch at none's rate", "batch", "none", is_secondary=True),
-        FollowUp(
-            "batch, momentum 0.99", "batch", "batch", settings=SLOW_AVERAGES, is_secondary=True
-        ),
-    ),
+    follows=(FollowUp("batch at none's rate", "batch", "none", is_secondary=True),),
 )
 CNN_ARMS = ("none", "affine", "batch", "layer", "layer_channels", "group", "instance", "rms")
 CNN = MLP.on(
