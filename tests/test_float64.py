@@ -81,12 +81,13 @@ def test_running_statistics_in_float32_evaluate_in_float64(name):
 def test_a_step_is_in_float64(settings):
     config = defaults() | {"model.name": "mlp", "model.widths": (4,), **settings}
     net, optimizer, hyper = build_model(config, 3, "lax"), config["optim.name"], hyper_of(config)
-    state = widened(init_state(net, optimizer, hyper, ROWS))
+    x = jnp.asarray(ROWS)
+    state = widened(init_state(net, optimizer, hyper, x))
 
     def step(hyper, state, batch):
         return make_train_step(net, optimizer, hyper)(state, batch)
 
-    batch = Batch(ROWS, np.zeros(len(ROWS), np.int32), np.float64(1))
+    batch = Batch(x, jnp.zeros(len(x), int), jnp.ones(()))
     assert not lines_in_float32(step, hyper, state, batch)
 
 
