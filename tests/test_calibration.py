@@ -157,6 +157,28 @@ def test_shares_over_the_contrasts_leave_out_the_middle_only_where_asked():
     assert calibration.over_rows(words, 1, is_far=True) == 0
 
 
+def test_each_contrast_has_its_own_noise():
+    """Only the noise of steps gives different words, then only that of a window."""
+    same = {truth: ["open"] * 2 for truth in calibration.TRUTHS}
+    opposite = {truth: ["supported", "refuted"] for truth in calibration.TRUTHS}
+    titles = {row.noise for row in calibration.ROWS}
+    assert titles == {calibration.WINDOW, calibration.ONE, calibration.OCTAVES, calibration.NORMAL}
+    for noise, rows, far in ((calibration.OCTAVES, 6, 5), (calibration.WINDOW, 6, 6)):
+        worlds = dict.fromkeys(titles, same) | {noise: opposite}
+        for place in (0, 1):
+            assert calibration.with_own_noise(worlds, place) == pytest.approx(rows / 20)
+        assert calibration.with_own_noise(worlds, 0, is_far=True) == pytest.approx(far / 18)
+        checks = calibration.own_noise_checks(worlds)
+        assert not any(check.holds for check in checks)
+        shown = calibration.rows_table(worlds).texts()
+        assert [line[3] for line in shown if line[2] == noise] == ["100.0"] * rows
+        assert {line[3] for line in shown if line[2] != noise} == {"0.0"}
+    assert all(c.holds for c in calibration.own_noise_checks(dict.fromkeys(titles, same)))
+    half = {truth: ["supported", "open"] for truth in calibration.TRUTHS}
+    shown = calibration.rows_table(dict.fromkeys(titles, half)).texts()
+    assert {(line[3], line[4]) for line in shown} == {("100.0", "0.0")}
+
+
 def outcomes(source: Noise, times: int = 20) -> calibration.Outcomes:
     truths = calibration.TRUTHS
     return {truth: repeat(source, truth, times if truth else 6 * times) for truth in truths}
@@ -203,7 +225,7 @@ def test_a_whole_page(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(calibration, name, value)
     pool = Pool(errors_of(), np.random.default_rng(0).normal(2, 0.3, 48))
     page = calibration.judge_all(pool, EXPONENTS, [], tmp_path / "figure.svg")
-    assert page.count("\n| --- ") == 3 and "of 50 controls hold" in capsys.readouterr().out
+    assert page.count("\n| --- ") == 5 and "of 53 controls hold" in capsys.readouterr().out
     assert "pairs that differ" in page and (tmp_path / "figure.svg").stat().st_size > 1000
 
 

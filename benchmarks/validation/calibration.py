@@ -33,17 +33,49 @@ from normlab.report.figures.style import MARKERS, OWN, STYLE, legend
 from normlab.report.tables import Table
 from normlab.runs.store import Store
 from normlab.studies.decisions import Look
+from normlab.studies.intervals import Estimate
 from normlab.studies.setup import ROOT
 
 NULLS, TIMES = 2000, 400
 """Repetitions without an effect, and of each other truth."""
 TRUTHS = (-1, 0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3)
 """In delta."""
+WINDOW, ONE, OCTAVES, NORMAL = "errors, window", "errors, one rate", "octaves", "normal noise"
+"""Sources of noise."""
+
+
+class Row(NamedTuple):
+    """A contrast of the studies."""
+
+    name: str
+    effect: float
+    """In delta, as pilot runs estimated it."""
+    noise: str
+    """The source that is most like its own noise. Normal noise: neither an error nor steps."""
+
+
 ROWS = (
-    *(7.2, 3.9, 0.7, 5.9, 5.1, 4.6, 2.5, 2.7, 0.85, 0.0, 0.1, -1.8, 0.6, 0.54, 2.3),
-    *(-0.1, -0.2, -4.4, -5.6, 0.4),
+    Row("C1a, 85 %", 7.2, OCTAVES),
+    Row("C1a, 90 %", 3.9, OCTAVES),
+    Row("C1a, 95 %", 0.7, OCTAVES),
+    Row("C1b, 75 %", 5.9, OCTAVES),
+    Row("C1b, 80 %", 5.1, OCTAVES),
+    Row("C1b, 85 %", 4.6, OCTAVES),
+    Row("C2, MLP", 2.5, NORMAL),
+    Row("C2, CNN", 2.7, NORMAL),
+    Row("C3c", 0.85, NORMAL),
+    Row("C4a", 0.0, ONE),
+    Row("C4c", 0.1, ONE),
+    Row("C6a", -1.8, ONE),
+    Row("C7b", 0.6, NORMAL),
+    Row("C8a", 0.54, WINDOW),
+    Row("C8b", 2.3, WINDOW),
+    Row("C10a, layer", -0.1, WINDOW),
+    Row("C10a, group", -0.2, WINDOW),
+    Row("C10b, group", -4.4, WINDOW),
+    Row("C10b, layer", -5.6, WINDOW),
+    Row("C14b", 0.4, NORMAL),
 )
-"""Effects of 20 contrasts in delta, as pilot runs estimated them."""
 MIDDLE = (0.65, 1.15)
 """Truths so near delta that no rule is stable."""
 FAILING = (0, 0.01)
@@ -68,6 +100,8 @@ class Outcome(NamedTuple):
 
 Outcomes = Mapping[float, Sequence[Outcome]]
 """Truth -> what its repetitions said."""
+Words = Mapping[float, Sequence[str]]
+"""Truth -> the words of its repetitions."""
 
 
 def repeat(source: Source, truth: float, times: int) -> list[Outcome]:
@@ -86,31 +120,62 @@ def share_of(found: Sequence[Outcome], *said: str) -> float:
     return float(np.mean([bool({o.last.word, o.last.qualifier} & {*said}) for o in found]))
 
 
+def claimed_error(found: Estimate, n: int) -> float:
+    """Return the standard error that a 99 % t interval of n effects is made of."""
+    return found.half_width / float(scipy.stats.t.ppf(0.995, n - 1))
+
+
+def covers(found: Estimate, n: int, truth: float) -> bool:
+    """Return whether the 95 % interval with the claimed standard error covers the truth."""
+    half = float(scipy.stats.t.ppf(0.975, n - 1)) * claimed_error(found, n)
+    return abs(found.centre - truth) <= half
+
+
 def precision(found: Sequence[Outcome], place: int) -> tuple[float, float]:
     """Return the SD of the estimates over the standard error that is claimed. Return too how often
     a 95 % interval made of the latter covers the truth, which is 0."""
     estimates = [outcome.looks[place].estimate for outcome in found]
-    freedom = LOOKS[place] - 1
-    centres = np.array([e.centre for e in estimates])
-    claimed = np.array([e.half_width for e in estimates]) / scipy.stats.t.ppf(0.995, freedom)
-    inside = abs(centres) <= scipy.stats.t.ppf(0.975, freedom) * claimed
-    return float(centres.std() / np.sqrt(np.mean(claimed**2))), float(inside.mean())
+    claimed = [claimed_error(e, LOOKS[place]) for e in estimates]
+    inside = [covers(e, LOOKS[place], 0.0) for e in estimates]
+    spread = np.std([e.centre for e in estimates])
+    return float(spread / np.sqrt(np.mean(np.square(claimed)))), float(np.mean(inside))
 
 
-def over_rows(words: Mapping[float, Sequence[str]], place: int, is_far: bool = False) -> float:
-    """Return the share of pairs that differ (0) or that are opposite (1), as a mean over ROWS.
+def chance(words: Words, effect: float, place: int) -> float:
+    """Return the share of pairs that differ (0) or that are opposite (1) for a true effect.
 
     Between TRUTHS it is interpolated, beyond them it is that of the last one.
     """
-    rows = [r for r in ROWS if not (is_far and MIDDLE[0] <= r <= MIDDLE[1])]
     shares = [differing(words[truth])[place] for truth in TRUTHS]
-    return float(np.mean(np.interp(rows, TRUTHS, shares)))
+    return float(np.interp(effect, TRUTHS, shares))
 
 
-def last_words(outcomes: Outcomes) -> dict[float, list[str]]:
+def judged_rows(is_far: bool = False) -> list[Row]:
+    """Return ROWS, or those with a true effect that is not near delta."""
+    return [r for r in ROWS if not (is_far and MIDDLE[0] <= r.effect <= MIDDLE[1])]
+
+
+def over_rows(words: Words, place: int, is_far: bool = False) -> float:
+    """Return the mean chance over ROWS, all with the noise of one source."""
+    return float(np.mean([chance(words, r.effect, place) for r in judged_rows(is_far)]))
+
+
+def with_own_noise(worlds: Mapping[str, Words], place: int, is_far: bool = False) -> float:
+    """Return the mean chance over ROWS, each with its own noise. `worlds` has all sources."""
+    found = [chance(worlds[r.noise], r.effect, place) for r in judged_rows(is_far)]
+    return float(np.mean(found))
+
+
+def last_words(outcomes: Outcomes) -> Words:
     return {truth: [o.last.word for o in found] for truth, found in outcomes.items()}
 
 
+PAIRS = (
+    ("pairs that differ, all contrasts", 0.05, (0, False)),
+    ("pairs that differ, far from delta", 0.02, (0, True)),
+    ("opposite pairs, all contrasts", 0.002, (1, False)),
+)
+"""Control, largest share, and which pairs of which contrasts are counted."""
 Measure = Callable[[Outcomes], float]
 CONTROLS: tuple[tuple[str, float, float, Measure], ...] = (
     ("no effect: supported or small", 0, 0.01, lambda o: share_of(o[0], "supported", "small")),
@@ -126,9 +191,10 @@ CONTROLS: tuple[tuple[str, float, float, Measure], ...] = (
         *(0, 0.005),
         lambda o: float(np.mean([x.contradicts for f in o.values() for x in f[:TIMES]])),
     ),
-    ("pairs that differ, all contrasts", 0, 0.05, lambda o: over_rows(last_words(o), 0)),
-    ("pairs that differ, far from delta", 0, 0.02, lambda o: over_rows(last_words(o), 0, True)),
-    ("opposite pairs, all contrasts", 0, 0.002, lambda o: over_rows(last_words(o), 1)),
+    *(
+        (name, 0, most, lambda o, where=where: over_rows(last_words(o), *where))
+        for name, most, where in PAIRS
+    ),
 )
 """Control, least and largest value, what is measured of a source."""
 
@@ -143,6 +209,27 @@ def judged(source: str, outcomes: Outcomes) -> list[Check]:
         cell = text if holds else f"**{text}**"
         found.append(Check(f"{name}; {source}: {text}", [cell], holds))
     return found
+
+
+def own_noise_checks(worlds: Mapping[str, Words]) -> list[Check]:
+    """Judge the pairs of all contrasts, each with its own noise."""
+    found = []
+    for name, most, where in PAIRS:
+        value = with_own_noise(worlds, *where)
+        cells = [name, limit_text(name, 0, most), f"{value:.1%}"]
+        found.append(Check(f"{name}, each with its own noise: {value:.1%}", cells, value <= most))
+    return found
+
+
+def rows_table(worlds: Mapping[str, Words]) -> Table:
+    """Return the contrasts with their noise, and how often their pairs differ."""
+    columns = ["contrast", "effect, delta", "noise", "pairs differ, %", "opposite, %"]
+    lines = [
+        [r.name, f"{r.effect:g}", r.noise]
+        + [f"{100 * chance(worlds[r.noise], r.effect, place):.1f}" for place in (0, 1)]
+        for r in ROWS
+    ]
+    return runner.table("Contrasts, each with its own noise", columns, lines)
 
 
 def limit_text(name: str, least: float, most: float) -> str:
@@ -168,6 +255,10 @@ def failure_check(source: Search, share: float) -> Check:
     title = f"{share:.0%} of the runs fail at every rate"
     cells = [title, "none", f"{changed} of {of}"]
     return Check(f"words that change if failures count 50 points; {title}", cells, not changed)
+
+
+def check_table(title: str, columns: Sequence[str], checks: Sequence[Check]) -> Table:
+    return runner.table(title, [*columns, "reached"], [check.line for check in checks])
 
 
 def words_table(old: Mapping[float, Sequence[str]], outcomes: Outcomes) -> Table:
@@ -206,8 +297,8 @@ def draw(path: Path, shares: Mapping[str, Sequence[float]]) -> None:
 def judge_all(pool: Pool, exponents: tuple[float, ...], real: Sequence[Check], figure: Path) -> str:
     """Print the progress and the tables; return the section of the page. Draw the figure."""
     window = Search(real_surface(pool.errors, exponents))
-    sources = [window, Search(window.surface, "one"), Noise("octaves", pool.octaves, 0.32)]
-    sources.append(Noise("normal noise", None, 1.2))
+    sources = [window, Search(window.surface, "one"), Noise(OCTAVES, pool.octaves, 0.32)]
+    sources.append(Noise(NORMAL, None, 1.2))
     columns, first, worlds = [], [[n, limit_text(n, a, b)] for n, a, b, _ in CONTROLS], {}
     for source in sources:
         emit(f"{source.title}: {len(TRUTHS)} truths")
@@ -217,25 +308,27 @@ def judge_all(pool: Pool, exponents: tuple[float, ...], real: Sequence[Check], f
     old = {t: [old_word(window.surface, t, random) for _ in range(NULLS)] for t in TRUTHS}
     emit("failures")
     failures = [failure_check(window, share) for share in FAILING]
-    new = last_words(worlds[window.title])
-    named = {"old rules": old, "new rules": new}
+    words = {title: last_words(outcomes) for title, outcomes in worlds.items()}
+    own, named = own_noise_checks(words), {"old rules": old, "new rules": words[window.title]}
     draw(figure, {n: [differing(w[t])[0] for t in TRUTHS] for n, w in named.items()})
-    cells = [[*c, *(k.cells[0] for k in row)] for c, *row in zip(first, *columns, strict=True)]
-    contrast = ["contrast", "delta", "effect, 99 % interval", "word", "must be", "reached"]
+    head = runner.verdict("controls", [*(c for k in columns for c in k), *own, *failures, *real])
     old_text = "Old rules: {:.1%} of the pairs differ, {:.1%} far from delta, {:.1%} are opposite."
-    old_shares = [over_rows(old, 0), over_rows(old, 0, True), over_rows(old, 1)]
+    old_shares = [over_rows(old, *where) for _, _, where in PAIRS]
+    contrast = ["contrast", "delta", "effect, 99 % interval", "word", "must be"]
+    cells = [[*c, *(k.cells[0] for k in row)] for c, *row in zip(first, *columns, strict=True)]
     tables = [
         runner.table("Controls", ["control", "limit", *(s.title for s in sources)], cells),
-        runner.table(
+        check_table("All contrasts, each with its own noise", ["control", "limit", "found"], own),
+        check_table(
             "Failures count 50 points instead of 90",
-            ["errors, window", "words that may change", "words that change", "reached"],
-            [check.line for check in failures],
+            ["errors, window", "words that may change", "words that change"],
+            failures,
         ),
+        rows_table(words),
         words_table(old, worlds[window.title]),
-        runner.table("Real runs", contrast, [check.line for check in real]),
+        check_table("Real runs", contrast, real),
     ]
-    verdict = runner.verdict("controls", [*(c for k in columns for c in k), *failures, *real])
-    return runner.publish([runner.machine(), verdict, old_text.format(*old_shares)], tables)
+    return runner.publish([runner.machine(), head, old_text.format(*old_shares)], tables)
 
 
 def run(options: Options) -> str:

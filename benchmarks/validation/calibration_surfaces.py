@@ -184,8 +184,13 @@ def old_word(surface: Surface, truth: float, random: np.random.Generator) -> str
     errors = surface.draw(random, 15)[:, [surface.exponents.index(e) for e in surface.halves]]
     best = errors[:, :, :3, 0].mean(2).argmin(1)
     worse, better = (errors[arm, best[arm], 3:, 1] for arm in (0, 1))
-    low, high = t_interval((worse - better + truth * SESOI).tolist())
-    return "refuted" if high < SESOI else "supported" if low > 0 else "open"
+    return first_word((worse - better + truth * SESOI).tolist(), SESOI)
+
+
+def first_word(effects: Sequence[float], sesoi: float) -> str:
+    """Return what the first rules said of the effects of twelve seeds."""
+    low, high = t_interval(effects)
+    return "refuted" if high < sesoi else "supported" if low > 0 else "open"
 
 
 def differing(words: Sequence[str]) -> tuple[float, float]:
