@@ -46,9 +46,9 @@ from normlab.studies.study import PROFILES, Study, adapt, check_study, load_stud
 
 flags.DEFINE_list("study", [], "Studies by name, or files; 'all' for every one in experiments/.")
 flags.DEFINE_enum("profile", "quick", PROFILES, "Data and sizes.")
-flags.DEFINE_list("arms", [], "Only these arms (their verdicts are then exploratory).")
+flags.DEFINE_list("arms", [], "Only these arms, on a page of their own.")
 flags.DEFINE_list("setups", [], "Only these setups (a network and its data), by name.")
-flags.DEFINE_integer("seeds", None, "Reporting seeds of every arm, instead of the planned n.", 1)
+flags.DEFINE_integer("seeds", None, "Reporting seeds of every arm, on a page of their own.", 1)
 flags.DEFINE_multi_string("only", [], "SETTING=VALUE: train only runs that have it.")
 flags.DEFINE_integer("retries", 1, "How often a population that broke is tried again.", 0)
 flags.DEFINE_enum(
@@ -144,17 +144,12 @@ def main() -> int:
     return cli.OK
 
 
-def is_as_planned(studies: Sequence[Study]) -> bool:
-    """Return whether the command line leaves the studies unchanged."""
-    return not (FLAGS.arms or FLAGS.seeds or any(s.variant or s.norms for s in studies))
-
-
 def train(job: Job) -> list[Failure]:
     """Train what is missing; studies as planned keep their rule first."""
     if FLAGS.rerun == "stale":
         print(f"{job.set_stale_aside()} runs of an older training version are repeated")
     job.store.open()
-    if is_as_planned(job.studies):
+    if all(study.is_planned for study in job.studies):
         job.write_rules()
     job.prepare(FLAGS.restart)
     processes = cli.overrides().get("host.processes", 0)
@@ -181,7 +176,7 @@ def report(job: Job) -> None:
     from normlab.report.terminal import headline
     from normlab.report.write import write_report
 
-    is_planned = is_as_planned(job.studies)
+    is_planned = all(study.is_planned for study in job.studies)
     try:
         if is_planned:
             job.time_steps(lambda: print("timing single steps ...", flush=True))

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import pytest
 
 from normlab.data import DATASETS
+from normlab.report.formatting import command
+from normlab.report.model import StudyReport
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
 from normlab.studies.effects import looks
@@ -332,6 +334,21 @@ def test_an_override_is_a_variant_with_runs_of_its_own():
     assert rule_of(variant, "quick") == rule_of(STUDY, "quick")
 
 
+@pytest.mark.parametrize("seeds", [3, 12, 24])
+def test_other_seeds_are_a_variant_even_if_their_number_is_planned(seeds):
+    """It has a page of its own, with the command that repeats it."""
+    options = {"overrides": {"model.widths": (8, 8)}, "arms": ("batch/4", "batch/64")}
+    found = adapt(STUDY, seeds=seeds)
+    report, planned = (StudyReport(s, "quick", {}, ()) for s in (found, STUDY))
+    assert found.variant == f"seeds={seeds}" and report.stem == f"batch_size-quick-seeds={seeds}"
+    assert not found.is_planned and STUDY.is_planned and planned.stem == "batch_size-quick"
+    assert report.command == f"{planned.command} --seeds={seeds}"
+    assert command(adapt(STUDY, seeds=seeds, **options), "quick") == (
+        f"{planned.command} '--config.model.widths=(8, 8)' --arms=batch/4,batch/64 --seeds={seeds}"
+    )
+    assert rule_of(found, "quick") == rule_of(STUDY, "quick")
+
+
 def test_a_bad_override_is_refused_for_every_arm():
     with pytest.raises(ConfigError, match="norm.groups = 7 does not divide the 100 channels"):
         check_study(adapt(STUDY, overrides={"norm.groups": 7}), "quick")
@@ -343,7 +360,10 @@ def test_fewer_arms_and_other_seeds():
         assert [a.name for a in setup.arms] == ["batch", "layer"]
         assert (setup.seeds, setup.screening_seeds, setup.grows) == (3, 3, False)
         assert setup.follows == ()  # it needs the rate of none
-    assert study.variant == ""
+    assert study.variant == "arms=batch,layer, seeds=3" and not study.is_planned
+    assert [s.title for s in study.setups["quick"]] == [
+        s.title for s in STUDIES["learning_rate"].setups["quick"]
+    ]
     whole = adapt(STUDIES["learning_rate"], seeds=3).setups["quick"][0]
     assert [(f.seeds, f.factor) for f in whole.follows] == [(0, 30.0)]
     assert adapt(STUDY).setups == STUDY.setups

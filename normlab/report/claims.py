@@ -256,7 +256,7 @@ def literature_statements(reports: Sequence[StudyReport]) -> list[Statement]:
 
     Variants of a study and studies with norms from outside are other questions and left out.
     """
-    results = results_of([r for r in reports if r.is_planned])
+    results = results_of([r for r in reports if r.study.is_planned])
     found: dict[str, list[Statement]] = {claim: [] for claim in claims()}
     for entry in entries().values():
         own = [result for result in results if result.entry == entry]

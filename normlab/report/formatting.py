@@ -7,7 +7,7 @@ import shlex
 
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
-from normlab.settings import defaults
+from normlab.settings import SETTINGS, defaults
 from normlab.studies.decisions import Verdict, stops
 from normlab.studies.study import Study
 
@@ -22,8 +22,8 @@ SYMBOLS = {
     "not run": "…",
     "not decided": "…",
 }
-OVERRIDES = re.compile(r", (?=[a-z_]+(?:\.[a-z_]+)*=)")
-"""Between two overrides of a variant; their values may contain commas."""
+CHANGES = re.compile(r", (?=[a-z_]+(?:\.[a-z_]+)*=)")
+"""Between two changes of a variant; their values may contain commas."""
 
 
 def with_symbol(word: str, count: int = 0) -> str:
@@ -59,16 +59,14 @@ def n_text(verdict: Verdict) -> str:
     return " → ".join(str(look.n) for look in verdict.path) or str(verdict.n)
 
 
-def command(study: Study, profile: str, seeds: int | None = None, setup: str = "") -> str:
-    """Return the command line that repeats a study's runs and report; with `seeds`, one that brings
-    the primary arms of one setup to that number."""
+def command(study: Study, profile: str) -> str:
+    """Return the command line that repeats a study's runs and report."""
     arms = [(s, arm) for s in study.setups[profile] for arm in s.arms]
     norms = [NORMS.get((defaults() | s.settings | a.settings)["norm.name"]) for s, a in arms]
     files = sorted({norm.file for norm in norms if isinstance(norm, OutsideNorm)})
     flags = [f"--study={study.file or study.name}", f"--profile={profile}"]
     flags += ["--norms=" + ",".join(files)] if files else []
-    flags += [f"--config.{override}" for override in OVERRIDES.split(study.variant) if override]
-    if seeds:
-        primary = ",".join(arm.name for s, arm in arms if s.name == setup and arm.is_primary)
-        flags += [f"--setups={setup}", f"--arms={primary}", f"--seeds={seeds}"]
+    for change in filter(None, CHANGES.split(study.variant)):
+        is_setting = change.partition("=")[0] in SETTINGS
+        flags.append(f"--config.{change}" if is_setting else f"--{change}")
     return shlex.join(["python", "scripts/study.py", *flags])

@@ -75,8 +75,8 @@ def claims_page(claims: Sequence[Statement], reports: Sequence[StudyReport], pat
         },
         markdown_text,
         claims=claims,
-        columns=columns_of([r for r in reports if r.is_planned]),
-        provenance=provenance([r for r in reports if r.is_planned]),
+        columns=columns_of([r for r in reports if r.study.is_planned]),
+        provenance=provenance([r for r in reports if r.study.is_planned]),
     )
 
 

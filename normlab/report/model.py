@@ -54,18 +54,13 @@ class StudyReport:
 
     @property
     def stem(self) -> str:
-        """How the files of this study begin; overrides make a name of their own."""
+        """How the files of this study begin; a changed one has a name of its own."""
         variant = "".join(c if c.isalnum() or c in ".=" else "-" for c in self.study.variant)
         stem = "-".join(filter(None, [self.study.name, self.profile, *self.study.norms, variant]))
         if len(stem) <= LONGEST_STEM:
             return stem
         digest = hashlib.sha256(stem.encode()).hexdigest()[:8]
         return f"{stem[: LONGEST_STEM - 9]}-{digest}"
-
-    @property
-    def is_planned(self) -> bool:
-        """Whether this is the study as its file has it: no overrides, no norms from outside."""
-        return not self.study.variant and not self.study.norms
 
     @property
     def command(self) -> str:

@@ -59,11 +59,16 @@ class Study:
     file: str = ""
     """What --study=... takes for it: its name in experiments/, else its path."""
     variant: str = ""
-    """The overrides that make this a study of its own, under its own heading."""
+    """What a command line changed: overrides, arms, seeds. It has a page of its own."""
     norms: tuple[str, ...] = ()
     """Norms from outside that joined its arms: they are screened, and it has a page of its own."""
     planned: Study | None = None
     """The study as its file has it, where a command line changed it; the rule is from there."""
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether this is the study as its file has it: nothing changed, no norms from outside."""
+        return not self.variant and not self.norms
 
     @property
     def all_setups(self) -> list[Setup]:
@@ -160,22 +165,22 @@ def adapt(
                 f"study {study.name!r} has no arm {name!r} (arms: {', '.join(sorted(known))})"
             )
     shown = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "execution"}
-    variant = ", ".join(f"{n}={v}" for n, v in sorted(shown.items()))
+    changes = [f"{n}={v}" for n, v in sorted(shown.items())]
+    title_end = "".join(f", {change}" for change in changes)
+    changes += ([f"arms={','.join(arms)}"] if arms else []) + ([f"seeds={seeds}"] if seeds else [])
 
     def change(setup: Setup) -> Setup:
         kept = tuple(a for a in setup.arms if not arms or a.name in arms)
         names = {a.name for a in kept}
         follows = tuple(f for f in setup.follows if {f.arm, f.rate_of} <= names)
-        title = f"{setup.title}, {variant}" if variant else setup.title
-        setup = replace(
-            setup, title=title, arms=kept, follows=follows, settings=setup.settings | overrides
-        )
+        title, settings = setup.title + title_end, setup.settings | overrides
+        setup = replace(setup, title=title, arms=kept, follows=follows, settings=settings)
         if not seeds:
             return setup
         follows = tuple(replace(f, seeds=0) for f in follows if not f.is_secondary)
         return replace(setup, seeds=seeds, grows=False, screening_seeds=seeds, follows=follows)
 
-    study = study.changed(change, variant=variant, planned=planned)
+    study = study.changed(change, variant=", ".join(changes), planned=planned)
     with_arms = {p: tuple(s for s in setups if s.arms) for p, setups in study.setups.items()}
     return replace(study, setups=with_arms)
 
