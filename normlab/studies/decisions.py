@@ -191,6 +191,14 @@ def replication(contrast: Contrast) -> float:
 
 
 def decide(path: Sequence[Contrast]) -> Verdict:
+    """Return the verdict of a contrast at its looks, and the probability of the same word."""
+    verdict = judge(path)
+    if not verdict.is_decided:
+        return verdict
+    return replace(verdict, replication=replication(verdict.contrast))
+
+
+def judge(path: Sequence[Contrast]) -> Verdict:
     """Return the verdict of a contrast at its looks: the last of them decides."""
     contrast = path[-1]
     n, nothing = contrast.n, Estimate(math.nan, math.nan, math.nan)
@@ -204,4 +212,4 @@ def decide(path: Sequence[Contrast]) -> Verdict:
     verdict = Verdict(contrast, last.word, last.estimate, n, last.qualifier, looks)
     if n not in contrast.looks:
         return replace(verdict, word="exploratory", qualifier="", path=())
-    return replace(verdict, replication=replication(contrast))
+    return verdict

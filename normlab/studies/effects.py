@@ -105,11 +105,14 @@ class Claim:
         """The number of the claim: C10 of C10a-layer."""
         return re.sub("[a-z]*(-.*)?$", "", self.id)
 
+    def delta(self, profile: str) -> float:
+        return self.sesoi[profile] if isinstance(self.sesoi, Mapping) else self.sesoi
+
     def contrast(self, e: SetupRuns, profile: str) -> Contrast:
         effect, measured = self.effect, self.effect.measure(e)
         if not isinstance(measured, Measured):
             measured = Measured(measured)
-        sesoi = self.sesoi[profile] if isinstance(self.sesoi, Mapping) else self.sesoi
+        sesoi = self.delta(profile)
         if measured.estimator is DISCORDANT:
             sesoi = 0.0  # a share of pairs has not the unit of the claim
         known = {s: v for s, v in measured.effects.items() if np.all(np.isfinite(v))}
