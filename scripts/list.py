@@ -53,10 +53,11 @@ def model_rows() -> Rows:
 
 
 def study_rows() -> Rows:
-    rows: Rows = [("name", "profiles", "question")]
+    rows: Rows = [("name", "profiles", "in all", "question")]
     for name in study_names():
         study = load_study(name)
-        rows.append((name, ",".join(study.setups), study.question))
+        in_all = "no" if study.is_extra else "yes"
+        rows.append((name, ",".join(study.setups), in_all, study.question))
     return rows
 
 

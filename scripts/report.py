@@ -23,7 +23,7 @@ from normlab.report.terminal import headline
 from normlab.runs.errors import ConfigError, StorageError
 from normlab.runs.store import Records, Store
 from normlab.studies.planning import ConfigCache
-from normlab.studies.study import PROFILES, Study, load_study, study_names
+from normlab.studies.study import PROFILES, Study, load_studies
 
 cli.define_results()
 flags.DEFINE_list("study", [], "Studies by name, or files; none: those that were started here.")
@@ -41,8 +41,7 @@ def chosen(store: Store) -> list[tuple[Study, str]]:
         started = started_studies(store)
         if started:
             return started
-    names = study_names() if not FLAGS.study or "all" in FLAGS.study else FLAGS.study
-    studies = [load_study(name) for name in names]
+    studies = load_studies(FLAGS.study or ["all"])
     return [(study, profile) for profile in FLAGS.profile or ["quick"] for study in studies]
 
 

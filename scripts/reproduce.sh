@@ -2,7 +2,7 @@
 # From a fresh machine to the report: makes .venv, installs the locked versions, runs the studies.
 #
 #   bash scripts/reproduce.sh                        the three main studies on the embedded digits
-#   bash scripts/reproduce.sh --all                  all thirteen of them
+#   bash scripts/reproduce.sh --all                  thirteen: all but the extra one
 #   bash scripts/reproduce.sh --all --profile=standard     on MNIST and Fashion-MNIST
 #   bash scripts/reproduce.sh --study=batch_size --seeds=20
 #

@@ -42,9 +42,9 @@ from normlab.launch.sweep import Job, started_studies
 from normlab.runs.errors import ConfigError
 from normlab.runs.store import Store
 from normlab.studies.planning import ConfigCache
-from normlab.studies.study import PROFILES, Study, adapt, check_study, load_study, study_names
+from normlab.studies.study import PROFILES, Study, adapt, check_study, load_studies, study_names
 
-flags.DEFINE_list("study", [], "Studies by name, or files; 'all' for every one in experiments/.")
+flags.DEFINE_list("study", [], "Studies by name, or files; 'all' for every one but the extra ones.")
 flags.DEFINE_enum("profile", "quick", PROFILES, "Data and sizes.")
 flags.DEFINE_list("arms", [], "Only these arms, on a page of their own.")
 flags.DEFINE_list("setups", [], "Only these setups (a network and its data), by name.")
@@ -68,7 +68,7 @@ def chosen_studies() -> list[Study]:
     if not FLAGS.study:
         raise ConfigError(f"no study; give --study=NAME (studies: {', '.join(study_names())}, all)")
     norms = cli.load_norms()
-    studies = [load_study(n) for n in (study_names() if "all" in FLAGS.study else FLAGS.study)]
+    studies = load_studies(FLAGS.study)
     if "all" in FLAGS.study:
         studies = [study for study in studies if FLAGS.profile in study.setups]
     studies = with_norms(studies, norms)

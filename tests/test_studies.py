@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pytest
 
@@ -29,16 +29,23 @@ from normlab.studies.study import (
 )
 
 STUDIES = {name: load_study(name) for name in study_names()}
-SETUPS = [
-    pytest.param(profile, setup, id=f"{profile}-{setup.name}")
-    for study in STUDIES.values()
-    for profile, setups in study.setups.items()
-    for setup in setups
-]
+
+
+def params(studies: Iterable[Study]) -> list:
+    """Return (profile, setup) of all setups of the studies."""
+    return [
+        pytest.param(profile, setup, id=f"{profile}-{setup.name}")
+        for study in studies
+        for profile, setups in study.setups.items()
+        for setup in setups
+    ]
+
+
+SETUPS = params(STUDIES.values())
 CASES = [(name, profile) for name, study in STUDIES.items() for profile in study.setups]
 WITH_CLAIMS = [(name, profile) for name, profile in CASES if STUDIES[name].claims]
-DECIDING = [p for p in SETUPS if not str(p.id).partition("-")[2].startswith("which-")]
-"""Setups with claims; those that rank norms are tested in test_which_norm.py."""
+DECIDING = params(study for study in STUDIES.values() if study.claims)
+"""Setups with claims; the others are tested in test_which_norm.py and test_panel.py."""
 IN_FULL = {"convergence", "learning_rate", "regularization", "depth", "batch_size", "accuracy"}
 GAINS = ("0.015625", "0.0625", "0.25", "1", "4", "16", "64")
 
@@ -246,7 +253,7 @@ def test_primary_arms_differ_in_the_norm_alone(profile, setup):
         assert len(configs) >= 2 or setup.name.startswith("moments")
         for config in configs[1:]:
             differing = {n for n in config if config[n] != configs[0][n]}
-            legal = {"model.placement"} if setup.name == "placement-cnn" else set()
+            legal = {"model.placement"} if setup.name.startswith("placement-cnn") else set()
             assert all(n.startswith("norm.") or n in legal for n in differing), differing
 
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from normlab.report.claims import literature_statements, statements
 from normlab.report.formatting import SYMBOLS
 from normlab.report.model import StudyReport
+from normlab.report.panel import panel, rows_of
 from normlab.report.protocol import listed_settings, protocol_facts
 from normlab.report.which_norm import EQUAL, columns_of, matrix
 
@@ -45,6 +46,7 @@ def html(reports: Sequence[StudyReport]) -> str:
             "protocol": protocol_facts,
             "settings": listed_settings,
             "matrix": matrix,
+            "panel": panel,
         },
         claims=claims,
         counts=[(word, counts[word]) for word in SYMBOLS if word in counts],
@@ -52,5 +54,6 @@ def html(reports: Sequence[StudyReport]) -> str:
         reports=reports,
         symbols=SYMBOLS,
         which=columns_of(reports),
+        panel_rows=rows_of(reports),
         equal_mark=EQUAL,
     )

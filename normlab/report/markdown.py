@@ -11,6 +11,7 @@ from urllib.parse import quote
 from normlab.report.claims import Statement, literature_statements
 from normlab.report.html import render
 from normlab.report.model import StudyReport
+from normlab.report.panel import panel, rows_of
 from normlab.report.provenance import ProvenanceSummary
 from normlab.report.tables import Markdown, markdown_text
 from normlab.report.which_norm import columns_of, matrix
@@ -64,6 +65,7 @@ def pictures_of(test: Statement) -> list[tuple[Path, str]]:
 
 def claims_page(claims: Sequence[Statement], reports: Sequence[StudyReport], path: Path) -> str:
     """Return the page that lies at `path`, with its figures in the folder of the same name."""
+    planned = [report for report in reports if report.study.is_planned]
     return render(
         "claims.md",
         {
@@ -72,11 +74,13 @@ def claims_page(claims: Sequence[Statement], reports: Sequence[StudyReport], pat
             "place": lambda svg: Markdown(quote(f"{path.stem}/{svg.name}")),
             "pictures": pictures_of,
             "matrix": lambda columns: Markdown(matrix(columns).to_markdown()),
+            "panel": lambda rows: Markdown(panel(rows).to_markdown()),
         },
         markdown_text,
         claims=claims,
-        columns=columns_of([r for r in reports if r.study.is_planned]),
-        provenance=provenance([r for r in reports if r.study.is_planned]),
+        columns=columns_of(planned),
+        panel_rows=rows_of(planned),
+        provenance=provenance(planned),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from normlab.report.claims import Result, statements
 from normlab.report.formatting import notes_of
 from normlab.report.model import StudyReport
+from normlab.report.panel import rows_of
 from normlab.report.which_norm import columns_of
 
 WIDTH = 100
@@ -26,6 +27,7 @@ def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
             padded = [t.ljust(w) for t, w in zip(_cells(result), widths, strict=True)]
             lines.append(_clip("  ".join(["", *padded, result.contrast.scope])))
     lines += [_clip(f"{column.title}: {column.advice}") for column in columns_of(reports)]
+    lines += [_clip(row.summary) for row in rows_of(reports)]
     return "\n".join([*lines, f"page: {page}"] if page else lines)
 
 

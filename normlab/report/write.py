@@ -12,6 +12,7 @@ from normlab.report.figures.forest import READING, draw_effects
 from normlab.report.html import html
 from normlab.report.markdown import write_claims_page
 from normlab.report.model import Picture, StudyReport
+from normlab.report.panel import panel, rows_of
 from normlab.report.provenance import runs_of
 from normlab.report.setup_table import setup_table
 from normlab.report.tables import csv_text
@@ -41,6 +42,8 @@ def write_report(
     tables |= {"verdicts": verdict_table(done)}
     columns = columns_of(done)
     tables |= {"which-norm": matrix(columns)} if columns else {}
+    rows = rows_of(done)
+    tables |= {"transfer": panel(rows)} if rows else {}
     for name, table in tables.items():
         texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
         for ending, text in texts.items():

@@ -48,7 +48,8 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
     setups = study.setups[profile]
     names = {setup.name for setup in setups}
     claims = [claim for claim in study.claims if claim.setup in names]
-    contrasts = [path[0] for path in look_at_study(study, profile, {}, cache).paths]
+    known = look_at_study(study, profile, {}, cache)
+    contrasts = [path[0] for path in known.paths]
     content = {
         "decision": {
             "confidence": intervals.CONFIDENCE,
@@ -78,6 +79,13 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
         ],
         "setups": {setup.name: setup_content(setup, cache) for setup in setups},
     }
+    if study.panel:  # rules that were kept before there were panels have no such part
+        content["panel"] = {
+            line.claim.id: claim_content(line.claim.contrast(known.setups[setup], profile))
+            | {"setup": dict(line.cells), "own cell": line.own}
+            for line in study.panel[profile]
+            for setup in [line.cells[line.own]]
+        }
     return json.loads(json.dumps(content, sort_keys=True))
 
 

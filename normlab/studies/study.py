@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from normlab.runs.errors import ConfigError
 from normlab.runs.files import NAME
 from normlab.settings import SETTINGS, Config, nearest_setting
 from normlab.studies.effects import Claim
+from normlab.studies.panel import VARIED, Line
 from normlab.studies.ranking import Ranking
 from normlab.studies.setup import ROOT, Setup, load_config, load_module, norm_arms
 
@@ -54,6 +55,10 @@ class Study:
     figures: tuple[Figure, ...] = ()
     rankings: tuple[Ranking, ...] = ()
     """Purposes for which all arms are compared with the best of them."""
+    panel: Mapping[str, tuple[Line, ...]] = field(default_factory=dict)
+    """Profile -> contrasts of other studies under other optimisers."""
+    is_extra: bool = False
+    """Whether it is expensive: --study=all leaves it out."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks whose record in results/bench its claims read."""
     file: str = ""
@@ -101,6 +106,14 @@ def study_names() -> list[str]:
     return sorted(p.stem for p in (ROOT / "experiments").glob("*.py"))
 
 
+def load_studies(names: Sequence[str]) -> list[Study]:
+    """Return the studies of these names. `all` is every one in experiments/ that is not extra."""
+    every = [load_study(name) for name in study_names()] if "all" in names else []
+    every = [study for study in every if not study.is_extra]
+    known = {"all", *(study.name for study in every)}
+    return every + [load_study(name) for name in names if name not in known]
+
+
 def load_study(name: str) -> Study:
     """Return the study of experiments/<name>.py, or of the file `name`."""
     path = Path(name) if name.endswith(".py") else ROOT / "experiments" / f"{name}.py"
@@ -130,7 +143,7 @@ def load_study(name: str) -> Study:
 
 def varied_settings(study: Study) -> set[str]:
     """Return the settings that a study varies, which an override may therefore not touch."""
-    names = {"seed", "optim.lr"}
+    names = {"seed", "optim.lr", *(VARIED if study.panel else ())}
     for setup in study.all_setups:
         names |= {*setup.seed_settings(0), *setup.report_settings}
         names |= {name for arm in setup.arms for name in arm.settings}
