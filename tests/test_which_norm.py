@@ -234,6 +234,20 @@ def test_the_page_counts_the_choice_of_rates(monkeypatch):
     assert chosen == [(SPEED, []), (ERROR, ["batch", "group", "none"])]
 
 
+def test_nothing_is_advised_while_runs_are_missing():
+    report = small_report()
+    runs = report.evidences["which-mlp-error"]
+    lost = {n for n, w in runs.wanted.items() if (w.arm, w.stage) == ("batch", "report")}
+    kept = {n: record for n, record in runs.records.items() if n not in lost}
+    report.evidences["which-mlp-error"] = SetupRuns(runs.setup, kept, runs.cache)
+    columns = columns_of([report])
+    steps, error = columns
+    assert error.advice == "Not decided: runs of 1 of 3 schemes are missing."
+    assert error.equals == [] and steps.equals == ["batch"] and not steps.lacking
+    table = {row[0]: row[2] for row in matrix(columns).texts()}
+    assert table["batch"] == "not run" and EQUAL not in table["none"] + table["group"]
+
+
 @pytest.mark.parametrize(
     "equals, advice",
     [

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from normlab.norms.table import NORMS
 from normlab.report.model import StudyReport
 from normlab.report.tables import Cell, Measured, Table
-from normlab.studies.ranking import Purpose, Standing, standings
+from normlab.studies.planning import SetupRuns
+from normlab.studies.ranking import Purpose, Standing, ranked, standings
 from normlab.studies.units import NOTHING, with_interval
 
 EQUAL = "●"
@@ -24,6 +25,8 @@ class Column:
     target: str
     delta: str
     standings: Sequence[Standing]
+    lacking: Sequence[str] = ()
+    """Schemes whose runs are not all done. Without them nothing can be advised."""
 
     @property
     def title(self) -> str:
@@ -31,7 +34,7 @@ class Column:
 
     @property
     def equals(self) -> list[str]:
-        return [s.name for s in self.standings if s.is_equal]
+        return [s.name for s in self.standings if s.is_equal and not self.lacking]
 
     @property
     def cheapest(self) -> str:
@@ -41,6 +44,9 @@ class Column:
     @property
     def advice(self) -> str:
         """What to take, as a sentence."""
+        if self.lacking:
+            of = len({*names(self), *self.lacking})
+            return f"Not decided: runs of {len(self.lacking)} of {of} schemes are missing."
         if not self.equals:
             best = in_words(self.standings[0].name)
             return f"{best} is the best, but not surely within {self.delta} of all others."
@@ -70,22 +76,31 @@ def columns_of(reports: Sequence[StudyReport]) -> list[Column]:
             if runs is None:
                 continue
             purpose, delta = ranking.purpose, ranking.delta(report.profile)
-            ranked = standings(purpose.costs(runs), purpose, delta, purpose.redraws(runs))
-            if ranked:
+            compared = standings(purpose.costs(runs), purpose, delta, purpose.redraws(runs))
+            if compared:
                 target = f" {100 * runs.setup.target:g} %" if runs.times_steps else ""
                 batch = next(iter(runs.wanted.values())).config["data.batch"]
                 setup = f"{runs.setup.title}, batch {batch}"
-                found.append(Column(purpose, setup, target, purpose.unit.sesoi_text(delta), ranked))
+                delta_text, lacking = purpose.unit.sesoi_text(delta), lacking_runs(runs)
+                found.append(Column(purpose, setup, target, delta_text, compared, lacking))
     return found
+
+
+def lacking_runs(e: SetupRuns) -> list[str]:
+    """Return the schemes whose runs are not all done."""
+    arms = {run.arm for name, run in e.wanted.items() if name not in e.records}
+    return [name for name in ranked(e) if name in arms]
 
 
 def matrix(columns: Sequence[Column]) -> Table:
     """Return a line for each scheme: those first that are most often an equal of the best."""
-    cells = {name: [NOTHING] * len(columns) for c in columns for name in names(c)}
-    filled: dict[str, list[Cell]] = {name: [*row] for name, row in cells.items()}
+    known = [name for c in columns for name in (*names(c), *c.lacking)]
+    filled: dict[str, list[Cell]] = {name: [NOTHING] * len(columns) for name in known}
     for i, column in enumerate(columns):
+        for name in column.lacking:
+            filled[name][i] = "not run"
         for standing in column.standings:
-            filled[standing.name][i] = cell_of(column.purpose, standing)
+            filled[standing.name][i] = cell_of(column, standing)
     times = {name: sum(name in c.equals for c in columns) for name in filled}
     ordered = sorted(filled, key=lambda name: -times[name])
     n = sorted({s.n for c in columns for s in c.standings})
@@ -108,9 +123,9 @@ def names(column: Column) -> list[str]:
     return [standing.name for standing in column.standings]
 
 
-def cell_of(purpose: Purpose, standing: Standing) -> Measured:
-    value = standing.value
+def cell_of(column: Column, standing: Standing) -> Measured:
+    purpose, value = column.purpose, standing.value
     texts = [purpose.text(v) for v in (value.centre, *sorted(value.interval))]
     numbers = {"": value.centre, "low": value.low, "high": value.high, "behind": standing.behind}
-    mark = f" {EQUAL}" if standing.is_equal else ""
+    mark = f" {EQUAL}" if standing.name in column.equals else ""
     return Measured(with_interval(*texts) + mark, numbers)
