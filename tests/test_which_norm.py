@@ -239,8 +239,8 @@ def test_nothing_is_advised_while_runs_are_missing():
     runs = report.evidences["which-mlp-error"]
     lost = {n for n, w in runs.wanted.items() if (w.arm, w.stage) == ("batch", "report")}
     kept = {n: record for n, record in runs.records.items() if n not in lost}
-    report.evidences["which-mlp-error"] = SetupRuns(runs.setup, kept, runs.cache)
-    columns = columns_of([report])
+    fewer = {"which-mlp-error": SetupRuns(runs.setup, kept, runs.cache)}
+    columns = columns_of([replace(report, evidences={**report.evidences, **fewer})])
     steps, error = columns
     assert error.advice == "Not decided: runs of 1 of 3 schemes are missing."
     assert error.equals == [] and steps.equals == ["batch"] and not steps.lacking
