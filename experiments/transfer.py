@@ -29,7 +29,7 @@ RATES = {
     "adamw": tuple(e / 2 for e in range(-8, -2)),
 }
 """log10 of the rates of either optimiser. The grid grows at its edges for all arms of a cell."""
-CELLS = {
+CELLS: dict[str, Config] = {
     f"{schedule}, decay {decay:g}, {name}": dict(zip(VARIED, (schedule, decay, name), strict=True))
     for schedule, decay, name in product(("constant", "cosine"), (0.0, 5e-4), RATES)
 }
@@ -89,20 +89,20 @@ STANDARD = (
 def cell_of(setup: Setup, cell: str) -> Setup:
     """Return a setup in one cell: one rate, 3 tuning seeds and 12 others. Timed runs stop at the
     target."""
-    settings = CELLS[cell]
-    stop = {"train.stop_at": setup.target} if setup.protocol.times_steps else {}
+    settings, is_timed = CELLS[cell], setup.protocol.times_steps
+    tuning = Tuning(
+        RATES[settings["optim.name"]],
+        metric="steps" if is_timed else "error",
+        seeds=tuple(range(1000, 1003)),
+    )
     return replace(
         setup,
         name="-".join([setup.name, *map(str, settings.values())]),
         title=f"{setup.title}, {cell}",
         settings=setup.settings | settings,
         stop_at=0.0,
-        report_settings=stop,
-        protocol=Tuning(
-            RATES[settings["optim.name"]],
-            metric=setup.protocol.metric,
-            seeds=tuple(range(1000, 1003)),
-        ),
+        report_settings={"train.stop_at": setup.target} if is_timed else {},
+        protocol=tuning,
         grows=False,
     )
 

@@ -25,6 +25,7 @@ from normlab.studies.effects import Claim
 from normlab.studies.looks import look_at_study
 from normlab.studies.panel import VARIED, Line, kept
 from normlab.studies.planning import SetupRuns
+from normlab.studies.protocols import Tuning
 from normlab.studies.rules import rule_of
 from normlab.studies.setup import FIRST_SEED, Setup, load_config
 from normlab.studies.study import (
@@ -108,6 +109,7 @@ def test_the_own_cell_is_the_setup_of_its_study_with_fewer_steps(profile, line):
     for name, config in configs(own).items():
         assert differing(config, known[name]) <= legal
         assert config["train.steps"] <= known[name]["train.steps"]
+    assert isinstance(own.protocol, Tuning) and isinstance(source.protocol, Tuning)
     assert own.protocol.metric == source.protocol.metric
     claim = CLAIMS[line.claim.id]
     for fact in ("id", "sentence", "setup", "sesoi"):
@@ -120,6 +122,7 @@ def test_arms_of_a_cell_share_grid_and_seeds(profile):
     momentum, adamw = (tuple(e / 2 for e in range(low, low + 6)) for low in (-5, -8))
     for setup in STUDY.setups[profile]:
         protocol, is_adamw = setup.protocol, setup.settings["optim.name"] == "adamw"
+        assert isinstance(protocol, Tuning)
         assert protocol.exponents == (adamw if is_adamw else momentum)
         assert (protocol.seeds, protocol.reported) == ((1000, 1001, 1002), "one")
         assert (setup.seeds, setup.grows, setup.follows) == (12, False, ())
