@@ -40,6 +40,8 @@ class Options(NamedTuple):
     repeats: int | None = None
     """Rounds that count; None: what the suite has by default."""
     results: str = "results"
+    train: bool = True
+    """stability: whether runs that are missing are trained."""
 
 
 def emit(line: str) -> None:

@@ -12,10 +12,13 @@ Examples:
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
   python scripts/bench.py --suite=keras_parity --write     # one network and Keras, 2 minutes
   python scripts/bench.py --suite=theory --write           # exact theory, below a minute
-  python scripts/bench.py --suite=calibration --write      # of the verdicts, about 13 minutes
+  python scripts/bench.py --suite=calibration --write      # of the verdicts, about 16 minutes
+  python scripts/bench.py --suite=stability --cases=C8b,C13 --results=DIR  # trains for hours
+  python scripts/bench.py --suite=stability --notrain --results=DIR --write  # what is complete
 
 Without --write only the terminal is written to (keras_parity: also RESULTS/bench/tutorial.json,
-calibration: the runs that it trains). With it a selection replaces the whole section of the page.
+calibration and stability: the runs that they train). With it a selection replaces the whole section
+of the page.
 Libraries that are not installed are left out with a line saying so; --against= (empty) asks for
 none. Timings mean something only on a machine that does nothing else.
 """
@@ -41,6 +44,7 @@ SUITES = {
     "keras_parity": ("validation.keras_parity", "benchmarks"),
     "theory": ("validation.theory", "theory"),
     "calibration": ("validation.calibration", "calibration"),
+    "stability": ("validation.stability", "calibration"),
 }
 """Suite -> its module in benchmarks/, its page in docs/."""
 OLD_NAMES = {"tutorial": "keras_parity", "anchors": "theory", "controls": "calibration"}
@@ -48,14 +52,15 @@ OLD_NAMES = {"tutorial": "keras_parity", "anchors": "theory", "controls": "calib
 flags.DEFINE_enum("suite", None, [*SUITES, *OLD_NAMES], "What is measured.", required=True)
 flags.DEFINE_list("against", None, "Libraries; none given: all that the suite knows.")
 flags.DEFINE_list("schemes", [], "Only these schemes (study: arms).")
-flags.DEFINE_string("cases", "", "numerics: only cases whose name contains this.")
+flags.DEFINE_string("cases", "", "numerics: a part of the name of cases; stability: contrasts.")
 flags.DEFINE_list("sizes", [], "layers: only these shapes [N, ..., C], like 64x8x8x32.")
 flags.DEFINE_list("dtypes", [], "layers: only these, of float32, bfloat16 and float16.")
 flags.DEFINE_list("networks", [], "training: only these, of mlp, cnn8, cnn28 and resnet20.")
 flags.DEFINE_list("populations", [], "training: runs that train together, like 1,16.")
 flags.DEFINE_integer("share", 5, "study: the loops train one run in this many.", lower_bound=1)
-flags.DEFINE_integer("repeats", None, "Rounds that count; layers, steps: 15, training: 5.", 1)
-flags.DEFINE_string("results", "results", "Directory of results; keras_parity, calibration.")
+flags.DEFINE_integer("repeats", None, "Rounds; layers, steps: 15, training: 5, stability: 100.", 1)
+flags.DEFINE_string("results", "results", "Directory of results; keras_parity, validation.")
+flags.DEFINE_bool("train", True, "stability: train the runs that are missing.")
 flags.DEFINE_bool("write", False, "Write the page in docs/ too.")
 FLAGS = flags.FLAGS
 
@@ -68,7 +73,9 @@ def main() -> int:
     suite = OLD_NAMES.get(asked_suite, asked_suite)
     module, page = SUITES[suite]
     names = ("against", "schemes", "cases", "sizes", "dtypes", "networks", "populations")
-    asked: dict[str, Any] = {name: FLAGS[name].value for name in (*names, "repeats", "results")}
+    asked: dict[str, Any] = {
+        name: FLAGS[name].value for name in (*names, "repeats", "results", "train")
+    }
     options = runner.Options(**asked, stride=FLAGS.share)
     try:
         section = importlib.import_module(f"benchmarks.{module}").run(options)

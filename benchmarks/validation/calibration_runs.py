@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.runner import Check
-from normlab.launch.supervisor import Supervisor, lost_runs
+from normlab.launch.supervisor import Supervisor, WorkerProcess, lost_runs
 from normlab.runs.record import Record
 from normlab.runs.store import Records, Store
 from normlab.settings import Config
@@ -34,6 +34,9 @@ RATE = 0.1
 """At which steps to the target are counted."""
 
 
+OnEvent = Callable[[WorkerProcess, str, dict[str, Any]], None]
+
+
 class Pool(NamedTuple):
     """Real noise."""
 
@@ -48,9 +51,11 @@ def named(name: str, **settings: float | str) -> Arm:
     return Arm(name, {"norm.name": "batch"} | changed, is_primary=True)
 
 
-def train_missing(store: Store, wanted: Callable[[], dict[str, Config]]) -> None:
+def train_missing(
+    store: Store, wanted: Callable[[], dict[str, Config]], on_event: OnEvent = lambda *_: None
+) -> None:
     """Train as a study does until `wanted()` names no run that is not done; raises RuntimeError."""
-    with Supervisor(store) as supervisor:
+    with Supervisor(store, on_event=on_event) as supervisor:
         supervisor.run(lambda: {n: c for n, c in wanted().items() if not store.is_done(n)})
     lost = lost_runs(supervisor.failures, store)
     for failure in lost.values():
