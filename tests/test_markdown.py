@@ -330,6 +330,38 @@ def test_the_facts_say_what_decides():
     assert facts[0]["The same word again"] == "in 100 % of the resamples of its seeds"
 
 
+@pytest.mark.parametrize(
+    "rows, sentence",
+    [
+        ({"C1a": 2.0}, "1 words (99 % intervals) every word stays"),
+        # 4.773 standard errors: 2.13
+        (
+            {"C1a": 2.0, "C4a": -0.9, "C8a": None},
+            "2 words (99.5 % intervals) these would be open: C1a (quick), C4a (quick)",
+        ),
+        ({"C1a": 2.2, "C4a": -1.2, "C8a": None}, "2 words (99.5 % intervals) every word stays"),
+        # 5.247 standard errors: 2.35. An open word counts, and cannot be lost
+        (
+            {"C1a": 2.2, "C4a": -1.4, "C8a": 1.0},
+            "3 words (99.667 % intervals) these would be open: C1a (quick)",
+        ),
+        ({"C1a": None}, ""),
+    ],
+)
+def test_the_page_says_which_words_a_bonferroni_correction_opens(rows, sentence):
+    """Six effects of centre +- 1 have a standard error of 1 / sqrt(5). At 99 % the half-width is
+    4.032 of it, or 1.80."""
+    around = {
+        name: {s: m + (-1) ** s for s in range(6)} if m is not None else {}
+        for name, m in rows.items()
+    }
+    rows = [row(name, effects=effects) for name, effects in around.items()]
+    report = report_of(*rows, row("C11", "exploratory"))
+    for text in (page(report), html([report])):
+        found = re.findall(r"^With a Bonferroni correction over (.*)\.$", text, re.MULTILINE)
+        assert [line.replace("\\", "") for line in found] == ([sentence] if sentence else [])
+
+
 def path_of(
     *words: str, looks: tuple[int, ...] = (6, 12, 24), **facts: Any
 ) -> tuple[Contrast, ...]:

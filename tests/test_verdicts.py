@@ -14,10 +14,12 @@ from scipy import stats
 
 from normlab.studies.decisions import (
     Contrast,
+    corrected_confidence,
     decide,
     jackknife_error,
     look_at,
     replication,
+    stays,
     stops,
     word_of,
 )
@@ -229,6 +231,34 @@ def test_a_resample_that_touches_the_limit_keeps_it():
     """Of three values the largest, in 70 % of the resamples, is the limit."""
     found = row([1e-5, 1e-4, 2e-5], estimator=MAX_ERROR, sesoi=1e-4, looks=(3,))
     assert decide([found]).replication == 1.0
+
+
+def test_every_interval_can_have_another_confidence():
+    """Exact tails, t quantiles, and a bootstrap that keeps its centre."""
+    tail, shares = 0.0005, [0.9, 0.8, 0.85, 0.8]
+    assert AT_MOST.estimate(np.zeros(80), 0.999).high == pytest.approx(1 - tail ** (1 / 80))
+    assert DISCORDANT.estimate(np.ones(12), 0.999).low == pytest.approx(2 * tail ** (1 / 12) - 1)
+    least = AT_LEAST.estimate(np.array(shares), 0.9)
+    error = np.std(shares, ddof=1) / 2
+    assert least.half_width == pytest.approx(stats.t.ppf(0.95, 3) * error)
+    pairs = np.random.default_rng(0).normal(size=(50, 2))
+    narrow, wide = QUANTILE.estimate(pairs, 0.5), QUANTILE.estimate(pairs, 0.999)
+    assert wide.low < narrow.low < narrow.high < wide.high and narrow.centre == wide.centre
+    assert MAX_ERROR.estimate(np.array([1.0, 2.0]), 0.999) == Estimate(2.0, 2.0, 2.0)
+
+
+def test_a_word_stays_or_becomes_open_where_there_are_more_tests():
+    """t(0.995, 11) = 3.106 and t(1 - 0.005 / 10, 11) = 4.437, of a standard error of 1 that the
+    jackknife finds too."""
+    values = dict(enumerate(spread(4.0, math.sqrt(12))))
+    redraw: Any = lambda seeds: np.array([values[s] for s in seeds])  # noqa: E731
+    for facts in ({}, {"redraw": redraw}):
+        contrast = row([*values.values()], **facts)
+        assert contrast.estimate(corrected_confidence(10)).low == pytest.approx(-0.437, abs=1e-3)
+        verdict = decide([contrast])
+        assert verdict.word == "supported" and stays(verdict, 1) and not stays(verdict, 10)
+    kept = decide([row([1e-5, 1e-4], estimator=MAX_ERROR, sesoi=1e-4, looks=(2,))])
+    assert kept.word == "supported" and stays(kept, 1000)
 
 
 def test_a_share_ends_at_1_and_is_printed_as_measured():

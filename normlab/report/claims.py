@@ -13,7 +13,14 @@ from normlab.report.formatting import SYMBOLS, command, is_final, n_text, notes_
 from normlab.report.model import StudyReport
 from normlab.report.numbers import effect_text, raw_text
 from normlab.report.tables import Measured, Table
-from normlab.studies.decisions import Contrast, Look, Verdict, look_at
+from normlab.studies.decisions import (
+    Contrast,
+    Look,
+    Verdict,
+    corrected_confidence,
+    look_at,
+    stays,
+)
 from normlab.studies.intervals import CONFIDENCE, MAX_ERROR, Estimate
 from normlab.studies.literature import Entry, claims, entries, entry_of
 
@@ -270,6 +277,19 @@ VERDICT_NOTE = (
     "whether the rule asks for no more seeds. Replication: how often the seeds, drawn again, "
     "give the same word. The CSV has effect, interval and delta in the unit named."
 )
+
+
+def correction(results: Sequence[Result]) -> str:
+    """Return which words would be open with a Bonferroni correction over all that are decided."""
+    tests = [result for result in results if result.verdict.is_decided]
+    if not tests:
+        return ""
+    names = [
+        f"{r.contrast.id} ({r.report.profile})" for r in tests if not stays(r.verdict, len(tests))
+    ]
+    confidence = f"{100 * corrected_confidence(len(tests)):.5g} %"
+    then = f"these would be open: {', '.join(names)}" if names else "every word stays"
+    return f"With a Bonferroni correction over {len(tests)} words ({confidence} intervals) {then}."
 
 
 def verdict_table(reports: Sequence[StudyReport]) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from normlab.report.claims import literature_statements, statements
+from normlab.report.claims import correction, literature_statements, results_of, statements
 from normlab.report.formatting import SYMBOLS
 from normlab.report.model import StudyReport
 from normlab.report.panel import panel, rows_of
@@ -49,6 +49,7 @@ def html(reports: Sequence[StudyReport]) -> str:
             "panel": panel,
         },
         claims=claims,
+        correction=correction(results_of(reports)),
         counts=[(word, counts[word]) for word in SYMBOLS if word in counts],
         missing=[t for c in literature_statements(reports) for t in c.parts if not t.results],
         reports=reports,

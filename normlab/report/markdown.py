@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from normlab.report.claims import Statement, literature_statements
+from normlab.report.claims import Statement, correction, literature_statements
 from normlab.report.html import render
 from normlab.report.model import StudyReport
 from normlab.report.panel import panel, rows_of
@@ -78,6 +78,7 @@ def claims_page(claims: Sequence[Statement], reports: Sequence[StudyReport], pat
         },
         markdown_text,
         claims=claims,
+        correction=correction([r for c in claims for test in c.parts for r in test.results]),
         columns=columns_of(planned),
         panel_rows=rows_of(planned),
         provenance=provenance(planned),

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from normlab.studies.intervals import Estimate, Estimator, as_array, t_estimate
+from normlab.studies.intervals import CONFIDENCE, Estimate, Estimator, as_array, t_estimate
 from normlab.studies.units import Unit
 
 REPLICATIONS = 400
@@ -80,11 +80,11 @@ class Contrast:
         """The number of seeds with all their runs."""
         return len(self.effects) + self.not_measured
 
-    def estimate(self) -> Estimate:
+    def estimate(self, confidence: float = CONFIDENCE) -> Estimate:
         values = as_array([*self.effects.values()])
         if self.redraw is None:
-            return self.estimator.estimate(values)
-        return t_estimate(values, error=jackknife_error(self.redraw, [*self.effects]))
+            return self.estimator.estimate(values, confidence)
+        return t_estimate(values, confidence, jackknife_error(self.redraw, [*self.effects]))
 
 
 @dataclass(frozen=True)
@@ -213,3 +213,14 @@ def judge(path: Sequence[Contrast]) -> Verdict:
     if n not in contrast.looks:
         return replace(verdict, word="exploratory", qualifier="", path=())
     return verdict
+
+
+def corrected_confidence(tests: int) -> float:
+    """Return the confidence of each interval in a Bonferroni correction over a number of tests."""
+    return 1 - (1 - CONFIDENCE) / tests
+
+
+def stays(verdict: Verdict, tests: int) -> bool:
+    """Return whether a word stays the same in a Bonferroni correction over a number of tests."""
+    found = verdict.contrast.estimate(corrected_confidence(tests))
+    return read(verdict.contrast, found)[0] == verdict.word

@@ -1,6 +1,7 @@
 """From the effects of a contrast to a centre and one interval, which alone decides the word.
 
-Every interval has the confidence of CONFIDENCE, two-sided. An effect above 0 favours the sentence.
+Every interval that decides has the confidence of CONFIDENCE, two-sided. An effect above 0 favours
+the sentence.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Estimator:
     """As rules and stored files have it."""
     label: str
     """What a page calls it."""
-    estimate: Callable[[np.ndarray], Estimate]
+    estimate: Callable[..., Estimate]
+    """Of the values and, if not CONFIDENCE, a confidence."""
     limit: float = 0.0
     """+1: the sentence asks for values of at least the smallest effect of interest, which is then
     a limit. -1: it asks for values of at most that. 0: the effect is a difference."""
@@ -105,44 +107,45 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return ordered[k - 1], ordered[n - k], covered[k]
 
 
-def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
+def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the exact interval of a probability."""
-    found = scipy.stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="exact")
+    found = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="exact")
     return float(found.low), float(found.high)
 
 
-def _proportion(values: np.ndarray) -> Estimate:
-    return Estimate(float(values.mean()), *clopper_pearson(int(values.sum()), len(values)))
+def _proportion(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
+    interval = clopper_pearson(int(values.sum()), len(values), confidence)
+    return Estimate(float(values.mean()), *interval)
 
 
-def _share(values: np.ndarray) -> Estimate:
+def _share(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     """Return the mean of shares with its t interval, which ends at 0 and 1."""
-    found = t_estimate(values)
+    found = t_estimate(values, confidence)
     return Estimate(found.centre, *(float(end) for end in np.clip(found.interval, 0, 1)))
 
 
-def _discordant(values: np.ndarray) -> Estimate:
+def _discordant(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     """Values are 1, 0 or -1. Seeds with 0 say nothing about the difference. The estimate is the
     excess of 1 over -1 among the others; with none of them it can be anything."""
     discordant, won = int(np.sum(values != 0)), int(np.sum(values > 0))
     if not discordant:
         return Estimate(0.0, -1.0, 1.0)
-    low, high = clopper_pearson(won, discordant)
+    low, high = clopper_pearson(won, discordant, confidence)
     return Estimate(2 * won / discordant - 1, 2 * low - 1, 2 * high - 1)
 
 
-def _quantile(pairs: np.ndarray) -> Estimate:
+def _quantile(pairs: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     """Return the difference of the columns' 90th percentiles; its interval is a paired bootstrap's
     over the rows [n, 2]."""
     picks = np.random.default_rng(0).integers(len(pairs), size=(RESAMPLES, len(pairs)))
     first, second = np.moveaxis(np.percentile(pairs[picks], PERCENTILE, axis=1), 1, 0)
-    tails = 50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)
+    tails = 50 * (1 - confidence), 50 * (1 + confidence)
     low, high = np.percentile(first - second, tails)
     one, other = np.percentile(pairs, PERCENTILE, axis=0)
     return Estimate(float(one - other), float(low), float(high))
 
 
-def _largest(values: np.ndarray) -> Estimate:
+def _largest(values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
     largest = float(values.max())
     return Estimate(largest, largest, largest)
 
