@@ -311,23 +311,55 @@ def test_share_of_channels_at_the_end(name, profile):
         assert (says(found), found.n, found.contrast.sesoi) == ((word, ""), 12, 0.95)
 
 
+def parity_in(profile: str, name: str, *runs: tuple[str, int, float]) -> Verdict:
+    """The verdict on runs (type, seed, what is judged) of a record, beside some that do not count:
+    one that is not judged, and one of an earlier record."""
+    judged = [
+        {"dtype": dtype, "seed": seed, "judged": value, "is_judged": True}
+        for dtype, seed, value in runs
+    ]
+    others = [judged[0] | {"seed": 2, "judged": 1e3, "is_judged": False}]
+    others.append({"seed": 2, "largest_difference": {"normlab_keras": 1.0}, "is_judged": True})
+    results = {dtype: {"further_runs": f"and others in {dtype}"} for dtype, *_ in runs}
+
+    def measure(e: SetupRuns) -> None:
+        e.benchmarks = {"tutorial": {"runs": [*judged, *others], "results": results}}
+
+    return verdict(name, profile, worlds.better_as_given(1.0, 0.1, ""), measure)
+
+
 @pytest.mark.parametrize("profile", BOTH)
-def test_parity_is_the_worst_of_all_judged_runs(profile):
-    def run(seed: int, difference: float, is_judged: bool = True) -> dict[str, Any]:
-        largest = {"normlab_keras": difference, "keras_keras_reversed": 3e-3}
-        return {"seed": seed, "largest_difference": largest, "is_judged": is_judged}
+@pytest.mark.parametrize(
+    "name, dtype, other, limit, text",
+    [
+        ("C14a", "float64", "float32", 1e-6, "1e-06 nats"),
+        ("C14a-float32", "float32", "float64", 2.0, "2"),
+    ],
+)
+def test_parity_is_the_worst_of_all_judged_runs_of_a_type(profile, name, dtype, other, limit, text):
+    for factor, word in ((0.8, "supported"), (1.2, "refuted")):
+        values = [(0, 0.1), (0, factor), (0, 0.2), (1, 0.3), (1, 0.25), (2, 0.05)]
+        runs = [(dtype, seed, value * limit) for seed, value in values]
+        found = parity_in(profile, name, *runs, (other, 1, 50.0), (other, 2, 1e-9))
+        right = {0: factor * limit, 1: 0.3 * limit, 2: 0.05 * limit}
+        assert found.contrast.effects == pytest.approx(right, rel=1e-12)
+        assert (says(found), found.n, found.contrast.sesoi) == ((word, ""), 3, limit)
+        assert found.contrast.unit.sesoi_text(limit) == text
+        assert found.contrast.remark == f"and others in {dtype}"
 
-    for worst, word in ((0.8e-4, "supported"), (1.2e-4, "refuted")):
-        runs = [run(0, 1e-8), run(0, worst), run(0, 2e-8), run(1, 1e-7), run(2, 2e-7)]
-        record = {"runs": [*runs, run(2, 1.0, is_judged=False)], "further_runs": "and others"}
 
-        def measure(e: SetupRuns, record: Any = record) -> None:
-            e.benchmarks = {"tutorial": record}
-
-        found = verdict("C14a", profile, worlds.better_as_given(1.0, 0.1, ""), measure)
-        assert found.contrast.effects == {0: worst, 1: 1e-7, 2: 2e-7}
-        assert (says(found), found.n, found.contrast.sesoi) == ((word, ""), 3, 1e-4)
-        assert "by up to 3.0e-03" in found.contrast.remark
+@pytest.mark.parametrize("name, dtype", [("C14a", "float64"), ("C14a-float32", "float32")])
+def test_parity_is_not_supported_by_fewer_runs(name, dtype):
+    """A run that diverged is not left out, an earlier record or one of two draws says nothing."""
+    good = [(dtype, seed, 1e-9) for seed in (0, 1, 2)]
+    for bad in (math.nan, math.inf):
+        for runs in ((*good, (dtype, 2, bad)), ((dtype, 0, bad), *good)):
+            found = parity_in("quick", name, *runs)
+            assert (found.word, found.n) == ("not testable here", 3)
+            assert "a loss is not finite" in found.notes[0]
+    assert parity_in("quick", name, *good[:2]).word == "exploratory"
+    other = {"float64": "float32", "float32": "float64"}[dtype]
+    assert parity_in("quick", name, (other, 0, 1e-9)).word == "not run"
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
     "matched-fit": ("C4a", "two", "error", "constant", {*PAIR}),
     "batch-noise": ("C4b", "W5", "error", "constant", {"batch/16", "batch/128"}),
     "memorising": ("C4c", "V6", "error", "constant", {*PAIR}),
-    "tutorial-mlp": ("C14a C14b", "given", "steps", "constant", {*PAIR}),
+    "tutorial-mlp": ("C14a C14a-float32 C14b", "given", "steps", "constant", {*PAIR}),
 }
 RATES = {
     "V6": ("one", tuple(range(1000, 1006)), 4),

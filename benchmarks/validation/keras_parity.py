@@ -1,40 +1,50 @@
 """Does a small network train here as in Keras? It compares the losses of both, step by step.
 
 Both start from the same weights and see the same batches. Keras's side is written as a tutorial
-writes it, with every default of Keras; ours is a population, whose settings say the same. Keras
-also trains a second time, with the examples of each batch in reverse order: that shows what
-rounding alone does. docs/benchmarks.md says how to read the table.
+writes it, with every default of Keras; ours has settings that say the same. Keras also trains a
+second time, with the examples of each batch in reverse order: that shows what rounding alone does.
+In float32 ours is a population. In float64 it is the network and the step of one.
+docs/benchmarks.md says how to read the table.
 """
 
 from __future__ import annotations
 
 import datetime
 import importlib.util
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from benchmarks import runner
 from benchmarks.reference_libraries import import_keras
 from benchmarks.runner import BadSelection, Options, emit
+from benchmarks.validation.lessons import (
+    KerasNetwork,
+    Trained,
+    arithmetic,
+    train_in_float64,
+    train_population,
+)
 from normlab import data
 from normlab.data import Dataset
 from normlab.report.tables import Table
 from normlab.runs.files import make_folder, write_json
 from normlab.settings import Config
 from normlab.studies.setup import load_config
-from normlab.training.population import Population
 
 SEEDS = (0, 1, 2)
-STEPS, LIMIT = 100, 1e-4
-"""Steps in which the losses may differ by LIMIT nats at most."""
+STEPS = 100
+"""Steps in which the losses are judged."""
+LIMITS = {"float64": 1e-6, "float32": 2.0}
+"""Type of the floats -> the largest `judged` value of a run."""
+UNITS = {"float64": "nats of Keras", "float32": "times Keras's own difference"}
 BEYOND = 1000
 """Steps that are taken; those after STEPS are reported, not judged."""
 MORE = tuple(range(3, 20))
-"""Further seeds that take STEPS steps. They show how often rounding exceeds LIMIT; not judged."""
+"""Further seeds that take STEPS steps. They show how often rounding decides; not judged."""
 SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Steps whose losses are recorded."""
 PACKAGES = ("keras", "flax", "optax")
@@ -47,31 +57,14 @@ class Arm(NamedTuple):
     norm: str
     act: str = "relu"
     is_judged: bool = True
+    dtype: str = "float32"
 
 
-ARMS = (Arm("batch"), Arm("none"), Arm("batch", "tanh", is_judged=False))
+ARMS = (
+    *(Arm(norm, dtype=dtype) for dtype in ("float64", "float32") for norm in ("batch", "none")),
+    Arm("batch", "tanh", is_judged=False),
+)
 """The network, without its norm, and without the kink of ReLU, at which rounding is amplified."""
-
-
-class Lesson(NamedTuple):
-    """What both train: the rows of the batches [T, B] and of the test, in one data set."""
-
-    dataset: Dataset
-    rows: np.ndarray
-    test: np.ndarray
-    weights: dict[str, dict[str, np.ndarray]]
-    """What both start from, "dense_1" -> {"kernel": array, "bias": array}."""
-
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
-        """Return images in 0..1, float32 [n, H*W*C]."""
-        return self.dataset.images[rows] / np.float32(255)
-
-
-class Trained(NamedTuple):
-    losses: np.ndarray
-    """Cross-entropy of every step's batch before the step, [T]."""
-    accuracy: float
-    """On the test split after the last step, with the running statistics."""
 
 
 class Run(NamedTuple):
@@ -100,13 +93,17 @@ class Run(NamedTuple):
         }
 
     @property
-    def from_keras(self) -> float:
-        """The difference that is judged."""
-        return self.differences(STEPS)["normlab_keras"]
+    def judged(self) -> float:
+        """In float64 the difference from Keras over STEPS steps, in nats. In float32 its ratio to
+        the difference of Keras from itself, when the examples of its batches are reversed."""
+        difference, own, _ = self.differences(STEPS).values()
+        if self.arm.dtype == "float64" or not difference:
+            return difference
+        return difference / own if own else math.inf
 
     @property
     def is_within_limit(self) -> bool:
-        return self.from_keras <= LIMIT
+        return self.judged <= LIMITS[self.arm.dtype]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -115,6 +112,7 @@ class Run(NamedTuple):
         return {
             **self.arm._asdict(),
             "seed": self.seed,
+            "judged": self.judged,
             "is_within_limit": self.is_within_limit,
             "largest_difference": self.differences(STEPS),
             f"largest_difference_of_{total}": self.differences(),
@@ -126,76 +124,18 @@ class Run(NamedTuple):
         }
 
 
-def train_population(
-    config: Config, seeds: Sequence[int], dataset: Dataset, steps: int
-) -> list[tuple[Lesson, Trained]]:
-    """Return, for each seed, what its run began with and what the engine made of it."""
-    often = {"train.steps": steps, "train.eval_every": 1, "host.width": len(seeds)}
-    cheap = {"eval.curve_examples": 1, "eval.stats_examples": 2}
-    population = Population([config | often | cheap | {"seed": seed} for seed in seeds], dataset)
-    first = jax.device_get(population.start().params)
-    batches = population.batches(0, steps).train
-    has_norm = bool(population.train(lambda progress: None).batch_stats)
-    found = []
-    for i, (seed, outcome) in enumerate(zip(seeds, population.outcomes, strict=True)):
-        layers = {name: leaves for name, leaves in first.items() if "kernel" in leaves}
-        weights = jax.tree.map(lambda leaf, i=i: leaf[i], layers)
-        test = dataset.split(seed).test
-        losses = np.full(steps, np.nan)
-        for row in outcome.curve:  # one for each step: the mean of one loss is that loss
-            losses[int(row["step"]) - 1] = row["train_loss"]
-        kind = "running_test_accuracy" if has_norm else "test_accuracy"
-        trained = Trained(losses, outcome.final.get(kind, float("nan")))
-        found.append((Lesson(dataset, batches[i], test, weights), trained))
-    return found
-
-
-class KerasNetwork:
-    """The network as a tutorial writes it, compiled once; each `train` begins anew."""
-
-    def __init__(self, config: Config, inputs: int, classes: int):
-        keras = import_keras()
-        layers = keras.layers
-        model = keras.Sequential([keras.Input((inputs,))])
-        for i, width in enumerate(config["model.widths"], 1):
-            model.add(layers.Dense(width, name=f"dense_{i}"))
-            if config["norm.name"] != "none":
-                model.add(layers.BatchNormalization())
-            model.add(layers.Activation(config["model.act"]))
-        model.add(layers.Dense(classes, activation="softmax", name="head"))
-        optimizer = keras.optimizers.Adam(config["optim.lr"])
-        optimizer.build(model.trainable_variables)
-        model.compile(optimizer, loss="sparse_categorical_crossentropy")
-        self.model = model
-        self.variables = [*model.variables, *optimizer.variables]
-        convert = keras.ops.convert_to_numpy
-        self.first = [np.array(convert(variable.value)) for variable in self.variables]
-
-    def train(self, lesson: Lesson) -> Trained:
-        model, labels = self.model, lesson.dataset.labels
-        for variable, value in zip(self.variables, self.first, strict=True):
-            variable.assign(value)
-        for name, leaves in lesson.weights.items():
-            model.get_layer(name).set_weights([leaves["kernel"], leaves["bias"]])
-        losses = []
-        for rows in lesson.rows:
-            model.reset_metrics()  # what is returned is a mean since then
-            losses.append(float(model.train_on_batch(lesson.inputs(rows), labels[rows])))
-        guesses = model.predict(lesson.inputs(lesson.test), 1000, verbose=0).argmax(-1)
-        accuracy = float(np.mean(guesses == labels[lesson.test]))
-        return Trained(np.asarray(losses), accuracy)
-
-
 def compare(
     arm: Arm, config: Config, dataset: Dataset, seeds: Sequence[int], steps: int
-) -> Iterator[Run]:
+) -> list[Run]:
     """Train every seed of an arm here and in Keras."""
-    settings = config | {"norm.name": arm.norm, "model.act": arm.act}
-    network = KerasNetwork(settings, dataset.images.shape[1], dataset.classes)
-    trained = train_population(settings, seeds, dataset, steps)
-    for seed, (lesson, ours) in zip(seeds, trained, strict=True):
-        turned = lesson._replace(rows=lesson.rows[:, ::-1])
-        yield Run(arm, seed, ours, network.train(lesson), network.train(turned))
+    settings, runs = config | {"norm.name": arm.norm, "model.act": arm.act}, []
+    train = train_in_float64 if arm.dtype == "float64" else train_population
+    with arithmetic(arm.dtype):
+        network = KerasNetwork(settings, dataset.images.shape[1], dataset.classes)
+        for seed, (lesson, ours) in zip(seeds, train(settings, seeds, dataset, steps), strict=True):
+            turned = lesson._replace(rows=lesson.rows[:, ::-1])
+            runs.append(Run(arm, seed, ours, network.train(lesson), network.train(turned)))
+    return runs
 
 
 def compare_all(config: Config, dataset: Dataset) -> list[Run]:
@@ -206,29 +146,30 @@ def compare_all(config: Config, dataset: Dataset) -> list[Run]:
     for arm, seeds, steps in plan:
         for run in compare(arm, config, dataset, seeds, steps):
             runs.append(run)
-            itself = run.differences(STEPS)["keras_keras_reversed"]
+            near = [f"{value:.1e}" for value in run.differences(STEPS).values()]
             emit(
-                f"norm {arm.norm}, {arm.act}, seed {run.seed}: {run.from_keras:.1e} nats from "
-                f"Keras over {STEPS} steps, Keras {itself:.1e} from itself"
+                f"norm {arm.norm}, {arm.act}, {arm.dtype}, seed {run.seed}: {near[0]} nats from "
+                f"Keras over {STEPS} steps, Keras {near[1]} from itself"
             )
     return runs
 
 
-def verdict(runs: Sequence[Run]) -> str:
-    """Return in one line whether all judged runs agree with Keras."""
-    judged = [run for run in runs if run.arm.is_judged]
+def result(runs: Sequence[Run], dtype: str) -> dict[str, Any]:
+    """Return what the judged runs of a type show, and in one line whether all keep to its limit."""
+    judged = [run for run in runs if run.arm.is_judged and run.arm.dtype == dtype]
     good = sum(run.is_within_limit for run in judged)
-    word = "pass" if good == len(judged) else "fail"
-    worst = max(run.from_keras for run in judged)
-    return (
-        f"{word}: {good} of {len(judged)} runs stay within {LIMIT:g} nats of Keras over {STEPS} "
-        f"steps; the largest difference is {worst:.1e}"
+    largest = float(np.max([run.judged for run in judged]))
+    line = (
+        f"{dtype}: {'pass' if good == len(judged) else 'fail'}: {good} of {len(judged)} runs stay "
+        f"within {LIMITS[dtype]:g} {UNITS[dtype]} over {STEPS} steps; the largest is {largest:.2g}"
     )
+    facts = {"limit": LIMITS[dtype], "largest": largest, "n": len({run.seed for run in judged})}
+    return {"verdict": line, **facts, "further_runs": tally(runs, dtype)}
 
 
-def tally(runs: Sequence[Run]) -> str:
-    """Return in one line how many of the short runs stay within the limit."""
-    short = [run.is_within_limit for run in runs if not run.is_long]
+def tally(runs: Sequence[Run], dtype: str) -> str:
+    """Return in one line how many of the short runs of a type keep to its limit."""
+    short = [r.is_within_limit for r in runs if r.arm.dtype == dtype and not r.is_long]
     return f"{sum(short)} of {len(short)} further runs stay within it; they are not judged"
 
 
@@ -239,16 +180,14 @@ def facts_of(runs: Sequence[Run], backend: str) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "versions": runner.versions(PACKAGES) | {"backend of keras": backend},
         "steps": STEPS,
-        "limit": LIMIT,
-        "verdict": verdict(runs),
-        "further_runs": tally(runs),
+        "results": {dtype: result(runs, dtype) for dtype in LIMITS},
         "runs": [run.facts for run in runs],
     }
 
 
 def table_of(runs: Sequence[Run]) -> Table:
     """Return a line for each long run."""
-    columns = ("norm, activation", "seed", f"loss at step {STEPS}", "normlab - Keras")
+    columns = ("norm, activation, type", "seed", f"loss at step {STEPS}", "normlab - Keras")
     columns += ("Keras - reversed", "normlab - reversed", f"normlab - Keras, {BEYOND:,} steps")
     columns += (f"Keras - reversed, {BEYOND:,} steps", "test accuracy, normlab, Keras")
     rows = []
@@ -256,7 +195,7 @@ def table_of(runs: Sequence[Run]) -> Table:
         near, far = run.differences(STEPS).values(), list(run.differences().values())
         first, *others = (f"{value:.1e}" for value in (*near, *far[:2]))
         first = first if run.is_within_limit else f"**{first}**"
-        names = [f"{run.arm.norm}, {run.arm.act}", str(run.seed)]
+        names = [f"{run.arm.norm}, {run.arm.act}, {run.arm.dtype}", str(run.seed)]
         loss = f"{run.normlab.losses[STEPS - 1]:.4f}"
         accuracies = f"{run.normlab.accuracy:.4f}, {run.keras.accuracy:.4f}"
         rows.append([*names, loss, first, *others, accuracies])
@@ -274,8 +213,11 @@ def run(options: Options) -> str:
         raise BadSelection("Keras, which the suite compares with, is missing: pip install keras")
     backend = import_keras().backend.backend()
     runs = compare_all(config, data.load(config["data.name"]))
-    path = make_folder(Path(options.results), "bench") / "tutorial.json"
-    write_json(path, facts_of(runs, backend))
-    where = f"{runner.machine(PACKAGES)} Keras's backend: {backend}."
-    head = [where, f"Result: {verdict(runs)}. {tally(runs)}."]
+    facts = facts_of(runs, backend)
+    write_json(make_folder(Path(options.results), "bench") / "tutorial.json", facts)
+    head = [f"{runner.machine(PACKAGES)} Keras's backend: {backend}."]
+    head += [
+        f"Result in {found['verdict']}. {found['further_runs']}."
+        for found in facts["results"].values()
+    ]
     return runner.publish(head, [table_of(runs)])
