@@ -203,10 +203,11 @@ def test_the_result_counts_the_judged_runs_of_a_type_and_no_other(monkeypatch):
     double, other = made_up(2e-7, DOUBLE, 1000), made_up(1.0, UNJUDGED, 1000)
     short = SINGLE._replace(is_judged=False)
     shorts = [made_up(x, short, keras_parity.STEPS) for x in (0.0, 1.0, 5e-5)]
+    shorts.append(made_up(3e-7, DOUBLE._replace(is_judged=False), keras_parity.STEPS))
     runs = [good, double, other, *shorts]
     found = keras_parity.result(runs, "float32")
     assert found["verdict"].startswith("float32: pass: 1 of 1 runs stay within 2 times")
-    assert found["further_runs"].startswith("2 of 3 further runs")
+    assert found["further_runs"] == "2 of 3 further runs, not judged, do too; the largest is 1e+04"
     failed = keras_parity.result([good, bad._replace(seed=4), *runs[1:]], "float32")
     assert failed["verdict"].startswith("float32: fail: 1 of 2 runs")
     assert failed["verdict"].endswith("the largest is 3")
@@ -214,18 +215,18 @@ def test_the_result_counts_the_judged_runs_of_a_type_and_no_other(monkeypatch):
     wide = keras_parity.result(runs, "float64")
     assert wide["verdict"].startswith("float64: pass: 1 of 1 runs stay within 1e-06 nats of Keras")
     assert wide["verdict"].endswith("the largest is 2e-07")
-    assert wide["further_runs"].startswith("0 of 0")
+    assert wide["further_runs"].startswith("1 of 1") and wide["further_runs"].endswith(" 3e-07")
     table = keras_parity.table_of([good, bad, double, *shorts])
     assert [row[3] for row in table.rows] == ["1.0e-04", "**3.0e-04**", "2.0e-07"]
     monkeypatch.setattr(keras_parity, "PACKAGES", ())  # it need not be installed
-    facts = keras_parity.facts_of([good, bad, double], "jax")
+    facts = keras_parity.facts_of([good, bad, double, *shorts], "jax")
     assert facts["runs"][1]["largest_difference"]["normlab_keras"] == pytest.approx(3e-4)
-    assert [run["judged"] for run in facts["runs"]] == pytest.approx([1.0, 3.0, 2e-7], rel=1e-6)
+    assert [run["judged"] for run in facts["runs"][:3]] == pytest.approx([1.0, 3.0, 2e-7], rel=1e-6)
     assert facts["runs"][2]["dtype"] == "float64"
-    assert facts["results"]["float64"] == keras_parity.result([double], "float64")
+    assert facts["results"]["float64"] == wide
     assert facts["runs"][0]["losses"]["keras"]["50"] == 1
     good.normlab.losses[70:] = np.nan  # it diverged
-    diverged = keras_parity.result([good, bad], "float32")
+    diverged = keras_parity.result([good, bad, *shorts], "float32")
     assert diverged["verdict"].startswith("float32: fail: 0 of 2")
     assert math.isnan(diverged["largest"])
 

@@ -169,8 +169,9 @@ def result(runs: Sequence[Run], dtype: str) -> dict[str, Any]:
 
 def tally(runs: Sequence[Run], dtype: str) -> str:
     """Return in one line how many of the short runs of a type keep to its limit."""
-    short = [r.is_within_limit for r in runs if r.arm.dtype == dtype and not r.is_long]
-    return f"{sum(short)} of {len(short)} further runs stay within it; they are not judged"
+    short = [run for run in runs if run.arm.dtype == dtype and not run.is_long]
+    good, largest = sum(run.is_within_limit for run in short), np.max([r.judged for r in short])
+    return f"{good} of {len(short)} further runs, not judged, do too; the largest is {largest:.2g}"
 
 
 def facts_of(runs: Sequence[Run], backend: str) -> dict[str, Any]:
