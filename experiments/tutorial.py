@@ -4,9 +4,9 @@ Fair test: As the article has it: 784 - dense 64 - batch norm - ReLU - dense 10,
 rate of 1e-3. It trains for 10 epochs of batches of 32, and nothing is tuned. What the norm does for
 it at tuned rates is the question of the other studies.
 Source: tutorials; the defaults of Keras 3
-Expect: losses equal to 1e-6 nats over 100 steps in float64. In float32 they differ by at most twice
-the difference of Keras from itself, with the examples of its batches reversed. A better accuracy by
-0.2 points
+Expect: losses equal to 1e-6 nats over 100 steps in float64. In float32 they differ by at most 2
+times the difference of Keras from itself, with the examples of its batches reversed. A better
+accuracy by 0.2 points
 Refuted if: a loss of either network differs by more (3 initial draws); the effect is below 0.2
 points (99 % interval, n = 24)
 Cost: quick: seconds on 2 cores; standard: about 3 minutes
