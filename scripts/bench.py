@@ -10,7 +10,7 @@ Examples:
   python scripts/bench.py --suite=training --write         # populations and other libraries' loops
   python scripts/bench.py --suite=training --networks=mlp --populations=1,16 --against=flax,torch
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
-  python scripts/bench.py --suite=keras_parity --write     # one network and Keras, 2 minutes
+  python scripts/bench.py --suite=keras_parity --write     # one network and Keras, 3 minutes
   python scripts/bench.py --suite=theory --write           # exact theory, below a minute
   python scripts/bench.py --suite=calibration --write      # of the verdicts, about 16 minutes
   python scripts/bench.py --suite=stability --cases=C8b,C13 --results=DIR  # trains for hours
