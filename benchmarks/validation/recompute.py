@@ -20,8 +20,6 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where `benchmarks` is found
 from benchmarks.validation.rules_again import (  # noqa: E402
     Estimate,
-    Results,
-    Run,
     Search,
     Terms,
     higher,
@@ -35,6 +33,7 @@ from benchmarks.validation.rules_again import (  # noqa: E402
     turning,
     windows,
 )
+from benchmarks.validation.runs_again import Results, Run  # noqa: E402
 
 TOLERANCE = 1e-9
 """Difference up to which two numbers agree."""

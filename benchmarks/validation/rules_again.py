@@ -5,87 +5,20 @@ It goes from the list of runs and their curves to the estimates that recompute.p
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-FIRST, LEVEL = 10_000, 0.99
-"""First reporting seed; level of the intervals."""
-NOTCHES, QUARTER = 16, 4
-"""Notches of a decade and of a quarter decade. Rates are whole notches."""
+from benchmarks.validation.runs_again import FIRST, NOTCHES, Rates, Results, Run, curve_of
+
+LEVEL, QUARTER = 0.99, 4
+"""Level of the intervals. Notches of a quarter decade."""
 MOST_FAILED, MOST_MISSED, MISSED, MOVES = 0.05, 0.1, 10, 8
 """Share of a rate's runs that may fail. Share of runs that may miss a target. In a search a miss
 counts this many times the steps. A window moves at most so often."""
-
-
-class Run(NamedTuple):
-    folder: Path
-    seed: int
-    rate: float
-    steps: int
-    is_finite: bool
-    accuracies: dict[str, float]
-
-    @property
-    def notch(self) -> int:
-        return round(NOTCHES * math.log10(self.rate))
-
-    @property
-    def is_failed(self) -> bool:
-        chance = chance_of(self.folder)
-        return not self.is_finite or self.accuracies["validation"] < chance + 0.4 * (1 - chance)
-
-    def accuracy(self, split: str) -> float:
-        """Return the final accuracy; chance for a run that became infinite or undefined."""
-        return self.accuracies[split] if self.is_finite else chance_of(self.folder)
-
-
-@cache
-def chance_of(folder: Path) -> float:
-    return json.loads((folder / "result.json").read_text())["provenance"]["chance"]
-
-
-@cache
-def curve_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-
-
-Rates = dict[int, dict[int, Run]]
-"""Notch -> seed -> run."""
-
-
-class Results:
-    """The runs of one directory, by set-up, arm and stage."""
-
-    def __init__(self, folder: Path) -> None:
-        self.runs: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
-        with (folder / "report" / "runs.csv").open(newline="") as lines:
-            for row in csv.DictReader(lines):
-                splits = ("validation", "test")
-                known = {split: float(row[f"{split}_accuracy"] or "nan") for split in splits}
-                place, seed, rate = folder / "runs" / row["run"], row["seed"], row["optim.lr"]
-                is_finite, steps = row["status"] == "trained", int(row["train.steps"])
-                run = Run(place, int(seed), float(rate), steps, is_finite, known)
-                for use in row["used_by"].split("; "):
-                    _, setup, rest = use.split("/", 2)
-                    arm, stage = rest.rsplit("/", 1)
-                    self.runs[setup, arm, stage].append(run)
-
-    def rates(self, setup: str, arm: str, stage: str, n: int = 0) -> Rates:
-        """Return the runs of a stage; with n those of the first n reporting seeds."""
-        found: Rates = defaultdict(dict)
-        for run in self.runs[setup, arm, stage]:
-            if not n or FIRST <= run.seed < FIRST + n:
-                found[run.notch][run.seed] = run
-        return found
 
 
 # ---- choice of rates
@@ -139,11 +72,17 @@ def searched(rates: Rates, score: Score, cap: float) -> int:
 
 
 def window(rates: Rates, middle: int, seeds: Sequence[int]) -> tuple[int, list[int]]:
-    """Return the vertex of the five rates around the middle, and those of them that count."""
+    """Return the vertex of the five rates around the middle, and those of them that count.
+
+    The mean of a rate is over the runs that trained. The vertex is the nearest eligible rate.
+    """
     five = [middle + QUARTER * i for i in range(-2, 3)]
-    able = eligible({at: {seed: rates[at][seed] for seed in seeds} for at in five})
-    vertex = lowest(mean_of(able, error), 0.2)
-    return vertex, [at for at in able if abs(at - vertex) <= QUARTER]
+    means = {}
+    for at, runs in eligible({at: {s: rates[at][s] for s in seeds} for at in five}).items():
+        means[at] = float(np.mean([error(r) for r in runs.values() if not r.is_failed] or [1.0]))
+    point = lowest(means, 0.2)
+    vertex = min(means, key=lambda at: (abs(at - point), means[at]))
+    return vertex, [at for at in means if abs(at - vertex) <= QUARTER]
 
 
 def placed(results: Results, setup: str, arm: str, n: int) -> int:
@@ -176,6 +115,12 @@ def t_interval(effects: Sequence[float], least_error: float = 0.0) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
+def known_mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the last axis of what is not NaN; NaN where all is."""
+    count = np.isfinite(values).sum(-1)
+    return np.nansum(values, -1) / np.where(count, count, math.nan)
+
+
 Terms = list[tuple[str, str, float]]
 """Arm, the stage whose test errors count, and their factor. The arm's reports choose the rates."""
 
@@ -192,12 +137,16 @@ def windows(results: Results, n: int, setup: str, terms: Terms) -> Estimate:
         total = np.zeros(len(seeds))
         for choosers, middle, runs, factor in parts:
             rates = window(choosers, middle, seeds)[1]
-            errors = [[100 - 100 * runs[at][s].accuracy("test") for at in rates] for s in seeds]
-            total += factor * np.mean(errors, axis=1)
+            total += factor * known_mean(
+                np.array([[runs[at][s].points for at in rates] for s in seeds])
+            )
         return total
 
-    means = [effects([s for s in everyone if s != left]).mean() for left in everyone]
-    return t_interval(effects(everyone).tolist(), math.sqrt((n - 1) * float(np.var(means))))
+    found = dict(zip(everyone, effects(everyone).tolist(), strict=True))
+    known = [seed for seed, effect in found.items() if math.isfinite(effect)]
+    means = [known_mean(effects([s for s in known if s != left])) for left in known]
+    jackknife = math.sqrt((len(known) - 1) * float(np.var(means)))
+    return t_interval([found[seed] for seed in known], jackknife)._replace(n=n)
 
 
 class Search(NamedTuple):
@@ -222,11 +171,11 @@ def paired(
     """Return the mean over seeds of a value of two runs, one without norm and one with batch."""
     none, batch = (search.runs(results, arm, n, stage.format(arm)) for arm in ("none", "batch"))
     effects = [value(none[seed], batch[seed]) for seed in range(FIRST, FIRST + n)]
-    return t_interval([effect for effect in effects if math.isfinite(effect)])
+    return t_interval([effect for effect in effects if math.isfinite(effect)])._replace(n=n)
 
 
 def points(none: Run, batch: Run) -> float:
-    return 100 * (batch.accuracy("test") - none.accuracy("test"))
+    return none.points - batch.points
 
 
 # ---- steps to a target
