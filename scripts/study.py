@@ -27,10 +27,11 @@ Exit codes:
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from absl import flags
 
@@ -39,8 +40,11 @@ from normlab.launch.batching import stopped_populations
 from normlab.launch.progress import clock
 from normlab.launch.supervisor import Failure, error_of, lost_runs
 from normlab.launch.sweep import Job, started_studies
+from normlab.report.claims import claim_order
 from normlab.runs.errors import ConfigError
 from normlab.runs.store import Store
+from normlab.studies.decisions import decide
+from normlab.studies.looks import StudyRuns
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import PROFILES, Study, adapt, check_study, load_studies, study_names
 
@@ -70,7 +74,7 @@ def chosen_studies() -> list[Study]:
     norms = cli.load_norms()
     studies = load_studies(FLAGS.study)
     if "all" in FLAGS.study:
-        studies = [study for study in studies if FLAGS.profile in study.setups]
+        studies = sorted((s for s in studies if FLAGS.profile in s.setups), key=first_claim)
     studies = with_norms(studies, norms)
     for study in studies:
         check_study(study, FLAGS.profile, FLAGS.data_dir)
@@ -79,6 +83,11 @@ def chosen_studies() -> list[Study]:
         if name not in known:
             raise ConfigError(f"unknown setup {name!r} (setups: {', '.join(known)})")
     return studies
+
+
+def first_claim(study: Study) -> tuple[float, str]:
+    """Return the place of a study in the headline; those without a claim come last."""
+    return min((claim_order(claim.claim) for claim in study.claims), default=(math.inf, ""))
 
 
 def with_norms(studies: list[Study], norms: Sequence[str]) -> list[Study]:
@@ -130,8 +139,8 @@ def main() -> int:
                 if not setup.arm(norm):
                     print(f"note: {norm} cannot run in {setup.name}")
     options = {"data_dir": FLAGS.data_dir, "setups": FLAGS.setups, "warn": cli.warn}
-    only = cli.parse_settings(FLAGS.only)
-    job = Job(studies, FLAGS.profile, store, only=only, **options)
+    options |= {"only": cli.parse_settings(FLAGS.only), "on_settled": print_settled}
+    job = Job(studies, FLAGS.profile, store, **options)
     if FLAGS.dry_run:
         print_plan(job)
         return cli.OK
@@ -142,6 +151,18 @@ def main() -> int:
         print(f"{failure.status}: {failure.population.label}: {failure.message}", file=sys.stderr)
     raise_lost(lost_runs(failures, store))
     return cli.OK
+
+
+def print_settled(study: Study, runs: StudyRuns, claims: Collection[str]) -> None:
+    """Print the verdicts of claims of a study."""
+    from normlab.report.model import StudyReport
+    from normlab.report.terminal import verdict_lines
+
+    verdicts = [decide(path) for path in runs.paths if path[-1].id in claims]
+    known = [verdict for verdict in verdicts if verdict.is_decided]
+    if known:
+        report = StudyReport(study, FLAGS.profile, runs.setups, known)
+        print("\n".join(verdict_lines([report])), flush=True)
 
 
 def train(job: Job) -> list[Failure]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 from normlab.runs.checkpoints import unfinished
 from normlab.runs.config import cohort_id, run_id
@@ -15,6 +15,10 @@ WORTH_SHARING = 20_000
 """Run-steps of a population that take longer than the second worker's compilation, 5 to 10 s."""
 
 
+Turn = tuple[int, int]
+"""When a run has its turn: first by the tier, which no population crosses, then within it."""
+
+
 @dataclass(frozen=True)
 class PlannedPopulation:
     """Runs to train together: one cohort, at most the width of a population."""
@@ -22,6 +26,8 @@ class PlannedPopulation:
     configs: dict[str, Config]
     resumes: bool = False
     """Whether they are a population that stopped after a checkpoint."""
+    turn: Turn = (0, 0)
+    """The first turn of its runs."""
 
     @property
     def config(self) -> Config:
@@ -41,19 +47,22 @@ class PlannedPopulation:
         )
 
 
-def form_populations(configs: dict[str, Config]) -> list[PlannedPopulation]:
-    """Return the runs as populations of one cohort each, at most host.width wide."""
-    cohorts: dict[tuple[str, int], dict[str, Config]] = {}
+def form_populations(
+    configs: dict[str, Config], turn: Callable[[str], Turn] = lambda run: (0, 0)
+) -> list[PlannedPopulation]:
+    """Return the runs as populations of one cohort and tier each, at most host.width wide."""
+    cohorts: dict[tuple[str, int, int], dict[str, Config]] = {}
     for name, config in configs.items():
-        key = (cohort_id(config), config["host.width"])
+        key = (cohort_id(config), config["host.width"], turn(name)[0])
         cohorts.setdefault(key, {})[name] = config
     populations = []
-    for (_, width), runs in cohorts.items():
-        names = list(runs)
+    for (_, width, _), runs in cohorts.items():
+        names = sorted(runs, key=turn)
         count = -(-len(names) // width)
         size = -(-len(names) // count)
         for i in range(0, len(names), size):
-            populations.append(PlannedPopulation({n: runs[n] for n in names[i : i + size]}))
+            part = {n: runs[n] for n in names[i : i + size]}
+            populations.append(PlannedPopulation(part, turn=turn(names[i])))
     return populations
 
 
@@ -68,7 +77,7 @@ def halve_largest(populations: list[PlannedPopulation], workers: int) -> list[Pl
             break
         populations.remove(largest)
         runs = list(largest.configs.items())
-        populations += [PlannedPopulation(dict(part)) for part in (runs[:half], runs[half:])]
+        populations += [replace(largest, configs=dict(p)) for p in (runs[:half], runs[half:])]
     return populations
 
 

@@ -47,14 +47,11 @@ LIVE_S, LOG_S = 0.2, 20.0
 class Display:
     """What trains now: a line that is written over on a terminal, else one now and then."""
 
-    def __init__(self, left: Callable[[], tuple[int, int, int]], serves: Mapping[str, Study]):
-        """`left()` -> (runs done, runs known, run-steps still to do); `serves`: run -> the study
-        that it is trained for."""
-        self.left, self.serves, self.began, self.steps_done = left, serves, time.monotonic(), 0
+    def __init__(self, summary: Callable[[], str], serves: Mapping[str, Study]):
+        """`summary()`: how far all is; `serves`: run -> the study that it is trained for."""
+        self.summary, self.serves = summary, serves
         self.given: dict[int, PlannedPopulation] = {}
         """Worker -> its last population."""
-        self.steps: dict[int, int] = {}
-        """Worker -> the step that it has reached."""
         self.is_live = sys.stdout.isatty()
         self.printed = -math.inf
 
@@ -68,11 +65,7 @@ class Display:
             self.given[worker.number] = worker.population
         states = {"given": "begins", "done": "done"}
         if event in (*states, "chunk") and worker.number in self.given:
-            population, step = self.given[worker.number], facts.get("step", 0)
-            if event != "done":
-                more = step - self.steps.get(worker.number, 0)
-                self.steps_done += max(0, more) * len(population.configs)
-                self.steps[worker.number] = step
+            population = self.given[worker.number]
             self._print(population, states.get(event) or chunk_text(population, facts))
 
     def _print(self, population: PlannedPopulation, state: str) -> None:
@@ -88,13 +81,6 @@ class Display:
         self.close()
         width = shutil.get_terminal_size().columns - 1 if self.is_live else None
         print(text[:width], end="" if self.is_live else "\n", flush=True)
-
-    def summary(self) -> str:
-        """Return how far all is."""
-        done, known, steps = self.left()
-        seconds = time.monotonic() - self.began
-        left = steps * seconds / self.steps_done if self.steps_done else math.inf
-        return f"{done:,} of {known:,} known runs, {clock(seconds)} so far, {clock(left)} left"
 
     def close(self) -> None:
         """Remove the last line from a terminal."""

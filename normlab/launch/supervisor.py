@@ -13,6 +13,7 @@ from typing import Any
 
 from normlab.launch.batching import (
     PlannedPopulation,
+    Turn,
     form_populations,
     halve_largest,
     stopped_populations,
@@ -81,9 +82,10 @@ class Supervisor:
         data_dir: str | None = None,
         profile_trace: str | None = None,
         retries: int = 1,
+        turn: Callable[[str], Turn] = lambda run: (0, 0),
         on_event: Callable[[WorkerProcess, str, dict[str, Any]], None] = lambda *_: None,
     ):
-        self.store, self.retries, self.on_event = store, retries, on_event
+        self.store, self.retries, self.turn, self.on_event = store, retries, turn, on_event
         self.options = {"data_dir": data_dir, "profile_trace": profile_trace}
         self.devices = find_devices(processes)
         self.events: queue.Queue[tuple[WorkerProcess, dict[str, Any]]] = queue.Queue()
@@ -156,15 +158,15 @@ class Supervisor:
     def _choose(
         self, worker: WorkerProcess, populations: list[PlannedPopulation]
     ) -> PlannedPopulation:
-        """Return the population for an idle worker. One that was begun comes first, then one whose
-        program it has already compiled, then one whose program nobody has. Of equals it is the
-        largest."""
+        """Return the population for an idle worker. One that was begun comes first, then the first
+        tier. In a tier one comes first whose program it has already compiled, then one whose
+        program nobody has. Of equals it is the first in turn, then the largest."""
         others = set().union(*(w.programs for w in self.workers if w is not worker))
 
-        def rank(population: PlannedPopulation) -> tuple[bool, int, int]:
-            key = program_key(population.config)
+        def rank(population: PlannedPopulation) -> tuple[bool, int, int, int, int]:
+            key, (tier, place) = program_key(population.config), population.turn
             known = 2 if key in worker.programs else key not in others
-            return population.resumes, known, population.run_steps
+            return population.resumes, -tier, known, -place, population.run_steps
 
         return max(populations, key=rank)
 
@@ -196,7 +198,7 @@ class Supervisor:
             for name, config in left.items()
             if name not in old | away
         }
-        return [p for p in stopped if away.isdisjoint(p.configs)] + form_populations(new)
+        return [p for p in stopped if away.isdisjoint(p.configs)] + form_populations(new, self.turn)
 
     def _employ(self, populations: list[PlannedPopulation]) -> None:
         idle = [worker for worker in self.workers if worker.population is None]

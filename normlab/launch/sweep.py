@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
+from functools import cached_property
 from typing import Any
 
-from normlab.launch.progress import Display
+from normlab.launch.batching import Turn
+from normlab.launch.progress import Display, clock
+from normlab.launch.remaining import TimeLeft
 from normlab.launch.supervisor import Failure, Supervisor, WorkerProcess
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import program_id
@@ -16,9 +21,10 @@ from normlab.runs.provenance import host_facts, timing_place
 from normlab.runs.record import is_stale
 from normlab.runs.store import Records, Store
 from normlab.settings import Config
-from normlab.studies.looks import look_at_study
+from normlab.studies.forecast import expected_runs
+from normlab.studies.looks import StudyRuns, look_at_study
 from normlab.studies.measurements import measurements
-from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
+from normlab.studies.planning import ConfigCache, RequiredRun
 from normlab.studies.rules import write_rule
 from normlab.studies.study import Study, load_study, study_names
 
@@ -36,8 +42,11 @@ class Job:
         only: Config | None = None,
         setups: Collection[str] = (),
         warn: Callable[[str], None] = lambda message: None,
+        on_settled: Callable[[Study, StudyRuns, Collection[str]], None] = lambda *_: None,
     ):
-        """`only`: settings of the runs to train; `setups`: names of the setups, () for all."""
+        """`only`: settings of the runs to train; `setups`: names of the setups, () for all.
+        `on_settled(study, runs, ids)` gets the claims that need no more runs, each once."""
+        self.on_settled = on_settled
         self.studies, self.profile, self.store, self.data_dir = studies, profile, store, data_dir
         self.only, self.setups, self.warn = only or {}, setups, warn
         self.cache = ConfigCache(data_dir)
@@ -45,28 +54,47 @@ class Job:
         self.trained = 0
         self.serves: dict[str, Study] = {}
         """Run -> the first study that asks for it."""
-        self._missing: dict[str, Config] = {}
-        self._known = 0
+        self.turns: dict[str, Turn] = {}
+        """Run -> when it has its turn: study by study, what decides before what does not."""
+        self._required: dict[str, RequiredRun] = {}
+        self._looks: dict[str, StudyRuns] = {}
+        """Study -> what was last known of it."""
+        self._complete: set[str] = set()
+        """Setups that want no more runs but known ones."""
+        self._settled: dict[str, Collection[str]] = {}
+        """Study -> the claims that `on_settled` got."""
 
     def required(self) -> dict[str, RequiredRun]:
         """Return all runs that the studies ask for as far as they can be planned by now."""
         required: dict[str, RequiredRun] = {}
-        for study in self.studies:
-            for name, setup_runs in self._setup_runs(study).items():
+        for i, study in enumerate(self.studies):
+            self._looks[study.name] = self._look(study)
+            for j, (name, setup_runs) in enumerate(self._looks[study.name].setups.items()):
                 if self.setups and name not in self.setups:
                     continue
                 for run_id, run in setup_runs.wanted.items():
                     required.setdefault(run_id, run)
                     self.serves.setdefault(run_id, study)
+                    turn = (2 * i + (run_id not in setup_runs.deciding), j)
+                    self.turns[run_id] = min(turn, self.turns.get(run_id, turn))
         chosen = {n: run for n, run in required.items() if self.only.items() <= run.config.items()}
         if required and not chosen:
             raise ConfigError(self._no_match(required))
         return chosen
 
-    def _setup_runs(self, study: Study) -> Mapping[str, SetupRuns]:
-        """Return the setups of a study, as far as their seeds have to grow by now."""
+    def _look(self, study: Study) -> StudyRuns:
+        """Return what is known of a study, as far as its seeds have to grow by now."""
         measure = measurements(self.store, study)
-        return look_at_study(study, self.profile, self.records, self.cache, measure).setups
+        return look_at_study(study, self.profile, self.records, self.cache, measure)
+
+    def _report_settled(self, report: Callable[[Study, StudyRuns, Collection[str]], None]) -> None:
+        """Report the claims that need no more runs, each once."""
+        for study in self.studies:
+            runs = self._looks[study.name]
+            new = runs.settled.difference(self._settled.get(study.name, ()))
+            self._settled[study.name] = runs.settled
+            if new:
+                report(study, runs, new)
 
     def _no_match(self, required: dict[str, RequiredRun]) -> str:
         given = ", ".join(f"{name}={value}" for name, value in self.only.items())
@@ -79,15 +107,36 @@ class Job:
 
     def missing(self) -> dict[str, Config]:
         self.records.ids |= self.store.done()  # other processes may be at work here too
-        required = self.required()
-        self._missing = {n: run.config for n, run in required.items() if n not in self.records}
-        self._known = len(required)
-        return self._missing
+        self._required = self.required()
+        setups = [runs for look in self._looks.values() for runs in look.setups.values()]
+        self._complete = {runs.setup.name for runs in setups if runs.is_complete}
+        return {n: run.config for n, run in self._required.items() if n not in self.records}
 
-    def left(self) -> tuple[int, int, int]:
-        """Return runs done, runs known, run-steps still to do."""
-        steps = [c["train.steps"] for n, c in self._missing.items() if n not in self.records]
-        return self._known - len(steps), self._known, sum(steps)
+    @cached_property
+    def expected(self) -> dict[str, RequiredRun]:
+        """All runs that the studies are expected to ask for, from what is known at first. Only
+        results that planning has read already count."""
+        found: dict[str, RequiredRun] = {}
+        for study in self.studies:
+            for name, runs in self._look(study).setups.items():
+                if not self.setups or name in self.setups:
+                    found = (
+                        expected_runs(runs.setup, study.claims, self.records.kept, self.cache)
+                        | found
+                    )
+        return {n: run for n, run in found.items() if self.only.items() <= run.config.items()}
+
+    def left(self) -> tuple[dict[str, Config], dict[str, Config]]:
+        """Return the known runs that are not done, and those that are expected to follow."""
+        known = Counter(run.place for run in self._required.values())
+        ahead = {}
+        for name, run in self.expected.items():
+            if known[run.place] > 0:
+                known[run.place] -= 1
+            elif run.setup not in self._complete:
+                ahead[name] = run.config
+        required = self._required.items()
+        return {n: run.config for n, run in required if n not in self.records}, ahead
 
     def set_stale_aside(self) -> int:
         """Let runs that older training code made be repeated; return how many."""
@@ -132,20 +181,47 @@ class Job:
         """Train everything that is missing; return the populations that failed."""
         if not self.missing():
             return []
-        display = Display(self.left, self.serves)
+        self._report_settled(lambda *_: None)  # what was known before is no news
+        began, costs = time.monotonic(), TimeLeft()
+
+        def summary() -> str:
+            so_far = f"{clock(time.monotonic() - began)} so far"
+            return self._summary(so_far, costs, len(supervisor.devices))
+
+        display = Display(summary, self.serves)
+
+        def report(study: Study, runs: StudyRuns, claims: Collection[str]) -> None:
+            display.close()
+            self.on_settled(study, runs, claims)
+
+        def missing() -> dict[str, Config]:
+            left = self.missing()
+            self._report_settled(report)
+            return left
 
         def on_event(worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
             if event == "done":
                 self.trained += len(facts["ids"])
                 self.records.ids |= set(facts["ids"])
                 self.records.ids |= {n for n in facts["busy"] if self.store.is_done(n)}
+            costs.note(worker, event, facts)
             display.show(worker, event, facts)
 
         options: dict[str, Any] = {"processes": processes, "retries": retries}
         options |= {"data_dir": self.data_dir, "on_event": on_event}
+        options |= {"turn": self.turns.__getitem__}
         with closing(display), Supervisor(self.store, **options) as supervisor:
-            supervisor.run(self.missing)
+            supervisor.run(missing)
             return supervisor.failures
+
+    def _summary(self, so_far: str, costs: TimeLeft, workers: int) -> str:
+        """Return how far all is."""
+        if not costs.has_measured:
+            return f"{so_far}, estimating the time left"
+        left, ahead = self.left()
+        done, known = len(self._required) - len(left), len(self._required) + len(ahead)
+        seconds = costs.seconds([*left.items(), *ahead.items()], workers)
+        return f"{done:,} of about {known:,} runs, {so_far}, about {clock(seconds)} left"
 
     def time_steps(self, on_start: Callable[[], None]) -> None:
         """Measure the step time of a single run of every tuned-for-speed arm, once for each machine
@@ -164,7 +240,7 @@ class Job:
 
     def _timed_setups(self) -> list[dict[str, Config]]:
         """Return arm -> one of its runs, for each finished setup that is tuned for speed."""
-        found = [runs for study in self.studies for runs in self._setup_runs(study).values()]
+        found = [runs for study in self.studies for runs in self._look(study).setups.values()]
         return [
             {arm: next(iter(runs.values())).config for arm, runs in setup_runs.reports.items()}
             for setup_runs in found

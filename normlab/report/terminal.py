@@ -17,6 +17,14 @@ WIDTH = 100
 
 def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
     """Return the verdicts under their sentences, in at most 100 columns, and where the page is."""
+    lines = verdict_lines(reports)
+    lines += [_clip(f"{column.title}: {column.advice}") for column in columns_of(reports)]
+    lines += [_clip(row.summary) for row in rows_of(reports)]
+    return "\n".join([*lines, f"page: {page}"] if page else lines)
+
+
+def verdict_lines(reports: Sequence[StudyReport]) -> list[str]:
+    """Return the verdicts under their sentences."""
     claims = statements(reports)
     cells = [_cells(result) for claim in claims for result in claim.results]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -26,9 +34,7 @@ def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
         for result in claim.results:
             padded = [t.ljust(w) for t, w in zip(_cells(result), widths, strict=True)]
             lines.append(_clip("  ".join(["", *padded, result.contrast.scope])))
-    lines += [_clip(f"{column.title}: {column.advice}") for column in columns_of(reports)]
-    lines += [_clip(row.summary) for row in rows_of(reports)]
-    return "\n".join([*lines, f"page: {page}"] if page else lines)
+    return lines
 
 
 def _clip(line: str) -> str:

@@ -29,13 +29,18 @@ AVERAGED = {"norm.momentum": 0.99, "eval.batch_statistics": False}
 def averages_of(claim: Claim, e: SetupRuns, profile: str) -> Contrast | None:
     """Return a claim's contrast with running averages; None where no arm keeps any. Ask for its
     runs, once all others are there."""
-    names, kept = claim.effect.arms, [n for n in claim.effect.arms if keeps_averages(e, n)]
-    if not kept or not e.setup.grows:
+    seen, found = copy(e), averaged_runs(claim, e)
+    if not found:
         return None
-    seen = copy(e)
-    seen.follows, seen.reports = {}, {n: _runs(e, n, n in kept) for n in names}
+    seen.follows, seen.reports = {}, found
     seen.reported = {n: ReportedRates({0.0: runs}, cap=0.0) for n, runs in seen.reports.items()}
     return claim.contrast(seen, profile)
+
+
+def averaged_runs(claim: Claim, e: SetupRuns) -> dict[str, dict[int, Record]]:
+    """Return the runs of each arm of a claim, {} where no arm keeps averages."""
+    names, kept = claim.effect.arms, [n for n in claim.effect.arms if keeps_averages(e, n)]
+    return {n: _runs(e, n, n in kept) for n in names} if kept and e.setup.grows else {}
 
 
 def keeps_averages(e: SetupRuns, name: str) -> bool:

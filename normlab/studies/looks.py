@@ -35,6 +35,8 @@ class SetupLooks:
     ):
         self.setup, self.records, self.cache, self.measure = setup, records, cache, measure
         self.known: dict[int, SetupRuns] = {}
+        self.settled: set[str] = set()
+        """Ids of the claims whose contrast needs no more runs."""
 
     def at(self, n: int) -> SetupRuns:
         if n not in self.known:
@@ -44,26 +46,37 @@ class SetupLooks:
 
     def follow(self, claim: Claim, profile: str) -> list[Contrast]:
         """Return the contrast at each of its looks, up to the one at which it may stop."""
+        path, runs = self._follow(claim, profile)
+        if runs.can_decide:
+            self.settled.add(claim.id)
+        return path
+
+    def _follow(self, claim: Claim, profile: str) -> tuple[list[Contrast], SetupRuns]:
+        """Return the contrast at each of its looks, and the runs of the last look."""
         if not self.setup.grows:
-            return [claim.contrast(self.at(self.setup.seeds), profile)]
+            runs = self.at(self.setup.seeds)
+            return [claim.contrast(runs, profile)], runs
         path: list[Contrast] = []
+        runs = self.at(claim.setup_seeds or claim.looks[0])
         for n in claim.looks:
             runs = self.at(claim.setup_seeds or n)
             contrast = claim.contrast(runs, profile)
             if not runs.can_decide:
-                return path or [contrast]
+                return path or [contrast], runs
             if contrast.estimator is DISCORDANT:
                 return self._trained(claim, profile, contrast)
             path.append(contrast)
             if contrast.unmet or len(contrast.effects) < 2 or look_at(contrast)[1]:
-                return path
-        return path
+                break
+        return path, runs
 
-    def _trained(self, claim: Claim, profile: str, so_far: Contrast) -> list[Contrast]:
+    def _trained(
+        self, claim: Claim, profile: str, so_far: Contrast
+    ) -> tuple[list[Contrast], SetupRuns]:
         """Return the one look of a contrast that compares whether runs train at all."""
         runs = self.at(TRAINED_SEEDS)
         found = claim.contrast(runs, profile) if runs.can_decide else so_far
-        return [replace(found, looks=(TRAINED_SEEDS,))]
+        return [replace(found, looks=(TRAINED_SEEDS,))], runs
 
     @property
     def furthest(self) -> SetupRuns:
@@ -77,6 +90,7 @@ class SetupLooks:
         furthest = copy(looks[-1])
         furthest.wanted = {name: run for runs in looks for name, run in runs.wanted.items()}
         furthest.users = {name: users for runs in looks for name, users in runs.users.items()}
+        furthest.deciding = set[str]().union(*(runs.deciding for runs in looks))
         return furthest
 
 
@@ -86,6 +100,8 @@ class StudyRuns:
 
     setups: Mapping[str, SetupRuns]
     paths: Sequence[Sequence[Contrast]]
+    settled: frozenset[str] = frozenset()
+    """Ids of the claims whose contrast needs no more runs."""
 
     @property
     def wanted(self) -> dict[str, RequiredRun]:
@@ -111,4 +127,5 @@ def look_at_study(
     for claim, path in zip(claims, paths, strict=True):
         averages = averages_of(claim, setups[claim.setup], profile)
         path[-1] = replace(path[-1], averages=averages)
-    return StudyRuns(setups, paths)
+    settled = frozenset[str]().union(*(found.settled for found in looks.values()))
+    return StudyRuns(setups, paths, settled)

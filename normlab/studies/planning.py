@@ -36,6 +36,10 @@ class RequiredRun:
     arm: str
     stage: str
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.setup, self.arm, self.stage
+
 
 @dataclass
 class ConfigCache:
