@@ -10,7 +10,7 @@ and norms act on the rate together); arXiv:1910.05446 (rankings depend on the tu
 Expect: the same words in most cells
 Refuted if: nothing is tested. The words are exploratory: they are no verdicts of claims, and do not
 change those of other studies. A delta is that of its study (n = 12)
-Cost: quick: about 6 minutes on 2 cores; standard: about 40 minutes
+Cost: quick: about 8 minutes on 2 cores; standard: about 35 minutes, from single cells
 
 AdamW's decay is multiplied by the rate alone, so 5e-4 is weak there. An AdamW of decay 0 is Adam.
 """

@@ -15,7 +15,8 @@ from normlab.studies.units import NOTHING
 NOTE = (
     "Exploratory: no word here is a verdict, and none is counted elsewhere. The word to be kept is "
     "that of the contrast's own cell in this panel, marked (own): the cell with the settings of "
-    "its study. That cell counts as one. What follows the word, such as small, does not matter. "
+    "its study. That cell counts as one. Open is a word too. What follows the word, such as small, "
+    "does not matter. "
     "Brackets: 99 % intervals. n counts seeds, all at one rate. Every cell has its own best rates."
 )
 
