@@ -137,7 +137,7 @@ def begin_again(store: Store, name: str) -> None:
         if name in runs and len(runs) > 1 and not store.is_done(name):
             raise ConfigError(
                 f"run {name} was stopped as one of {len(runs)} that train together; continue them "
-                "without --restart, or begin all again with scripts/study.py --restart"
+                "without --restart, or add --restart to the command of their study"
             )
         if name in runs:
             folder.set_aside()

@@ -252,12 +252,15 @@ def test_what_continues_from_a_checkpoint_took_its_own_time_only():
 
 
 def test_a_worker_that_starts_or_compiles_does_not_train():
+    """It loads jax and data for 5 s, and then trains for 8 s and compiles for 3 s."""
     hands, runs = Hands(), runs_of(4)
     hands.say(0, "given", runs)
-    hands.now += 5.0
+    hands.now += 2.0
     hands.say(0, "ready")
-    hands.now += 8.0 + 3.0
-    hands.say(0, "chunk", step=300, compiled=3.0)
+    hands.now += 3.0 + 3.0 + 4.0
+    hands.say(0, "chunk", step=150, compiled=3.0, seconds=7.0)
+    hands.now += 4.0
+    hands.say(0, "chunk", step=300, compiled=3.0, seconds=11.0)
     hands.say(0, "done", ids=[*runs], busy=[])
     assert hands.seconds(runs) == pytest.approx(8.0)
     new = runs_of(4, norm__name="group")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import tempfile
 import zipfile
 import zlib
@@ -58,7 +59,7 @@ def read_prepared(name: str, row: Row, data_dir: str | None) -> tuple[np.ndarray
 
 
 def _how_to_prepare(name: str, row: Row, folder: Path, data_dir: str | None) -> str:
-    place = f" --data_dir={data_dir}" if data_dir else ""
+    place = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
     command = f"python scripts/data.py --prepare={name}"
     return (
         f"{name}: no prepared copy in {folder}; prepare it once with `{command} --manual_dir=DIR"

@@ -95,6 +95,8 @@ class Work:
     """When its seconds began to count."""
     is_new: bool
     """Whether the worker has to compile its program."""
+    is_first: bool = False
+    """Whether the worker has just started, and loads data before it trains."""
     done: float = 0.0
     """The share of its steps."""
     compiled: float = 0.0
@@ -130,11 +132,13 @@ class TimeLeft:
         work = self.work.get(number)
         if work is None:
             return
-        if event == "ready":  # it was starting until now
-            work.since = now
+        if event == "ready":
+            work.is_first = True
         elif event == "resumed":
             work.done = facts["step"] / work.steps
         elif event == "chunk":
+            if work.is_first:
+                work.since, work.is_first = now - facts["seconds"], False
             self.compiled[0] += facts["compiled"] - work.compiled
             self.compiled[1] += work.kind.compile_guess * work.is_new
             work.compiled, work.is_new = facts["compiled"], False

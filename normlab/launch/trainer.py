@@ -135,6 +135,7 @@ class Trainer:
             alive=progress.alive,
             train_loss=progress.train_loss,
             best=progress.best_accuracy,
+            seconds=progress.seconds,
             compiled=round(self.clock.seconds - self.compiled, 3),
         )
         if progress.alive == 0 or progress.step == progress.steps:
