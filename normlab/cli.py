@@ -14,6 +14,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+import normlab
 from normlab.data import DataError
 from normlab.norms.outside import add_norms
 from normlab.runs.errors import ConfigError, LabError, Preempted, StorageError
@@ -22,6 +23,11 @@ from normlab.studies.setup import ROOT, config_names
 
 OK, USAGE, DIVERGED, INTERNAL, INTERRUPTED = 0, 2, 3, 70, 130
 """Exit codes; runs/errors.py has those of errors."""
+
+SETTINGS_HELP = (
+    "--config.a.b=v changes a setting: python scripts/list.py settings has all of them with their "
+    "reasons."
+)
 
 ECHO = 0.5
 """Seconds within which a repeated signal is the same one."""
@@ -62,13 +68,16 @@ def refuse_unknown_settings(argv: list[str]) -> None:
 def define_overrides() -> None:
     """Define `--config.a.b=v` for every setting, without a configuration file."""
     refuse_unknown_settings(sys.argv)
-    config_flags.DEFINE_config_dict("config", ConfigDict(nest(defaults())))
+    config_flags.DEFINE_config_dict("config", ConfigDict(nest(defaults())), SETTINGS_HELP)
+    FLAGS["config"].default_as_str = None  # --help would print all settings
 
 
 def define_config_file() -> None:
     """Define `--config=FILE` and `--config.a.b=v`."""
     refuse_unknown_settings(sys.argv)
-    config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.")
+    text = f"Configuration: a file, or its name in configs/. {SETTINGS_HELP}"
+    config_flags.DEFINE_config_file("config", None, text)
+    FLAGS["config"].default_as_str = None
 
 
 def define_norms() -> None:
@@ -115,8 +124,13 @@ def config_from_flags() -> Config:
 def find_config(argv: list[str]) -> list[str]:
     """Return argv with `--config=NAME` as the path of a file; exit with one line if none exists.
 
-    NAME is a path, a path below the repository, or the name of a file in configs/.
+    NAME is a path, a path below the repository, or the name of a file in configs/. It may follow
+    as a word of its own.
     """
+    argv = [*argv]
+    while "--config" in argv[:-1]:
+        place = argv.index("--config")
+        argv[place : place + 2] = [f"--config={argv[place + 1]}"]
 
     def find(argument: str) -> str:
         flag, _, name = argument.partition("=")
@@ -157,6 +171,9 @@ def leave(code: int, kind: str, message: str) -> NoReturn:
 def parse(argv: list[str]) -> list[str]:
     """Parse the flags and return the other words: bad usage is one line and exit code 2, --help
     exit code 0."""
+    if "--version" in argv[1:]:
+        print(f"normlab {normlab.__version__}")
+        sys.exit(OK)
     try:
         return FLAGS(find_config(argv))
     except flags.Error as error:
@@ -173,6 +190,9 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
     `takes_words`: main gets the words of the command line that are no flags.
     """
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
+    flags.DEFINE_bool("version", False, "Print the version and stop.")
+    for flag in FLAGS.get_flags_for_module(__name__):  # --help shows those of the script itself
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def guarded(argv: list[str]) -> None:
         words = argv[1:]

@@ -19,9 +19,9 @@ def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def find_row(kind: str, table: Mapping[str, Row], name: str) -> Row:
-    """Return table[name]; raises ValueError with the nearest name and the whole list."""
+def find_row(kind: str, table: Mapping[str, Row], name: str, hint: str = "") -> Row:
+    """Return table[name]; raises ValueError with `hint` or the nearest name, and the whole list."""
     if name not in table:
-        hint = did_you_mean(name, table)
+        hint = hint or did_you_mean(name, table)
         raise ValueError(f"unknown {kind} {name!r}{hint} ({kind}s: {', '.join(table)})")
     return table[name]

@@ -1,9 +1,10 @@
-"""List schemes, kernels, networks, studies, diagnostics, configurations or data sets.
+"""List schemes, kernels, networks, studies, settings, diagnostics, configurations or data sets.
 
 Examples:
   python scripts/list.py norms
   python scripts/list.py norms --norms=docs/examples/my_norm.py         # with one of your own
   python scripts/list.py studies
+  python scripts/list.py settings          # each with its default, its values and its reason
 """
 
 from __future__ import annotations
@@ -61,6 +62,27 @@ def study_rows() -> Rows:
     return rows
 
 
+def setting_rows() -> Rows:
+    rows: Rows = [("name", "default", "values", "meaning")]
+    for name, setting in SETTINGS.items():
+        unit = f" [{setting.unit}]" if setting.unit else ""
+        rows.append((name, repr(setting.default), values_of(name), setting.why + unit))
+    return rows
+
+
+def values_of(name: str) -> str:
+    """Return the values that a setting may have; "" where any of its type may be."""
+    lists = {"data.name": "data", "eval.probes": "probes", "model.name": "models"}
+    lists |= {"norm.name": "norms", "norm.kernel": "kernels"}
+    if name in lists:
+        return f"see list.py {lists[name]}"
+    setting = SETTINGS[name]
+    if setting.low is None:
+        return ", ".join(setting.choices)
+    low = f"{'above' if setting.is_open else 'from'} {setting.low:g}"
+    return low + ("" if setting.high is None else f" to {setting.high:g}")
+
+
 def probe_rows() -> Rows:
     rows: Rows = [("name", "what it measures")]
     return [*rows, *NAMES.items()]
@@ -99,6 +121,7 @@ LISTS: dict[str, Callable[[], Rows]] = {
     "kernels": kernel_rows,
     "models": model_rows,
     "studies": study_rows,
+    "settings": setting_rows,
     "probes": probe_rows,
     "configs": config_rows,
     "data": data_rows,
@@ -139,10 +162,8 @@ def options() -> Rows:
         room, _, option = name.partition(".")
         if room != "norm" or option not in legal:
             continue
-        values = code(setting.choices) or code(KERNELS) * (option == "kernel")
-        if setting.low is not None:
-            values = f"{'above' if setting.is_open else 'from'} {setting.low:g}"
-            values += "" if setting.high is None else f" to {setting.high:g}"
+        names = KERNELS if option == "kernel" else setting.choices
+        values = code(names) or values_of(name)
         unit = f" [{setting.unit}]" if setting.unit else ""
         rows.append((f"`{option}`", f"`{setting.default!r}`", values, setting.why + unit))
     return rows

@@ -1,4 +1,4 @@
-"""Run studies: find the runs that are missing, train them, report.
+r"""Run studies: find the runs that are missing, train them, report.
 
 Examples:
   python scripts/study.py --study=all                                  # every study, quick profile
@@ -10,7 +10,7 @@ Examples:
   python scripts/study.py --study=convergence --norms=docs/examples/my_norm.py \
       --arms=none,batch,my_norm                                        # with a norm of your own
 
---config.a.b=v overrides any setting of normlab/settings.py that the study does not vary.
+--config.a.b=v overrides any setting that the study does not vary; scripts/list.py settings has all.
 Norms of --norms join each setup that they can run in as screening arms, on a page of their own.
 Finished runs are never repeated. A second call continues what was stopped, trains what is missing
 and reports. Several commands may work on one --results at the same time.

@@ -1,4 +1,4 @@
-"""Train one run: a population of one.
+r"""Train one run: a population of one.
 
 Examples:
   python scripts/train.py --config=configs/digits_mlp.py
@@ -10,7 +10,7 @@ Examples:
   python scripts/train.py --config=configs/digits_mlp.py --norms=docs/examples/my_norm.py \
       --config.norm.name=my_norm                                       # a norm of your own
 
---config.a.b=v overrides any setting; normlab/settings.py has all of them with their reasons.
+--config.a.b=v overrides any setting; scripts/list.py settings has all of them with their reasons.
 The run is in results/runs/<id>/, where <id> is the hash of its settings. A finished run is shown
 and not repeated (--restart repeats it). A stopped run continues from its last checkpoint.
 

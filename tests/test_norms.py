@@ -17,7 +17,7 @@ from workspace import run_script
 from normlab import norms
 from normlab.layers.table import KERNELS
 from normlab.norms import NORMS, build
-from normlab.norms.table import COMMON
+from normlab.norms.table import COMMON, find_norm
 from normlab.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,6 +108,29 @@ def test_unknown_names_and_options_are_refused_with_the_list():
         build("layer", groups=2)
     with pytest.raises(ValueError, match="unknown conv_form 'fft'"):
         build("layer", conv_form="fft")
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        *(
+            (n, "'batch'")
+            for n in ("BN", "batch_norm", "BatchNorm", "BatchNorm2d", "SyncBatchNorm")
+        ),
+        *((n, "'layer'") for n in ("LN", "LayerNorm", "LayerNormalization", "layernorm")),
+        *((n, "'group'") for n in ("GN", "GroupNorm", "group norm")),
+        *((n, "'instance'") for n in ("IN", "InstanceNorm1d")),
+        *((n, "'rms'") for n in ("RMSNorm", "rms_norm")),
+        ("WeightNorm", "norm.kernel=weight_norm"),
+        ("SpectralNorm", "norm.kernel=spectral"),
+        ("Identity", "'none'"),
+    ],
+)
+def test_names_of_other_libraries_are_answered_with_the_scheme(name, meant):
+    with pytest.raises(
+        ValueError, match=re.escape(f"unknown norm {name!r}; did you mean {meant}?")
+    ):
+        find_norm(name)
 
 
 def test_noise_moves_training_alone_and_no_masked_position():

@@ -11,6 +11,9 @@ import subprocess
 import pytest
 from workspace import ROOT, run_script
 
+import normlab
+from normlab.settings import SETTINGS
+
 DIGITS = f"--config={ROOT / 'configs' / 'digits_mlp.py'}"
 MNIST = f"--config={ROOT / 'configs' / 'mnist_mlp.py'}"
 SHORT = [DIGITS, "--config.data.name=synthetic", "--config.train.steps=60"]
@@ -43,7 +46,7 @@ BAD_INPUT = {
     "study --study=convergence --config.model.name=x": "(models:",
     "study --study=batch_size --config.optim.lr=0.1": "use --only=optim.lr=0.1",
     "study --study=convergence --profile=standard --data_dir=.": "--prepare=mnist --manual_dir=DIR",
-    "study --study=batch_size --arms=bach": "has no arm 'bach' (arms: ",
+    "study --study=batch_size --arms=bach": "has no arm 'bach'; did you mean 'batch'? (arms: ",
     "study --study=batch_size --setups=x": "unknown setup 'x' (setups: ",
     "study --study=batch_size --only=optim.l=1": "did you mean 'optim.lr'",
     "study --study=batch_size --only=optim.lr=x": "type float",
@@ -110,6 +113,40 @@ def test_help_shows_examples(script):
     run = run_script(script, "--help")
     assert run.returncode == 0 and run.stderr == ""
     assert "Examples:" in run.stdout and f"python scripts/{script}.py" in run.stdout
+    assert "--[no]debug" in run.stdout and "--[no]version" in run.stdout
+    head, *examples = run.stdout.partition("\n\n--")[0].splitlines()
+    assert all(len(line) <= 100 for line in [head, *examples])
+    if script in ("train", "study"):
+        assert "  --config: " in run.stdout and "  --norms: " in run.stdout
+        assert (
+            "python scripts/list.py settings" in run.stdout and "default: 'data:" not in run.stdout
+        )
+        assert " \\\n      --" in run.stdout  # a long example keeps its line break
+
+
+@pytest.mark.parametrize("script", ["train", "study", "report", "list", "data", "fsck", "bench"])
+def test_every_script_has_a_version(script):
+    run = run_script(script, "--version")
+    assert (run.returncode, run.stdout) == (0, f"normlab {normlab.__version__}\n")
+
+
+def test_every_setting_is_listed_with_its_default_and_its_reason():
+    lines = run_script("list", "settings").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [*SETTINGS]
+    for line, setting in zip(lines, SETTINGS.values(), strict=True):
+        assert repr(setting.default) in line and setting.why in line
+    assert re.search(r"^optim\.lr +0\.1 +above 0 ", "\n".join(lines), re.M)
+
+
+def test_a_flag_and_its_value_may_be_two_words(tmp_path):
+    """Of the configuration file, which is read before the flags, and of a setting."""
+    file, name = str(ROOT / "configs" / "digits_mlp.py"), "digits_mlp"
+    plain = run_script("train", f"--config={file}", "--config.optim.lr=0.3", "--dry_run")
+    assert plain.returncode == 0 and re.search(r"^optim\.lr +0\.3$", plain.stdout, re.M)
+    for words in (["--config", file], ["--config", name]):
+        run = run_script("train", *words, "--config.optim.lr", "0.3", "--dry_run", cwd=tmp_path)
+        assert (run.returncode, run.stdout) == (0, plain.stdout)
+    assert_refused(run_script("train", "--dry_run", "--config"), 2, "file ''")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ kernels; each can be combined with any row of `NORMS`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from normlab.lookup import find_row
+from normlab.layers.table import KERNELS
+from normlab.lookup import did_you_mean, find_row
 from normlab.norms.row import Norm
 
 COMMON = ("kernel", "noise")
@@ -277,4 +279,32 @@ NORMS: dict[str, Norm] = {
 
 def find_norm(name: str) -> Norm:
     """Return the row of `name`; raises ValueError with the list and the nearest name."""
-    return find_row("norm", NORMS, name)
+    return NORMS.get(name) or find_row("norm", NORMS, name, meant_by(name))
+
+
+def meant_by(name: str) -> str:
+    """Return "; did you mean 'x'?" for a scheme by its title, its class or its initials.
+
+    >>> meant_by("BatchNorm2d"), meant_by("GN"), meant_by("new")
+    ("; did you mean 'batch'?", "; did you mean 'group'?", '')
+    >>> meant_by("WeightNorm"), meant_by("gruop")
+    ('; did you mean norm.kernel=weight_norm?', "; did you mean 'group'?")
+    """
+    names: dict[str, str] = {}
+    for scheme, row in NORMS.items():
+        title = row.title.partition(" (")[0]
+        initials = "".join(word[0] for word in title.replace("-", " ").split())
+        for known in (scheme, title, row.module.partition(":")[2], initials):
+            names.setdefault(_plain(known), scheme)
+    kernels = {_plain(kernel): kernel for kernel in KERNELS}
+    if _plain(name) in names:
+        return f"; did you mean {names[_plain(name)]!r}?"
+    if _plain(name) in kernels:
+        return f"; did you mean norm.kernel={kernels[_plain(name)]}?"
+    return did_you_mean(_plain(name), NORMS)
+
+
+def _plain(name: str) -> str:
+    """Return a name in small letters, without "norm" and signs."""
+    letters = re.sub(r"[^a-z0-9]", "", name.lower())
+    return re.sub(r"norm(ali[sz]ation)?", "", letters)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from normlab.norms.table import meant_by
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
 from normlab.runs.files import NAME
@@ -174,8 +175,10 @@ def adapt(
     known = {arm.name for setup in study.all_setups for arm in setup.arms}
     for name in arms:
         if name not in known:
+            hint = meant_by(name)
+            hint = hint if any(repr(arm) in hint for arm in known) else ""
             raise ConfigError(
-                f"study {study.name!r} has no arm {name!r} (arms: {', '.join(sorted(known))})"
+                f"study {study.name!r} has no arm {name!r}{hint} (arms: {', '.join(sorted(known))})"
             )
     shown = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "execution"}
     changes = [f"{n}={v}" for n, v in sorted(shown.items())]
