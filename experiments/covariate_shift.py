@@ -99,6 +99,7 @@ def paths(e: SetupRuns, arm: str) -> dict[int, float]:
     PAIRED_T,
     OCTAVES,
     "log2 of the path of the last sigmoid's inputs, none / batch, from training loss 2.0 to 0.2",
+    "path of the last layer's inputs during training, without / with batch norm",
 )
 def shorter_path(e: SetupRuns) -> Measured:
     none, batch = paths(e, "none"), paths(e, "batch")
@@ -114,6 +115,7 @@ def shorter_path(e: SetupRuns) -> Measured:
     PLAIN,
     "1 - cos(gradient before, after the earlier layers' update), none - batch, at those of the "
     "training losses 1.0, 0.5, 0.2 that both reach",
+    "turning of the gradients when earlier layers move, without - with batch norm",
 )
 def less_turning(e: SetupRuns) -> dict[int, float]:
     return at_matched_losses(e, *PAIR, "shift.cosine", lambda v: 1 - v)
@@ -123,12 +125,14 @@ def less_turning(e: SetupRuns) -> dict[int, float]:
     PAIRED_T,
     OCTAVES,
     "log2(T noisy / T batch) to {target} - half of log2(T none / T batch): more than half lost?",
+    "steps that the noise costs, in excess of half of what batch norm gains",
 )
 def cost_of_noise(e: SetupRuns) -> Measured:
     gain, cost = octaves(e, "none", "batch"), octaves(e, NOISY.name, "batch")
     seeds = sorted(gain.effects.keys() & cost.effects.keys())
     return replace(
         cost,
+        words="",
         effects={s: cost.effects[s] - gain.effects[s] / 2 for s in seeds},
         unmet=unmet(e) or ("no norm misses the target" if gain.is_lower_bound else ""),
     )

@@ -89,6 +89,7 @@ def largest_depths(e: SetupRuns, norm: str, fits: float = FITS) -> dict[int, flo
     OCTAVES,
     "log2 of the largest depth with training accuracy of 90 %, batch - none, rate tuned at each "
     "depth",
+    "largest depth with a training accuracy of 90 %, with / without batch norm",
 )
 def deeper(e: SetupRuns) -> Measured:
     batch, none = (largest_depths(e, norm) for norm in ("batch", "none"))

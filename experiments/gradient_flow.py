@@ -87,6 +87,7 @@ def steepness(run: Record) -> float:
     Unit("decades per layer"),
     "|slope of log10 |dL/dh| over layers 2 to 9|, none - batch, median over steps 1, 3, 10, 30, "
     "100",
+    "change of the gradients from layer to layer, without - with batch norm",
 )
 def flatter(e: SetupRuns) -> dict[int, float]:
     return {s: steepness(none) - steepness(batch) for s, (none, batch) in e.paired(*PAIR)}
@@ -97,6 +98,7 @@ def flatter(e: SetupRuns) -> dict[int, float]:
     DECADES,
     "log10 of |g(w) - g(w - s)| / |g(w)|, |s| = 1 % of |w|, none - batch, at those of the training "
     "losses 1.0, 0.5, 0.2 that both reach",
+    "change of the gradient along a small step, without / with batch norm",
 )
 def steadier(e: SetupRuns) -> Measured:
     found, frozen = (

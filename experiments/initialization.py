@@ -73,7 +73,8 @@ def luck(gain: float) -> Effect:
         "90th percentile over initial draws of log10 final training loss, none - batch, "
         f"gain {gain:g}"
     )
-    return Effect(QUANTILE, DECADES, comparison, measure)
+    words = "final loss of the unluckiest tenth of the initial draws, without / with batch norm"
+    return Effect(QUANTILE, DECADES, comparison, measure, words=words)
 
 
 @effect(

@@ -73,6 +73,7 @@ CIFAR = CNN.on(
     PAIRED_T,
     DECADES,
     "log10 of the highest rate that ends within 10 points of the own best, batch - none",
+    "highest rate that trains, with / without batch norm",
 )
 def higher(e: SetupRuns) -> Measured:
     return decades(e, *PAIR)

@@ -60,7 +60,9 @@ def share_of_channels(place: str) -> Effect:
         return {s: run.curve[-1][key] if run.curve else math.nan for s, run in runs}
 
     comparison = "share of channels with |mean| <= 0.1 and |std - 1| <= 0.1, after training"
-    return Effect(AT_LEAST, Unit("share of channels", is_proportion=True), comparison, measure)
+    words = "share of channels with mean 0 and standard deviation 1, both within 0.1"
+    unit = Unit("share of channels", is_proportion=True)
+    return Effect(AT_LEAST, unit, comparison, measure, words=words)
 
 
 CAPTION = "Share of channels with mean 0 and standard deviation 1 after scale and bias."

@@ -12,6 +12,7 @@ Writes report/index.html, report/tables, report/figures and report/runs.csv belo
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -62,7 +63,7 @@ def main() -> int:
     for study, profile in wanted:
         reports += collect(store, [study], profile, cache, records)
     page = write_report(store, reports, ledger=Path(FLAGS.ledger) if FLAGS.ledger else None)
-    print(headline(reports, page))
+    print(headline(reports, page, sys.stdout.isatty()))
     return cli.OK
 
 

@@ -162,7 +162,7 @@ def print_settled(study: Study, runs: StudyRuns, claims: Collection[str]) -> Non
     known = [verdict for verdict in verdicts if verdict.is_decided]
     if known:
         report = StudyReport(study, FLAGS.profile, runs.setups, known)
-        print("\n".join(verdict_lines([report])), flush=True)
+        print("\n".join(verdict_lines([report], sys.stdout.isatty())), flush=True)
 
 
 def train(job: Job) -> list[Failure]:
@@ -205,7 +205,7 @@ def report(job: Job) -> None:
         print(f"warning: {error}; the tables go without seconds", file=sys.stderr)
     cache = ConfigCache(job.data_dir, needs_data=False)
     reports = collect(job.store, list(job.studies), job.profile, cache, job.records)
-    print(headline(reports))
+    print(headline(reports, is_coloured=sys.stdout.isatty()))
     if is_planned:
         shown = {(r.study.name, r.profile) for r in reports}
         for study, profile in started_studies(job.store):

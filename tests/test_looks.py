@@ -263,6 +263,8 @@ def test_edges_at_the_end_of_the_grid_make_a_lower_bound(ends, both, is_bound):
     assert found.is_lower_bound == is_bound
     cut = f"arm 'batch' trains at the highest rate tried in {ends - both} of {20 - both} seeds"
     assert found.remark == (cut if ends > both else "")
+    rate = 10 ** ((edge * (20 - ends)) / (20 - both))
+    assert both or found.words == f"trains up to rate {rate:.2g} instead of 0.18"
 
 
 WORSE = error_difference("none", "batch")

@@ -11,7 +11,7 @@ import pytest
 
 from normlab.runs.record import Record
 from normlab.settings import defaults
-from normlab.studies.effects import at_matched_losses, octaves
+from normlab.studies.effects import at_matched_losses, octaves, speedup_in_seconds
 from normlab.studies.metrics import (
     accuracy,
     at_train_loss,
@@ -120,6 +120,20 @@ def test_too_many_misses_of_the_slow_arm_make_a_lower_bound(seeds, missed, both,
     known = seeds - both
     text = f"arm 'none' missed the target in {missed} of {known} seeds" if missed else ""
     assert found.remark == text
+    typical = math.exp((missed * math.log(300) + (known - missed) * math.log(80)) / max(1, known))
+    over = "over " if is_bound else ""
+    assert found.words == (f"20 instead of {over}{typical:.0f} steps to 90 %" if known else "")
+
+
+def test_seconds_are_those_of_a_single_run():
+    """80 steps of 1 s and 20 steps of 0.5 s."""
+    runs = trained(CURVE), trained(((10, 0.7), (20, 0.9)))
+    e: Any = SimpleNamespace(setup=SimpleNamespace(target=0.9))
+    e.paired = lambda slow, fast: ((s, runs) for s in range(3))
+    e.step_seconds = {"none": 1.0, "batch": 0.5}
+    found: Any = speedup_in_seconds("none", "batch").measure(e)
+    assert found.words == "10 instead of 80 s to 90 %, as a single run"
+    assert list(found.effects.values()) == pytest.approx([3.0] * 3)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_up_runs import FIGURES, PROVENANCE, STEPS, STUDY, runs_for
+from made_up_runs import FASTER, FIGURES, PROVENANCE, STEPS, STUDY, runs_for
 
 from normlab.report.figures.draw import KINDS, draw
 from normlab.report.formatting import SYMBOLS, command
@@ -28,10 +29,11 @@ from normlab.runs.provenance import timing_place
 from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.studies.decisions import Look
+from normlab.studies.intervals import Estimate
 from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.rules import rule_of, write_rule
 from normlab.studies.setup import FollowUp
-from normlab.studies.study import Figure, Study
+from normlab.studies.study import Figure, Study, load_study, study_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = replace(STUDY, figures=())
@@ -263,20 +265,49 @@ def test_the_table_of_verdicts_has_numbers(written, records, tmp_path):
         assert again == ([verdict.replication] if verdict.is_decided else [])
 
 
-def test_the_headline_fits_a_terminal(records, tmp_path):
+def test_the_headline_fits_80_columns_and_leaves_nothing_out(records, tmp_path):
     reports = gather(tmp_path, records)
     strong = reports[0].verdicts[0]
     looks = tuple(Look(n, "open", "", strong.estimate) for n in (6, 12))
     weak = replace(strong, word="open", qualifier="", replication=0.5, n=12, path=looks)
     weak = replace(weak, contrast=replace(weak.contrast, looks=(6, 12, 24), is_lower_bound=True))
-    reports = [replace(reports[0], verdicts=[weak, *reports[0].verdicts])]
-    lines = headline(reports, tmp_path / "index.html").splitlines()
-    assert max(len(line) for line in lines[:-1]) == 100
-    assert re.match(r"  C1a +open, not final, borderline +≥ [\d.]+× \[.*\] +n = 6 → 12 ", lines[1])
-    assert re.match(r"  C1a +supported, at least delta +[\d.]+× \[.*\] +n = 6 ", lines[2])
-    assert re.match(r"  C1c +exploratory, n differs +[\d.]+× \[.*\] +n = 6 of 7", lines[-2])
-    assert lines[-1] == f"page: {tmp_path / 'index.html'}"
+    nothing = Estimate(math.nan, math.nan, math.nan)
+    none = replace(strong, word="not testable here", qualifier="", estimate=nothing)
+    none = replace(none, notes=("it has no noise",), replication=math.nan)
+    reports = [replace(reports[0], verdicts=[weak, none, *reports[0].verdicts])]
+    text = headline(reports, tmp_path / "index.html")
+    *lines, page = text.splitlines()
+    assert max(map(len, lines)) <= 80 and page == f"page: {tmp_path / 'index.html'}"
+    assert "…" not in text and "log2" not in text and "\033" not in text
+    whole = " ".join(text.split())
+    found = r"[\d.]+ instead of [\d.]+ steps to 90 %: "
+    scope = re.escape(FASTER.scope)
+    for pattern in (
+        rf"C1a open, not final, borderline, n = 6 → 12: {scope} {found}≥ [\d.]+× \[",
+        rf"C1a not testable here, n = 6: {scope} it has no noise ",
+        rf"C1a supported, at least delta, n = 6: {scope} {found}[\d.]+× \[",
+        rf"C1c exploratory, n differs, n = 6 of 7: {scope} {found}",
+    ):
+        assert re.search(pattern, whole), pattern
     assert headline([]) == ""
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_no_formula_reaches_a_terminal(name):
+    """Effects on the steps of two arms say how many these are."""
+    for claim in load_study(name).claims:
+        effect = claim.effect
+        words = effect.words or ("" if effect.arms else effect.comparison)
+        assert not re.search(r"log\d|\||cos\(", words), claim.id
+
+
+def test_words_are_coloured_on_a_terminal_alone(records, tmp_path):
+    reports = gather(tmp_path, records)
+    plain = headline(reports)
+    coloured = headline(reports, is_coloured=True)
+    assert "\033[32msupported\033[0m, at least delta" in coloured
+    assert "\033[31mrefuted\033[0m" in coloured
+    assert re.sub(r"\033\[\d*m", "", coloured) == plain != coloured
 
 
 def test_files_have_names_of_their_own(monkeypatch, records, tmp_path):

@@ -143,6 +143,10 @@ def test_the_difference_has_the_interval_that_decides():
     change(e, "batch/4", noisy)
     measured = weighted_errors({"batch/4": 1.0, "batch/64": -1.0}, e)
     assert measured.redraw is not None
+    arms = ("batch/4", "batch/64")
+    errors = [fmean(e.reported[arm].values(error_points).values()) for arm in arms]
+    words = f"test error {errors[0]:.1f} % with batch/4, {errors[1]:.1f} % with batch/64"
+    assert measured.words == words
     effects = np.array([*measured.effects.values()])
     estimate = t_estimate(effects, error=jackknife_error(measured.redraw, [*measured.effects]))
     assert estimate.half_width > 1.01 * t_estimate(effects).half_width, "rates are not chosen anew"

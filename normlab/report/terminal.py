@@ -1,7 +1,8 @@
-"""The verdicts in a terminal."""
+"""The verdicts in a terminal or a log: at most 80 columns, nothing cut off."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,37 +12,50 @@ from normlab.report.model import StudyReport
 from normlab.report.panel import rows_of
 from normlab.report.which_norm import columns_of
 
-WIDTH = 100
-"""Columns of the terminal."""
+WIDTH = 80
+"""Columns of a line."""
+COLOURS = {"supported": 32, "refuted": 31, "open": 33}
+"""Word -> its colour on a terminal, as a number of ECMA-48."""
 
 
-def headline(reports: Sequence[StudyReport], page: Path | None = None) -> str:
-    """Return the verdicts under their sentences, in at most 100 columns, and where the page is."""
-    lines = verdict_lines(reports)
-    lines += [_clip(f"{column.title}: {column.advice}") for column in columns_of(reports)]
-    lines += [_clip(row.summary) for row in rows_of(reports)]
+def headline(
+    reports: Sequence[StudyReport], page: Path | None = None, is_coloured: bool = False
+) -> str:
+    """Return the verdicts under their sentences, and where the page is."""
+    lines = verdict_lines(reports, is_coloured)
+    for column in columns_of(reports):
+        lines += _wrapped(f"{column.title}: {column.advice}")
+    for row in rows_of(reports):
+        lines += _wrapped(row.summary)
     return "\n".join([*lines, f"page: {page}"] if page else lines)
 
 
-def verdict_lines(reports: Sequence[StudyReport]) -> list[str]:
+def verdict_lines(reports: Sequence[StudyReport], is_coloured: bool = False) -> list[str]:
     """Return the verdicts under their sentences."""
-    claims = statements(reports)
-    cells = [_cells(result) for claim in claims for result in claim.results]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines: list[str] = []
+    claims = statements(reports)
+    width = max((len(r.contrast.id) for claim in claims for r in claim.results), default=0)
     for claim in claims:
-        lines.append(_clip(f"{claim.sentence}{': depends' if claim.word == 'depends' else ''}"))
+        lines += _wrapped(f"{claim.sentence}{': depends' if claim.word == 'depends' else ''}")
         for result in claim.results:
-            padded = [t.ljust(w) for t, w in zip(_cells(result), widths, strict=True)]
-            lines.append(_clip("  ".join(["", *padded, result.contrast.scope])))
+            lines += _result_lines(result, width, is_coloured)
     return lines
 
 
-def _clip(line: str) -> str:
-    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+def _result_lines(result: Result, width: int, is_coloured: bool) -> list[str]:
+    """Return a verdict with network and data, and below it what was found."""
+    contrast, word = result.contrast, result.verdict.word
+    words = ", ".join([word, *notes_of(result.verdict)])
+    indent = " " * (width + 4)
+    head = f"  {contrast.id:<{width}}  {words}, n = {result.n}: {contrast.scope}"
+    first, *more = _wrapped(head, indent)
+    if is_coloured and word in COLOURS:
+        first = first.replace(word, f"\033[{COLOURS[word]}m{word}\033[0m", 1)
+    reason = "; ".join(result.verdict.notes)
+    found = f"{contrast.words}: {result.effect}" if result.is_measured else reason
+    return [first, *more, *(_wrapped(f"{indent}{found}", indent) if found else [])]
 
 
-def _cells(result: Result) -> list[str]:
-    verdict = result.verdict
-    word = ", ".join([verdict.word, *notes_of(verdict)])
-    return [result.contrast.id, word, result.effect, f"n = {result.n}"]
+def _wrapped(text: str, indent: str = "  ") -> list[str]:
+    """Return the lines of a text; all but the first begin with `indent`."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)

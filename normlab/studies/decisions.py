@@ -72,6 +72,8 @@ class Contrast:
     """Whether the true effect is at least as large, because the slower arm was cut off."""
     redraw: Redraw | None = None
     """None: the effects do not depend on which seeds are there."""
+    words: str = ""
+    """The comparison without formulas, with the values of both arms where they are known."""
     averages: Contrast | None = None
     """The same with Flax's default running averages; None where no arm keeps any."""
 

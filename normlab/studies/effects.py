@@ -18,6 +18,7 @@ from normlab.studies.metrics import (
     at_train_loss,
     is_failed,
     restricted_octaves,
+    steps_to_target,
     trained_error,
 )
 from normlab.studies.planning import SetupRuns
@@ -51,6 +52,8 @@ class Measured:
     estimator: Estimator | None = None
     unit: Unit | None = None
     """Estimator and unit that replace those of the effect, because of how the runs ended."""
+    words: str = ""
+    """What was found, with the values of both arms; empty: the words of the effect."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,15 @@ class Effect:
     measure: Callable[[SetupRuns], dict[int, Any] | Measured]
     arms: tuple[str, ...] = ()
     """The arms whose steps or test errors it compares; of other effects none."""
+    words: str = ""
+    """The comparison without a formula; empty: it has none."""
 
 
 def effect(
-    estimator: Estimator, unit: Unit, comparison: str
+    estimator: Estimator, unit: Unit, comparison: str, words: str = ""
 ) -> Callable[[Callable[[SetupRuns], dict[int, Any] | Measured]], Effect]:
     """Make an effect of the function below, which measures it."""
-    return partial(Effect, estimator, unit, comparison)
+    return partial(Effect, estimator, unit, comparison, words=words)
 
 
 def looks(first: int, last: int) -> tuple[int, ...]:
@@ -116,11 +121,12 @@ class Claim:
         if measured.estimator is DISCORDANT:
             sesoi = 0.0  # a share of pairs has not the unit of the claim
         known = {s: v for s, v in measured.effects.items() if np.all(np.isfinite(v))}
+        comparison = effect.comparison.replace("{target}", f"{100 * e.setup.target:g} %")
         return Contrast(
             id=self.id,
             claim=self.claim,
             sentence=self.sentence,
-            comparison=effect.comparison.replace("{target}", f"{100 * e.setup.target:g} %"),
+            comparison=comparison,
             scope=self.scope or e.setup.title,
             effects=known,
             unit=measured.unit or effect.unit,
@@ -133,6 +139,7 @@ class Claim:
             not_measured=len(measured.effects) - len(known),
             is_lower_bound=measured.is_lower_bound,
             redraw=measured.redraw,
+            words=measured.words or effect.words or comparison,
         )
 
 
@@ -181,14 +188,20 @@ def weighted_errors(weights: Mapping[str, float], e: SetupRuns) -> Measured:
         return Measured(dict.fromkeys(seeds, math.nan), unmet=text)
     values = {name: rates.values(trained_error) for name, rates in found.items()}
     effects = {s: sum(w * values[name][s] for name, w in weights.items()) for s in seeds}
+    known = [s for s, effect in effects.items() if math.isfinite(effect)]
+    words = ""
+    if known and len(weights) == 2:
+        errors = {name: statistics.fmean(values[name][s] for s in known) for name in weights}
+        words = ", ".join(f"{error:.1f} % with {name}" for name, error in errors.items())
+        words = f"test error {words}"
     if not any(rates.is_window for rates in found.values()):
-        return Measured(effects)
+        return Measured(effects, words=words)
     draws = {name: rates.redraw(trained_error) for name, rates in found.items()}
 
     def redraw(seeds: Sequence[int]) -> np.ndarray:
         return np.sum([w * draws[name](seeds) for name, w in weights.items()], axis=0)
 
-    return Measured(effects, redraw=redraw)
+    return Measured(effects, redraw=redraw, words=words)
 
 
 def which_trains(worse: ReportedRates, better: ReportedRates, seeds: Sequence[int]) -> Measured:
@@ -210,7 +223,34 @@ def octaves(e: SetupRuns, slow: str, fast: str) -> Measured:
     known = [is_cut for value, is_cut in found.values() if not math.isnan(value)]
     cut, effects = sum(known), {s: value for s, (value, _) in found.items()}
     text = f"arm {slow!r} missed the target in {cut} of {len(known)} seeds" if cut else ""
-    return Measured(effects, text, is_lower_bound=cut > MAY_BE_CUT_OFF * len(known))
+    is_cut_off = cut > MAY_BE_CUT_OFF * len(known)
+    before, after = typical_steps(e, slow, fast)
+    words = f"{short(after)} instead of {'over ' * is_cut_off}{short(before)} steps"
+    words = f"{words} to {100 * target:g} %" if known else ""
+    return Measured(effects, text, is_lower_bound=is_cut_off, words=words)
+
+
+def typical_steps(e: SetupRuns, *arms: str) -> tuple[float, ...]:
+    """Return the geometric mean of each arm's steps to the target, over the seeds in which one of
+    them reaches it. A run that misses it counts with all its steps."""
+    target, logs = e.setup.target, []
+    for _, runs in e.paired(*arms):
+        steps = [steps_to_target(run, target) for run in runs]
+        if not all(map(math.isinf, steps)):
+            caps = [run.config["train.steps"] for run in runs]
+            logs.append([math.log(min(pair)) for pair in zip(steps, caps, strict=True)])
+    return tuple(math.exp(statistics.fmean(column)) for column in zip(*logs, strict=True)) or (
+        (math.nan,) * len(arms)
+    )
+
+
+def short(value: float) -> str:
+    """Return a positive value with two digits, or as a whole number.
+
+    >>> short(601.4), short(2.345), short(0.01234)
+    ('601', '2.3', '0.012')
+    """
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def speedup(slow: str, fast: str) -> Effect:
@@ -231,7 +271,11 @@ def speedup_in_seconds(slow: str, fast: str) -> Effect:
         effects = {s: v - cost for s, v in steps.effects.items()}
         remark = f"a step with {fast} norm takes {2**cost:.2f} times as long here"
         remarks = "; ".join(filter(None, [remark, steps.remark]))
-        return replace(steps, effects=effects, remark=remarks)
+        before, after = typical_steps(e, slow, fast)
+        times = short(after * seconds[fast]), short(before * seconds[slow])
+        words = f"{times[0]} instead of {'over ' * steps.is_lower_bound}{times[1]} s"
+        words = f"{words} to {100 * e.setup.target:g} %, as a single run" if steps.words else ""
+        return replace(steps, effects=effects, remark=remarks, words=words)
 
     steps = speedup(slow, fast)
     comparison = f"{steps.comparison}, in seconds of single runs"
@@ -251,7 +295,11 @@ def decades(e: SetupRuns, low: str, high: str) -> Measured:
     cut = len(ends.intersection(known))
     text = f"arm {high!r} trains at the highest rate tried in {cut} of {len(known)} seeds"
     is_cut_off = cut > MAY_BE_CUT_OFF * len(known)
-    return Measured(effects, text if cut else "", is_lower_bound=is_cut_off)
+    words = ""
+    if known:
+        before, after = (statistics.fmean(e.edges[arm][s] for s in known) for arm in (low, high))
+        words = f"trains up to rate {short(10**after)} instead of {short(10**before)}"
+    return Measured(effects, text if cut else "", is_lower_bound=is_cut_off, words=words)
 
 
 def at_matched_losses(
