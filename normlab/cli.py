@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -206,7 +208,7 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
         except KeyboardInterrupt as stop:
             is_preempted = isinstance(stop, Preempted)
             word = "preempted" if is_preempted else "interrupted"
-            print(f"\n{word}; the same command continues", file=sys.stderr)
+            print(f"\n{word}; the same command continues: {this_command()}", file=sys.stderr)
             sys.exit(Preempted.code if is_preempted else INTERRUPTED)
         except Exception as error:
             if FLAGS.debug:
@@ -216,6 +218,13 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
             sys.exit(code)
 
     app.run(guarded, flags_parser=parse)
+
+
+def this_command() -> str:
+    """Return the command line of this process, for a shell."""
+    found = shutil.which("python")
+    is_found = found is not None and Path(found).resolve() == Path(sys.executable).resolve()
+    return shlex.join(["python" if is_found else sys.executable, *sys.argv])
 
 
 def heed_signals() -> None:

@@ -28,6 +28,8 @@ def clock(seconds: float) -> str:
 
 def notice(worker: WorkerProcess, event: str, facts: dict[str, Any]) -> str | None:
     """Return a line for an event that is worth one of its own, None for the others."""
+    if event == "saving":
+        return "saving ..."
     label = worker.population.label if worker.population else "worker"
     if event == "resumed":
         return f"{label}: continued from step {facts['step']}"

@@ -121,6 +121,8 @@ class Supervisor:
         busy = self._busy()
         for worker in busy:
             worker.process.terminate()
+        if busy:
+            self.on_event(busy[0], "saving", {})
         deadline = time.monotonic() + SHUTDOWN_S
         while busy:
             try:
