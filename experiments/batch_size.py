@@ -39,7 +39,7 @@ CNN = MLP.on(
     "digits_cnn",
     "ReLU CNN 16-32-64, 8x8 digits, batch 64",
     name="stats-batch-cnn",
-    arms=statistics_arms(2, 4, 16, 64, primary=(2, 64)) + norm_arms("layer_channels", "group"),
+    arms=statistics_arms(2, 4, 16, 64, primary=(2, 64)) + norm_arms("group"),
 )
 SMALL = MLP.on(
     "digits_mlp",

@@ -21,18 +21,17 @@ MLP = Setup(
     title="sigmoid MLP 3x100, 8x8 digits",
     base="digits_mlp",
     settings={"model.act": "sigmoid", "train.steps": 1500, **OFTEN},
-    arms=norm_arms("none", "affine", "batch", "layer", "group", "rms", primary=PAIR),
+    arms=norm_arms("none", "affine", "batch", primary=PAIR),
     protocol=Tuning(metric="steps"),
     target=0.90,
     follows=(FollowUp("batch at none's rate", "batch", "none", is_secondary=True),),
 )
-CNN_ARMS = ("none", "affine", "batch", "layer", "layer_channels", "group", "instance", "rms")
 CNN = MLP.on(
     "digits_cnn",
     "ReLU CNN 16-32-64, 8x8 digits",
     name="convergence-cnn",
     settings={"train.steps": 300, **OFTEN},
-    arms=norm_arms(*CNN_ARMS, primary=PAIR),
+    arms=MLP.arms,
     target=0.95,
 )
 MNIST = MLP.on(

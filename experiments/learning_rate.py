@@ -35,19 +35,18 @@ MLP = Setup(
     title="ReLU MLP 3x100, 8x8 digits",
     base="digits_mlp",
     settings={"train.steps": 300, "train.eval_every": 100},
-    arms=norm_arms("none", "affine", "batch", "layer", "group", "rms", primary=PAIR),
+    arms=norm_arms("none", "affine", "batch", primary=PAIR),
     protocol=half_decades(-2, 1),
     follows=tuple(
         FollowUp(name, "batch", "none", factor, seeds=SEEDS[factor], is_secondary=factor != JUDGED)
         for factor, name in RISKS.items()
     ),
 )
-CNN_ARMS = ("none", "affine", "batch", "layer", "layer_channels", "group", "instance", "rms")
 CNN = MLP.on(
     "digits_cnn",
     "ReLU CNN 16-32-64, 8x8 digits",
     name="learning-rate-cnn",
-    arms=norm_arms(*CNN_ARMS, primary=PAIR),
+    arms=MLP.arms,
     protocol=half_decades(-1.5, 0.5),
     seeds=8,
 )

@@ -3,6 +3,7 @@ r"""Run studies: find the runs that are missing, train them, report.
 Examples:
   python scripts/study.py --study=all                                  # every study, quick profile
   python scripts/study.py --study=convergence --arms=none,batch --seeds=3          # a first look
+  python scripts/study.py --study=convergence --arms=none,batch,layer,group,rms    # with more norms
   python scripts/study.py --study=batch_size --profile=standard        # MNIST, Fashion-MNIST
   python scripts/study.py --study=batch_size --config.optim.momentum=0.8     # a variant of it
   python scripts/study.py --study=learning_rate --only=optim.lr=0.1    # only these runs
@@ -50,7 +51,9 @@ from normlab.studies.study import PROFILES, Study, adapt, check_study, load_stud
 
 flags.DEFINE_list("study", [], "Studies by name, or files; 'all' for every one but the extra ones.")
 flags.DEFINE_enum("profile", "quick", PROFILES, "Data and sizes.")
-flags.DEFINE_list("arms", [], "Only these arms, on a page of their own.")
+flags.DEFINE_list(
+    "arms", [], "Only these arms, on a page of their own; any scheme of list.py norms can join."
+)
 flags.DEFINE_list("setups", [], "Only these setups (a network and its data), by name.")
 flags.DEFINE_integer("seeds", None, "Reporting seeds of every arm, on a page of their own.", 1)
 flags.DEFINE_multi_string("only", [], "SETTING=VALUE: train only runs that have it.")

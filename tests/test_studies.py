@@ -376,6 +376,15 @@ def test_fewer_arms_and_other_seeds():
     assert adapt(STUDY).setups == STUDY.setups
 
 
+def test_schemes_join_where_they_can_run():
+    """--arms takes any scheme; one that only normalizes images is no arm of an MLP."""
+    study = adapt(STUDIES["convergence"], arms=("none", "rms", "instance"))
+    names = {s.base: [a.name for a in s.arms] for s in study.setups["quick"]}
+    assert names == {"digits_mlp": ["none", "rms"], "digits_cnn": ["none", "rms", "instance"]}
+    assert {a.is_primary for s in study.setups["quick"] for a in s.arms[1:]} == {False}
+    assert study.norms == ("rms", "instance") and not study.is_planned
+
+
 def test_claims_stand_when_arms_are_left_out():
     for name, study in STUDIES.items():
         primary = [a.name for s in study.setups["quick"] for a in s.arms if a.is_primary]

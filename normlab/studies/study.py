@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from normlab.norms.table import meant_by
+from normlab.norms.table import NORMS, meant_by
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
 from normlab.runs.files import NAME
@@ -67,13 +67,13 @@ class Study:
     variant: str = ""
     """What a command line changed: overrides, arms, seeds. It has a page of its own."""
     norms: tuple[str, ...] = ()
-    """Norms from outside that joined its arms: they are screened, and it has a page of its own."""
+    """Norms that joined its arms: they are screened, and it has a page of its own."""
     planned: Study | None = None
     """The study as its file has it, where a command line changed it; the rule is from there."""
 
     @property
     def is_planned(self) -> bool:
-        """Whether this is the study as its file has it: nothing changed, no norms from outside."""
+        """Whether this is the study as its file has it: nothing changed, no norms that joined."""
         return not self.variant and not self.norms
 
     @property
@@ -159,8 +159,8 @@ def adapt(
     seeds: int | None = None,
     norms: Sequence[str] = (),
 ) -> Study:
-    """Return the study with settings overridden, fewer arms, other seeds, and `norms` as further
-    arms; raises ConfigError."""
+    """Return the study with settings overridden, other arms, other seeds, and `norms` as further
+    arms; raises ConfigError. A scheme among `arms` that the study lacks joins it, as `norms` do."""
     overrides, planned, varied = overrides or {}, study.planned or study, varied_settings(study)
     for name, value in overrides.items():
         if name not in SETTINGS:
@@ -170,15 +170,19 @@ def adapt(
                 f"study {study.name!r} varies {name} itself; to run only a part of it use "
                 f"--only={name}={value}"
             )
-    if "norm.name" not in overrides:
-        study = join_norms(study, [n for n in norms if not arms or n in arms], overrides)
     known = {arm.name for setup in study.all_setups for arm in setup.arms}
+    if "norm.name" not in overrides:
+        chosen = [n for n in norms if not arms or n in arms]
+        chosen += [n for n in arms if n in NORMS and n not in {*known, *chosen}]
+        study = join_norms(study, chosen, overrides)
+        known.update(chosen)
     for name in arms:
         if name not in known:
             hint = meant_by(name)
             hint = hint if any(repr(arm) in hint for arm in known) else ""
             raise ConfigError(
-                f"study {study.name!r} has no arm {name!r}{hint} (arms: {', '.join(sorted(known))})"
+                f"study {study.name!r} has no arm {name!r}{hint} (arms: "
+                f"{', '.join(sorted(known))}, and the schemes of list.py norms)"
             )
     shown = {n: v for n, v in overrides.items() if SETTINGS[n].kind != "execution"}
     changes = [f"{n}={v}" for n, v in sorted(shown.items())]
