@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shlex
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 import normlab
 from normlab.data import DataError
+from normlab.launch.surroundings import STOPS, heed, prepare_process
 from normlab.norms.outside import add_norms
 from normlab.runs.errors import ConfigError, LabError, Preempted, StorageError
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
@@ -191,6 +193,7 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
 
     `takes_words`: main gets the words of the command line that are no flags.
     """
+    left_out = prepare_process()
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
     flags.DEFINE_bool("version", False, "Print the version and stop.")
     for flag in FLAGS.get_flags_for_module(__name__):  # --help shows those of the script itself
@@ -204,7 +207,12 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
             if words and not takes_words:
                 problem = f"unexpected argument {words[0]!r}; everything is a flag: see --help"
                 leave(USAGE, "usage", problem)
+            if left_out:
+                warn(f"{', '.join(left_out)}: left out, as settings of JAX that change results")
             code = main(words) if takes_words else main()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            leave_unread()
         except KeyboardInterrupt as stop:
             is_preempted = isinstance(stop, Preempted)
             word = "preempted" if is_preempted else "interrupted"
@@ -220,6 +228,16 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
     app.run(guarded, flags_parser=parse)
 
 
+def leave_unread() -> NoReturn:
+    """Exit with the code of a preemption where the reader of the output is gone, as of `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        print(f"normlab: nobody reads the output; to continue: {this_command()}", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
+    sys.exit(Preempted.code)
+
+
 def this_command() -> str:
     """Return the command line of this process, for a shell."""
     found = shutil.which("python")
@@ -228,7 +246,7 @@ def this_command() -> str:
 
 
 def heed_signals() -> None:
-    """Let SIGTERM and a closed terminal end the command as Ctrl-C does, with another exit code.
+    """Let signals of schedulers and terminals end the command as Ctrl-C does, with another code.
 
     The code is that of a preemption, after which schedulers start the same command again. Launchers
     often send a signal to a process and to its group. A signal within ECHO seconds of the first is
@@ -243,9 +261,7 @@ def heed_signals() -> None:
             heard = now
             raise KeyboardInterrupt if number == signal.SIGINT else Preempted
 
-    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(number, leave_soon)
+    heed(leave_soon, ("SIGINT", *STOPS))
 
 
 def warn(message: str) -> None:
@@ -260,6 +276,9 @@ def explain(error: Exception) -> NoReturn:
     if isinstance(error, DataError):
         leave(USAGE, "data", str(error))
     if isinstance(error, OSError):
-        message = f"{error}; choose another --results or free some space"
+        way_out = "choose another --results or free some space"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            way_out = "raise the limit, as with ulimit -n 1024"
+        message = f"{error}; {way_out}"
         leave(StorageError.code, StorageError.kind, message)
     leave(INTERNAL, "internal", f"{type(error).__name__}: {error}; --debug shows where")

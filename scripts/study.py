@@ -38,8 +38,8 @@ from absl import flags
 
 from normlab import cli
 from normlab.launch.batching import stopped_populations
+from normlab.launch.failures import Failure, error_of, lost_runs
 from normlab.launch.progress import clock
-from normlab.launch.supervisor import Failure, error_of, lost_runs
 from normlab.launch.sweep import Job, started_studies
 from normlab.report.claims import claim_order
 from normlab.runs.errors import ConfigError
@@ -208,7 +208,7 @@ def report(job: Job) -> None:
         print(f"warning: {error}; the tables go without seconds", file=sys.stderr)
     cache = ConfigCache(job.data_dir, needs_data=False)
     reports = collect(job.store, list(job.studies), job.profile, cache, job.records)
-    print(headline(reports, is_coloured=sys.stdout.isatty()))
+    text = headline(reports, is_coloured=sys.stdout.isatty())
     if is_planned:
         shown = {(r.study.name, r.profile) for r in reports}
         for study, profile in started_studies(job.store):
@@ -217,6 +217,7 @@ def report(job: Job) -> None:
         page = write_report(job.store, reports)
     else:
         page = write_report(job.store, reports, f"report-exploratory/{reports[0].stem}")
+    print(text)
     print(f"page: {page}")
 
 

@@ -35,8 +35,9 @@ from typing import Any
 from absl import flags
 
 from normlab import cli
+from normlab.launch.failures import error_of
 from normlab.launch.progress import notice
-from normlab.launch.supervisor import Supervisor, WorkerProcess, error_of
+from normlab.launch.supervisor import Supervisor, WorkerProcess
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError, InUse

@@ -14,7 +14,7 @@ from normlab.layers.table import KERNELS
 from normlab.norms.table import NORMS
 from normlab.report.figures.curves import accuracy_curves
 from normlab.report.figures.dose_response import level_text
-from normlab.report.figures.draw import draw
+from normlab.report.figures.draw import draw, save
 from normlab.report.figures.forest import draw_effects
 from normlab.report.figures.series import by_layer, layer_names, quartiles, trace
 from normlab.report.figures.style import PALETTE, STYLE, line_styles, place_of
@@ -387,3 +387,21 @@ def test_figures_can_be_laid_out_and_no_text_covers_another(kind: Kind):
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:i]), "panels overlap"
     assert min(ax.bbox.width for ax in drawing.axes) > 40, "narrow"
+
+
+def test_a_style_of_the_user_changes_no_figure(tmp_path):
+    theirs: dict[Any, Any] = {
+        "text.usetex": True,
+        "lines.linewidth": 9,
+        "savefig.facecolor": "yellow",
+    }
+    theirs |= {"axes.edgecolor": "red", "font.sans-serif": ["Times"], "svg.fonttype": "none"}
+    e, figure = runs_of(), Figure("curves", "made-up", "")
+    for name, style in (("plain", dict[Any, Any]()), ("theirs", theirs)):
+        with matplotlib.rc_context(style):
+            drawing = draw(figure, e)
+            assert drawing is not None
+            save(drawing, tmp_path / name)
+    for kind in ("svg", "pdf"):
+        one, other = (tmp_path / f"{name}.{kind}" for name in ("plain", "theirs"))
+        assert one.read_bytes() == other.read_bytes()

@@ -14,7 +14,8 @@ from workspace import LONG, RUNS, SHORT, Workspace, finish, needs_proc, workers_
 from normlab.launch import devices
 from normlab.launch.batching import PlannedPopulation, form_populations, halve_largest
 from normlab.launch.devices import Device
-from normlab.launch.supervisor import Failure, Supervisor, WorkerProcess, lost_runs
+from normlab.launch.failures import Failure, lost_runs
+from normlab.launch.supervisor import Supervisor, WorkerProcess
 from normlab.runs.provenance import available_cores
 from normlab.runs.store import Store
 from normlab.settings import defaults

@@ -226,12 +226,14 @@ def test_a_worker_that_says_nothing_is_replaced(tmp_path):
     assert {a["status"] for told in attempts for a in told} == {"timeout"}
 
 
+@needs_proc
 def test_a_stopped_run_is_continued_refused_or_begun_again(tmp_path):
     """In use, other data, damaged checkpoints, other flags of XLA: each has its exit code."""
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"
     process = train_one(whole)
     wait_for_checkpoint(whole, process)
-    process.send_signal(signal.SIGTERM)
+    for pid in (*workers_of(process), process.pid):  # as a scheduler does to a group
+        os.kill(pid, signal.SIGUSR1)
     assert "preempted" in finish(process, 75)
     (name,) = (path.name for path in (whole / "runs").iterdir())
     shutil.copytree(whole, damaged)

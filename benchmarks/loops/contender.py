@@ -14,8 +14,6 @@ from benchmarks.loops.network import Job
 from normlab.launch.json_lines import last_line, receive, send, start_worker
 from normlab.runs.provenance import available_cores
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 class Broken(RuntimeError):
     """A contender cannot do what was asked, because its library is missing for example."""
@@ -35,8 +33,7 @@ class Contender:
         """`unit`: what one of the things that `run` counts does: steps, or operations."""
         worker = "benchmarks.loops.worker"
         self.processes = [
-            start_worker(worker, {"core": core}, environment=environment, log=log, folder=ROOT)
-            for core in cores
+            start_worker(worker, {"core": core}, environment=environment, log=log) for core in cores
         ]
 
     def _receive(self, process: subprocess.Popen[str]) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import pickle
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ def make(library: str, job: str, options: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    _, answers = open_worker()
+    _, requests, answers = open_worker()
     loop: Any = None
-    for request in receive(sys.stdin):
+    for request in receive(requests):
         try:
             if request["do"] == "make":
                 loop, value = make(*request["with"]), None

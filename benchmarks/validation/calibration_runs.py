@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.runner import Check
-from normlab.launch.supervisor import Supervisor, WorkerProcess, lost_runs
+from normlab.launch.failures import lost_runs
+from normlab.launch.supervisor import Supervisor, WorkerProcess
 from normlab.runs.record import Record
 from normlab.runs.store import Records, Store
 from normlab.settings import Config

@@ -1,7 +1,7 @@
 """How a process talks to its workers: one JSON object a line, without jax.
 
-Requests go to the worker's standard input, its answers leave on its standard output. Text that a
-library prints in the worker goes to standard error, so it cannot mix with the answers.
+Requests and answers have a pipe each, of which no library knows. What is printed in a worker, from
+its first moment on, goes to standard error and cannot mix with the answers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from normlab.launch.surroundings import print_anything, worker_environment
+
 
 def start_worker(
     module: str,
@@ -21,25 +23,33 @@ def start_worker(
     *,
     environment: Mapping[str, str],
     log: Path | None = None,
-    folder: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """Start `python -m module` in `folder`, its variables on top of ours; `open_worker` returns
-    the options there. Standard error is appended to `log`, or shared with this process."""
-    errors = open(log, "ab") if log else None
+    """Start `python -m module`, its variables on top of ours; `open_worker` returns the options
+    there. What it prints is appended to `log`, or goes to the standard error of this process.
+
+    The process has requests for its `stdin` and answers for its `stdout`.
+    """
+    requests, answers = os.pipe(), os.pipe()
+    theirs = (requests[0], answers[1])
+    printed = open(log, "ab") if log else None
     try:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-u", "-m", module, json.dumps({**options, "channel": theirs})],
+            stdin=subprocess.DEVNULL,
+            stdout=printed or 2,
+            stderr=printed or 2,
             text=True,
-            bufsize=1,
-            env=os.environ | environment,
-            cwd=folder,
+            pass_fds=theirs,
+            env=worker_environment(environment),
         )
     finally:
-        if errors:
-            errors.close()
+        for handle in theirs:
+            os.close(handle)
+        if printed:
+            printed.close()
+    process.stdin = os.fdopen(requests[1], "w", encoding="utf-8")
+    process.stdout = os.fdopen(answers[0], encoding="utf-8")
+    return process
 
 
 def send(process: subprocess.Popen[str], request: Mapping[str, Any]) -> None:
@@ -65,15 +75,15 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def open_worker() -> tuple[dict[str, Any], TextIO]:
-    """Return this worker's options and its stream of answers. What is printed from now on goes to
-    standard error. With the option `core` the process stays on that core, where the system can."""
+def open_worker() -> tuple[dict[str, Any], TextIO, TextIO]:
+    """Return this worker's options, its requests and its stream of answers. With the option `core`
+    the process stays on that core, where the system can."""
     options = json.loads(sys.argv[1])
     if options.get("core") is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {options["core"]})
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return options, answers
+    print_anything()
+    requests, answers = options["channel"]
+    return options, os.fdopen(requests, encoding="utf-8"), os.fdopen(answers, "w", encoding="utf-8")
 
 
 def answer(answers: TextIO, facts: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import subprocess
 import threading
@@ -19,17 +20,24 @@ from normlab.launch.batching import (
     stopped_populations,
 )
 from normlab.launch.devices import find_devices
+from normlab.launch.failures import Failure
 from normlab.launch.json_lines import receive, send, start_worker
 from normlab.runs.checkpoints import PopulationFolder, population_id
-from normlab.runs.errors import Drift, NoCheckpoint, Preempted, StorageError
-from normlab.runs.provenance import now
+from normlab.runs.errors import NoWorker, Preempted, StorageError
 from normlab.runs.store import Store
 from normlab.settings import Config, program_key
 
 POLL_S = 1.0
 """Seconds until runs that another process holds are tried again."""
-HEARTBEAT_S = 60.0
-"""Seconds between two checks for workers that send nothing."""
+HEARTBEAT_S = 1.0
+"""Seconds between two checks for workers that send nothing. A process that was suspended counts its
+pause as at most this."""
+REPLAN_S = 60.0
+"""Seconds of waiting until the runs of other processes are looked at."""
+SAVING = (KeyboardInterrupt, BrokenPipeError, StorageError)
+"""How a command may end so that its workers save."""
+STARTS = 3
+"""How many workers in a row may end before they are ready."""
 SHUTDOWN_S = 8.0
 """Seconds that workers have to finish their chunk and save when all is to stop."""
 
@@ -42,29 +50,14 @@ class WorkerProcess:
     process: subprocess.Popen[str]
     population: PlannedPopulation | None = None
     programs: set[tuple] = field(default_factory=set)
-    last_message: float = field(default_factory=time.monotonic)
+    is_ready: bool = False
+    silent: float = 0.0
+    """Seconds that it was waited for since its last message."""
 
     def seconds_left(self) -> float:
         """Return the time until it has been silent for host.time_limit, which may be past."""
         limit = self.population.config["host.time_limit"] if self.population else math.inf
-        return self.last_message + limit - time.monotonic()
-
-
-@dataclass
-class Failure:
-    """A population that ended before its runs did."""
-
-    population: PlannedPopulation
-    status: str
-    """error, memory, killed, timeout, or the kind of a LabError."""
-    message: str
-    tail: list[str] = field(default_factory=list)
-    """The end of the traceback."""
-
-    def facts(self) -> dict[str, Any]:
-        width = self.population.config["host.width"]
-        facts = {"status": self.status, "message": self.message, "tail": self.tail}
-        return facts | {"width": width, "when": now()}
+        return limit - self.silent
 
 
 class Supervisor:
@@ -90,6 +83,8 @@ class Supervisor:
         self.devices = find_devices(processes)
         self.events: queue.Queue[tuple[WorkerProcess, dict[str, Any]]] = queue.Queue()
         self.workers: list[WorkerProcess] = []
+        self.ended_early = 0
+        """How many workers in a row ended before they were ready."""
         self.failures: list[Failure] = []
         self.attempts: dict[str, list[dict[str, Any]]] = {}
         """Run -> what ended its attempts in this command."""
@@ -104,7 +99,9 @@ class Supervisor:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is not None and issubclass(kind, (KeyboardInterrupt, StorageError)):
+            if kind is not None and issubclass(kind, BrokenPipeError):
+                self.on_event = lambda *_: None  # nobody reads what is printed
+            if kind is not None and issubclass(kind, SAVING):
                 self._let_save()
         except KeyboardInterrupt:
             pass  # asked twice: leave at once
@@ -145,12 +142,14 @@ class Supervisor:
         return worker
 
     def _listen(self, worker: WorkerProcess) -> None:
-        for facts in receive(worker.process.stdout):
-            self.events.put((worker, facts))
-        self.events.put((worker, {"event": "gone"}))
+        try:
+            for facts in receive(worker.process.stdout):
+                self.events.put((worker, facts))
+        finally:
+            self.events.put((worker, {"event": "gone"}))
 
     def _assign(self, worker: WorkerProcess, population: PlannedPopulation) -> None:
-        worker.population, worker.last_message = population, time.monotonic()
+        worker.population, worker.silent = population, 0.0
         worker.programs.add(program_key(population.config))
         attempts = self.attempts.get(next(iter(population.configs)), [])
         request = {"configs": population.configs, "resumes": population.resumes}
@@ -216,30 +215,43 @@ class Supervisor:
             self._assign(worker, population)
 
     def _wait(self) -> None:
-        """Take events until a worker becomes free."""
-        while True:
-            first = min(self._busy(), key=WorkerProcess.seconds_left)
+        """Take events until a worker becomes free, or for REPLAN_S without an event."""
+        quiet = 0.0
+        while quiet < REPLAN_S:
+            began, event = time.monotonic(), None
             try:
-                seconds = min(first.seconds_left(), HEARTBEAT_S)
-                worker, facts = self.events.get(timeout=max(0.0, seconds))
+                event = self.events.get(timeout=HEARTBEAT_S)
             except queue.Empty:
-                if first.seconds_left() <= 0:
-                    self._end_silent(first)
+                pass
+            took = min(time.monotonic() - began, HEARTBEAT_S)
+            for worker in self._busy():
+                worker.silent += took
+            quiet = 0.0 if event else quiet + took
+            if event and self._take(*event):
                 return
-            worker.last_message = time.monotonic()
-            event = facts.pop("event")
-            if worker not in self.workers:
-                continue  # the last message of one that was replaced
-            if event == "gone":
-                self._note_end(worker)
-            elif event == "error":
-                self._note_error(worker, facts)
-            elif event == "done":
-                self.taken |= set(facts["busy"])
-                worker.population = None
-            self.on_event(worker, event, facts)
-            if worker.population is None:
-                return
+            for worker in self._busy():
+                if worker.seconds_left() <= 0:
+                    return self._end_silent(worker)
+
+    def _take(self, worker: WorkerProcess, facts: dict[str, Any]) -> bool:
+        """Note an event; return whether its worker is free now."""
+        worker.silent = 0.0
+        event = facts.pop("event")
+        if worker not in self.workers:
+            return False  # the last message of one that was replaced
+        if event == "ready":
+            worker.is_ready, self.ended_early = True, 0
+        elif event == "unfit":
+            raise NoWorker(facts["message"])
+        elif event == "gone":
+            self._note_end(worker)
+        elif event == "error":
+            self._note_error(worker, facts)
+        elif event == "done":
+            self.taken |= set(facts["busy"])
+            worker.population = None
+        self.on_event(worker, event, facts)
+        return worker.population is None
 
     def _end_silent(self, worker: WorkerProcess) -> None:
         """Replace a worker that has sent nothing for host.time_limit."""
@@ -257,7 +269,12 @@ class Supervisor:
 
     def _note_end(self, worker: WorkerProcess) -> None:
         code = worker.process.wait()
-        if worker.population and code != Preempted.code:
+        if not worker.is_ready:
+            self.ended_early += 1
+            if self.ended_early == STARTS:
+                given = "; is XLA_FLAGS right?" if os.environ.get("XLA_FLAGS") else ""
+                raise NoWorker(f"it ended with code {code}, and the reason is above{given}")
+        elif worker.population and code != Preempted.code:
             message = f"worker process ended with code {code}"
             message += " (killed: out of memory, perhaps)" if code == -9 else ""
             self._fail(worker, Failure(worker.population, "killed", message))
@@ -320,17 +337,5 @@ class Supervisor:
             _, facts = self.events.get()
             if facts["event"] == "timed":
                 return facts["seconds"]
-            if facts["event"] in ("gone", "error"):
+            if facts["event"] in ("gone", "error", "unfit"):
                 raise RuntimeError(f"step times could not be measured: {facts}")
-
-
-def error_of(failures: Iterable[Failure]) -> type[Exception]:
-    """Return the error that a command ends with, which has its exit code."""
-    statuses = {failure.status for failure in failures}
-    return next((e for e in (Drift, NoCheckpoint) if e.kind in statuses), RuntimeError)
-
-
-def lost_runs(failures: Iterable[Failure], store: Store) -> dict[str, Failure]:
-    """Return the runs of failed populations that are still not done, each with its last failure."""
-    lost = {n: f for f in failures for n in f.population.configs if not store.is_done(n)}
-    return dict(sorted(lost.items()))

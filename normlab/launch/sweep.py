@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import Any
 
 from normlab.launch.batching import Turn
+from normlab.launch.failures import Failure
 from normlab.launch.progress import Display, clock
 from normlab.launch.remaining import TimeLeft
-from normlab.launch.supervisor import Failure, Supervisor, WorkerProcess
+from normlab.launch.supervisor import Supervisor, WorkerProcess
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import program_id
 from normlab.runs.errors import ConfigError, Damaged

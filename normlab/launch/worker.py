@@ -1,9 +1,9 @@
 """The worker process: trains one requested population after another.
 
-Requests come as JSON lines on standard input, events leave as JSON lines on standard output. The
-worker takes the lock of every run itself, so that no other process can train it. On SIGTERM, and
-when its supervisor is gone, it finishes the chunk, saves and leaves. Each worker stays on one core:
-two such workers train small networks twice as fast as one that owns two.
+Requests come as JSON lines, events leave as JSON lines: see json_lines.py. The worker takes the
+lock of every run itself, so that no other process can train it. On a signal to stop, and when its
+supervisor is gone, it finishes the chunk, saves and leaves. Each worker stays on one core: two such
+workers train small networks twice as fast as one that owns two.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,7 @@ import jax
 from normlab.data import Dataset, load
 from normlab.launch.costs import CompileClock
 from normlab.launch.json_lines import answer, open_worker, receive
+from normlab.launch.surroundings import heed
 from normlab.launch.trainer import Trainer
 from normlab.norms.outside import add_norms
 from normlab.runs.checkpoints import population_id, unfinished
@@ -39,16 +41,26 @@ TAIL = 20
 """Lines of a traceback that are kept."""
 
 
-def use_cache() -> None:
-    """Keep compiled programs for the next process with the same processor and jax. With a size
-    limit jax writes them under a lock; without one, parallel workers can meet half-written
-    entries."""
-    root = os.environ.get("NORMLAB_CACHE") or Path.home() / ".cache" / "normlab"
+def use_cache() -> str:
+    """Keep compiled programs for the next process with the same processor and jax; return why that
+    cannot be, "" where it can. With a size limit jax writes them under a lock; without one,
+    parallel workers can meet half-written entries."""
+    root = os.path.expanduser(os.environ.get("NORMLAB_CACHE") or "~/.cache/normlab")
     key = hashlib.sha256(f"{processor_name()} {jax.__version__}".encode()).hexdigest()[:12]
-    jax.config.update("jax_compilation_cache_dir", str(Path(root) / f"xla-{key}"))
+    folder = Path(root) / f"xla-{key}"
+    try:
+        if root.startswith("~"):
+            raise OSError("there is no home directory")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return f"compiled programs are not kept in {root} ({error.strerror or error})"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    return ""
 
 
 class Worker:
@@ -68,7 +80,7 @@ class Worker:
             self.has_stop_request = True
 
     def stop(self, *_: object) -> None:
-        """Leave after this chunk, at once where there is none; the handler of SIGTERM."""
+        """Leave after this chunk, at once where there is none; the handler of signals to stop."""
         self.has_stop_request = True
         if not self.is_busy:
             os._exit(Preempted.code)
@@ -187,15 +199,28 @@ def judge(error: Exception) -> tuple[str, bool]:
     return "error", is_of_device
 
 
+def unfit(error: Exception) -> str:
+    """Return why no worker can train here."""
+    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    asked = os.environ.get("JAX_PLATFORMS")
+    return f"{reason}; JAX_PLATFORMS={asked} is set, cpu is always there" if asked else reason
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what Ctrl-C means
-    options, events = open_worker()
-    use_cache()
-    add_norms(options["norms"], [Path(file).stem for file in options["norms"]])
+    options, requests, events = open_worker()
     store = Store(options["results"])
     worker = Worker(store, options["data_dir"], events, options["profile_trace"])
-    signal.signal(signal.SIGTERM, worker.stop)
-    worker.serve(sys.stdin)
+    heed(worker.stop)
+    try:
+        if doubt := use_cache():
+            worker.emit("warning", message=f"{doubt}; NORMLAB_CACHE=DIR names another place")
+        jax.devices()  # fails where JAX_PLATFORMS names what is not there
+        add_norms(options["norms"], [Path(file).stem for file in options["norms"]])
+    except Exception as error:
+        worker.emit("unfit", message=unfit(error))
+        sys.exit(1)
+    worker.serve(requests)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,15 @@ class InUse(LabError):
     code, kind = 6, "in-use"
 
 
+class NoWorker(LabError):
+    """No worker process can train here."""
+
+    kind = "worker"
+
+    def __init__(self, message: str):
+        super().__init__(f"workers cannot train here: {message}")
+
+
 class StorageError(LabError, RuntimeError):
     """The results directory cannot be read or written."""
 

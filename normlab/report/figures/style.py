@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Drawing
@@ -60,7 +61,7 @@ QUANTITIES = {
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 LABEL_WIDTH = 30
 """Characters of a line of the legend."""
-STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {name: v for name, v in rcParamsDefault.items() if name != "backend"} | {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.parse_math": False,  # a name with $ is no formula
@@ -80,6 +81,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
 }
+"""Every parameter of matplotlib, so that a style file of the user changes nothing."""
 LineStyle = dict[str, Any]
 """Color, linestyle and marker, as matplotlib takes them."""
 

@@ -1,0 +1,182 @@
+"""The surroundings of a command: variables, encodings, signals, pauses, files in its folder."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from workspace import ROOT
+
+from normlab.launch import supervisor as supervision
+from normlab.launch import surroundings
+from normlab.launch.batching import PlannedPopulation
+from normlab.launch.json_lines import receive, send, start_worker
+from normlab.launch.supervisor import STARTS, Supervisor, WorkerProcess
+from normlab.runs.errors import NoWorker
+from normlab.runs.store import Store
+from normlab.settings import defaults
+
+WORKER = """
+print("a plug-in prints before the protocol begins")
+from normlab.launch.json_lines import answer, open_worker, receive
+options, requests, answers = open_worker()
+for request in receive(requests):
+    print("a norm prints \\u00d7")
+    answer(answers, {"got": request["n"], "given": options["given"]})
+"""
+
+
+def test_foreign_output_is_shown_and_does_not_reach_the_answers(tmp_path, monkeypatch):
+    """Nor does a file of the working directory that is named like a module."""
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here" / "json.py").write_text("raise SystemExit('imported from here')")
+    (tmp_path / "there" / "sitecustomize.py").write_text("print('a site hook prints')")
+    (tmp_path / "there" / "echo.py").write_text(WORKER)
+    monkeypatch.chdir(tmp_path / "here")
+    environment = {"PYTHONPATH": f"{os.pathsep}{tmp_path / 'there'}", "PYTHONIOENCODING": "ascii"}
+    environment["PYTHONUNBUFFERED"] = ""
+    log = tmp_path / "log"
+    with start_worker("echo", {"given": 1}, environment=environment, log=log) as process:
+        for n in range(2):
+            send(process, {"n": n})
+        answers = receive(process.stdout)
+        assert [next(answers) for _ in range(2)] == [{"got": n, "given": 1} for n in range(2)]
+        printed = log.read_text().splitlines()
+    assert printed[:2] == ["a site hook prints", "a plug-in prints before the protocol begins"]
+    assert printed[2:] == ["a norm prints x"] * 2
+
+
+def test_settings_of_jax_and_matplotlib_that_change_results_are_left_out(monkeypatch):
+    kept = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": "x", "XLA_FLAGS": "y"}
+    changing = ("JAX_DEBUG_NANS", "JAX_DEFAULT_PRNG_IMPL", "JAX_ENABLE_X64", "JAX_TRANSFER_GUARD")
+    found = {**kept, **dict.fromkeys(changing, "1"), "MPLBACKEND": "module://mine"}
+    monkeypatch.setattr(surroundings.os, "environ", found)
+    monkeypatch.setattr(surroundings, "print_anything", lambda: None)
+    assert surroundings.prepare_process() == [*changing]
+    assert found == kept | {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+
+
+def test_every_character_of_the_texts_has_another_in_ascii():
+    surroundings.print_anything()
+    for path in [*(ROOT / "normlab").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]:
+        for letter in set(re.findall(r"[^\x00-\x7f]", path.read_text("utf-8"))):
+            assert "?" not in letter.encode("ascii", "normlab.plain").decode(), (path, letter)
+    assert "3 × 10⁻⁵ ≥ é".encode("latin-1", "normlab.plain").decode("latin-1") == "3 × 10-5 >= é"
+    assert "\udcff".encode("utf-8", "normlab.plain") == b"?"
+
+
+def test_a_scheduler_may_end_a_command_with_several_signals():
+    heard: list[int] = []
+    ignored = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    before = {name: signal.getsignal(getattr(signal, name)) for name in surroundings.STOPS}
+    try:
+        surroundings.heed(lambda number, _: heard.append(number))
+        for number in (signal.SIGUSR1, signal.SIGXCPU, signal.SIGHUP, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+        assert heard == [signal.SIGUSR1, signal.SIGXCPU, signal.SIGHUP]
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+        signal.signal(signal.SIGUSR2, ignored)
+
+
+def test_output_that_nobody_reads_is_one_line():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(ROOT / "scripts" / "list.py"), "settings"]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert run.returncode == 75 and len(run.stderr.splitlines()) == 1
+    assert "nobody reads the output; to continue: " in run.stderr
+
+
+# the supervisor
+
+
+class Queue:
+    """Events that come when `next_event` says so, in place of a queue."""
+
+    def __init__(self, *events: Any):
+        self.events, self.now = [*events], 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def get(self, timeout: float) -> Any:
+        event = self.events.pop(0)
+        self.now += event if isinstance(event, float) else 0.1
+        if isinstance(event, float):
+            raise queue.Empty
+        return event
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch) -> tuple[Supervisor, WorkerProcess, list[Any]]:
+    """A supervisor, a worker of it that trains, and what it reports."""
+    events: list[Any] = []
+    supervisor = Supervisor(Store(tmp_path).open(), processes=1)
+    supervisor.on_event = lambda worker, event, facts: events.append(event)
+    process: Any = SimpleNamespace(wait=lambda: -6, kill=lambda: None)
+    population = PlannedPopulation({"a": defaults() | {"host.time_limit": 3.0}})
+    worker = WorkerProcess(0, process, population, is_ready=True)
+    supervisor.workers.append(worker)
+    monkeypatch.setattr(supervisor, "_replace", lambda worker: events.append("replaced"))
+    return supervisor, worker, events
+
+
+def wait(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, *events: Any) -> None:
+    monkeypatch.setattr(supervisor, "events", Queue(*events))
+    monkeypatch.setattr(supervision, "time", supervisor.events)
+    supervisor._wait()
+
+
+def test_the_time_for_which_a_command_is_suspended_is_no_silence(watched, monkeypatch):
+    supervisor, worker, events = watched
+    wait(supervisor, monkeypatch, 1.0, 5000.0, (worker, {"event": "done", "busy": []}))
+    assert events == ["done"] and not supervisor.failures
+    worker.population = PlannedPopulation({"a": defaults() | {"host.time_limit": 3.0}})
+    wait(supervisor, monkeypatch, 1.0, 1.0, 1.0)
+    assert events == ["done", "failed", "replaced"]
+
+
+def test_a_silent_worker_is_noticed_while_another_speaks(watched, monkeypatch):
+    supervisor, _, events = watched
+    process: Any = SimpleNamespace()
+    other = WorkerProcess(1, process, PlannedPopulation({}))
+    told = [step for _ in range(3) for step in (0.9, (other, {"event": "chunk"}))]
+    wait(supervisor, monkeypatch, *told)
+    assert events == ["failed", "replaced"]
+
+
+def test_workers_that_never_get_ready_end_the_command(watched, monkeypatch):
+    supervisor, worker, events = watched
+    worker.is_ready = False
+    monkeypatch.setenv("XLA_FLAGS", "--nonsense")
+    for _ in range(STARTS - 1):
+        supervisor._note_end(worker)
+    assert events == ["replaced"] * (STARTS - 1) and not supervisor.failures
+    with pytest.raises(NoWorker, match=r"ended with code -6, .* is XLA_FLAGS right\?"):
+        supervisor._note_end(worker)
+    with pytest.raises(NoWorker, match="train here: no card"):
+        supervisor._take(worker, {"event": "unfit", "message": "no card"})
+
+
+def test_workers_save_where_nobody_reads_the_output(watched, monkeypatch):
+    supervisor, worker, events = watched
+
+    def save() -> None:
+        events.append("saved")
+        supervisor.on_event(worker, "saving", {})  # prints, which would fail again
+
+    monkeypatch.setattr(supervisor, "_let_save", save)
+    monkeypatch.setattr(worker.process, "wait", lambda: events.append("ended"))
+    supervisor.__exit__(BrokenPipeError, BrokenPipeError(), None)
+    assert events == ["saved", "ended"]
