@@ -11,7 +11,7 @@ from small_runs import small, train
 
 from normlab import data
 from normlab.settings import Config
-from normlab.training.population import Outcome, choose_conv, choose_mode
+from normlab.training.population import Outcome, Population, choose_conv, choose_mode
 
 WIDTH = 12
 NET = {"model.name": "cnn", "model.widths": (4, 4), "norm.name": "batch", "train.steps": 10}
@@ -101,3 +101,20 @@ def test_a_cpu_chooses_map_and_the_forms_that_suit_it_unless_told():
     assert choose_mode("auto") == "map" and choose_mode("vmap") == "vmap"
     assert choose_conv("auto", "map") == "cpu" and choose_conv("auto", "vmap") == "patches"
     assert choose_conv("lax", "map") == "lax"
+
+
+LATE = {"train.late_batch": 4, "train.late_from": 5}
+
+
+@pytest.mark.parametrize("changes", [LATE, {"train.stop_at_loss": 0.5}])
+def test_under_vmap_the_data_set_is_not_copied_to_the_members(changes, dataset):
+    """A branch on a predicate of each member's own would copy it: to 14 tensors here."""
+    changes = changes | {"eval.train_examples": 100, "eval.probes": "activations"}
+    config = small(NET | changes | {"host.mode": "vmap", "host.width": 3})
+    population = Population([config], dataset)
+    states = jax.eval_shape(population.program.start, *population._start_inputs())
+    inputs = population.hyper, population.batches(0, 5), population.schedule.chunk(0, 5)
+    lowered = population.program.advance.lower(states, *inputs, population.images)
+    rows, values = dataset.images.shape
+    assert f"tensor<{rows}x{values}xui8>" in lowered.as_text()
+    assert f"tensor<3x{rows}x{values}xui8>" not in lowered.as_text()

@@ -147,7 +147,34 @@ def make_train(config: Config, train_step: TrainStep, data: Resident):
     return train_any
 
 
-def make_measure(config: Config, evaluate: Callable[..., Scores], diagnostics: Diagnostics):
+Branch = Callable[..., Any]
+"""branch(shared, own, do, rest, *operands): do(*operands) where both predicates hold, else
+rest(*operands). Members share `shared`, while `own` is the member's."""
+
+
+def branch_of(mode: str) -> Branch:
+    """Return the branch for members that run by `mode`.
+
+    Under map, one lax.cond. Under vmap a member's predicate selects between both results. There a
+    lax.cond would do so too, and first copy all that it reads to every member: the data set.
+    """
+
+    def mapped(shared, own, do, rest, *operands):
+        return lax.cond(shared & own, do, rest, *operands)
+
+    def vmapped(shared, own, do, rest, *operands):
+        def select(*operands):
+            pairs = do(*operands), rest(*operands)
+            return jax.tree.map(lambda a, b: jnp.where(own, a, b), *pairs)
+
+        return lax.cond(shared, select, rest, *operands)
+
+    return vmapped if mode == "vmap" else mapped
+
+
+def make_measure(
+    config: Config, evaluate: Callable[..., Scores], diagnostics: Diagnostics, branch: Branch
+):
     """Return measure(state, hyper, rate, scored, all batches, data, batches).
 
     It returns the state, the scores of the first `scored` batches of the plan, and the values of
@@ -163,8 +190,7 @@ def make_measure(config: Config, evaluate: Callable[..., Scores], diagnostics: D
         scores = score(scored)
         if config["train.stop_at_loss"]:
             is_there = train_loss(scores) <= config["train.stop_at_loss"]
-            lacks = is_there & (scored < every)
-            scores = lax.cond(lacks, lambda: score(every), lambda: scores)
+            scores = branch(scored < every, is_there, lambda: score(every), lambda: scores)
             state = state._replace(is_alive=state.is_alive & ~is_there)
         state, values = diagnostics.observe(state, hyper, rate, data, batches)
         return state, scores, values
@@ -173,13 +199,14 @@ def make_measure(config: Config, evaluate: Callable[..., Scores], diagnostics: D
 
 
 def member_functions(
-    config: Config, shape: tuple[int, ...], classes: int, conv_form: str
+    config: Config, shape: tuple[int, ...], classes: int, conv_form: str, mode: str
 ) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, Trace]]]:
     """Return start and advance of one member, to be mapped over a population."""
     net = build_model(config, classes, conv_form)
     whole, own = evaluation_networks(config, classes, conv_form)
     diagnostics = make_diagnostics(config, net, whole)
-    measure = make_measure(config, make_evaluate(net, whole, own), diagnostics)
+    branch = branch_of(mode)
+    measure = make_measure(config, make_evaluate(net, whole, own), diagnostics, branch)
     inputs = input_shape(config, shape)
 
     def start(hyper: Hyper, rows, images) -> TrainState:
@@ -206,15 +233,11 @@ def member_functions(
         def rest(state: TrainState, *_):
             return state, *nothing
 
-        def see_living(state: TrainState, *now):
-            return lax.cond(state.is_alive, see, rest, state, *now)
-
         def body(state: TrainState, now):
             rows, labels, rate, is_step, scored, is_late = now
             given = (state, rows, labels, rate, is_late)
-            state, loss = lax.cond(is_step & state.is_alive, train, skip, *given)
-            # The outer predicate is shared by the members, so it stays a branch under vmap.
-            state, *seen = lax.cond(scored > 0, see_living, rest, state, rate, scored)
+            state, loss = branch(is_step, state.is_alive, train, skip, *given)
+            state, *seen = branch(scored > 0, state.is_alive, see, rest, state, rate, scored)
             return state, Trace(loss, *seen)
 
         per_step = (schedule.rate, schedule.is_step, schedule.scored, schedule.is_late)
@@ -227,12 +250,12 @@ def member_functions(
         silence = silence._replace(loss=jnp.full(shapes.loss.shape, jnp.nan))
         return lax.cond(state.is_alive, advance, lambda s, *_: (s, silence), state, *rest)
 
-    return start, advance_living
+    return start, advance if mode == "vmap" else advance_living
 
 
 @functools.cache
 def _compile(key: tuple, shape: tuple, classes: int, conv_form: str, mode: str) -> Program:
-    start, advance = member_functions(dict(key), shape, classes, conv_form)
+    start, advance = member_functions(dict(key), shape, classes, conv_form, mode)
 
     def start_all(hyper, rows, images):
         if mode == "vmap":
