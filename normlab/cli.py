@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 import normlab
 from normlab.data import DataError
 from normlab.launch.surroundings import STOPS, heed, prepare_process
+from normlab.lookup import local_path
 from normlab.norms.outside import add_norms
 from normlab.runs.errors import ConfigError, LabError, Preempted, StorageError
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
@@ -33,6 +34,8 @@ SETTINGS_HELP = (
     "reasons."
 )
 
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
 ECHO = 0.5
 """Seconds within which a repeated signal is the same one."""
 
@@ -45,14 +48,38 @@ class UsageError(LabError):
     code, kind = USAGE, "usage"
 
 
+class PathParser(flags.ArgumentParser):
+    """The value of a flag is a path of this machine."""
+
+    def parse(self, argument: str) -> str:
+        return local_path(argument)
+
+
+class PathsParser(flags.ListParser):
+    """The same for a list."""
+
+    def parse(self, argument: str | list[str]) -> list[str]:
+        return [local_path(path) for path in super().parse(argument)]
+
+
+def define_path(name: str, default: str | None, text: str) -> None:
+    """Define a flag that is a path."""
+    flags.DEFINE(PathParser(), name, default, text, serializer=flags.ArgumentSerializer())
+
+
+def define_paths(name: str, text: str) -> None:
+    """Define a flag that is a list of paths, or of names."""
+    flags.DEFINE(PathsParser(), name, [], text, serializer=flags.CsvListSerializer(","))
+
+
 def define_results() -> None:
     """Define `--results=DIR`."""
-    flags.DEFINE_string("results", "results", "Directory of all results.")
+    define_path("results", "results", "Directory of all results.")
 
 
 def define_data_dir() -> None:
     """Define `--data_dir=DIR`."""
-    flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+    define_path("data_dir", None, "Directory of prepared data sets.")
 
 
 def refuse_unknown_settings(argv: list[str]) -> None:
@@ -82,11 +109,26 @@ def define_config_file() -> None:
     text = f"Configuration: a file, or its name in configs/. {SETTINGS_HELP}"
     config_flags.DEFINE_config_file("config", None, text)
     FLAGS["config"].default_as_str = None
+    parser: Any = FLAGS["config"].parser
+    load = parser.parse
+    parser.parse = lambda path: complete(load(path))
+
+
+def complete(config: Any) -> Any:
+    """Return a configuration with every setting, so that each can be overridden."""
+    try:
+        given = flatten(ConfigDict(config).to_dict())
+    except Exception:  # it is no configuration: config_from_flags says so
+        return config
+    for name, value in given.items():
+        if name in SETTINGS and isinstance(SETTINGS[name].default, float) and type(value) is int:
+            given[name] = float(value)
+    return ConfigDict(nest(defaults() | given))
 
 
 def define_norms() -> None:
     """Define `--norms=FILE,...`."""
-    flags.DEFINE_list("norms", [], "Files with norms of your own, see docs/your_own_norm.md.")
+    define_paths("norms", "Files with norms of your own, see docs/your_own_norm.md.")
 
 
 def load_norms() -> list[str]:
@@ -140,6 +182,10 @@ def find_config(argv: list[str]) -> list[str]:
         flag, _, name = argument.partition("=")
         if flag.lstrip("-") != "config" or not argument.startswith("-"):
             return argument
+        try:
+            name = local_path(name) if name else name
+        except ValueError as error:
+            leave(USAGE, "usage", f"--config: {error}")
         for path in (Path(name), ROOT / name, ROOT / "configs" / f"{name}.py"):
             if path.is_file():
                 return f"{flag}={path}"
@@ -159,8 +205,9 @@ def parse_settings(pairs: list[str]) -> Config:
         kind = type(SETTINGS[name].default)
         try:
             items = text.strip("() ").split(",")
-            out[name] = tuple(int(i) for i in items if i) if kind is tuple else kind(text)
-        except ValueError as error:
+            read = TRUTH[text.lower()] if kind is bool else kind(text)
+            out[name] = tuple(int(i) for i in items if i) if kind is tuple else read
+        except (ValueError, KeyError) as error:
             raise ConfigError(f"{name} = {text!r} is not of type {kind.__name__}") from error
     return out
 

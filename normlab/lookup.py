@@ -1,8 +1,9 @@
-"""Rows found by name, and the nearest name where there is none."""
+"""Rows found by name, and the nearest name where there is none; paths as people write them."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -25,3 +26,21 @@ def find_row(kind: str, table: Mapping[str, Row], name: str, hint: str = "") -> 
         hint = hint or did_you_mean(name, table)
         raise ValueError(f"unknown {kind} {name!r}{hint} ({kind}s: {', '.join(table)})")
     return table[name]
+
+
+def local_path(text: str) -> str:
+    """Return a path of this machine with ~ as the home directory.
+
+    Raises ValueError for an empty one, an address like gs://bucket/x, and an unknown home.
+
+    >>> local_path("results/a")
+    'results/a'
+    """
+    path = os.path.expanduser(text)
+    if not text:
+        raise ValueError("an empty path; leave the flag out, or give . for this folder")
+    if "://" in text:
+        raise ValueError(f"{text!r} is an address; give a path of this machine")
+    if path.startswith("~"):
+        raise ValueError(f"{text!r}: there is no such home directory; give the whole path")
+    return path

@@ -27,7 +27,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
 
 from absl import flags
 
@@ -59,14 +62,13 @@ flags.DEFINE_list("networks", [], "training: only these, of mlp, cnn8, cnn28 and
 flags.DEFINE_list("populations", [], "training: runs that train together, like 1,16.")
 flags.DEFINE_integer("share", 5, "study: the loops train one run in this many.", lower_bound=1)
 flags.DEFINE_integer("repeats", None, "Rounds; layers, steps: 15, training: 5, stability: 100.", 1)
-flags.DEFINE_string("results", "results", "Directory of results; keras_parity, validation.")
+cli.define_path("results", "results", "Directory of results; keras_parity, validation.")
 flags.DEFINE_bool("train", True, "stability: train the runs that are missing.")
 flags.DEFINE_bool("write", False, "Write the page in docs/ too.")
 FLAGS = flags.FLAGS
 
 
 def main() -> int:
-    sys.path.insert(0, str(ROOT))  # where `benchmarks` is found
     from benchmarks import runner
 
     asked_suite = str(FLAGS.suite)

@@ -13,11 +13,16 @@ the limit. Exit code 0: all passed; 1: something failed; 2: bad input.
 from __future__ import annotations
 
 import os
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
 
 from absl import flags
 
 from normlab import cli
+from normlab.lookup import local_path
 from normlab.norms.outside import add_norms
 from normlab.norms.table import NORMS
 
@@ -33,7 +38,7 @@ def chosen(files: list[str]) -> list[str]:
     """Return the rows to check; raises ValueError."""
     if FLAGS.builtin == ["all"]:
         return list(NORMS)
-    names = FLAGS.builtin or add_norms(files)
+    names = FLAGS.builtin or add_norms([local_path(file) for file in files])
     picked = FLAGS.builtin or FLAGS.name or names
     for name in picked:
         known = list(NORMS) if FLAGS.builtin else names

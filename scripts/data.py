@@ -12,7 +12,11 @@ Prepared copies are tensorflow-datasets', in $TFDS_DATA_DIR or ~/tensorflow_data
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
 
 from absl import flags
 
@@ -20,7 +24,7 @@ from normlab import cli, data
 from normlab.runs.errors import StorageError
 
 flags.DEFINE_string("prepare", None, "Data set to prepare.")
-flags.DEFINE_string("manual_dir", None, "Directory that holds the original files.")
+cli.define_path("manual_dir", None, "Directory that holds the original files.")
 flags.DEFINE_bool("download", False, "Fetch the original files.")
 cli.define_data_dir()
 FLAGS = flags.FLAGS

@@ -12,7 +12,11 @@ Exit codes: 0 nothing is damaged, 1 something is damaged or lost, 2 no results d
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
 
 from absl import flags
 

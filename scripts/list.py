@@ -10,7 +10,11 @@ Examples:
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
 
 from absl import flags
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
+
 from absl import flags
 
 from normlab import cli
@@ -27,9 +29,9 @@ from normlab.studies.planning import ConfigCache
 from normlab.studies.study import PROFILES, Study, load_studies
 
 cli.define_results()
-flags.DEFINE_list("study", [], "Studies by name, or files; none: those that were started here.")
+cli.define_paths("study", "Studies by name, or files; none: those that were started here.")
 flags.DEFINE_list("profile", [], f"Profiles on the page, of {', '.join(PROFILES)}.")
-flags.DEFINE_string("ledger", None, "Write the table of all claims to this Markdown file.")
+cli.define_path("ledger", None, "Write the table of all claims to this Markdown file.")
 FLAGS = flags.FLAGS
 
 

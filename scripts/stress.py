@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
+
 from absl import flags
 
 from normlab import cli
@@ -29,7 +31,7 @@ from stress.campaign import CAMPAIGNS, Report, Workspace, find_campaign
 flags.DEFINE_list("campaigns", list(CAMPAIGNS), f"Which, of {', '.join(CAMPAIGNS)}.")
 flags.DEFINE_enum("scale", "short", ("short", "long"), "How many times.")
 flags.DEFINE_integer("seed", 0, "Of the random numbers.")
-flags.DEFINE_string("work", None, "Directory to work in, kept afterwards.")
+cli.define_path("work", None, "Directory to work in, kept afterwards.")
 FLAGS = flags.FLAGS
 
 

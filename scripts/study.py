@@ -33,6 +33,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
 
 from absl import flags
 
@@ -49,7 +52,7 @@ from normlab.studies.looks import StudyRuns
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import PROFILES, Study, adapt, check_study, load_studies, study_names
 
-flags.DEFINE_list("study", [], "Studies by name, or files; 'all' for every one but the extra ones.")
+cli.define_paths("study", "Studies by name, or files; 'all' for every one but the extra ones.")
 flags.DEFINE_enum("profile", "quick", PROFILES, "Data and sizes.")
 flags.DEFINE_list(
     "arms", [], "Only these arms, on a page of their own; any scheme of list.py norms can join."

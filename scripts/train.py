@@ -27,10 +27,13 @@ Exit codes:
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
 
 from absl import flags
 
@@ -47,7 +50,7 @@ from normlab.settings import Config
 
 flags.DEFINE_bool("restart", False, "Train from step 0 even if the run is finished or was stopped.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
-flags.DEFINE_string("profile_trace", None, "Directory for a profile of a few training steps.")
+cli.define_path("profile_trace", None, "Directory for a profile of a few training steps.")
 cli.define_results()
 cli.define_data_dir()
 cli.define_norms()

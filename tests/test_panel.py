@@ -297,6 +297,7 @@ def test_all_studies_are_without_the_extra_one():
     assert [s.name for s in load_studies(["all", "depth"])] == names
     assert [s.name for s in load_studies(["transfer", "all"])] == [*names, "transfer"]
     assert [s.name for s in load_studies(["placement", "depth"])] == ["placement", "depth"]
+    assert [s.name for s in load_studies(["depth", "depth"])] == ["depth"]
 
 
 def test_what_the_cells_vary_cannot_be_overridden():

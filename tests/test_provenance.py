@@ -140,6 +140,29 @@ def test_a_change_of_the_code_makes_it_dirty(monkeypatch, tmp_path):
     assert facts_now() == clean | {"git_dirty": True}
 
 
+@NEEDS_GIT
+def test_a_repository_of_another_user_is_read_and_one_that_cannot_be_is_named(
+    monkeypatch, tmp_path
+):
+    file = place_code(monkeypatch, tmp_path)
+    commit_all(tmp_path)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert facts_now()["git_commit"] != "unknown"
+    monkeypatch.setattr(provenance, "git_facts", lambda: UNKNOWN)
+    assert any("commit of the code is unknown" in doubt for doubt in Store(tmp_path).doubts())
+    shutil.rmtree(tmp_path / ".git")
+    assert file.exists() and Store(tmp_path).doubts() == []
+
+
+def test_what_changes_numbers_on_accelerators_is_kept_with_the_flags_of_xla(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--a")
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    assert host_facts()["xla_flags"] == "--a"
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert host_facts()["xla_flags"] == "--a NVIDIA_TF32_OVERRIDE=0"
+
+
 # what decides bits
 
 

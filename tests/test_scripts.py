@@ -50,6 +50,7 @@ BAD_INPUT = {
     "study --study=batch_size --setups=x": "unknown setup 'x' (setups: ",
     "study --study=batch_size --only=optim.l=1": "did you mean 'optim.lr'",
     "study --study=batch_size --only=optim.lr=x": "type float",
+    "study --study=batch_size --results=gs://b/x": "is an address",
     "study --study=batch_size --seeds=0": "--seeds=0",
     "study --study=batch_size --profile=fast": "<quick|standard|full>",
     "list": "no list named; use python scripts/list.py norms|",
@@ -90,6 +91,16 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(case: str, tmp_pa
     assert_refused(run, 2, words)
     assert list(tmp_path.iterdir()) == []
     assert seconds < 2  # 0.2 to 0.9 s
+
+
+def test_a_configuration_may_leave_settings_out(tmp_path):
+    """Every setting can be overridden, and whole numbers may stand for fractions."""
+    text = "def get_config():\n    return {'optim': {'lr': 1}, 'data': {'name': 'synthetic'}}\n"
+    (tmp_path / "part.py").write_text(text.replace("\n", "\r\n"))
+    flags = ["--config=part.py", "--config.optim.lr=0.3", "--config.norm.name=layer", "--dry_run"]
+    out = run_script("train", *flags, cwd=tmp_path).stdout
+    for name, value in (("optim.lr", "0.3"), ("norm.name", "layer"), ("data.name", "synthetic")):
+        assert re.search(rf"^{re.escape(name)} +{value}$", out, re.M)
 
 
 @pytest.mark.parametrize("below", ["", "/deeper/still"])

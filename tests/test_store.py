@@ -102,6 +102,13 @@ def test_a_file_in_the_way_is_refused(tmp_path, below):
     assert blocked.read_text() == "mine" and list(tmp_path.iterdir()) == [blocked]
 
 
+@pytest.mark.parametrize("part", ["runs", "populations", "studies"])
+def test_a_folder_in_it_that_cannot_be_used_is_refused_before_anything_runs(tmp_path, part):
+    (tmp_path / part).write_text("somebody else's")
+    with pytest.raises(StorageError, match=f"{part}' is not a readable and writable directory"):
+        Store(tmp_path).check()
+
+
 @pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs setresuid")
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 def test_a_directory_without_rights_is_refused(mode):

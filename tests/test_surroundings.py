@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import re
@@ -14,12 +15,16 @@ from typing import Any
 import pytest
 from workspace import ROOT
 
+from normlab import cli
+from normlab.data import DataUnavailable
+from normlab.data.prepared import data_root
+from normlab.launch import devices, surroundings
 from normlab.launch import supervisor as supervision
-from normlab.launch import surroundings
 from normlab.launch.batching import PlannedPopulation
 from normlab.launch.json_lines import receive, send, start_worker
 from normlab.launch.supervisor import STARTS, Supervisor, WorkerProcess
-from normlab.runs.errors import NoWorker
+from normlab.lookup import local_path
+from normlab.runs.errors import ConfigError, NoWorker
 from normlab.runs.store import Store
 from normlab.settings import defaults
 
@@ -96,6 +101,81 @@ def test_output_that_nobody_reads_is_one_line():
     os.close(write)
     assert run.returncode == 75 and len(run.stderr.splitlines()) == 1
     assert "nobody reads the output; to continue: " in run.stderr
+
+
+def test_scripts_run_from_any_folder_without_installation(tmp_path):
+    """Whatever the files there are named."""
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from here')")
+    command = [sys.executable, str(ROOT / "scripts" / "list.py"), "configs"]
+    environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert run.returncode == 0 and "digits_mlp" in run.stdout, run.stderr
+    for script in (ROOT / "scripts").glob("*.py"):
+        before, line, _ = script.read_text().partition("sys.path.insert(0, str(Path(__file__)")
+        assert line and "import cli" not in before, script
+
+
+# paths
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("gs://b/x", "is an address"), ("~nobody-here/x", "no such home"), ("", "an empty path")],
+)
+def test_paths_are_of_this_machine(path, words, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert local_path("~/x") == "/home/me/x" and local_path("a/~b") == "a/~b"
+    with pytest.raises(ValueError, match=words):
+        local_path(path)
+    if path:
+        monkeypatch.setenv("TFDS_DATA_DIR", path)
+        with pytest.raises(DataUnavailable, match=f"{words}.*--data_dir=DIR"):
+            data_root()
+
+
+def test_every_flag_that_is_a_path_is_read_as_one():
+    plain = re.compile(r"DEFINE_(?:string|list)\((.*?)\)\n", re.S)
+    for file in (*(ROOT / "scripts").glob("*.py"), ROOT / "normlab" / "cli.py"):
+        for definition in plain.findall(file.read_text()):
+            assert not re.search(r"\b([Dd]irectory|[Ff]iles|Markdown)\b", definition), (
+                file,
+                definition,
+            )
+    parsed = cli.PathsParser().parse("~/a,all")
+    assert parsed == [os.path.expanduser("~/a"), "all"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("False", False), ("true", True), ("0", False)])
+def test_false_is_read_as_false(text, value):
+    assert cli.parse_settings([f"eval.batch_statistics={text}"]) == {"eval.batch_statistics": value}
+    with pytest.raises(ConfigError, match="'no' is not of type bool"):
+        cli.parse_settings(["eval.batch_statistics=no"])
+
+
+# cores
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "cores"),
+    [
+        ("0::/", {"cpu.max": "250000 100000"}, 2.5),
+        ("0::/a/b", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "max 100000"}, 1),
+        ("4:cpu,x:/a", {"cpu/a/cpu.cfs_quota_us": "1", "cpu/a/cpu.cfs_period_us": "2"}, 0.5),
+        ("4:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "2"}, math.inf),
+        ("0::/", {}, math.inf),
+    ],
+)
+def test_a_quota_of_cpu_time_limits_the_workers(group, files, cores, tmp_path, monkeypatch):
+    (tmp_path / "own").write_text(f"{group}\n1:memory:/\n")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(devices, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(devices, "GROUPS", tmp_path)
+    monkeypatch.setattr(devices, "available_cores", lambda: [*range(8, 72)])
+    assert devices.cpu_quota() == cores
+    used = devices.cores_to_use()
+    assert len(set(used)) == math.ceil(min(64, cores)) and set(used) <= {*range(8, 72)}
 
 
 # the supervisor

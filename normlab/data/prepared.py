@@ -15,14 +15,23 @@ from typing import Any
 import numpy as np
 
 from normlab.data.table import DataUnavailable, Row
+from normlab.lookup import local_path
 
 CACHE = "normlab_uint8.npz"
 CHUNK = 4096  # examples decoded at once: 2.5 times faster than one by one
 
 
 def data_root(data_dir: str | None = None) -> Path:
-    """The directory of all prepared data sets: data_dir, $TFDS_DATA_DIR or the default of tfds."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """The directory of all prepared data sets: data_dir, $TFDS_DATA_DIR or the default of tfds.
+
+    Raises DataUnavailable for an address, and where there is no home directory.
+    """
+    try:
+        return Path(
+            local_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+        )
+    except ValueError as e:
+        raise DataUnavailable(f"data sets: {e}, --data_dir=DIR") from e
 
 
 def check_prepared(name: str, row: Row, data_dir: str | None) -> None:

@@ -26,6 +26,7 @@ from normlab.launch.costs import CompileClock
 from normlab.launch.json_lines import answer, open_worker, receive
 from normlab.launch.surroundings import heed
 from normlab.launch.trainer import Trainer
+from normlab.lookup import local_path
 from normlab.norms.outside import add_norms
 from normlab.runs.checkpoints import population_id, unfinished
 from normlab.runs.errors import LabError, Preempted, StorageError
@@ -45,17 +46,15 @@ def use_cache() -> str:
     """Keep compiled programs for the next process with the same processor and jax; return why that
     cannot be, "" where it can. With a size limit jax writes them under a lock; without one,
     parallel workers can meet half-written entries."""
-    root = os.path.expanduser(os.environ.get("NORMLAB_CACHE") or "~/.cache/normlab")
+    root = os.environ.get("NORMLAB_CACHE") or "~/.cache/normlab"
     key = hashlib.sha256(f"{processor_name()} {jax.__version__}".encode()).hexdigest()[:12]
-    folder = Path(root) / f"xla-{key}"
     try:
-        if root.startswith("~"):
-            raise OSError("there is no home directory")
+        folder = Path(local_path(root)) / f"xla-{key}"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        return f"compiled programs are not kept in {root} ({error.strerror or error})"
+    except (OSError, ValueError) as error:
+        return f"compiled programs are not kept in {root} ({error})"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

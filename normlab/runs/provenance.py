@@ -13,6 +13,7 @@ from typing import Any
 
 from normlab.training.version import TRAINING_VERSION, training_version_of
 
+OTHER_FLAGS = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
 NUMBER = (int, float)
 SCHEMA: dict[str, tuple[type, ...]] = {
@@ -108,12 +109,19 @@ def git_facts() -> dict[str, Any]:
         run = functools.partial(
             subprocess.run, cwd=here, capture_output=True, text=True, timeout=5, check=True
         )
-        run(["git", "ls-files", "--error-unmatch", __file__])  # not somebody else's repository
-        commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        changes = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+        git = ["git", "-c", f"safe.directory={here}"]  # its owner may be another user
+        run([*git, "ls-files", "--error-unmatch", __file__])  # not somebody else's repository
+        commit = run([*git, "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        changes = run([*git, "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return {"git_commit": "unknown", "git_dirty": None}
     return {"git_commit": commit, "git_dirty": bool(changes)}
+
+
+def is_commit_lost() -> bool:
+    """Return whether the code is in a repository of its own that git cannot read."""
+    here = Path(__file__).resolve().parents[2]
+    return git_facts()["git_commit"] == "unknown" and (here / ".git").exists()
 
 
 def host_facts() -> dict[str, Any]:
@@ -124,9 +132,15 @@ def host_facts() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": processor_name(),
         "cores": len(available_cores()),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "xla_flags": compiler_flags(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def compiler_flags() -> str:
+    """Return XLA_FLAGS, and other variables by which libraries of accelerators change numbers."""
+    others = (f"{name}={os.environ[name]}" for name in OTHER_FLAGS if os.environ.get(name))
+    return " ".join([*filter(None, [os.environ.get("XLA_FLAGS")]), *others])
 
 
 def available_cores() -> list[int]:

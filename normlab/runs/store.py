@@ -22,7 +22,7 @@ from normlab.norms.outside import OutsideNorm, outside_norms
 from normlab.norms.table import NORMS
 from normlab.runs import files
 from normlab.runs.errors import BadResultsDirectory, Damaged, StorageError
-from normlab.runs.provenance import missing_facts
+from normlab.runs.provenance import is_commit_lost, missing_facts
 from normlab.runs.record import Record, record_of
 
 
@@ -80,24 +80,31 @@ class Store:
 
     def check(self) -> None:
         """Raise BadResultsDirectory, writing nothing, where the directory cannot be used."""
-        place = self.root
-        while not os.path.exists(place) and place != place.parent:
-            place = place.parent
-        if not place.is_dir() or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-            raise BadResultsDirectory(
-                f"results directory {str(self.root)!r} cannot be used: {str(place)!r} is not a "
-                "readable and writable directory; give another one with --results=DIR"
-            )
+        for part in ("", "runs", "populations", "studies"):
+            place = self.root / part
+            while not os.path.lexists(place) and place != place.parent:
+                place = place.parent
+            if not place.is_dir() or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+                raise BadResultsDirectory(
+                    f"results directory {str(self.root)!r} cannot be used: {str(place)!r} is not a "
+                    "readable and writable directory; give another one with --results=DIR"
+                )
 
     def doubts(self) -> list[str]:
         """Return what the user should know before runs are trained here."""
-        kind = files.network_file_system(self.root)
-        if kind is None:
-            return []
-        return [
-            f"the results directory {str(self.root)!r} is on {kind}, a network file system, whose "
-            "locks cannot be relied on: let one command work on it at a time, or use a local one"
-        ]
+        doubts, kind = [], files.network_file_system(self.root)
+        if kind:
+            doubts.append(
+                f"the results directory {str(self.root)!r} is on {kind}, a network file system, "
+                "whose locks cannot be relied on: let one command work on it at a time, or use a "
+                "local one"
+            )
+        if is_commit_lost():
+            doubts.append(
+                "the commit of the code is unknown, since git cannot read its repository; "
+                "the results will say so"
+            )
+        return doubts
 
     def run_dir(self, run_id: str) -> Path:
         return files.inside(self.root, "runs", run_id)

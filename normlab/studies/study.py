@@ -112,7 +112,11 @@ def load_studies(names: Sequence[str]) -> list[Study]:
     every = [load_study(name) for name in study_names()] if "all" in names else []
     every = [study for study in every if not study.is_extra]
     known = {"all", *(study.name for study in every)}
-    return every + [load_study(name) for name in names if name not in known]
+    found: dict[str, Study] = {}
+    for study in [*every, *(load_study(name) for name in names if name not in known)]:
+        if found.setdefault(study.name, study).file != study.file:
+            raise ConfigError(f"two study files are named {study.name!r}; give one another name")
+    return [*found.values()]
 
 
 def load_study(name: str) -> Study:
