@@ -199,7 +199,7 @@ def test_pages_show_effect_interval_n_and_a_word_that_differs():
     text, shown_html, line = shown(averages=row("C1a", "refuted"))
     for where, begin in ((text, "  - with"), (shown_html, '<p class="contrast">With')):
         effect = r"−2\.00 \\?\[−2\.\d+, −1\.\d+\\?\] points, n = 6; the word would be refuted\b"
-        assert re.search(f"{begin} Flax's default: {effect}", where)
+        assert re.search(f"{begin} Flax's default(?: running averages)?: {effect}", where)
     assert float(line["with Flax's default"]) == -2.0 and line["word with it"] == "refuted"
     low, high, n = (float(line[f"with Flax's default, {name}"]) for name in ("low", "high", "n"))
     assert (low < -2.0 < high, low + high, n) == (True, pytest.approx(-4.0), 6)
@@ -211,12 +211,12 @@ def test_pages_show_effect_interval_n_and_a_word_that_differs():
 def test_missing_runs_are_said_to_be_missing(word):
     text, shown_html, line = shown(averages=row("C1a", word))
     assert f"  - with Flax's default: {word}\n" in text
-    assert f"With Flax's default: {word}</p>" in shown_html
+    assert f"With Flax's default running averages: {word}</p>" in shown_html
     assert line["with Flax's default"] == line["word with it"] == ""  # a number's column
 
 
 def test_rows_without_them_have_no_such_line():
     text, shown_html, line = shown()
-    assert "Flax" not in text and "With Flax's default:" not in shown_html
+    assert "Flax" not in text and "With Flax's default running" not in shown_html
     report = report_of(row("C1a", "not run", averages=row("C1a", "not run")))
     assert "Flax" not in block(page(report), "C1a")

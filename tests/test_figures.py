@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from normlab.layers.table import KERNELS
 from normlab.norms.table import NORMS
@@ -18,6 +21,7 @@ from normlab.report.figures.draw import draw, save
 from normlab.report.figures.forest import draw_effects
 from normlab.report.figures.series import by_layer, layer_names, quartiles, trace
 from normlab.report.figures.style import PALETTE, STYLE, line_styles, place_of
+from normlab.report.html import inline
 from normlab.runs.record import Record
 from normlab.settings import defaults
 from normlab.studies.decisions import Contrast, decide
@@ -202,12 +206,73 @@ def test_a_probe_of_chosen_arms_or_of_what_follows():
 
 def test_layers_are_drawn_at_the_first_and_the_last_point():
     first, last = drawn("layers", runs_of(), "gradients.input")
-    assert list(lines_of(first)["none"].get_xdata()) == [1, 2, 3, 4]
+    places = np.array([lines_of(first)[name].get_xdata() for name in ("none", "batch", NASTY)])
+    assert places.mean(axis=0) == pytest.approx([1, 2, 3, 4])
+    assert np.diff(places, axis=0) == pytest.approx(0.12)  # equal lines do not hide each other
     assert values(lines_of(first)["none"]) == [14, 14, 16, 8]
     assert values(lines_of(last)["none"]) == [1400, 1400, 1600, 800]
     assert first.get_ylim() == last.get_ylim() and last.get_yscale() == "log"
     assert (first.get_title(), last.get_title()) == ("first point, step 1", "last point, step 100")
     assert first.get_xlabel() == "layer, counted from the input"
+
+
+@pytest.mark.parametrize(
+    "kind, key", [("curves", ""), ("probe", "made.up"), ("layers", "gradients.input")]
+)
+def test_no_line_hides_an_equal_one(kind: Kind, key: str):
+    steps = tuple(range(1, 60))
+    runs = {seed: made_run(seed, steps=steps) for seed in range(2)}
+    for run in runs.values():
+        run.config["optim.lr"] = 0.1
+    e = runs_of(**{arm.name: runs for arm in ARMS})
+    drawing = draw(Figure(kind, "made-up", "", key), e)
+    assert_every_line_shows(drawing)
+
+
+def test_no_line_across_hides_an_equal_one_and_each_has_its_interval():
+    others = tuple(Arm(name, {"norm.name": name}) for name in ("layer", "group", "rms"))
+    setup = replace(SETUP, arms=(*level_arms("norm.stats_batch", (4, 64)), *others))
+    runs = {s: made_run(s, final={"test_accuracy": 0.9 - 0.01 * s}) for s in range(3)}
+    e = runs_of(setup, **{arm.name: runs for arm in setup.arms})
+    drawing: Any = draw(Figure("levels", "made-up", ""), e)
+    assert_every_line_shows(drawing)
+    assert sum(container.has_yerr for container in drawing.axes[0].containers) == 5
+
+
+def assert_every_line_shows(drawing: Any) -> None:
+    """Each line of a figure changes its pixels."""
+    canvas = FigureCanvasAgg(drawing)
+
+    def pixels() -> np.ndarray:
+        canvas.draw()
+        return np.array(canvas.buffer_rgba(), int)
+
+    whole = pixels()
+    lines = [line for ax in drawing.axes for line in ax.get_lines() if len(line.get_xdata())]
+    lines = [line for line in lines if line.get_marker() != "_"]  # the ends of an interval
+    assert len(lines) >= 3
+    for line in lines:
+        line.set_visible(False)
+        assert (abs(pixels() - whole).max(axis=-1) > 60).sum() > 10, line.get_label()
+        line.set_visible(True)
+
+
+def test_a_saved_figure_says_how_to_read_values_from_it(tmp_path):
+    drawing: Any = draw(Figure("probe", "made-up", "", "made.up"), runs_of())
+    text = save(drawing, tmp_path / "probe").read_text()
+    (scale,) = json.loads(text.partition("data-scales='")[2].partition("'")[0])
+    left, bottom, right, top, across, up, is_steps = scale
+    marks = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', text.partition('data-name="none')[2])
+    places = [(float(x), float(y)) for x, y in marks[:3]]
+    steps = [across[0] + (across[1] - across[0]) * (x - left) / (right - left) for x, _ in places]
+    found = [up[0] + (up[1] - up[0]) * (y - bottom) / (top - bottom) for _, y in places]
+    assert 10 ** np.array(steps) == pytest.approx([1, 10, 100], rel=1e-3)
+    assert 10 ** np.array(found) == pytest.approx([2, 20, 200], rel=1e-3) and is_steps
+    assert "<text" in text and "gradient steps" in text  # text remains text
+    page = str(inline(tmp_path / "probe.svg", 'alt "'))
+    assert 'aria-label="alt &#34;"' in page and "var(--text)" in page and "#000000" not in page
+    ids, used = (set(re.findall(p, page)) for p in (r' id="([^"]*)"', r'(?:url\(|href=")#([\w-]+)'))
+    assert ids == used and ids
 
 
 def test_percentiles_are_drawn_with_one_panel_for_each_arm():

@@ -223,7 +223,7 @@ def test_nothing_in_the_texts_becomes_markup():
     rows = row("C1a", **facts), row("C1b", unit=Unit(evil)), row("C8a", unmet=evil)
     report = report_of(*rows)
     shown = with_picture(report, Path("docs/claims/a b.svg"), f"](x) {NASTY} `")
-    assert "<script" not in html([report])
+    assert html([report]).count("<script") == 1  # the page's own
     text = page(shown)
     assert not re.findall("[<>]", text)
     links = re.findall(r"(?<!\\)\]\(([^)]*)\)", text)

@@ -282,6 +282,9 @@ def test_the_panel_is_on_all_pages_and_no_count_knows_it():
     assert text.partition("\n## Transfer")[0].rstrip() == bare.rstrip()
     before, after = html(without), html(shown)
     assert 'id="transfer"' in after and 'id="transfer"' not in before
+    link = '<a href="#transfer">Exploratory: other schedules</a>\n'
+    assert after.count(link) == 1  # of the row that the panel has
+    after = after.replace(link, "")
     part = '<section id="verdicts">', "</section>"
     assert (
         after.partition(part[0])[2].partition(part[1])[0]

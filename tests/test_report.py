@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import math
 import re
@@ -12,6 +13,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from made_up_runs import FASTER, FIGURES, PROVENANCE, STEPS, STUDY, runs_for
@@ -81,20 +83,20 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_runs_nothing_loads_nothing_and_its_links_exist(written):
-    page = Page(written)
+def test_the_page_runs_its_own_script_loads_nothing_and_its_links_exist(written):
+    page, text = Page(written), written.read_text(encoding="utf-8")
     assert not page.open
-    assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(page.tags)
+    assert not {"img", "image", "iframe", "object", "embed", "link", "base", "form"} & {*page.tags}
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    loaded = [v for n, v in page.attributes if n in ("src", "href", "srcset", "data", "poster")]
-    local = [v for v in loaded if not v.startswith(("data:image/svg+xml;base64,", "#"))]
+    (script,) = re.findall(r"<script[^>]*>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+    loaded = [v for n, v in page.attributes if n.endswith(("src", "href", "srcset", "data"))]
+    local = [v for v in loaded if not v.startswith(("https://arxiv.org/abs/", "#"))]
     assert all((written.parent / v).is_file() for v in local)
     ids = [v for n, v in page.attributes if n == "id"]
     assert len(ids) == len(set(ids)) and {v[1:] for v in loaded if v.startswith("#")} <= set(ids)
-    assert page.tags.count("img") == 4  # three of setups, one of effects
-    for image in (v for n, v in page.attributes if n == "src"):
-        svg = base64.b64decode(image.partition(",")[2])
-        assert b"<script" not in svg and b"<image" not in svg and b"onerror" not in svg
+    assert page.tags.count("svg") == 4  # three of setups, one of effects
 
 
 def test_the_page_says_what_was_decided_and_how_to_repeat_it(written, records):
@@ -113,7 +115,7 @@ def test_the_page_says_what_was_decided_and_how_to_repeat_it(written, records):
         assert piece in text
     assert "stale: another training version" not in text
     # each figure is in its own setup, after the heading and before the table
-    parts = re.split(r"MLP, (?:steps|levels|rates)\s*\n", text)[-3:]
+    parts = re.split(r"MLP, (?:steps|levels|rates) # ", text)[-3:]
     kinds = [[f.kind for f in FIGURES if KINDS[f.kind].reading in part] for part in parts]
     assert kinds == [["curves"], ["levels"], ["rates"]]
 
@@ -159,6 +161,37 @@ def test_a_kept_rule_and_a_variant_with_its_command(records, tmp_path):
         "python scripts/study.py --study=made_up --profile=quick "
         "'--config.model.widths=(8, 8)' --config.optim.momentum=0.8"
     )
+
+
+def test_exploratory_pages_and_that_of_the_verdicts_link_to_each_other(records, tmp_path):
+    store = Store(tmp_path)
+    write_report(store, gather(tmp_path, records))
+    changed = replace(PLAIN, variant="seeds=2")
+    folder = f"report-exploratory/{gather(tmp_path, records, changed)[0].stem}"
+    one = write_report(store, gather(tmp_path, records, changed), folder)
+    other = write_report(store, gather(tmp_path, records))
+    shown = [page.read_text(encoding="utf-8") for page in (one, other)]
+    assert 'href="../../report/index.html">The page with the verdicts' in shown[0]
+    assert f'href="../{quote(folder)}/index.html">Exploratory: made_up-quick-seeds=2' in shown[1]
+    titles = [re.findall(r"<title>(.*?)</title>", text)[0] for text in shown]
+    assert titles[0] == "Exploratory: made_up-quick-seeds=2 (normlab)" != titles[1]
+
+
+def test_a_verdict_leads_to_its_figure_table_runs_and_study(written):
+    text = written.read_text(encoding="utf-8")
+    row = text.partition('id="made_up-quick-C1a"')[2].partition("</details>")[0]
+    links = re.findall(r'<a (?:class="id" )?href="#([^"]*)">(\w+)</a>', row)
+    assert links == [
+        ("made_up-quick-C1a", "C1a"),
+        ("made_up-quick-steps-curves", "Figure"),
+        ("made_up-quick-steps-table", "Table"),
+        ("made_up-quick-runs", "Runs"),
+        ("made_up-quick", "Study"),
+    ]
+    for place, tag in zip(links, ("tr", "figure", "table", "details", "section"), strict=True):
+        assert re.search(rf'<{tag} [^>]*id="{place[0]}"|<{tag} id="{place[0]}"', text), place
+    assert "2026-11-20" in text.partition("</header>")[0]
+    assert PROVENANCE["processor"] in text.partition("</header>")[0]
 
 
 def test_the_page_has_no_word_of_older_rules(written):
@@ -210,6 +243,7 @@ import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import test_report
 from pathlib import Path
+from urllib.parse import quote
 root = Path({str(tmp_path)!r})
 records = test_report.runs_for([test_report.STUDY], "quick")
 reports = test_report.gather(root, records, test_report.STUDY)

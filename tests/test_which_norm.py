@@ -216,11 +216,12 @@ def test_the_matrix_has_a_line_for_each_scheme_and_a_column_for_each_purpose():
     assert [row[0] for row in marked] == columns[0].equals == ["batch"]
     times = [sum(row[0] in c.equals for c in columns) for row in table.texts()]
     assert times == sorted(times, reverse=True) and times[0] > times[-1]
-    assert columns[0].advice == "Take batch."
+    advice = "Take batch: no other is better by 0.32 octaves (1.25×), with 95 % confidence."
+    assert columns[0].advice == advice
     lines = headline([small_report()]).splitlines()
     assert max(map(len, lines)) <= 80 and lines[0].startswith(columns[0].title[:60])
-    assert f"{columns[0].title}: Take batch. " in " ".join(" ".join(lines).split())
-    assert columns_of([]) == [] and "n = 4 seeds" in table.note
+    assert f"{columns[0].title}: {advice} " in " ".join(" ".join(lines).split())
+    assert columns_of([]) == [] and all(", n = 4" in row[1] for row in table.texts())
 
 
 def test_the_page_counts_the_choice_of_rates(monkeypatch):
@@ -253,8 +254,12 @@ def test_nothing_is_advised_while_runs_are_missing():
     "equals, advice",
     [
         ((), "a is the best, but not surely within 1 points of all others."),
-        (("a",), "Take a."),
-        (("batch", "none"), "Take one of batch, no norm; no norm is the cheapest."),
+        (("a",), "Take a: no other is better by 1 points, with 95 % confidence."),
+        (
+            ("batch", "none"),
+            "Take one of batch, no norm: no other is better by 1 points, with 95 % confidence; no "
+            "norm is the cheapest.",
+        ),
     ],
 )
 def test_the_advice(equals, advice):

@@ -126,6 +126,12 @@ class Result:
         return f"{other.effect_at(look.estimate)}, n = {look.n}{word}"
 
     @property
+    def again(self) -> str:
+        """How often other seeds would give the same word; empty where nothing is decided."""
+        share = self.verdict.replication
+        return "" if math.isnan(share) else f"in {100 * share:.0f} % of the resamples of its seeds"
+
+    @property
     def command(self) -> str:
         """The command line that repeats the study."""
         return command(self.report.study, self.report.profile)
@@ -150,7 +156,6 @@ class Result:
         if self.is_measured and contrast.unit.base:
             effect = raw_text(contrast.unit, self._values(found), contrast.sesoi)
         cut_off = "≥: some runs or grids ended first, so the effect is at least as large"
-        again = f"in {100 * verdict.replication:.0f} % of the resamples of its seeds"
         is_missed = contrast.not_measured and not contrast.unmet
         missed = f"in {contrast.not_measured} seeds, which are left out" if is_missed else ""
         grows = ", until the word is clear" if len(contrast.looks) > 1 else ""
@@ -163,7 +168,8 @@ class Result:
             ("Planned n", " → ".join(map(str, contrast.looks)) + grows),
             ("On the way", self.path),
             ("Next", self.next),
-            ("The same word again", "" if math.isnan(verdict.replication) else again),
+            ("Comparison", contrast.comparison),
+            ("The same word again", self.again),
             ("Neither arm got there", missed),
             ("Remark", contrast.remark),
             *(("Note", note) for note in verdict.notes),

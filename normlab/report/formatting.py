@@ -22,6 +22,8 @@ SYMBOLS = {
     "not run": "…",
     "not decided": "…",
 }
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
+"""A paper, as texts cite it."""
 CHANGES = re.compile(r", (?=[a-z_]+(?:\.[a-z_]+)*=)")
 """Between two changes of a variant; their values may contain commas."""
 

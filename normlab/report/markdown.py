@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from normlab.report.claims import Statement, correction, literature_statements
+from normlab.report.formatting import ARXIV
 from normlab.report.html import render
-from normlab.report.model import StudyReport
+from normlab.report.model import StudyReport, provenance
 from normlab.report.panel import panel, rows_of
-from normlab.report.provenance import ProvenanceSummary
 from normlab.report.tables import Markdown, markdown_text
 from normlab.report.which_norm import columns_of, matrix
 from normlab.runs.errors import StorageError
 from normlab.runs.files import write_atomic
 from normlab.studies.setup import ROOT
 from normlab.studies.study import Study
-
-SHOWN = ("machine", "device", "versions", "Python", "git commit", "training version")
-"""What the head of the page says of where the runs come from."""
 
 
 def cited(text: str) -> Markdown:
@@ -31,7 +27,7 @@ def cited(text: str) -> Markdown:
     'see [arXiv:1502.03167](https://arxiv.org/abs/1502.03167)'
     """
     link = r"[\g<0>](https://arxiv.org/abs/\1)"
-    return Markdown(re.sub(r"arXiv:(\d{4}\.\d{5})", link, markdown_text(text)))
+    return Markdown(ARXIV.sub(link, markdown_text(text)))
 
 
 def study_link(study: Study, folder: Path) -> Markdown:
@@ -40,21 +36,6 @@ def study_link(study: Study, folder: Path) -> Markdown:
     if not file.is_file() or not folder.resolve().is_relative_to(ROOT):
         return Markdown(name)
     return Markdown(f"[{name}]({quote(os.path.relpath(file, folder.resolve()))})")
-
-
-def provenance(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
-    """Return where the runs of all reports come from, as (what, which)."""
-    origin = ProvenanceSummary(s for r in reports for s in r.evidences.values())
-    count = f"{origin.runs} finished of at least {origin.wanted} planned; {origin.failed} failed"
-    changed = sorted(r.stem for r in reports if r.rule and r.rule.changes)
-    facts = [
-        ("profile", ", ".join(dict.fromkeys(r.profile for r in reports)) or "none"),
-        ("runs", count + (f"; {origin.stale} by another training version" if origin.stale else "")),
-        ("newest run", origin.newest or "none"),
-        *((name, text) for name, text in origin.facts.items() if name in SHOWN),
-        ("rule changed after the first run", ", ".join(changed)),
-    ]
-    return [(name, text) for name, text in facts if text]
 
 
 def pictures_of(test: Statement) -> list[tuple[Path, str]]:

@@ -24,6 +24,8 @@ from normlab.studies.study import Study
 
 LONGEST_STEM = 90
 """Characters of a file's name, before its setup and its ending."""
+SHOWN = ("machine", "device", "versions", "Python", "git commit", "training version")
+"""What the head of a page says of where the runs come from."""
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,18 @@ def collect(
             verdicts = [decide(path) for path in known.paths]
             reports.append(StudyReport(study, profile, known.setups, verdicts))
     return reports
+
+
+def provenance(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
+    """Return where the runs of all reports come from, as (what, which)."""
+    origin = ProvenanceSummary(s for r in reports for s in r.evidences.values())
+    count = f"{origin.runs} finished of at least {origin.wanted} planned; {origin.failed} failed"
+    changed = sorted(r.stem for r in reports if r.rule and r.rule.changes)
+    facts = [
+        ("profile", ", ".join(dict.fromkeys(r.profile for r in reports)) or "none"),
+        ("runs", count + (f"; {origin.stale} by another training version" if origin.stale else "")),
+        ("newest run", origin.newest or "none"),
+        *((name, text) for name, text in origin.facts.items() if name in SHOWN),
+        ("rule changed after the first run", ", ".join(changed)),
+    ]
+    return [(name, text) for name, text in facts if text]

@@ -43,17 +43,18 @@ class Column:
 
     @property
     def advice(self) -> str:
-        """What to take, as a sentence."""
+        """What to take and how sure that is, as a sentence."""
         if self.lacking:
             of = len({*names(self), *self.lacking})
             return f"Not decided: runs of {len(self.lacking)} of {of} schemes are missing."
         if not self.equals:
             best = in_words(self.standings[0].name)
             return f"{best} is the best, but not surely within {self.delta} of all others."
+        sure = f"no other is better by {self.delta}, with 95 % confidence"
         if len(self.equals) == 1:
-            return f"Take {in_words(self.cheapest)}."
+            return f"Take {in_words(self.cheapest)}: {sure}."
         equals = ", ".join(map(in_words, self.equals))
-        return f"Take one of {equals}; {in_words(self.cheapest)} is the cheapest."
+        return f"Take one of {equals}: {sure}; {in_words(self.cheapest)} is the cheapest."
 
 
 def in_words(scheme: str) -> str:
@@ -103,11 +104,10 @@ def matrix(columns: Sequence[Column]) -> Table:
             filled[standing.name][i] = cell_of(column, standing)
     times = {name: sum(name in c.equals for c in columns) for name in filled}
     ordered = sorted(filled, key=lambda name: -times[name])
-    n = sorted({s.n for c in columns for s in c.standings})
     note = (
         f"{EQUAL}: less than delta behind the best, with 95 % confidence for all schemes of a "
-        f"column together. Brackets: 95 % t intervals of the mean. n = {', '.join(map(str, n))} "
-        f"seeds. {NOTHING}: cannot run there, or fails too often at every rate. Delta: "
+        f"column together. Brackets: 95 % t intervals of the mean. n counts seeds. {NOTHING}: "
+        f"cannot run there, or fails too often at every rate. Delta: "
         + "; ".join(f"{c.title}: {c.delta}" for c in columns)
         + "."
     )
@@ -127,5 +127,6 @@ def cell_of(column: Column, standing: Standing) -> Measured:
     purpose, value = column.purpose, standing.value
     texts = [purpose.text(v) for v in (value.centre, *sorted(value.interval))]
     numbers = {"": value.centre, "low": value.low, "high": value.high, "behind": standing.behind}
+    numbers |= {"n": standing.n}
     mark = f" {EQUAL}" if standing.name in column.equals else ""
-    return Measured(with_interval(*texts) + mark, numbers)
+    return Measured(f"{with_interval(*texts)}, n = {standing.n}{mark}", numbers)

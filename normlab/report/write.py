@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from normlab.report.claims import claim_order, verdict_table
 from normlab.report.figures.draw import KINDS, draw, save
@@ -49,10 +51,20 @@ def write_report(
         for ending, text in texts.items():
             write_atomic(folder / "tables" / f"{name}.{ending}", text)
     write_atomic(folder / "runs.csv", runs_csv(done))
-    write_atomic(folder / "index.html", html(done))
+    write_atomic(folder / "index.html", html(done, other_pages(store, folder)))
     if ledger:
         write_claims_page(ledger, done)
     return folder / "index.html"
+
+
+def other_pages(store: Store, folder: Path) -> list[tuple[str, str]]:
+    """Return the exploratory pages as (stem, link) seen from that of the verdicts; from one of them
+    that of the verdicts, without a stem."""
+    main = store.root / "report" / "index.html"
+    if folder != main.parent:
+        return [("", quote(os.path.relpath(main, folder)))] if main.is_file() else []
+    pages = sorted(store.root.glob("report-exploratory/*/index.html"))
+    return [(page.parent.name, quote(os.path.relpath(page, folder))) for page in pages]
 
 
 def _order(report: StudyReport) -> tuple[int, str]:

@@ -10,7 +10,16 @@ from matplotlib.figure import Figure as Drawing
 from scipy.stats import bootstrap
 
 from normlab.report.figures.series import arms_of, n_range, trace
-from normlab.report.figures.style import LineStyle, draw_band, label_log_axis, legend, line_styles
+from normlab.report.figures.style import (
+    STEPS,
+    LineStyle,
+    apart,
+    draw_band,
+    label_log_axis,
+    legend,
+    line_styles,
+    marks,
+)
 from normlab.runs.record import Record
 from normlab.studies.metrics import accuracy, chance, is_failed
 from normlab.studies.planning import SetupRuns
@@ -20,6 +29,8 @@ from normlab.studies.study import Figure
 from normlab.studies.units import rate_text
 
 RESAMPLES = 2000
+APART = 0.035
+"""Decades between two arms at one rate."""
 EDGE: LineStyle = {"linestyle": (0, (1, 1.4)), "linewidth": 1.3, "zorder": 1}
 """How the median of the highest rates that pass is drawn."""
 
@@ -39,7 +50,7 @@ def accuracy_curves(runs: Mapping[int, Record]) -> tuple[np.ndarray, np.ndarray]
 
 def draw_curves(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     ax, styles = drawing.subplots(), line_styles(e.setup)
-    for arm in arms_of(figure, e):
+    for i, arm in enumerate(arms_of(figure, e)):
         runs = e.runs_of(arm.name)
         if not any(run.curve for run in runs.values()):
             continue
@@ -48,7 +59,7 @@ def draw_curves(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
         rate = rate_text(rates[0]) if len(rates) == 1 else "varies"
         failed = sum(map(is_failed, runs.values()))
         label = f"{arm.name}\nrate {rate}, n = {len(runs)}{f', {failed} failed' if failed else ''}"
-        style: LineStyle = _weighted(styles[arm.name], arm) | {"marker": ""}
+        style: LineStyle = _weighted(styles[arm.name], arm) | {"markevery": marks(i, len(steps))}
         ax.plot(steps, values.mean(axis=0), label=label, **style)
         if len(runs) > 1:
             found = bootstrap(
@@ -59,7 +70,7 @@ def draw_curves(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
         return False
     if e.times_steps:
         _draw_target(ax, e.setup.target)
-    label_log_axis(ax, "gradient steps")
+    label_log_axis(ax, STEPS)
     ax.set_ylabel("validation accuracy, %")
     legend(drawing)
     return True
@@ -80,12 +91,13 @@ def _weighted(style: LineStyle, arm: Arm) -> LineStyle:
 
 def draw_rates(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     top, bottom = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    styles = line_styles(e.setup)
-    for arm in arms_of(figure, e):
+    styles, arms = line_styles(e.setup), arms_of(figure, e)
+    for i, arm in enumerate(arms):
         grid = {x: list(r.values()) for x, r in sorted(e.grids.get(arm.name, {}).items()) if r}
         if not grid:
             continue
-        rates, style = [rate_of(x) for x in grid], _weighted(styles[arm.name], arm)
+        style = _weighted(styles[arm.name], arm)
+        rates = [rate_of(x) * 10 ** apart(i, len(arms), APART) for x in grid]
         values = [[100 * accuracy(run, "validation") for run in runs] for runs in grid.values()]
         failed = [100 * float(np.mean([*map(is_failed, runs)])) for runs in grid.values()]
         label = f"{arm.name}, n = {n_range(values)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
@@ -19,9 +21,12 @@ from normlab.report.figures.series import (
     trace,
 )
 from normlab.report.figures.style import (
+    STEPS,
+    apart,
     draw_band,
     label_log_axis,
     legend,
+    marks,
     panels_of,
     quantity_text,
     scale_of,
@@ -32,31 +37,35 @@ from normlab.studies.planning import SetupRuns
 from normlab.studies.study import Figure
 
 PERCENTILES = (15, 50, 85)
-TITLE_WIDTH, PANEL_HEIGHT = 26, 2.6
+TITLE_WIDTH, PANEL_HEIGHT = 20, 2.4
+APART = 0.12
+"""Layers between two arms at one layer."""
 ACROSS = 3
 """Most panels side by side."""
 
 
 def draw_probe(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     ax, shown = drawing.subplots(), []
-    for group in groups_of(figure, e):
+    for i, group in enumerate(groups_of(figure, e)):
         steps, values = trace(group.runs, figure.key)
         found = quartiles(steps, values * scale_of(figure.key))
-        shown += _draw_quartiles(ax, found, group, marked=len(found.at) // 8)
+        shown += _draw_quartiles(ax, found, group, marks(i, len(found.at)))
     if not shown:
         return False
     scale_values(ax, np.concatenate(shown))
-    label_log_axis(ax, "gradient steps")
+    label_log_axis(ax, STEPS)
     ax.set_ylabel(quantity_text(figure.key))
     legend(drawing)
     return True
 
 
-def _draw_quartiles(ax: Axes, found: Quartiles, group: Group, marked: int = 1) -> list[np.ndarray]:
-    """Draw a median with its band, and a marker at every `marked`-th point; return the band."""
+def _draw_quartiles(
+    ax: Axes, found: Quartiles, group: Group, marked: Any = None
+) -> list[np.ndarray]:
+    """Draw a median with its band, and markers at the `marked` points; return the band."""
     if not found.at.size:
         return []
-    ax.plot(found.at, found.middle, label=group.label, markevery=max(1, marked), **group.style)
+    ax.plot(found.at, found.middle, label=group.label, markevery=marked, **group.style)
     if len(group.runs) > 1:
         draw_band(ax, found.at, found.low, found.high, group.style)
     return [found.low, found.high]
@@ -69,9 +78,10 @@ def draw_layers(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     shown: list[np.ndarray] = []
     for ax, place, point in zip(panels, (0, -1), ("first", "last"), strict=True):
         steps = set()
-        for group in groups:
+        for i, group in enumerate(groups):
             step, values = by_layer(group.runs, figure.key, place)
-            found = quartiles(1.0 + np.arange(values.shape[1]), scale_of(figure.key) * values)
+            at = 1.0 + np.arange(values.shape[1]) + apart(i, len(groups), APART)
+            found = quartiles(at, scale_of(figure.key) * values)
             shown += _draw_quartiles(ax, found, group)
             if found.at.size:
                 steps.add(step)
@@ -101,7 +111,7 @@ def draw_percentiles(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
         for line, width in zip(lines, (0.8, 1.8, 0.8), strict=True):
             ax.plot(line.at, line.middle, color=group.style["color"], lw=width)
         ax.set_title(wrapped(group.label, TITLE_WIDTH))
-        label_log_axis(ax, "gradient steps")
+        label_log_axis(ax, STEPS)
     for ax in panels[::ACROSS]:
         ax.set_ylabel(quantity_text(prefix))
     signs = {

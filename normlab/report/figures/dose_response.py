@@ -7,12 +7,14 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from normlab.report.arms import values_of
 from normlab.report.figures.series import arms_of, n_range
 from normlab.report.figures.style import (
-    DASHES,
+    LineStyle,
+    apart,
     legend,
     quantity_text,
     scale_of,
@@ -27,6 +29,8 @@ from normlab.studies.planning import SetupRuns
 from normlab.studies.setup import Arm, Setup
 from normlab.studies.study import Figure
 
+DASH = 5
+"""Points of a dash of a line across the figure."""
 LEVELS = {
     "norm.stats_batch": "examples that share statistics",
     "init.gain": "initial gain, times He's",
@@ -90,20 +94,16 @@ def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
     for i, (name, line) in enumerate(lines.items()):
         n = f", n = {n_range(point.values for point in line)}"
         if i < count:
-            shift = 2.0 ** (0.06 * (i - (count - 1) / 2))
-            ax.errorbar(
-                [shift * point.level for point in line],
-                [point.mean for point in line],
-                yerr=[point.half for point in line],
-                capsize=2.5,
-                elinewidth=1,
-                label=(name or e.setup.title) + n,
-                **styles[name],
+            shift = 2.0 ** apart(i, count, 0.06)
+            _draw_points(
+                ax, [shift * p.level for p in line], line, (name or e.setup.title) + n, styles[name]
             )
         else:
-            dash = DASHES[(DASHES.index(styles[name]["linestyle"]) + 1) % len(DASHES)]
-            color, label = styles[name]["color"], line[0].arm.name + n
-            ax.axhline(line[0].mean, color=color, ls=dash, lw=1.1, label=label)
+            place, others = i - count, len(lines) - count
+            dash = (DASH * place, (DASH, DASH * max(1, others - 1)))  # equal lines take turns
+            ax.axhline(line[0].mean, color=styles[name]["color"], ls=dash, lw=1.1)
+            at = levels[-1] * 2.0 ** (0.5 + 0.3 * place)
+            _draw_points(ax, [at], line, line[0].arm.name + n, styles[name] | {"linestyle": dash})
     ax.set_xscale("log", base=2)
     ax.set_xticks(levels, [*map(level_tick, levels)])
     ax.xaxis.minorticks_off()
@@ -119,6 +119,11 @@ def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
         ax.set_ylabel("test error, percentage points")
     legend(drawing)
     return True
+
+
+def _draw_points(ax: Axes, at: list[float], line: list[Point], label: str, style: LineStyle):
+    means, halves = [point.mean for point in line], [point.half for point in line]
+    ax.errorbar(at, means, yerr=halves, capsize=2.5, elinewidth=1, label=label, **style)
 
 
 def level_tick(level: float) -> str:

@@ -11,16 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from normlab.report.figures.style import STYLE, panels_of, wrapped
+from normlab.report.figures.style import LINE, STYLE, WIDTH, panels_of, wrapped
 from normlab.report.formatting import n_text, notes_of, with_symbol
 from normlab.studies.decisions import Verdict
 from normlab.studies.intervals import PERCENTILE
 
 READING = "Dots: one seed each; diamonds: the centre with its 99 % interval, which decides."
-ACROSS = 4
+ACROSS = 3
 """Most panels side by side."""
-PANEL, LINE = (1.85, 2.2), 0.18
-"""Inches of a panel, and of a line of the legend."""
+PANEL = (WIDTH / ACROSS, 2.2)
+"""Inches of a panel."""
 CENTRE_AT, PAIR_AT = 0.68, (-0.28, 0.18)
 """Where the centre is drawn, and the two sets of dots where effects are pairs of values."""
 GREY = "#6a6a6a"
@@ -31,7 +31,7 @@ AT_LEAST: dict[str, Any] = CENTRE | {"marker": "^", "ls": "none"}
 NO_EFFECT: dict[str, Any] = {"color": "#333333", "lw": 0.9, "ls": (0, (5, 2))}
 LIMIT: dict[str, Any] = {"color": "#333333", "lw": 1.3, "ls": (0, (1, 1.4))}
 GOLDEN = 0.618034
-TITLE_WIDTH, UNIT_WIDTH = 22, 26
+TITLE_WIDTH, UNIT_WIDTH = 19, 26
 
 
 def draw_effects(verdicts: Sequence[Verdict]) -> Drawing | None:
@@ -78,16 +78,16 @@ def draw_contrast(ax: Axes, verdict: Verdict) -> None:
     for (at, style), values in zip(places, dots.T, strict=False):
         spread = 0.3 if test.has_pairs else 0.5
         beside = spread * ((np.arange(len(values)) * GOLDEN + 0.5) % 1 - 0.5)
-        ax.plot(at + beside, values, **style)
+        ax.plot(at + beside, values, label="one seed", **style)
     ax.plot([CENTRE_AT] * 2, interval, color=CENTRE["color"], lw=CENTRE["lw"])
-    ax.plot(CENTRE_AT, centre, **CENTRE)
+    ax.plot(CENTRE_AT, centre, label="centre", **CENTRE)
     if contrast.is_lower_bound:
         ax.plot(CENTRE_AT, interval[1], **AT_LEAST)
     ax.set_xlim(-0.6, 0.95)
     ax.set_xticks([])
     ax.set_ylabel(wrapped(contrast.unit.axis_label, UNIT_WIDTH))
     title = "\n".join([contrast.id, ", ".join([with_symbol(verdict.word), *notes_of(verdict)])])
-    ax.set_title(f"{wrapped(title, TITLE_WIDTH)}\nn = {n_text(verdict)}", fontsize=8, pad=8)
+    ax.set_title(f"{wrapped(title, TITLE_WIDTH)}\nn = {n_text(verdict)}", fontsize=8.5, pad=8)
 
 
 def _draw_legend(drawing: Drawing, verdicts: Sequence[Verdict], columns: int) -> None:
@@ -104,7 +104,8 @@ def _draw_legend(drawing: Drawing, verdicts: Sequence[Verdict], columns: int) ->
         (any(t.is_difference for t in tests), f"no effect{second}", NO_EFFECT),
         (True, f"smallest effect of interest{', or limit' if has_limits else ''}", LIMIT),
     ]
-    handles = [Line2D([], [], label=name, **style) for is_used, name, style in entries if is_used]
-    lines = -(-len(handles) // columns)
-    drawing.set_figheight(drawing.get_figheight() + 0.15 + LINE * lines)
+    shown = [(wrapped(name), style) for is_used, name, style in entries if is_used]
+    handles = [Line2D([], [], label=name, **style) for name, style in shown]
+    lines = -(-sum(name.count("\n") + 1 for name, _ in shown) // columns) + 1
+    drawing.set_figheight(drawing.get_figheight() + LINE * lines)
     drawing.legend(handles=handles, loc="outside lower center", ncols=columns)

@@ -59,11 +59,15 @@ QUANTITIES = {
 }
 """Key of a curve or of a run's finals, or a key without its layer -> name and unit."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-LABEL_WIDTH = 30
-"""Characters of a line of the legend."""
+STEPS = "gradient steps"
+"""Name of an axis of steps."""
+WIDTH, LINE = 5.4, 0.18
+"""Inches of a figure, which a telephone still shows at 9 pixels a letter, and of a line of text."""
+LABEL_WIDTH, SHORT = 30, 18
+"""Characters of a line of the legend: at most, and where three of them fit side by side."""
 STYLE: dict[Any, Any] = {name: v for name, v in rcParamsDefault.items() if name != "backend"} | {
     "font.family": "DejaVu Sans",
-    "font.size": 9,
+    "font.size": 10,
     "text.parse_math": False,  # a name with $ is no formula
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -72,13 +76,13 @@ STYLE: dict[Any, Any] = {name: v for name, v in rcParamsDefault.items() if name 
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
-    "axes.titlesize": 9,
+    "axes.titlesize": 10,
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9,
     "svg.hashsalt": "normlab",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }
 """Every parameter of matplotlib, so that a style file of the user changes nothing."""
@@ -166,11 +170,29 @@ def scale_of(key: str) -> float:
     return 100.0 if QUANTITIES.get(key, "").endswith(", %") else 1.0
 
 
+def apart(i: int, count: int, step: float) -> float:
+    """Return how far line `i` of `count` is moved, so that no line hides another."""
+    return step * (i - (count - 1) / 2)
+
+
+def marks(i: int, points: int) -> tuple[int, int]:
+    """Return the first marked point of line `i`, and from how many points one is marked.
+
+    The marks of equal lines do not hide each other.
+    """
+    step = max(1, points // 8)
+    return i % step, step
+
+
 def legend(drawing: Drawing, ax: Axes | None = None) -> None:
-    """Put the legend to the right of the axes, where it covers no data."""
+    """Put the legend below the axes, where it covers no data; the figure grows by it."""
     handles, labels = (ax or drawing.axes[0]).get_legend_handles_labels()
     labels = [wrapped(label) for label in labels]
-    drawing.legend(handles, labels, loc="outside right upper", handlelength=2.8)
+    lines = [line for label in labels for line in label.split("\n")]
+    columns = 3 if max(map(len, lines)) <= SHORT else 2
+    down = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in labels)
+    drawing.set_figheight(drawing.get_figheight() + LINE * down)
+    drawing.legend(handles, labels, loc="outside lower center", handlelength=2.8, ncols=columns)
 
 
 def label_log_axis(ax: Axes, name: str) -> None:
