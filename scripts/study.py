@@ -58,7 +58,9 @@ flags.DEFINE_list(
     "arms", [], "Only these arms, on a page of their own; any scheme of list.py norms can join."
 )
 flags.DEFINE_list("setups", [], "Only these setups (a network and its data), by name.")
-flags.DEFINE_integer("seeds", None, "Reporting seeds of every arm, on a page of their own.", 1)
+flags.DEFINE_integer(
+    "seeds", None, "Reporting seeds of every arm, at least 2; a page of its own.", 2
+)
 flags.DEFINE_multi_string("only", [], "SETTING=VALUE: train only runs that have it.")
 flags.DEFINE_integer("retries", 1, "How often a population that broke is tried again.", 0)
 flags.DEFINE_enum(

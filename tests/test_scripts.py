@@ -51,7 +51,7 @@ BAD_INPUT = {
     "study --study=batch_size --only=optim.l=1": "did you mean 'optim.lr'",
     "study --study=batch_size --only=optim.lr=x": "type float",
     "study --study=batch_size --results=gs://b/x": "is an address",
-    "study --study=batch_size --seeds=0": "--seeds=0",
+    "study --study=batch_size --seeds=1": "--seeds=1",
     "study --study=batch_size --profile=fast": "<quick|standard|full>",
     "list": "no list named; use python scripts/list.py norms|",
     "list nroms": "'nroms' is no list",

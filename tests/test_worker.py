@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from normlab.launch import worker as working
 from normlab.launch.batching import stopped_populations
 from normlab.launch.worker import Worker, judge
 from normlab.runs.checkpoints import PopulationFolder, population_id
@@ -124,3 +125,17 @@ def test_only_stopped_populations_of_wanted_runs_are_judged(store):
 )
 def test_errors_have_names_and_only_some_are_worth_another_try(error, expected):
     assert judge(error) == expected
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x", "~nobody-here/x"])
+def test_a_cache_that_cannot_be_is_said_and_stops_nothing(place, monkeypatch):
+    monkeypatch.setenv("NORMLAB_CACHE", place)
+    monkeypatch.setattr(working.jax.config, "update", lambda *_: pytest.fail("it is used"))
+    assert place.split("/x")[0] in working.use_cache()
+
+
+def test_why_no_worker_can_train_names_the_variable_that_asks_for_it(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert "JAX_PLATFORMS=cuda is set" in working.unfit(AssertionError())
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert working.unfit(ValueError("x")) == "ValueError: x"
