@@ -114,7 +114,8 @@ def test_under_vmap_the_data_set_is_not_copied_to_the_members(changes, dataset):
     population = Population([config], dataset)
     states = jax.eval_shape(population.program.start, *population._start_inputs())
     inputs = population.hyper, population.batches(0, 5), population.schedule.chunk(0, 5)
-    lowered = population.program.advance.lower(states, *inputs, population.images)
+    advance: Any = population.program.advance
+    lowered = advance.lower(states, *inputs, population.images)
     rows, values = dataset.images.shape
     assert f"tensor<{rows}x{values}xui8>" in lowered.as_text()
     assert f"tensor<3x{rows}x{values}xui8>" not in lowered.as_text()
