@@ -224,7 +224,7 @@ def test_no_line_hides_an_equal_one(kind: Kind, key: str):
     runs = {seed: made_run(seed, steps=steps) for seed in range(2)}
     for run in runs.values():
         run.config["optim.lr"] = 0.1
-    e = runs_of(**{arm.name: runs for arm in ARMS})
+    e = runs_of(SETUP, **{arm.name: runs for arm in ARMS})
     drawing = draw(Figure(kind, "made-up", "", key), e)
     assert_every_line_shows(drawing)
 

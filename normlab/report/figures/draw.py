@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure as Drawing
 
 from normlab.report.figures.curves import draw_curves, draw_rates
@@ -84,7 +85,8 @@ def name_lines(drawing: Drawing) -> None:
     """Give each line with a name an id that says its axes and its name."""
     for i, ax in enumerate(drawing.axes):
         names = {line: str(line.get_label()) for line in ax.get_lines()}
-        names |= {c.lines[0]: str(c.get_label()) for c in ax.containers}
+        bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
+        names |= {bar.lines[0]: str(bar.get_label()) for bar in bars}
         for line, name in names.items():
             if not name.startswith("_"):
                 line.set_gid(f"line {i} {name.replace(chr(10), ', ')}")
