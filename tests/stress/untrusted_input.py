@@ -68,6 +68,7 @@ def save_no_pdf(drawing: Figure, file: Any, **options: Any) -> None:
 
 def save_nothing(drawing: Figure, file: Any, **options: Any) -> None:
     """Leave a figure empty, where only the texts of a page are broken."""
+    file.write(b"<svg></svg>" if options["format"] == "svg" else b"")
 
 
 def read_populations(store: Store) -> None:
