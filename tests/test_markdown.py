@@ -277,7 +277,7 @@ def test_the_head_says_where_the_runs_come_from_and_which_rules_changed():
         "- profile: quick, standard",
         "- runs: 2 finished of at least 4 planned; 2 failed; 2 by another training version",
         "- newest run: 2026-11-19",
-        "- machine: A processor, 1 cores of it, Linux",
+        "- machine: A processor, workers on 1 of its cores each, Linux",
         "- versions: jax 0.10.2",
         "- git commit: 0123456789ab",
         "- rule changed after the first run: plain-standard",

@@ -61,7 +61,9 @@ def _changes(provenance: dict[str, Any]) -> str | None:
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "machine": lambda p: f"{p.get('processor')}, {p.get('cores')} cores of it, {p.get('platform')}",
+    "machine": lambda p: (
+        f"{p.get('processor')}, workers on {p.get('cores')} of its cores each, {p.get('platform')}"
+    ),
     "device": lambda p: f"{p.get('device')} ({p.get('backend')})",
     "versions": lambda p: ", ".join(f"{n} {v}" for n, v in p.get("versions", {}).items()),
     "Python": lambda p: p.get("python"),
