@@ -90,6 +90,7 @@ def place_code(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
     file.parent.mkdir(parents=True)
     file.write_text("1")
     monkeypatch.setattr(provenance, "__file__", str(file))
+    monkeypatch.setattr(provenance, "ROOT", file.resolve().parents[2])
     return file
 
 

@@ -13,10 +13,10 @@ import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from io import TextIOWrapper
-from pathlib import Path
 from types import FrameType
 
-ROOT = Path(__file__).resolve().parents[2]
+from normlab.runs.provenance import ROOT
+
 HARMLESS = (
     "JAX_CHECK_PROXY_ENVS",
     "JAX_COMPILATION_CACHE_",

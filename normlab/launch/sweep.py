@@ -230,16 +230,18 @@ class Job:
         path = self.store.root / "steptimes.json"
         known = read_json(path) if path.exists() else {}
         entry = known.setdefault(timing_place(host_facts()), {})
-        setups = self._timed_setups()
-        if all(entry.keys() >= set(map(program_id, configs.values())) for configs in setups):
+
+        def lacks(configs: dict[str, Config]) -> bool:
+            return not entry.keys() >= set(map(program_id, configs.values()))
+
+        if not (setups := [*filter(lacks, self._timed_setups())]):
             return
         on_start()
         with Supervisor(self.store, data_dir=self.data_dir) as supervisor:
             for configs in setups:
-                names = {arm: program_id(config) for arm, config in configs.items()}
-                if not entry.keys() >= set(names.values()):  # rungs of a ladder share programs
+                if lacks(configs):  # rungs of a ladder share programs
                     seconds = supervisor.time_steps(configs)
-                    entry |= {names[arm]: value for arm, value in seconds.items()}
+                    entry |= {program_id(configs[arm]): value for arm, value in seconds.items()}
                     write_json(path, known)
 
     def _timed_setups(self) -> list[dict[str, Config]]:

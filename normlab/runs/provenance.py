@@ -13,6 +13,8 @@ from typing import Any
 
 from normlab.training.version import TRAINING_VERSION, training_version_of
 
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder of the code, a repository where it was cloned."""
 OTHER_FLAGS = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
 NUMBER = (int, float)
@@ -104,12 +106,11 @@ def timing_place(facts: dict[str, Any]) -> str:
 def git_facts() -> dict[str, Any]:
     """Return the commit of the code and whether its tree has changes; "unknown" and None without
     git or outside a repository."""
-    here = Path(__file__).resolve().parents[2]
     try:
         run = functools.partial(
-            subprocess.run, cwd=here, capture_output=True, text=True, timeout=5, check=True
+            subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=5, check=True
         )
-        git = ["git", "-c", f"safe.directory={here}"]  # its owner may be another user
+        git = ["git", "-c", f"safe.directory={ROOT}"]  # its owner may be another user
         run([*git, "ls-files", "--error-unmatch", __file__])  # not somebody else's repository
         commit = run([*git, "rev-parse", "--short=12", "HEAD"]).stdout.strip()
         changes = run([*git, "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
@@ -120,8 +121,7 @@ def git_facts() -> dict[str, Any]:
 
 def is_commit_lost() -> bool:
     """Return whether the code is in a repository of its own that git cannot read."""
-    here = Path(__file__).resolve().parents[2]
-    return git_facts()["git_commit"] == "unknown" and (here / ".git").exists()
+    return git_facts()["git_commit"] == "unknown" and (ROOT / ".git").exists()
 
 
 def host_facts() -> dict[str, Any]:

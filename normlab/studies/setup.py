@@ -13,10 +13,10 @@ from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError
+from normlab.runs.provenance import ROOT
 from normlab.settings import Config, flatten
 from normlab.studies.protocols import Edges, Tuning
 
-ROOT = Path(__file__).resolve().parents[2]
 PAIR = ("none", "batch")
 """The norms that most claims compare."""
 AVERAGES = "follow, momentum 0.99"
