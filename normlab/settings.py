@@ -138,7 +138,7 @@ SETTINGS: dict[str, Setting] = {
         1e-5, "static", "added to the variance; the same for all arms", low=1e-30
     ),
     "norm.momentum": Setting(
-        0.9, "static", "weight of the OLD running statistics (0.99 needs 500 steps)", low=0, high=1
+        0.99, "static", "weight of the OLD running statistics (as Flax)", low=0, high=1, frozen=0.9
     ),
     "norm.stats_batch": Setting(
         0, "static", "examples that share statistics; 0: the whole batch", "examples", low=0

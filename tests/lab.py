@@ -77,7 +77,7 @@ class StudyLab(Lab):
     """The same for a study, whose seeds grow."""
 
     def __init__(self, study: Study, response: Response, upto: int = 99):
-        self.response, self.records = response, {}
+        self.study, self.response, self.records = study, response, {}
         for _ in range(upto):
             self.known = look_at_study(study, "quick", self.records, MEMORY)
             missing = [w for n, w in self.known.wanted.items() if n not in self.records]

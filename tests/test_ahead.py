@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lab import BATCH, GROUP, INSIDE, MEMORY, NONE, SEEDS, SETUP, Lab
+from lab import BATCH, GROUP, INSIDE, MEMORY, NONE, SETUP, Lab
 from workspace import run_script
 
 from normlab.launch import remaining
@@ -23,7 +23,7 @@ from normlab.studies.forecast import expected_runs
 from normlab.studies.looks import look_at_study
 from normlab.studies.planning import SetupRuns
 from normlab.studies.protocols import WINDOW, Edges
-from normlab.studies.setup import AVERAGES, FollowUp
+from normlab.studies.setup import FollowUp
 from normlab.studies.study import Study
 
 CLAIM = Claim("C1", "none is worse", "setup", error_difference("none", "batch"), 1.0, looks=(4,))
@@ -144,7 +144,7 @@ def test_what_will_be_wanted_is_told_before_the_first_run(name):
     """As many runs of each arm and stage as are wanted in the end, where the runs are usual."""
     setup, response = CASES[name]
     wanted = Lab(setup, response).evidence.wanted
-    expected = expected_runs(setup, (), {}, MEMORY)
+    expected = expected_runs(setup, {}, MEMORY)
     assert Counter(run.place for run in expected.values()) == Counter(
         run.place for run in wanted.values()
     )
@@ -157,9 +157,9 @@ def test_known_results_replace_what_was_assumed():
         return 0.9 - 0.1 * (exponent + 1.7) ** 2
 
     lab = Lab(SETUP, response)
-    assert expected_runs(SETUP, (), lab.records, MEMORY).keys() == lab.evidence.wanted.keys()
+    assert expected_runs(SETUP, lab.records, MEMORY).keys() == lab.evidence.wanted.keys()
     tuned = {n: r for n, r in lab.records.items() if lab.evidence.wanted[n].stage == "tune"}
-    assert expected_runs(SETUP, (), tuned, MEMORY).keys() == lab.evidence.wanted.keys()
+    assert expected_runs(SETUP, tuned, MEMORY).keys() == lab.evidence.wanted.keys()
 
 
 def test_a_job_counts_what_follows_once(tmp_path):
@@ -168,7 +168,7 @@ def test_a_job_counts_what_follows_once(tmp_path):
     wanted = Lab(SETUP, lambda norm, exponent, seed: 0.9 - 0.1 * (exponent + 1.7) ** 2).evidence
     job.missing()
     left, ahead = job.left()
-    assert len(left) + len(ahead) == len(wanted.wanted) + len(SEEDS)  # again, for averages
+    assert len(left) + len(ahead) == len(wanted.wanted)
     for name, run in wanted.records.items():
         if wanted.wanted[name].stage == "tune":
             job.records.ids.add(name)
@@ -176,13 +176,12 @@ def test_a_job_counts_what_follows_once(tmp_path):
     job.missing()
     left, ahead = job.left()
     assert {wanted.wanted[name].stage for name in left} == {"report"}
-    assert [job.expected[name].stage for name in ahead] == [AVERAGES] * len(SEEDS)
-    job.expected["more"] = replace(job.expected[next(iter(ahead))], stage="another")
+    assert ahead == {}
+    job.expected["more"] = replace(next(iter(job.expected.values())), stage="another")
     assert "more" in job.left()[1]
     job.records.ids |= wanted.records.keys()
     job.records.kept |= wanted.records
-    again = job.missing()
-    assert job.left() == (again, {}) and len(again) == len(SEEDS)
+    assert job.missing() == {} and job.left() == ({}, {})
 
 
 class Hands:

@@ -1,5 +1,5 @@
-"""What contrasts say with Flax's default running averages, from made-up runs: the runs that this
-needs, effects by hand, and how pages show them. It decides nothing, and nothing waits for it."""
+"""What contrasts say with Flax's default running averages, from made-up runs: effects by hand, and
+how pages show them. It decides nothing, and no run is made for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from normlab.studies.intervals import PAIRED_T
 from normlab.studies.looks import look_at_study
 from normlab.studies.planning import ConfigCache, RequiredRun
 from normlab.studies.protocols import WINDOW
-from normlab.studies.setup import AVERAGES, FIRST_SEED, FollowUp
+from normlab.studies.setup import FIRST_SEED, FollowUp
 from normlab.studies.study import adapt, load_study, study_names
 
 TWELVE = [*range(FIRST_SEED, FIRST_SEED + 12)]
@@ -36,11 +36,9 @@ WINDOWED = replace(
 
 
 class Averaged(StudyLab):
-    """Running averages lag behind by 5 points with momentum 0.99, otherwise by 2."""
+    """Running averages lag behind by 5 points."""
 
-    lag: Callable[[Config], float] = staticmethod(
-        lambda config: 0.05 if config["norm.momentum"] == 0.99 else 0.02
-    )
+    lag: Callable[[Config], float] = staticmethod(lambda config: 0.05)
 
     def train(self, wanted: RequiredRun) -> Record:
         run, lag = super().train(wanted), self.lag(wanted.config)
@@ -52,15 +50,16 @@ class Averaged(StudyLab):
         return replace(run, final=run.final | final, curve=curve)
 
     @property
-    def asked(self) -> list[RequiredRun]:
-        return [w for w in self.known.wanted.values() if w.stage == AVERAGES]
-
-    @property
-    def averages(self) -> Contrast:
+    def averages(self) -> Contrast | None:
         """Those of the only claim."""
-        ((*_, last),) = self.known.paths
-        assert last.averages
+        known = look_at_study(self.study, "quick", self.records, MEMORY, with_averages=True)
+        ((*_, last),) = known.paths
         return last.averages
+
+
+def effects_of(lab: Averaged) -> dict[int, float]:
+    assert lab.averages
+    return dict(lab.averages.effects)
 
 
 def bowls(norm: str, exponent: float, seed: int) -> float:
@@ -78,54 +77,40 @@ def lab_of(effect: Effect, setup=WINDOWED, response: Response = bowls, last: int
 WORSE = error_difference("none", "batch")
 
 
-def test_arms_with_running_averages_train_again_at_their_one_rate():
-    lab = lab_of(WORSE, replace(WINDOWED, settings={"eval.batch_statistics": True}))
-    assert {(w.arm, w.config["optim.lr"]) for w in lab.asked} == {("batch", 0.05623)}
-    assert sorted(w.config["seed"] for w in lab.asked) == TWELVE
-    assert {w.config["norm.momentum"] for w in lab.asked} == {0.99}
-    assert not any(w.config["eval.batch_statistics"] for w in lab.asked)
-    others = [w.config for w in lab.known.wanted.values() if w.stage != AVERAGES]
-    assert {config["norm.momentum"] for config in others} == {0.9}
-
-
-def test_nothing_waits_for_these_runs_and_they_wait_for_all_others():
+def test_averages_have_the_momentum_of_flax_and_ask_for_no_run():
     lab = lab_of(WORSE)
-    study = study_of(WINDOWED, Claim("C1", "s", "setup", WORSE, 1.0, (12,)))
-    asked = {w.run_id for w in lab.asked}
-    without = {name: run for name, run in lab.records.items() if name not in asked}
-    known = look_at_study(study, "quick", without, MEMORY)
-    (last,) = known.paths[0]
-    runs = known.setups["setup"]
-    assert runs.is_complete and runs.can_decide and asked <= runs.wanted.keys()
-    assert last.effects == lab.verdicts["C1"].contrast.effects
-    assert last.averages and last.averages.effects == {}
-    missing = next(n for n, w in lab.known.wanted.items() if w.stage == "report")
-    del without[missing]
-    assert not asked & look_at_study(study, "quick", without, MEMORY).wanted.keys()
+    configs = [w.config for w in lab.known.wanted.values() if w.config["norm.name"] == "batch"]
+    assert {config["norm.momentum"] for config in configs} == {0.99}
+    known = look_at_study(lab.study, "quick", lab.records, MEMORY, with_averages=True)
+    assert known.wanted.keys() == lab.known.wanted.keys() == lab.records.keys()
+    assert known.settled == {"C1"}
 
 
-def test_more_seeds_need_no_more_of_these_runs():
+def test_the_seeds_are_those_of_the_look_that_decides():
     def response(norm: str, exponent: float, seed: int) -> float:
         worse = 0.0115 + 0.0035 * 1.4 * math.sin(seed * 12.9898) if norm == "none" else 0.0
         return 0.9 - 0.05 * (exponent + 1.5) ** 2 - worse
 
     lab = lab_of(WORSE, response=response, last=24)
-    assert lab.verdicts["C1"].n == 24
-    assert [*lab.averages.effects] == sorted(w.config["seed"] for w in lab.asked) == TWELVE
+    assert lab.verdicts["C1"].n == len(effects_of(lab)) == 24
 
 
 def test_errors_with_running_averages_by_hand():
-    """The row counts with three rates of each arm, this with one."""
+    """Rates are chosen as for the row: by validation with re-estimated statistics."""
     lab = lab_of(WORSE)
     row_effect = 3.0 + 100 * (0.1 - 0.2) * 2 * 0.25**2 / 3
-    assert lab.verdicts["C1"].contrast.effects == pytest.approx(
+    verdict = lab.verdicts["C1"]
+    assert verdict.contrast.effects == pytest.approx(
         {s: row_effect + 0.1 * (s % 3) for s in TWELVE}
     )
-    assert lab.averages.effects == pytest.approx({s: 3 - 5 + 0.1 * (s % 3) for s in TWELVE})
-    verdict = lab.verdicts["C1"]
-    assert (verdict.word, verdict.contrast.averages) == ("supported", lab.averages)
-    result = Result(report_of(), verdict)
-    assert result.averages and result.averages.word == "refuted"
+    lab.lag = lambda config: 0.05 if config["optim.lr"] < 0.05 else 0.02  # of one rate of three
+    lab.records = {n: lab.train(w) for n, w in lab.known.wanted.items()}
+    assert effects_of(lab) == pytest.approx(
+        {s: row_effect - (5 + 2 + 2) / 3 + 0.1 * (s % 3) for s in TWELVE}
+    )
+    contrast = replace(verdict.contrast, averages=lab.averages)
+    result = Result(report_of(), replace(verdict, contrast=contrast))
+    assert (verdict.word, result.averages and result.averages.word) == ("supported", "refuted")
 
 
 def test_times_with_running_averages_by_hand():
@@ -134,27 +119,22 @@ def test_times_with_running_averages_by_hand():
     ends = {"none": 0.90, "batch": 0.95, "group": 0.90}
     lab = lab_of(speedup("none", "batch"), setup, lambda norm, e, seed: ends[norm])
     shares = {"none": 0.7 / 0.8, "batch": 0.7 / 0.85, "averages": 0.75 / 0.85}
-    for contrast, batch in ((lab.verdicts["C1"].contrast, "batch"), (lab.averages, "averages")):
+    found = {"batch": lab.verdicts["C1"].contrast.effects, "averages": effects_of(lab)}
+    for batch, effects in found.items():
         expected = math.log2(300 / 10) * (shares["none"] - shares[batch])
-        assert contrast.effects == pytest.approx(dict.fromkeys(TWELVE, expected))
+        assert effects == pytest.approx(dict.fromkeys(TWELVE, expected))
 
 
-def test_follow_ups_keep_their_settings_and_differences_of_differences_their_signs():
+def test_follow_ups_have_averages_and_differences_of_differences_their_signs():
     later = tuple(
         FollowUp(f"{n} later", n, n, settings={"train.steps": 400}) for n in ("none", "batch")
     )
     effect = interaction("batch later", "batch", "none later", "none")
     lab = lab_of(effect, replace(WINDOWED, follows=later))
-    found = {(w.arm, w.config["train.steps"], w.config["norm.momentum"]) for w in lab.asked}
-    assert found == {("batch", 300, 0.99), ("batch", 400, 0.99)} and len(lab.asked) == 24
-    assert lab.averages.effects == pytest.approx(dict.fromkeys(TWELVE, 0.0))
+    assert effects_of(lab) == pytest.approx(dict.fromkeys(TWELVE, 0.0))
     lab.lag = lambda config: 0.05 if config["train.steps"] == 400 else 0.0
     lab.records = {n: lab.train(w) for n, w in lab.known.wanted.items()}
-    lab.known = look_at_study(
-        study_of(replace(WINDOWED, follows=later), Claim("C1", "s", "setup", effect, 1.0, (12,))),
-        *("quick", lab.records, MEMORY),
-    )
-    assert lab.averages.effects == pytest.approx(dict.fromkeys(TWELVE, 5.0))
+    assert effects_of(lab) == pytest.approx(dict.fromkeys(TWELVE, 5.0))
 
 
 def test_averages_that_are_useless_are_errors_and_no_failures_of_training():
@@ -162,20 +142,19 @@ def test_averages_that_are_useless_are_errors_and_no_failures_of_training():
         lag = staticmethod(lambda config: 0.83)
 
     lab = Useless(study_of(WINDOWED, Claim("C1", "s", "setup", WORSE, 1.0, (12,))), bowls)
-    assert lab.averages.estimator is PAIRED_T
-    assert lab.averages.effects == pytest.approx({s: 3 - 83 + 0.1 * (s % 3) for s in TWELVE})
+    row = lab.verdicts["C1"].contrast.effects
+    assert lab.averages and lab.averages.estimator is PAIRED_T
+    assert effects_of(lab) == pytest.approx({s: effect - 83 for s, effect in row.items()})
 
 
 @pytest.mark.parametrize("effect", [error_difference("none", "group"), error_difference("x", "y")])
 def test_without_running_averages_there_is_nothing_to_say(effect):
-    lab = lab_of(effect)
-    assert not lab.asked and lab.known.paths[0][-1].averages is None
+    assert lab_of(effect).averages is None
 
 
 def test_exploring_leaves_them_out():
     study = adapt(study_of(WINDOWED, Claim("C1", "s", "setup", WORSE, 1.0, (12,))), seeds=5)
-    lab = Averaged(study, bowls)
-    assert not lab.asked and lab.verdicts["C1"].contrast.averages is None
+    assert Averaged(study, bowls).averages is None
 
 
 def test_steps_and_errors_of_the_studies_are_shown_with_them(monkeypatch):
@@ -183,7 +162,10 @@ def test_steps_and_errors_of_the_studies_are_shown_with_them(monkeypatch):
     cache, found = ConfigCache(), set()
     for study in map(load_study, study_names()):
         for profile in study.setups:
-            contrasts = [path[-1] for path in look_at_study(study, profile, {}, cache).paths]
+            contrasts = [
+                path[-1]
+                for path in look_at_study(study, profile, {}, cache, with_averages=True).paths
+            ]
             found |= {name for c in contrasts if c.averages for name in c.id.split("-")[:1]}
     assert found == {*"C1a C1b C1t C4a C4b C8a C8b C8c C10a C10b C11 C13 C14b".split()}
 

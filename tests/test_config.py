@@ -152,7 +152,7 @@ def test_schemes_run_in_both_placements(norm, placement):
 )
 def test_unused_settings_are_reset_and_told(config, name):
     resolved, notes = resolve(config)
-    assert resolved[name] == SETTINGS[name].default
+    assert resolved[name] == SETTINGS[name].identity_default
     assert len(notes) == 1 and notes[0].startswith(f"{name}={config[name]} is not used")
     without = {n: v for n, v in config.items() if n != name}
     assert run_id(resolved) == run_id(resolve(without).config)
@@ -180,10 +180,12 @@ def test_config_files_are_complete(name):
 # Runs lie under these names. Change a literal only when the same settings now mean another run
 # (a default without `frozen` changed): then old results are no longer found, which must be wanted.
 PINNED = {
-    "44136fa355b3678a": {},
+    "c0a377a664f14988": {},
+    "44136fa355b3678a": {"norm.momentum": 0.9},
     "61a40200b2ef4360": {"norm.name": "group"},
     "46a88d505477af68": {"norm.name": "none", "optim.lr": 0.3, "seed": 3},
-    "be3fb6f70fb13f14": CNN,
+    "dde45435a7ed1ab1": CNN,
+    "be3fb6f70fb13f14": {**CNN, "norm.momentum": 0.9},
 }
 
 

@@ -110,12 +110,14 @@ RUN_CASES: dict[str, Config] = {
 }
 """Cases of whole runs: batches, rates, evaluation, records. All schedules share one program."""
 DIAGNOSTICS = "diagnostics"
+AVERAGES = {"norm.momentum": 0.9}
+"""Ten steps move them visibly."""
 
 
 def config_of(case: Config) -> Config:
     common = {"data.name": "digits", "data.batch": BATCH, "data.validation_examples": 100}
     common |= {"train.steps": STEPS, "norm.groups": 2, "host.chunk": STEPS, "eval.batch": 300}
-    return small(common | {"train.eval_every": STEPS, "eval.stats_examples": 32} | case)
+    return small(common | {"train.eval_every": STEPS, "eval.stats_examples": 32} | AVERAGES | case)
 
 
 def summary(tree: Any) -> list[float]:

@@ -144,8 +144,8 @@ def test_a_test_with_a_suffix_finds_its_entry(name, entry):
 
 def test_tests_without_a_verdict_say_why():
     text = page(report_of(row("C4a", "not run"), row("C4b", "not measured")))
-    assert "- **… not run**: delta 1 points; n = 0 of 6" in block(text, "C4a")
-    assert "- **∅ not measured**: delta 1 points; n = 6" in block(text, "C4b")
+    assert "- **… not run**: delta 1 point; n = 0 of 6" in block(text, "C4a")
+    assert "- **∅ not measured**: delta 1 point; n = 6" in block(text, "C4b")
     assert "- **… not run**: no study shown here tests it" in block(text, "C11")
     assert "- **… not decided**: no recurrent net yet" in block(text, "C9")
     assert "| C9 | Batch norm suits sequences badly | … not decided |" in text
@@ -156,7 +156,7 @@ def test_tests_without_a_verdict_say_why():
 def test_what_cannot_be_tested_gives_its_reason():
     report = report_of(row("C10a-layer", "not testable here"))
     text, shown = page(report), html([report])
-    line = "- **∅ not testable here**: delta 1 points; n = 6; it rests on nothing\n"
+    line = "- **∅ not testable here**: delta 1 point; n = 6; it rests on nothing\n"
     assert line in block(text, "C10a")
     assert "Because it rests on nothing" in shown and DISAGREES not in text + shown
     nothing = row("C8c", "not measured", unmet="an arm fails")
@@ -321,10 +321,10 @@ def test_the_facts_say_what_decides():
     assert facts[0]["Largest value allowed"] == "0.0001 nats"
     assert facts[1]["Least value asked for"] == "95.0 %"
     assert facts[2]["Largest value allowed"] == "5.0 %"
-    assert facts[3]["Smallest effect of interest"] == "1 points"
+    assert facts[3]["Smallest effect of interest"] == "1 point"
     assert results[0].effect == "3e-05 nats"
-    assert [r.asked for r in results[2:]] == ["limit 5.0 %", "delta 1 points"]
-    assert "; limit 5.0 %" in html([report]) and "; delta 1 points" in html([report])
+    assert [r.asked for r in results[2:]] == ["limit 5.0 %", "delta 1 point"]
+    assert "; limit 5.0 %" in html([report]) and "; delta 1 point" in html([report])
     assert facts[1]["Planned n"] == "3" and "Next" not in facts[0]
     assert facts[1]["Next"] == "open at its cap: the rule plans no more than n = 3"
     assert facts[0]["The same word again"] == "in 100 % of the resamples of its seeds"

@@ -195,6 +195,21 @@ def test_output_and_gradient_at_large_values_are_those_at_small_ones(name, shape
 
 
 @pytest.mark.parametrize("name", RUNNING)
+def test_the_table_says_whose_output_in_training_depends_on_the_momentum(name):
+    """Once the averages have moved, and batch renormalization corrects."""
+    found = []
+    for momentum in (0.5, 0.99):
+        options = {"renorm_steps": 0} if name == "batch_renorm" else {}
+        norm, x = make(name, momentum=momentum, **options), 1 + draw(CONV, 3)
+        variables = start(norm, x)
+        for _ in range(2):
+            y, _, moved = outputs(norm, variables, x)
+            variables = {**variables, **moved}
+        found.append(np.asarray(y))
+    assert np.array_equal(*found) != NORMS[name].trains_on_averages
+
+
+@pytest.mark.parametrize("name", RUNNING)
 def test_frozen_statistics_give_gradients_in_spite_of_masked_nan(name):
     x, norm = draw(CONV, 2), make(name, use_running=True, update_running=False)
     variables, valid = start(norm, x), np.arange(4).reshape(-1, 1, 1, 1) < 3

@@ -249,7 +249,7 @@ def test_a_cell_shows_word_effect_interval_and_n_and_what_has_not_run():
     effect = "1.50 [1.50, 1.50] points; n = 12"
     assert shown[C11.own] == f"✓ supported, at least delta; {effect} (own)"
     assert shown[FLIPPED] == "✗ refuted, small; 0.25 [0.25, 0.25] points; n = 12"
-    assert (shown[GONE], delta, last) == ("… not run", "1 points", "5 of 7, 1 not run")
+    assert (shown[GONE], delta, last) == ("… not run", "1 point", "5 of 7, 1 not run")
     (numbers,) = csv.DictReader(io.StringIO(table.to_csv()))
     assert float(numbers[f"{FLIPPED}, low"]) == pytest.approx(0.25)
     assert (numbers[f"{FLIPPED}, n"], numbers["keeps the word, of"]) == ("12", "7")

@@ -42,7 +42,7 @@ class PlainMLP(nn.Module):
     def __call__(self, x, train):
         for i in (1, 2):
             x = nn.Dense(16, name=f"dense_{i}")(x)
-            norm = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=f"norm_{i}")
+            norm = nn.BatchNorm(not train, momentum=0.99, epsilon=1e-5, name=f"norm_{i}")
             x = nn.relu(norm(x))
         return nn.Dense(10, name="head")(x)
 

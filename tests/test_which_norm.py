@@ -253,11 +253,11 @@ def test_nothing_is_advised_while_runs_are_missing():
 @pytest.mark.parametrize(
     "equals, advice",
     [
-        ((), "a is the best, but not surely within 1 points of all others."),
-        (("a",), "Take a: no other is better by 1 points, with 95 % confidence."),
+        ((), "a is the best, but not surely within 1 point of all others."),
+        (("a",), "Take a: no other is better by 1 point, with 95 % confidence."),
         (
             ("batch", "none"),
-            "Take one of batch, no norm: no other is better by 1 points, with 95 % confidence; no "
+            "Take one of batch, no norm: no other is better by 1 point, with 95 % confidence; no "
             "norm is the cheapest.",
         ),
     ],
@@ -266,7 +266,7 @@ def test_the_advice(equals, advice):
     names = equals or ("a", "b")
     one = Estimate(1.0, 0.9, 1.1)
     found = [Standing(name, one, 12, 0.0, name in equals) for name in names]
-    assert Column(ERROR, "net", "", "1 points", found).advice == advice
+    assert Column(ERROR, "net", "", "1 point", found).advice == advice
 
 
 def test_the_cheapest_reads_its_input_least_often():

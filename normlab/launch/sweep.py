@@ -121,10 +121,7 @@ class Job:
         for study in self.studies:
             for name, runs in self._look(study).setups.items():
                 if not self.setups or name in self.setups:
-                    found = (
-                        expected_runs(runs.setup, study.claims, self.records.kept, self.cache)
-                        | found
-                    )
+                    found = expected_runs(runs.setup, self.records.kept, self.cache) | found
         return {n: run for n, run in found.items() if self.only.items() <= run.config.items()}
 
     def left(self) -> tuple[dict[str, Config], dict[str, Config]]:

@@ -30,6 +30,8 @@ class Norm:
     replace norm and activation together. They are allowed before it only (placement `pre`)."""
     centered: bool = True
     running_statistics: bool = False
+    trains_on_averages: bool = False
+    """Whether training reads the running statistics, and so depends on their momentum."""
     grouped: bool = False
     """Whether the channels are split into `groups`, which must divide them."""
     invariant: tuple[str, ...] = ()

@@ -81,6 +81,7 @@ NORMS: dict[str, Norm] = {
         exact=True,
         cost="moments; output",
         source="arXiv:1702.03275",
+        trains_on_averages=True,
         **{**RUNNING, "options": (*RUNNING["options"], "renorm_steps", "r_max", "d_max")},
     ),
     "mean_only_batch": Norm(
@@ -110,6 +111,7 @@ NORMS: dict[str, Norm] = {
         approximate_gradient=True,
         cost="output; mean square",
         source="arXiv:2003.07845",
+        trains_on_averages=True,
         **RUNNING,
     ),
     "switchable": Norm(

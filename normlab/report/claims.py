@@ -105,7 +105,7 @@ class Result:
 
     @property
     def averages(self) -> Look | None:
-        """What it says with Flax's default running averages; None where those runs are missing."""
+        """What it says with Flax's default running averages; None where runs are missing."""
         contrast = self.contrast.averages
         return look_at(contrast)[0] if contrast and len(contrast.effects) > 1 else None
 

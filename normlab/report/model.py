@@ -90,7 +90,9 @@ def collect(
     found = Records(store) if records is None else records
     reports = []
     for study in studies:
-        known = look_at_study(study, profile, found, cache, measurements(store, study))
+        known = look_at_study(
+            study, profile, found, cache, measurements(store, study), with_averages=True
+        )
         if known.setups:
             verdicts = [decide(path) for path in known.paths]
             reports.append(StudyReport(study, profile, known.setups, verdicts))

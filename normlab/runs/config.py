@@ -109,9 +109,10 @@ def _reset_unused(config: Config, row: Norm) -> tuple[Config, list[str]]:
         notes.append(f"norm.name={config['norm.name']} is {row.equals} in a network without space")
         config["norm.name"] = row.equals
     for name in _unused(config, row):
-        if config[name] != SETTINGS[name].default:
+        setting = SETTINGS[name]
+        if config[name] not in (setting.default, setting.identity_default):
             notes.append(f"{name}={config[name]} is not used here and reset to the default")
-            config[name] = SETTINGS[name].default
+        config[name] = setting.identity_default  # a new default changes no id of a run without it
     if config["norm.stats_batch"] == config["data.batch"]:
         config["norm.stats_batch"] = 0
     seen = config["eval.stats_examples"]

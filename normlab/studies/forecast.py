@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from normlab.runs.record import Record
-from normlab.studies.averages import averaged_runs
-from normlab.studies.effects import Claim
 from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
 from normlab.studies.protocols import Edges, Tuning
 from normlab.studies.rates import STEP
@@ -18,9 +16,9 @@ MOVE = 2 * STEP
 
 
 def expected_runs(
-    setup: Setup, claims: Iterable[Claim], records: Mapping[str, Record], cache: ConfigCache
+    setup: Setup, records: Mapping[str, Record], cache: ConfigCache
 ) -> dict[str, RequiredRun]:
-    """Return all runs that a setup with these claims is expected to want, at its number of seeds.
+    """Return all runs that a setup is expected to want, at its number of seeds.
 
     Runs that are missing are assumed to train best in the middle of the grid, and those with the
     reporting seeds half a decade higher. Then no grid grows, and each window moves once. Where
@@ -33,13 +31,9 @@ def expected_runs(
         runs = SetupRuns(setup, known, cache)
         missing = {name: run for name, run in runs.wanted.items() if name not in known}
         if not missing:
-            break
+            return runs.wanted
         for name, run in missing.items():
             known[name] = records[name] if name in records else _assumed(setup, run, best)
-    for claim in claims:
-        if claim.setup == setup.name:
-            averaged_runs(claim, runs)
-    return runs.wanted
 
 
 def _assumed(setup: Setup, run: RequiredRun, best: float) -> Record:

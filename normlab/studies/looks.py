@@ -44,11 +44,13 @@ class SetupLooks:
             self.measure(self.known[n])
         return self.known[n]
 
-    def follow(self, claim: Claim, profile: str) -> list[Contrast]:
+    def follow(self, claim: Claim, profile: str, with_averages: bool = False) -> list[Contrast]:
         """Return the contrast at each of its looks, up to the one at which it may stop."""
         path, runs = self._follow(claim, profile)
         if runs.can_decide:
             self.settled.add(claim.id)
+        if with_averages:
+            path[-1] = replace(path[-1], averages=averages_of(claim, runs, profile))
         return path
 
     def _follow(self, claim: Claim, profile: str) -> tuple[list[Contrast], SetupRuns]:
@@ -117,15 +119,14 @@ def look_at_study(
     records: Mapping[str, Record],
     cache: ConfigCache | None = None,
     measure: Measure = lambda runs: None,
+    with_averages: bool = False,
 ) -> StudyRuns:
-    """Return what is known of a study, and what it still wants."""
+    """Return what is known of a study, and what it still wants. `with_averages`: also what each
+    contrast would say with running averages, which planning does not need."""
     cache = cache or ConfigCache()
     looks = {s.name: SetupLooks(s, records, cache, measure) for s in study.setups.get(profile, ())}
     claims = [claim for claim in study.claims if claim.setup in looks]
-    paths = [looks[claim.setup].follow(claim, profile) for claim in claims]
+    paths = [looks[claim.setup].follow(claim, profile, with_averages) for claim in claims]
     setups = {name: found.furthest for name, found in looks.items()}
-    for claim, path in zip(claims, paths, strict=True):
-        averages = averages_of(claim, setups[claim.setup], profile)
-        path[-1] = replace(path[-1], averages=averages)
     settled = frozenset[str]().union(*(found.settled for found in looks.values()))
     return StudyRuns(setups, paths, settled)

@@ -18,7 +18,7 @@ from normlab.settings import Config
 from normlab.studies.protocols import Edges, Tuning, rate_of
 from normlab.studies.rates import REACH, STEP, bisected, snapped, window
 from normlab.studies.reported import ReportedRates
-from normlab.studies.setup import AVERAGES, Arm, FollowUp, Setup, load_config
+from normlab.studies.setup import Arm, FollowUp, Setup, load_config
 
 MOST_MOVES = 8
 """How often a window moves at most: an arm that fails at every rate has no lowest point."""
@@ -103,7 +103,7 @@ class SetupRuns:
 
     @property
     def is_complete(self) -> bool:
-        return all(n in self.records for n, w in self.wanted.items() if w.stage != AVERAGES)
+        return all(name in self.records for name in self.wanted)
 
     @property
     def can_decide(self) -> bool:

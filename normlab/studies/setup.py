@@ -19,8 +19,6 @@ from normlab.studies.protocols import Edges, Tuning
 
 PAIR = ("none", "batch")
 """The norms that most claims compare."""
-AVERAGES = "follow, momentum 0.99"
-"""The stage of runs with Flax's running averages, for which nothing waits."""
 OFTEN = {"train.eval_every": 1, "train.eval_growth": 1.1}
 """Evaluations at every step, later at steps that are 10 % apart."""
 
@@ -46,9 +44,14 @@ class Arm:
     """Primary arms of one group are tuned on one grid: if it grows for one, it grows for all."""
 
 
+def scheme(name: str) -> Config:
+    """Return the settings of a scheme. Averages that training reads follow in tens of steps."""
+    return {"norm.name": name} | ({"norm.momentum": 0.9} if NORMS[name].trains_on_averages else {})
+
+
 def norm_arms(*names: str, primary: tuple[str, ...] = ()) -> tuple[Arm, ...]:
     """Return one arm for each scheme, with the name of the scheme."""
-    return tuple(Arm(n, {"norm.name": n}, is_primary=n in primary) for n in names)
+    return tuple(Arm(n, scheme(n), is_primary=n in primary) for n in names)
 
 
 def all_norms(base: str, settings: Config) -> tuple[Arm, ...]:
@@ -56,7 +59,7 @@ def all_norms(base: str, settings: Config) -> tuple[Arm, ...]:
     itself. Of schemes that are the same there the first one stays. Norms from outside are none of
     the study's own: they join as in any study."""
     own = [name for name, row in NORMS.items() if not isinstance(row, OutsideNorm)]
-    arms = [Arm(n, {"norm.name": n}, is_primary=True, group=n) for n in own]
+    arms = [Arm(n, scheme(n), is_primary=True, group=n) for n in own]
     kernels = [name for name in KERNELS if name != "none"]
     arms += [
         Arm(n, {"norm.name": "none", "norm.kernel": n}, is_primary=True, group=n) for n in kernels
@@ -78,7 +81,7 @@ def level_arms(setting: str, levels: tuple[float, ...], *norms: str) -> tuple[Ar
     return tuple(
         Arm(
             f"{norm}/{level:g}",
-            {"norm.name": norm, setting: level},
+            scheme(norm) | {setting: level},
             is_primary=True,
             level=level,
             line=norm,
@@ -179,7 +182,7 @@ class Setup:
 
         They depend on primary arms, on follow-ups that are not secondary, and on the arms of these.
         """
-        secondary = {AVERAGES, *(f.stage for f in self.follows if f.is_secondary)}
+        secondary = {f.stage for f in self.follows if f.is_secondary}
         followed = {name for f in self.follows if not f.is_secondary for name in (f.arm, f.rate_of)}
         return stage not in secondary and (arm.is_primary or arm.name in followed)
 

@@ -111,11 +111,12 @@ class Unit:
         """Return a smallest effect of interest, of a logarithmic unit as a factor too.
 
         >>> OCTAVES.sesoi_text(1.0), POINTS.sesoi_text(0.5)
-        ('1 octaves (2.00×)', '0.5 points')
+        ('1 octave (2.00×)', '0.5 points')
         """
         if self.is_proportion:
             return self.number(sesoi)
-        text = f"{sesoi:g} {self.name.strip('-')}".strip()
+        name = self.name.strip("-")
+        text = f"{sesoi:g} {name.removesuffix('s') if sesoi == 1 else name}".strip()
         return f"{text} ({self.number(sesoi)})" if self.base else text
 
 
