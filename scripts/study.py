@@ -181,8 +181,15 @@ def train(job: Job) -> list[Failure]:
     if all(study.is_planned for study in job.studies):
         job.write_rules()
     job.prepare(FLAGS.restart)
-    processes = cli.overrides().get("host.processes", 0)
-    return job.run(processes=processes, retries=FLAGS.retries)
+    return job.run(
+        processes=cli.overrides().get("host.processes", 0),
+        retries=FLAGS.retries,
+        on_timing=tell_timing if all(study.is_planned for study in job.studies) else None,
+    )
+
+
+def tell_timing() -> None:
+    print("timing single steps ...", flush=True)
 
 
 def raise_lost(lost: dict[str, Failure]) -> None:
@@ -196,7 +203,7 @@ def raise_lost(lost: dict[str, Failure]) -> None:
 
 
 def report(job: Job) -> None:
-    """Write the report and print its headline; time single steps of studies as planned before.
+    """Write the report and print its headline.
 
     All studies that run as planned share one page. Anything exploratory has its own page, so that
     it cannot replace a verdict.
@@ -206,11 +213,6 @@ def report(job: Job) -> None:
     from normlab.report.write import write_report
 
     is_planned = all(study.is_planned for study in job.studies)
-    try:
-        if is_planned:
-            job.time_steps(lambda: print("timing single steps ...", flush=True))
-    except RuntimeError as error:  # costs a column
-        print(f"warning: {error}; the tables go without seconds", file=sys.stderr)
     cache = ConfigCache(job.data_dir, needs_data=False)
     reports = collect(job.store, list(job.studies), job.profile, cache, job.records)
     text = headline(reports, is_coloured=sys.stdout.isatty())

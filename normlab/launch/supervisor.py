@@ -332,10 +332,11 @@ class Supervisor:
         worker while the others rest."""
         if not self.workers:
             self.workers.append(self._start(0))
-        send(self.workers[0].process, {"do": "time", "configs": configs})
+        first = self.workers[0]
+        send(first.process, {"do": "time", "configs": configs})
         while True:
-            _, facts = self.events.get()
-            if facts["event"] == "timed":
+            worker, facts = self.events.get()
+            if worker is first and facts["event"] == "timed":
                 return facts["seconds"]
-            if facts["event"] in ("gone", "error", "unfit"):
+            if worker is first and facts["event"] in ("gone", "error", "unfit"):
                 raise RuntimeError(f"step times could not be measured: {facts}")

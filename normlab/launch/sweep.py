@@ -13,12 +13,10 @@ from normlab.launch.batching import Turn
 from normlab.launch.failures import Failure
 from normlab.launch.progress import Display, clock
 from normlab.launch.remaining import TimeLeft
+from normlab.launch.step_times import time_steps, untimed
 from normlab.launch.supervisor import Supervisor, WorkerProcess
 from normlab.runs.checkpoints import tidy, unfinished
-from normlab.runs.config import program_id
 from normlab.runs.errors import ConfigError, Damaged
-from normlab.runs.files import read_json, write_json
-from normlab.runs.provenance import host_facts, timing_place
 from normlab.runs.record import is_stale
 from normlab.runs.store import Records, Store
 from normlab.settings import Config
@@ -175,9 +173,17 @@ class Job:
         for study in self.studies:
             write_rule(self.store, study, self.profile, self.cache)
 
-    def run(self, *, processes: int = 0, retries: int = 1) -> list[Failure]:
-        """Train everything that is missing; return the populations that failed."""
-        if not self.missing():
+    def run(
+        self,
+        *,
+        processes: int = 0,
+        retries: int = 1,
+        on_timing: Callable[[], None] | None = None,
+    ) -> list[Failure]:
+        """Train everything that is missing; return the populations that failed.
+
+        With `on_timing`, the same workers then measure step times, and it is called before."""
+        if not self.missing() and not (on_timing and untimed(self.store, self._looks.values())):
             return []
         self._report_settled(lambda *_: None)  # what was known before is no news
         began, costs = time.monotonic(), TimeLeft()
@@ -210,6 +216,10 @@ class Job:
         options |= {"turn": self.turns.__getitem__}
         with closing(display), Supervisor(self.store, **options) as supervisor:
             supervisor.run(missing)
+            display.close()
+            if on_timing and (setups := untimed(self.store, self._looks.values())):
+                on_timing()
+                time_steps(self.store, supervisor, setups, self.warn)
             return supervisor.failures
 
     def _summary(self, so_far: str, costs: TimeLeft, workers: int) -> str:
@@ -220,35 +230,6 @@ class Job:
         done, known = len(self._required) - len(left), len(self._required) + len(ahead)
         seconds = costs.seconds([*left.items(), *ahead.items()], workers)
         return f"{done:,} of about {known:,} runs, {so_far}, about {clock(seconds)} left"
-
-    def time_steps(self, on_start: Callable[[], None]) -> None:
-        """Measure the step time of a single run of every tuned-for-speed arm, once for each machine
-        and code. The arms of a setup take turns, so all are measured as soon as one is missing."""
-        path = self.store.root / "steptimes.json"
-        known = read_json(path) if path.exists() else {}
-        entry = known.setdefault(timing_place(host_facts()), {})
-
-        def lacks(configs: dict[str, Config]) -> bool:
-            return not entry.keys() >= set(map(program_id, configs.values()))
-
-        if not (setups := [*filter(lacks, self._timed_setups())]):
-            return
-        on_start()
-        with Supervisor(self.store, data_dir=self.data_dir) as supervisor:
-            for configs in setups:
-                if lacks(configs):  # rungs of a ladder share programs
-                    seconds = supervisor.time_steps(configs)
-                    entry |= {program_id(configs[arm]): value for arm, value in seconds.items()}
-                    write_json(path, known)
-
-    def _timed_setups(self) -> list[dict[str, Config]]:
-        """Return arm -> one of its runs, for each finished setup that is tuned for speed."""
-        found = [runs for study in self.studies for runs in self._look(study).setups.values()]
-        return [
-            {arm: next(iter(runs.values())).config for arm, runs in setup_runs.reports.items()}
-            for setup_runs in found
-            if setup_runs.times_steps and setup_runs.is_complete
-        ]
 
 
 def started_studies(store: Store) -> list[tuple[Study, str]]:

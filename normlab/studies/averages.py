@@ -7,6 +7,7 @@ word depends on them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 
@@ -40,7 +41,7 @@ def keeps_averages(e: SetupRuns, name: str) -> bool:
     return find_norm(e.cache.look_up(e.setup, arm.settings)[1]["norm.name"]).running_statistics
 
 
-def scored(runs: dict[int, Record]) -> dict[int, Record]:
+def scored(runs: Mapping[int, Record]) -> dict[int, Record]:
     """Return runs with the test accuracy and the curve of their running averages, where there are
     any. Rates are chosen and failures counted as before: both are questions of training."""
 

@@ -74,6 +74,7 @@ def save(drawing: Drawing, path: Path) -> Path:
         content = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             drawing.savefig(content, format=kind, metadata={date: None})
+            drawing.set_layout_engine("none")  # the places stay: finding them takes a third
         text = content.getvalue()
         if kind == "svg":
             text = with_scales(text.decode(), drawing).encode()
