@@ -95,6 +95,26 @@ def test_the_seeds_are_those_of_the_look_that_decides():
     assert lab.verdicts["C1"].n == len(effects_of(lab)) == 24
 
 
+def test_each_row_has_the_seeds_of_its_own_last_look():
+    """Another row may need more seeds, and the runs of the next look may be missing."""
+
+    def response(norm: str, exponent: float, seed: int) -> float:
+        worse = 0.03 + 0.02 * math.sin(seed * 12.9898) if norm == "none" else 0.0
+        return 0.9 - 0.05 * (exponent + 1.5) ** 2 - worse
+
+    claims = [
+        Claim(f"C{i}", "s", "setup", WORSE, d, looks(12, 24)) for i, d in ((1, 0.5), (2, 2.9))
+    ]
+    lab = Averaged(study_of(WINDOWED, *claims), response)
+    known = look_at_study(lab.study, "quick", lab.records, MEMORY, with_averages=True)
+    found = [path[-1] for path in known.paths]
+    assert [c.n for c in found] == [12, 24]
+    assert [len(c.averages.effects) for c in found if c.averages] == [12, 24]
+    few = {n: r for n, r in lab.records.items() if r.config["seed"] < FIRST_SEED + 20}
+    known = look_at_study(lab.study, "quick", few, MEMORY, with_averages=True)
+    assert [len(p[-1].averages.effects) for p in known.paths if p[-1].averages] == [12, 12]
+
+
 def test_errors_with_running_averages_by_hand():
     """Rates are chosen as for the row: by validation with re-estimated statistics."""
     lab = lab_of(WORSE)
@@ -123,6 +143,17 @@ def test_times_with_running_averages_by_hand():
     for batch, effects in found.items():
         expected = math.log2(300 / 10) * (shares["none"] - shares[batch])
         assert effects == pytest.approx(dict.fromkeys(TWELVE, expected))
+
+
+def test_times_of_follow_ups_have_averages():
+    setup = replace(SETUP, protocol=replace(TUNING, metric="steps"), target=0.8)
+    slower = FollowUp("batch at none's rate", "batch", "none")
+    lab = lab_of(
+        speedup("none", slower.name), replace(setup, follows=(slower,)), lambda norm, e, seed: 0.95
+    )
+    assert lab.verdicts["C1"].contrast.effects == pytest.approx(dict.fromkeys(TWELVE, 0.0))
+    expected = math.log2(300 / 10) * (0.7 / 0.85 - 0.75 / 0.85)
+    assert effects_of(lab) == pytest.approx(dict.fromkeys(TWELVE, expected))
 
 
 def test_follow_ups_have_averages_and_differences_of_differences_their_signs():

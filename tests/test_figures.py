@@ -275,6 +275,13 @@ def test_a_saved_figure_says_how_to_read_values_from_it(tmp_path):
     assert ids == used and ids
 
 
+def test_points_with_intervals_are_lines_with_a_name_too(tmp_path):
+    setup = replace(SETUP, arms=level_arms("init.gain", (0.25, 1.0, 4.0)))
+    drawing: Any = draw(Figure("levels", "made-up", ""), runs_of(setup))
+    text = save(drawing, tmp_path / "levels").read_text()
+    assert set(re.findall('data-name="([^"]*)"', text)) == {"batch, n = 3", "none, n = 3"}
+
+
 def test_percentiles_are_drawn_with_one_panel_for_each_arm():
     e = runs_of(batch={seed: made_run(seed, size=0.5) for seed in range(3)})
     left, right = drawn("percentiles", e, arms=("none", "batch"))

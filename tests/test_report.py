@@ -111,6 +111,7 @@ def test_the_page_says_what_was_decided_and_how_to_repeat_it(written, records):
         f"{len(records)} finished",
         PROVENANCE["processor"],
         "not written yet",
+        "With Flax's default running averages: ",
     ):
         assert piece in text
     assert "stale: another training version" not in text
@@ -118,6 +119,19 @@ def test_the_page_says_what_was_decided_and_how_to_repeat_it(written, records):
     parts = re.split(r"MLP, (?:steps|levels|rates) # ", text)[-3:]
     kinds = [[f.kind for f in FIGURES if KINDS[f.kind].reading in part] for part in parts]
     assert kinds == [["curves"], ["levels"], ["rates"]]
+
+
+def test_studies_stand_in_the_order_of_their_first_claims(records, tmp_path):
+    def study(title: str, *claims: str) -> Study:
+        rows = tuple(replace(FASTER, id=claim) for claim in claims)
+        return replace(PLAIN, name=title, title=title, claims=rows)
+
+    studies = [study("the second", "C8"), study("the first", "C13", "C1")]
+    page = write_report(
+        Store(tmp_path), collect(Store(tmp_path), studies, "quick", records=records)
+    )
+    found = re.findall("<h2[^>]*>(?:[^<]*<[^h/][^>]*>)?(the (?:first|second))", page.read_text())
+    assert found == ["the first", "the second"]
 
 
 @pytest.mark.parametrize("origin", [{"code": "abc"}, {"training_version": 3}])

@@ -42,6 +42,12 @@ def costs(**values: list[float]) -> dict[str, dict[int, float]]:
     return {name: dict(enumerate(found)) for name, found in values.items()}
 
 
+def test_averages_that_training_reads_follow_faster():
+    setup = next(s for s in load_study("which_norm").setups["quick"] if "small" in s.name)
+    momenta = {a.name: a.settings.get("norm.momentum") for a in setup.arms}
+    assert (momenta["batch_renorm"], momenta["power"], momenta["batch"]) == (0.9, 0.9, None)
+
+
 def test_how_far_behind_by_hand():
     """The worse of two, by 1 on average with SD 1 over 4 seeds: 1 + t(0.95, 3) / 2."""
     differences = np.array([-0.5, 0.5, 1.5, 2.5])

@@ -21,7 +21,7 @@ from normlab.studies.planning import SetupRuns
 
 def averages_of(claim: Claim, e: SetupRuns, profile: str) -> Contrast | None:
     """Return a claim's contrast with running averages; None where no arm keeps any."""
-    if not e.setup.grows or not any(keeps_averages(e, name) for name in claim.effect.arms):
+    if not any(keeps_averages(e, name) for name in claim.effect.arms):
         return None
     seen = copy(e)
     seen.reports = {name: scored(found) for name, found in e.reports.items()}

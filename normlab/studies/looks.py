@@ -49,8 +49,9 @@ class SetupLooks:
         path, runs = self._follow(claim, profile)
         if runs.can_decide:
             self.settled.add(claim.id)
-        if with_averages:
-            path[-1] = replace(path[-1], averages=averages_of(claim, runs, profile))
+        if with_averages and self.setup.grows:
+            read = self.at(claim.setup_seeds or path[-1].looks[len(path) - 1])
+            path[-1] = replace(path[-1], averages=averages_of(claim, read, profile))
         return path
 
     def _follow(self, claim: Claim, profile: str) -> tuple[list[Contrast], SetupRuns]:
