@@ -377,12 +377,15 @@ def test_fewer_arms_and_other_seeds():
 
 
 def test_schemes_join_where_they_can_run():
-    """--arms takes any scheme; one that only normalizes images is no arm of an MLP."""
-    study = adapt(STUDIES["convergence"], arms=("none", "rms", "instance"))
+    """--arms takes any scheme; one that only normalizes images is no arm of an MLP. Group norm is
+    an arm of another profile."""
+    study = adapt(STUDIES["convergence"], arms=("none", "group", "rms", "instance"))
     names = {s.base: [a.name for a in s.arms] for s in study.setups["quick"]}
-    assert names == {"digits_mlp": ["none", "rms"], "digits_cnn": ["none", "rms", "instance"]}
+    able = ["none", "group", "rms"]
+    assert names == {"digits_mlp": able, "digits_cnn": [*able, "instance"]}
     assert {a.is_primary for s in study.setups["quick"] for a in s.arms[1:]} == {False}
-    assert study.norms == ("rms", "instance") and not study.is_planned
+    assert [a.name for s in study.setups["full"] for a in s.arms] == [*able, "instance"]
+    assert study.norms == ("group", "rms", "instance") and not study.is_planned
 
 
 def test_claims_stand_when_arms_are_left_out():

@@ -16,7 +16,7 @@ from normlab.settings import SETTINGS, Config, nearest_setting
 from normlab.studies.effects import Claim
 from normlab.studies.panel import VARIED, Line
 from normlab.studies.ranking import Ranking
-from normlab.studies.setup import ROOT, Setup, load_config, load_module, norm_arms
+from normlab.studies.setup import ROOT, Arm, Setup, load_config, load_module, norm_arms
 
 PROFILES = ("quick", "standard", "full")
 SECTIONS = ("Fair test", "Source", "Expect", "Refuted if", "Cost")
@@ -164,7 +164,7 @@ def adapt(
     norms: Sequence[str] = (),
 ) -> Study:
     """Return the study with settings overridden, other arms, other seeds, and `norms` as further
-    arms; raises ConfigError. A scheme among `arms` that the study lacks joins it, as `norms` do."""
+    arms; raises ConfigError. Schemes among `arms` join the profiles without them, as `norms` do."""
     overrides, planned, varied = overrides or {}, study.planned or study, varied_settings(study)
     for name, value in overrides.items():
         if name not in SETTINGS:
@@ -177,7 +177,7 @@ def adapt(
     known = {arm.name for setup in study.all_setups for arm in setup.arms}
     if "norm.name" not in overrides:
         chosen = [n for n in norms if not arms or n in arms]
-        chosen += [n for n in arms if n in NORMS and n not in {*known, *chosen}]
+        chosen += [n for n in arms if n in NORMS and n not in chosen]
         study = join_norms(study, chosen, overrides)
         known.update(chosen)
     for name in arms:
@@ -212,25 +212,28 @@ def adapt(
 def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:
     """Return the study with each of `norms` as a screening arm of every setup that it can run in.
 
-    Setups that have such an arm stay. Raises ConfigError for a norm that can run in none.
+    Profiles with such an arm stay. Raises ConfigError for a norm that can run in none.
     """
     refused: dict[str, ConfigError] = {}
     joined: dict[str, None] = {}
 
-    def join(setup: Setup) -> Setup:
+    def join(setup: Setup, lacking: Sequence[Arm]) -> Setup:
         base, arms = load_config(setup.base) | setup.settings | overrides, setup.arms
-        for arm in norm_arms(*norms):
-            if not setup.arm(arm.name):
-                try:
-                    resolve(base | arm.settings, needs_data=False)
-                except ConfigError as error:
-                    refused[arm.name] = error
-                else:
-                    arms += (arm,)
-                    joined[arm.name] = None
+        for arm in lacking:
+            try:
+                resolve(base | arm.settings, needs_data=False)
+            except ConfigError as error:
+                refused[arm.name] = error
+            else:
+                arms += (arm,)
+                joined[arm.name] = None
         return replace(setup, arms=arms)
 
-    study = study.changed(join)
+    setups = {}
+    for profile, own in study.setups.items():
+        lacking = [a for a in norm_arms(*norms) if not any(s.arm(a.name) for s in own)]
+        setups[profile] = tuple(join(setup, lacking) for setup in own)
+    study = replace(study, setups=setups)
     for name in norms:
         if not any(setup.arm(name) for setup in study.all_setups):
             raise refused[name]
