@@ -180,6 +180,12 @@ def test_edges_are_shown_as_the_highest_rate_that_trains(records):
     assert cells_of(table, "none")["failed, all rates"].split(" (")[0].endswith(f"of {len(tried)}")
 
 
+def test_an_arm_that_trains_at_no_rate_has_no_factor(records):
+    e = SetupRuns(RATES, records)
+    e.edges["batch"] |= dict.fromkeys([*e.edges["batch"]][:2], -math.inf)
+    assert cells_of(setup_table(e), "batch")["times the rate of none"] == "–"
+
+
 def test_a_rate_is_a_lower_bound_where_the_grid_ends_first(records):
     e = SetupRuns(RATES, records)
     assert not any("≥" in cell for cell in cells_of(setup_table(e), "batch").values())

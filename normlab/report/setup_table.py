@@ -205,9 +205,12 @@ def _largest_rate(line: Line) -> Cell:
 
 
 def _rate_ratio(line: Line) -> Cell:
-    """Return the highest rate over the reference's, over pairs."""
+    """Return the highest rate over the reference's, over pairs; none where some seed trains at no
+    rate."""
     found = decades(line.e, line.reference, line.name)
     known = [value for value in found.effects.values() if not isnan(value)]
+    if any(map(isinf, known)):
+        return Measured(NOTHING, {})
     return _factor(10.0, known, "≥ " if found.is_lower_bound else "")
 
 
