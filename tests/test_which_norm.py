@@ -16,11 +16,12 @@ from normlab.norms.table import NORMS
 from normlab.report import which_norm
 from normlab.report.model import StudyReport
 from normlab.report.terminal import headline
-from normlab.report.which_norm import EQUAL, Column, columns_of, matrix, passes
+from normlab.report.which_norm import EQUAL, Column, columns_of, failures, matrix, passes
 from normlab.studies.intervals import Estimate
 from normlab.studies.looks import look_at_study
 from normlab.studies.metrics import trained_error
 from normlab.studies.planning import ConfigCache, SetupRuns
+from normlab.studies.protocols import Edges
 from normlab.studies.ranking import (
     ERROR,
     SPEED,
@@ -216,7 +217,7 @@ def test_the_matrix_has_a_line_for_each_scheme_and_a_column_for_each_purpose():
     assert [c.purpose for c in columns] == [SPEED, ERROR]
     assert columns[0].title == "steps to the target 90 %, MLP 3x100, 8x8 digits, batch 64"
     table = matrix(columns)
-    assert table.columns == ["norm", *(c.title for c in columns)]
+    assert table.columns == ["norm", *(c.title for c in columns), "failed runs"]
     assert {row[0] for row in table.texts()} == {"none", "batch", "group"}
     marked = [row for row in table.texts() if EQUAL in row[1]]
     assert [row[0] for row in marked] == columns[0].equals == ["batch"]
@@ -228,6 +229,26 @@ def test_the_matrix_has_a_line_for_each_scheme_and_a_column_for_each_purpose():
     assert max(map(len, lines)) <= 80 and lines[0].startswith(columns[0].title[:60])
     assert f"{columns[0].title}: {advice} " in " ".join(" ".join(lines).split())
     assert columns_of([]) == [] and all(", n = 4" in row[1] for row in table.texts())
+
+
+def test_the_matrix_ends_with_what_schemes_cost():
+    """Times of a step where measured, and failures of runs that were not meant to fail."""
+    report = small_report()
+    steps, error = report.evidences.values()
+    steps.step_seconds = {"none": 2e-3, "batch": 3e-3}
+    (rate,) = steps.reported["batch"].chosen()
+    runs = dict(steps.reported["batch"].runs[rate])
+    runs[min(runs)] = replace(runs[min(runs)], status="diverged", final={})
+    steps.reported["batch"] = replace(steps.reported["batch"], runs={rate: runs})
+    table = matrix(columns_of([report]))
+    title = "step time, none = 1, MLP 3x100, 8x8 digits, batch 64"
+    assert table.columns[-2:] == [title, "failed runs"]
+    found = {row[0]: row[-2:] for row in table.texts()}
+    assert [found[name][0] for name in ("none", "batch", "group")] == ["1.00", "1.50", "–"]
+    all_runs = 4 + 4 * len(error.reported["batch"].chosen())
+    assert found["batch"][1] == f"1 of {all_runs}" and found["none"][1] == f"0 of {all_runs}"
+    searched = replace(steps.setup, protocol=Edges((-1.0, 0.0)))
+    assert failures(SetupRuns(searched, {}))["tried"] == {}
 
 
 def test_the_page_counts_the_choice_of_rates(monkeypatch):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from normlab.norms.table import NORMS
 from normlab.report.model import StudyReport
 from normlab.report.tables import Cell, Measured, Table
+from normlab.studies.metrics import is_failed
 from normlab.studies.planning import SetupRuns
+from normlab.studies.protocols import Edges
 from normlab.studies.ranking import Purpose, Standing, ranked, standings
-from normlab.studies.units import NOTHING, with_interval
+from normlab.studies.units import NOTHING, decimal, with_interval
 
 EQUAL = "●"
 """Marks a scheme that is an equal of the best."""
@@ -27,6 +30,12 @@ class Column:
     standings: Sequence[Standing]
     lacking: Sequence[str] = ()
     """Schemes whose runs are not all done. Without them nothing can be advised."""
+    step_times: Mapping[str, float] = field(default_factory=dict)
+    """Scheme -> what a step of a single run takes, in steps without a norm."""
+    tried: Counter[str] = field(default_factory=Counter)
+    """Scheme -> runs at the rates that count."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Scheme -> how many of them failed."""
 
     @property
     def title(self) -> str:
@@ -83,8 +92,26 @@ def columns_of(reports: Sequence[StudyReport]) -> list[Column]:
                 batch = next(iter(runs.wanted.values())).config["data.batch"]
                 setup = f"{runs.setup.title}, batch {batch}"
                 delta_text, lacking = purpose.unit.sesoi_text(delta), lacking_runs(runs)
-                found.append(Column(purpose, setup, target, delta_text, compared, lacking))
+                column = Column(purpose, setup, target, delta_text, compared, lacking)
+                found.append(replace(column, step_times=step_times(runs), **failures(runs)))
     return found
+
+
+def step_times(e: SetupRuns) -> dict[str, float]:
+    """Return scheme -> what a step of a single run takes, in steps without a norm; empty where they
+    were not timed."""
+    unit = e.step_seconds.get("none")
+    return {name: seconds / unit for name, seconds in e.step_seconds.items()} if unit else {}
+
+
+def failures(e: SetupRuns) -> dict[str, Counter[str]]:
+    """Return the runs of each scheme at the rates that count, and the failed ones among them. Where
+    the highest rate is searched runs are meant to fail: these do not count."""
+    runs = {} if isinstance(e.setup.protocol, Edges) else {n: e.tried(n) for n in ranked(e)}
+    return {
+        "tried": Counter({name: len(found) for name, found in runs.items()}),
+        "failed": Counter({name: sum(map(is_failed, found)) for name, found in runs.items()}),
+    }
 
 
 def lacking_runs(e: SetupRuns) -> list[str]:
@@ -109,14 +136,36 @@ def matrix(columns: Sequence[Column]) -> Table:
         f"column together. Brackets: 95 % t intervals of the mean. n counts seeds. {NOTHING}: "
         f"cannot run there, or fails too often at every rate. Delta: "
         + "; ".join(f"{c.title}: {c.delta}" for c in columns)
-        + "."
+        + ". Step times: of a single run, without evaluation. Failed: of the runs at the rates "
+        "that count, where no highest rate is searched."
     )
+    costs = cost_cells(columns)
     return Table(
         "Which norm",
-        ["norm", *(c.title for c in columns)],
-        [[name, *filled[name]] for name in ordered],
+        ["norm", *(c.title for c in columns), *costs],
+        [
+            [name, *filled[name], *(cells.get(name, NOTHING) for cells in costs.values())]
+            for name in ordered
+        ],
         note,
     )
+
+
+def cost_cells(columns: Sequence[Column]) -> dict[str, dict[str, Cell]]:
+    """Return title -> scheme -> cell, of what schemes cost: the time of a step, and failed runs."""
+    found: dict[str, dict[str, Cell]] = {}
+    for column in columns:
+        if column.step_times:
+            found[f"step time, none = 1, {column.setup}"] = {
+                name: Measured(decimal(value, 2), {"": value})
+                for name, value in column.step_times.items()
+            }
+    tried, failed = (sum((getattr(c, n) for c in columns), Counter()) for n in ("tried", "failed"))
+    found["failed runs"] = {
+        name: Measured(f"{failed[name]} of {count}", {"": failed[name], "of": count})
+        for name, count in tried.items()
+    }
+    return found
 
 
 def names(column: Column) -> list[str]:
