@@ -33,6 +33,7 @@ from normlab.studies.ranking import (
     standings,
     step_costs,
 )
+from normlab.studies.reported import ReportedRates
 from normlab.studies.setup import all_norms
 from normlab.studies.study import load_study
 
@@ -62,20 +63,52 @@ def test_how_far_behind_by_hand():
 
 
 def test_the_choice_of_rates_widens_the_bounds():
-    """Without seed 0 the scheme chooses a rate that is worse by 2: its mean jumps."""
+    """Draws with seed 0 choose a rate that is worse by 2. The other scheme chooses nothing."""
     a, b = [1.0, 2.0, 3.0, 4.0], [1.0, 1.5, 3.5, 3.0]
 
     def redraw(seeds):
-        return np.array([a[s] + 2.0 * (0 not in seeds) for s in seeds])
+        return np.array([a[s] + 2.0 * (0 in seeds) for s in seeds])
 
     found = {s.name: s for s in standings(costs(a=a, b=b), ERROR, 1.0, {"a": redraw})}
-    means = [[3 + 2, 8 / 3, 7 / 3, 2], [8 / 3, 7.5 / 3, 5.5 / 3, 2]]  # of a and b, a seed left out
-    jumps = np.subtract(means[0], means[1])
-    error = math.sqrt(3 / 4 * np.sum((jumps - jumps.mean()) ** 2))
+    draws = [[*draw] for draw in np.ndindex(4, 4, 4, 4)]  # all of the bootstrap
+    jumps = [np.mean([a[s] - b[s] for s in draw]) + 2.0 * (0 in draw) for draw in draws]
+    error = math.sqrt(4 / 3) * np.std(jumps)
     assert error > 2 * np.subtract(a, b).std(ddof=1) / 2
-    assert found["a"].behind == pytest.approx(0.25 + stats.t.ppf(0.95, 3) * error)
+    bound = 0.25 + stats.t.ppf(0.95, 3) * error
+    assert found["a"].behind == pytest.approx(bound, rel=0.1)
+    plain = standings(costs(a=a, b=b), ERROR, 1.0)
     same = standings(costs(a=a, b=b), ERROR, 1.0, {"a": lambda seeds: np.array(a)[[*seeds]]})
-    assert same == standings(costs(a=a, b=b), ERROR, 1.0)
+    for one, other in zip(same, plain, strict=True):
+        assert other.behind - 1e-12 <= one.behind <= 1.1 * other.behind
+
+
+def test_a_bad_scheme_between_two_windows_spoils_no_bound():
+    """Its mean is 4 or 2 points behind, as one seed decides. The best is not 1 point behind it."""
+    rng = np.random.default_rng(0)
+    best, bad = rng.normal(1.0, 0.2, 12), rng.normal(5.0, 0.2, 12)
+
+    def redraw(seeds):
+        return bad[[*seeds]] - 2.0 * (0 not in seeds)
+
+    found = {
+        s.name: s for s in standings(costs(best=[*best], bad=[*bad]), ERROR, 1.0, {"bad": redraw})
+    }
+    assert found["best"].is_equal and found["best"].behind < 0.1 and found["bad"].behind > 4
+
+
+def test_a_rate_with_a_failed_run_remains_out_when_that_seed_is_left_out():
+    def run(error: float) -> Any:
+        final = {"validation_accuracy": 1 - error, "test_accuracy": 1 - error}
+        facts: dict = {"provenance": {"chance": 0.1}, "config": {"train.stop_at_loss": 0.0}}
+        return SimpleNamespace(status="trained", final=final, curve=[], **facts)
+
+    errors = {-1.0: 0.05, -0.75: 0.04, -0.5: 0.01}
+    runs = {at: {s: run(error) for s in range(12)} for at, error in errors.items()}
+    runs[-0.5][0] = run(0.9)
+    rates = ReportedRates(runs, 1.0, is_window=True)
+    others = range(1, 12)
+    assert rates.chosen() == [-1.0, -0.75] and -0.5 in rates.chosen(others)
+    assert rates.eligible_alone().chosen(others) == rates.chosen()
 
 
 def test_more_schemes_need_wider_bounds():
@@ -145,7 +178,7 @@ def test_what_the_purposes_measure():
             share_failed=share,
             is_window=is_window,
             values=lambda metric: {0: 1.0, 1: math.nan},
-            redraw=lambda metric: metric,
+            eligible_alone=lambda: SimpleNamespace(redraw=lambda metric: metric),
         )
 
     found = {"a": reported(0.05), "b": reported(0.06), "screened": reported(0.0)}

@@ -8,8 +8,9 @@ paired by seed. With D_ij = mean(cost_i - cost_j) and its standard error SE_ij, 
 behind the best. t is the one-sided quantile at 1 - 0.05 / (k - 1) of k schemes, so that all bounds
 hold together with 95 % confidence. A scheme with U_i < delta is an equal of the best.
 
-SE_ij is a jackknife's: a seed at a time is left out. Schemes with a window of rates choose their
-rates again from the others. It is at least SD / sqrt(n), which it is where nothing is chosen.
+SE_ij is SD / sqrt(n), or more where rates are chosen: then it is the SD over a bootstrap of the
+seeds, times sqrt(n / (n - 1)), and the rates are chosen again in each draw. A jackknife is wrong
+here. Where one seed decides between two windows, it takes the jump between them for the SE.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from normlab.studies.units import (
 )
 
 LEVEL = 0.05
+DRAWS = 200
+"""Draws of the bootstrap."""
 
 Costs = Mapping[str, Mapping[int, float]]
 """Scheme -> seed -> cost."""
@@ -93,27 +96,29 @@ def standings(
         return []
     names, table = [*known], np.array([[found[s] for s in seeds] for found in known.values()])
     quantile = float(scipy.stats.t.ppf(1 - LEVEL / (len(names) - 1), len(seeds) - 1))
-    without = means_without(table, names, seeds, redraws or {})
+    drawn, n = drawn_means(table, names, seeds, redraws or {}), len(seeds)
+    has_choice = np.array([name in (redraws or {}) for name in names])
     found = []
-    for name, row, means in zip(names, table, without, strict=True):
+    for i, (name, row) in enumerate(zip(names, table, strict=True)):
         differences = row - table
-        plain = differences.std(axis=1, ddof=1) / math.sqrt(len(seeds))
-        errors = np.maximum(plain, (means - without).std(axis=1) * math.sqrt(len(seeds) - 1))
+        plain = differences.std(axis=1, ddof=1) / math.sqrt(n)
+        chosen = (drawn[i] - drawn).std(axis=1) * math.sqrt(n / (n - 1))
+        errors = np.where(has_choice | has_choice[i], np.maximum(plain, chosen), plain)
         behind = float((differences.mean(axis=1) + quantile * errors).max())  # at least 0, its own
         value = t_estimate(purpose.sign * row, 0.95)
         found.append(Standing(name, value, len(seeds), behind, behind < sesoi))
     return sorted(found, key=lambda s: purpose.sign * s.value.centre)
 
 
-def means_without(
+def drawn_means(
     table: np.ndarray, names: Sequence[str], seeds: Sequence[int], redraws: Mapping[str, Redraw]
 ) -> np.ndarray:
-    """Return the mean cost of each scheme without each of the seeds, [schemes, seeds]."""
-    found = (table.sum(1, keepdims=True) - table) / (len(seeds) - 1)
+    """Return the mean cost of each scheme in each draw of the seeds, [schemes, draws]."""
+    picks = np.random.default_rng(0).integers(len(seeds), size=(DRAWS, len(seeds)))
+    found = table[:, picks].mean(axis=2)
     for i, name in enumerate(names):
         if name in redraws:
-            others = [[s for s in seeds if s != left] for left in seeds]
-            found[i] = [np.nanmean(redraws[name](few)) for few in others]
+            found[i] = [np.nanmean(redraws[name]([seeds[p] for p in draw])) for draw in picks]
     return found
 
 
@@ -141,7 +146,11 @@ def error_costs(e: SetupRuns) -> Costs:
 
 
 def error_redraws(e: SetupRuns) -> dict[str, Redraw]:
-    return {arm: r.redraw(trained_error) for arm, r in able(e).items() if r.is_window}
+    """The rates that are eligible for all seeds remain so. Without its only failed run a rate would
+    be eligible, and an arm would change by points that its seeds do not vary by."""
+    return {
+        arm: r.eligible_alone().redraw(trained_error) for arm, r in able(e).items() if r.is_window
+    }
 
 
 def able(e: SetupRuns) -> dict[str, ReportedRates]:

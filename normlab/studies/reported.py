@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
@@ -61,6 +61,10 @@ class ReportedRates:
         errors = known_mean(np.where(failed, math.nan, self._errors[:, places]).T, 1.0)
         able = set(eligible(dict(zip(self.runs, failed.mean(1).tolist(), strict=True))))
         return {e: float(error) for e, error in zip(self.runs, errors, strict=True) if e in able}
+
+    def eligible_alone(self) -> ReportedRates:
+        """Return the same with the rates that are eligible for all seeds, and no others."""
+        return replace(self, runs={e: self.runs[e] for e in self._means(None)})
 
     def _lowest(self, means: Mapping[float, float]) -> float:
         """Return the eligible rate that is nearest to the lowest point of the parabola."""
