@@ -21,7 +21,7 @@ MLP = Setup(
     title="sigmoid MLP 3x100, 8x8 digits",
     base="digits_mlp",
     settings={"model.act": "sigmoid", "train.steps": 1500, **OFTEN},
-    arms=norm_arms("none", "affine", "batch", primary=PAIR),
+    arms=norm_arms(*PAIR, primary=PAIR),
     protocol=Tuning(metric="steps"),
     target=0.90,
     follows=(FollowUp("batch at none's rate", "batch", "none", is_secondary=True),),

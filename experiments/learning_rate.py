@@ -35,7 +35,7 @@ MLP = Setup(
     title="ReLU MLP 3x100, 8x8 digits",
     base="digits_mlp",
     settings={"train.steps": 300, "train.eval_every": 100},
-    arms=norm_arms("none", "affine", "batch", primary=PAIR),
+    arms=norm_arms(*PAIR, primary=PAIR),
     protocol=half_decades(-2, 1),
     follows=tuple(
         FollowUp(name, "batch", "none", factor, seeds=SEEDS[factor], is_secondary=factor != JUDGED)

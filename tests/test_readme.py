@@ -50,7 +50,7 @@ def results(tmp_path_factory) -> Path:
 
 
 def test_the_readme_is_short_and_its_lines_are_run_here_by_ci_or_on_another_machine():
-    assert len(COMMANDS) >= 20 and "@@" not in PAGES and len(README.split()) <= 1500
+    assert len(COMMANDS) >= 20 and "@@" not in PAGES and len(README.split()) <= 1600
     for line in SHELL:
         assert not line.strip() or line.startswith((*BY_CI, *ELSEWHERE, *PYTHON)), line
 

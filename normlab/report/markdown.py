@@ -70,7 +70,8 @@ def write_claims_page(path: Path, reports: Sequence[StudyReport]) -> None:
     """Write the page, and its figures into the folder of the same name; raises StorageError."""
     if path.suffix != ".md":
         raise StorageError(f"the ledger {str(path)!r} is a Markdown file; give it the ending .md")
-    claims = literature_statements(reports)
+    has_verdicts = any(report.verdicts for report in reports)
+    claims = literature_statements(reports) if has_verdicts else []
     figures = {svg for claim in claims for test in claim.parts for svg, _ in pictures_of(test)}
     folder = path.with_suffix("") if figures else path.parent
     try:

@@ -8,9 +8,9 @@ paired by seed. With D_ij = mean(cost_i - cost_j) and its standard error SE_ij, 
 behind the best. t is the one-sided quantile at 1 - 0.05 / (k - 1) of k schemes, so that all bounds
 hold together with 95 % confidence. A scheme with U_i < delta is an equal of the best.
 
-SE_ij is SD / sqrt(n), or more where rates are chosen: then it is the SD over a bootstrap of the
-seeds, times sqrt(n / (n - 1)), and the rates are chosen again in each draw. A jackknife is wrong
-here. Where one seed decides between two windows, it takes the jump between them for the SE.
+SE_ij is SD / sqrt(n). Where rates are chosen it may be larger. It is then the SD over a bootstrap
+of the seeds that chooses the rates again in each draw, times sqrt(n / (n - 1)). A jackknife is
+wrong here. Where one seed decides between two windows, it takes the jump between them for the SE.
 """
 
 from __future__ import annotations
