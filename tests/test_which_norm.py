@@ -13,10 +13,11 @@ from made_up_runs import make_up
 from scipy import stats
 
 from normlab.norms.table import NORMS
-from normlab.report import which_norm
+from normlab.report import model
+from normlab.report.markdown import write_claims_page
 from normlab.report.model import StudyReport
 from normlab.report.terminal import headline
-from normlab.report.which_norm import EQUAL, Column, columns_of, failures, matrix, passes
+from normlab.report.which_norm import EQUAL, Column, columns_of, matrix, passes, tried_runs
 from normlab.studies.intervals import Estimate
 from normlab.studies.looks import look_at_study
 from normlab.studies.metrics import trained_error
@@ -264,6 +265,14 @@ def test_the_matrix_has_a_line_for_each_scheme_and_a_column_for_each_purpose():
     assert columns_of([]) == [] and all(", n = 4" in row[1] for row in table.texts())
 
 
+def test_the_markdown_page_of_a_study_without_claims_is_the_matrix_alone(tmp_path):
+    report = small_report()
+    write_claims_page(tmp_path / "which.md", [report])
+    text = (tmp_path / "which.md").read_text()
+    assert text.startswith("# Which norm\n") and matrix(columns_of([report])).to_markdown() in text
+    assert "… not run" not in text and "All claims" not in text and "# Claims" not in text
+
+
 def test_the_matrix_ends_with_what_schemes_cost():
     """Times of a step where measured, and failures of runs that were not meant to fail."""
     report = small_report()
@@ -281,7 +290,7 @@ def test_the_matrix_ends_with_what_schemes_cost():
     all_runs = 4 + 4 * len(error.reported["batch"].chosen())
     assert found["batch"][1] == f"1 of {all_runs}" and found["none"][1] == f"0 of {all_runs}"
     searched = replace(steps.setup, protocol=Edges((-1.0, 0.0)))
-    assert failures(SetupRuns(searched, {}))["tried"] == {}
+    assert tried_runs(SetupRuns(searched, {})) == {}
 
 
 def test_the_page_counts_the_choice_of_rates(monkeypatch):
@@ -291,7 +300,7 @@ def test_the_page_counts_the_choice_of_rates(monkeypatch):
         chosen.append((purpose, sorted(redraws)))
         return standings(costs, purpose, sesoi, redraws)
 
-    monkeypatch.setattr(which_norm, "standings", follow)
+    monkeypatch.setattr(model, "standings", follow)
     columns_of([small_report()])
     assert chosen == [(SPEED, []), (ERROR, ["batch", "group", "none"])]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from normlab.report.formatting import command
@@ -19,6 +20,7 @@ from normlab.studies.decisions import Verdict, decide
 from normlab.studies.looks import look_at_study
 from normlab.studies.measurements import measurements
 from normlab.studies.planning import ConfigCache, SetupRuns
+from normlab.studies.ranking import Ranking, Standing, standings
 from normlab.studies.rules import KeptRule
 from normlab.studies.study import Study
 
@@ -71,6 +73,18 @@ class StudyReport:
     @property
     def provenance(self) -> ProvenanceSummary:
         return ProvenanceSummary(self.evidences.values())
+
+    @cached_property
+    def ranked(self) -> list[tuple[Ranking, SetupRuns, list[Standing]]]:
+        """Each ranking of a setup that has runs, with its schemes. A bootstrap takes a second, and
+        several parts of a page ask."""
+        found = []
+        for ranking in self.study.rankings:
+            if runs := self.evidences.get(ranking.setup):
+                purpose, delta = ranking.purpose, ranking.delta(self.profile)
+                schemes = standings(purpose.costs(runs), purpose, delta, purpose.redraws(runs))
+                found.append((ranking, runs, schemes))
+        return found
 
     def pictures_of(self, setup: str) -> Sequence[Picture]:
         """Return the figures of a setup, or that of all effects where it has none."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from normlab.norms.table import NORMS
 from normlab.report.model import StudyReport
 from normlab.report.tables import Cell, Measured, Table
+from normlab.runs.record import Record
 from normlab.studies.metrics import is_failed
 from normlab.studies.planning import SetupRuns
 from normlab.studies.protocols import Edges
-from normlab.studies.ranking import Purpose, Standing, ranked, standings
+from normlab.studies.ranking import Purpose, Ranking, Standing, ranked
 from normlab.studies.units import NOTHING, decimal, with_interval
 
 EQUAL = "●"
@@ -79,22 +80,28 @@ def passes(scheme: str) -> int:
 
 def columns_of(reports: Sequence[StudyReport]) -> list[Column]:
     """Return a column for each purpose and setup that has runs."""
-    found = []
-    for report in reports:
-        for ranking in report.study.rankings:
-            runs = report.evidences.get(ranking.setup)
-            if runs is None:
-                continue
-            purpose, delta = ranking.purpose, ranking.delta(report.profile)
-            compared = standings(purpose.costs(runs), purpose, delta, purpose.redraws(runs))
-            if compared:
-                target = f" {100 * runs.setup.target:g} %" if runs.times_steps else ""
-                batch = next(iter(runs.wanted.values())).config["data.batch"]
-                setup = f"{runs.setup.title}, batch {batch}"
-                delta_text, lacking = purpose.unit.sesoi_text(delta), lacking_runs(runs)
-                column = Column(purpose, setup, target, delta_text, compared, lacking)
-                found.append(replace(column, step_times=step_times(runs), **failures(runs)))
-    return found
+    return [
+        column_of(ranking, runs, schemes, report.profile)
+        for report in reports
+        for ranking, runs, schemes in report.ranked
+        if schemes
+    ]
+
+
+def column_of(ranking: Ranking, e: SetupRuns, schemes: Sequence[Standing], profile: str) -> Column:
+    batch = next(iter(e.wanted.values())).config["data.batch"]
+    tried = tried_runs(e)
+    return Column(
+        ranking.purpose,
+        f"{e.setup.title}, batch {batch}",
+        f" {100 * e.setup.target:g} %" if e.times_steps else "",
+        ranking.purpose.unit.sesoi_text(ranking.delta(profile)),
+        schemes,
+        lacking_runs(e),
+        step_times(e),
+        Counter({name: len(runs) for name, runs in tried.items()}),
+        Counter({name: sum(map(is_failed, runs)) for name, runs in tried.items()}),
+    )
 
 
 def step_times(e: SetupRuns) -> dict[str, float]:
@@ -104,14 +111,10 @@ def step_times(e: SetupRuns) -> dict[str, float]:
     return {name: seconds / unit for name, seconds in e.step_seconds.items()} if unit else {}
 
 
-def failures(e: SetupRuns) -> dict[str, Counter[str]]:
-    """Return the runs of each scheme at the rates that count, and the failed ones among them. Where
-    the highest rate is searched runs are meant to fail: these do not count."""
-    runs = {} if isinstance(e.setup.protocol, Edges) else {n: e.tried(n) for n in ranked(e)}
-    return {
-        "tried": Counter({name: len(found) for name, found in runs.items()}),
-        "failed": Counter({name: sum(map(is_failed, found)) for name, found in runs.items()}),
-    }
+def tried_runs(e: SetupRuns) -> dict[str, list[Record]]:
+    """Return the runs of each scheme at the rates that count; none where the highest rate is
+    searched, because runs are meant to fail there."""
+    return {} if isinstance(e.setup.protocol, Edges) else {n: e.tried(n) for n in ranked(e)}
 
 
 def lacking_runs(e: SetupRuns) -> list[str]:
