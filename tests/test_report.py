@@ -161,6 +161,8 @@ def test_stale_runs_and_a_changed_rule_are_flagged(records, tmp_path):
     page = write_report(Store(tmp_path), gather(tmp_path, old)).read_text(encoding="utf-8")
     assert f"{len(records)} of {len(records)} runs are stale" in page
     assert "changed since 2001-02-03" in page and ", delta: 77 → " in page
+    assert "first runs, as their sections say: made_up-quick." in page
+    assert "All rules were fixed before the runs." not in page
 
 
 def test_a_kept_rule_and_a_variant_with_its_command(records, tmp_path):
@@ -170,6 +172,7 @@ def test_a_kept_rule_and_a_variant_with_its_command(records, tmp_path):
     reports = gather(tmp_path, records) + gather(tmp_path, records, variant)
     text = Page(write_report(store, reports)).text
     assert "as written before the first run, 20" in text and "changed since" not in text
+    assert "All rules were fixed before the runs." in text
     assert "Variant: model.widths=(8, 8), optim.momentum=0.8" in text
     assert command(variant, "quick") == (
         "python scripts/study.py --study=made_up --profile=quick "

@@ -16,11 +16,16 @@ from normlab.norms.table import NORMS
 from normlab.report import model
 from normlab.report.markdown import write_claims_page
 from normlab.report.model import StudyReport
+from normlab.report.provenance import ProvenanceSummary
+from normlab.report.setup_table import setup_table
+from normlab.report.tables import Measured
 from normlab.report.terminal import headline
-from normlab.report.which_norm import EQUAL, Column, columns_of, matrix, passes, tried_runs
+from normlab.report.which_norm import EQUAL, Column, columns_of, matrix, tried_runs
+from normlab.report.write import write_report
+from normlab.runs.store import Store
 from normlab.studies.intervals import Estimate
 from normlab.studies.looks import look_at_study
-from normlab.studies.metrics import trained_error
+from normlab.studies.metrics import is_failed, trained_error
 from normlab.studies.planning import ConfigCache, SetupRuns
 from normlab.studies.protocols import Edges
 from normlab.studies.ranking import (
@@ -35,7 +40,7 @@ from normlab.studies.ranking import (
     step_costs,
 )
 from normlab.studies.reported import ReportedRates
-from normlab.studies.setup import all_norms
+from normlab.studies.setup import FIRST_SEED, all_norms
 from normlab.studies.study import load_study
 
 STUDY = load_study("which_norm")
@@ -273,6 +278,45 @@ def test_the_markdown_page_of_a_study_without_claims_is_the_matrix_alone(tmp_pat
     assert "… not run" not in text and "All claims" not in text and "# Claims" not in text
 
 
+def test_the_page_of_a_study_without_claims_has_no_verdicts_and_explains_its_schemes(tmp_path):
+    page = write_report(Store(tmp_path), [small_report()]).read_text()
+    assert 'id="verdicts"' not in page and 'href="#verdicts"' not in page
+    for name, text in (("batch", "statistics over N, H, W"), ("group", "group norm; statistics")):
+        assert f'<th scope="row"><a href="#scheme-{name}">' in page
+        assert f'<dt id="scheme-{name}">{name}</dt>' in page and text in page
+    assert '<th scope="row">none</th>' in page
+
+
+def test_failures_of_searches_are_counted_apart():
+    report = small_report()
+    steps, error = report.evidences.values()
+    failed = [sum(is_failed(e.records[n]) for n in e.wanted) for e in (steps, error)]
+    assert min(failed) > 0
+    assert ProvenanceSummary([steps, error]).failures == f"{sum(failed)} failed"
+    steps.setup = replace(steps.setup, protocol=Edges((-1.0, 0.0)))
+    searched = ProvenanceSummary([steps, error]).failures
+    assert searched == (
+        f"{sum(failed)} failed, {failed[0]} of them in searches for the highest rate"
+    )
+
+
+def test_intervals_of_errors_end_where_errors_do():
+    assert [ERROR.text(value) for value in (-3.0, 1.5, 104.0)] == ["0.00", "1.50", "100.00"]
+    e = small_report().evidences["which-mlp-error"]
+
+    def scored(run):
+        value = 0.2 if run.config["seed"] == FIRST_SEED else 0.999
+        return replace(run, final={**run.final, "test_accuracy": value})
+
+    records = {name: scored(run) for name, run in e.records.items()}
+    table = setup_table(SetupRuns(e.setup, records, e.cache))
+    for title, end in (("test error, points", "low"), ("test accuracy, %", "high")):
+        place = table.columns.index(title)
+        cells = [row[place] for row in table.rows]
+        ends = [c.numbers[end] for c in cells if isinstance(c, Measured)]
+        assert (min if end == "low" else max)(ends) == {"low": 0.0, "high": 100.0}[end]
+
+
 def test_the_matrix_ends_with_what_schemes_cost():
     """Times of a step where measured, and failures of runs that were not meant to fail."""
     report = small_report()
@@ -282,7 +326,9 @@ def test_the_matrix_ends_with_what_schemes_cost():
     runs = dict(steps.reported["batch"].runs[rate])
     runs[min(runs)] = replace(runs[min(runs)], status="diverged", final={})
     steps.reported["batch"] = replace(steps.reported["batch"], runs={rate: runs})
-    table = matrix(columns_of([report]))
+    columns = columns_of([report])
+    assert columns[1].step_times == columns[0].step_times == {"none": 1.0, "batch": 1.5}
+    table = matrix(columns)
     title = "step time, none = 1, MLP 3x100, 8x8 digits, batch 64"
     assert table.columns[-2:] == [title, "failed runs"]
     found = {row[0]: row[-2:] for row in table.texts()}
@@ -327,7 +373,7 @@ def test_nothing_is_advised_while_runs_are_missing():
         (
             ("batch", "none"),
             "Take one of batch, no norm: no other is better by 1 point, with 95 % confidence; no "
-            "norm is the cheapest.",
+            "norm has the shortest step.",
         ),
     ],
 )
@@ -335,9 +381,7 @@ def test_the_advice(equals, advice):
     names = equals or ("a", "b")
     one = Estimate(1.0, 0.9, 1.1)
     found = [Standing(name, one, 12, 0.0, name in equals) for name in names]
-    assert Column(ERROR, "net", "", "1 point", found).advice == advice
-
-
-def test_the_cheapest_reads_its_input_least_often():
-    assert passes("none") == 0 == passes("weight_norm")
-    assert passes("rms") < passes("batch_instance")
+    times = {"batch": 1.2, "none": 1.0, "other": 0.5}
+    assert Column(ERROR, "net", "", "1 point", found, step_times=times).advice == advice
+    untimed = Column(ERROR, "net", "", "1 point", found).advice
+    assert untimed == advice.partition(";")[0].removesuffix(".") + "."

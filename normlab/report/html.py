@@ -13,6 +13,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from normlab.layers.table import KERNELS, Kernel
+from normlab.norms.row import Norm
+from normlab.norms.table import NORMS
 from normlab.report.claims import (
     Statement,
     correction,
@@ -90,6 +93,24 @@ def anchors(claims: Sequence[Statement]) -> list[str]:
     return ids
 
 
+def schemes_of(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
+    """Return the schemes of these pages as (name, what they are)."""
+    settings = [a.settings for r in reports for s in r.study.setups[r.profile] for a in s.arms]
+    found = []
+    for key, rows in (("norm.name", NORMS), ("norm.kernel", KERNELS)):
+        used = {s.get(key) for s in settings} - {"none"}
+        found += [(name, scheme_text(row)) for name, row in rows.items() if name in used]
+    return found
+
+
+def scheme_text(row: Norm | Kernel) -> str:
+    """Return what a scheme is, what its statistics are taken over, and its source."""
+    over = row.over if isinstance(row, Norm) else ()
+    return "; ".join(
+        filter(None, [row.title, over and f"statistics over {', '.join(over)}", row.source])
+    )
+
+
 def html(reports: Sequence[StudyReport], others: Sequence[tuple[str, str]] = ()) -> str:
     """Return the page of the reports, with their figures inside. `others` are pages next to it, as
     (stem or empty for that of the verdicts, link)."""
@@ -113,6 +134,7 @@ def html(reports: Sequence[StudyReport], others: Sequence[tuple[str, str]] = ())
         origin=dict(provenance(reports)),
         others=others,
         reports=reports,
+        schemes=schemes_of(reports),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         symbols=SYMBOLS,

@@ -116,7 +116,7 @@ def collect(
 def provenance(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
     """Return where the runs of all reports come from, as (what, which)."""
     origin = ProvenanceSummary(s for r in reports for s in r.evidences.values())
-    count = f"{origin.runs} finished of at least {origin.wanted} planned; {origin.failed} failed"
+    count = f"{origin.runs} finished of at least {origin.wanted} planned; {origin.failures}"
     changed = sorted(r.stem for r in reports if r.rule and r.rule.changes)
     facts = [
         ("profile", ", ".join(dict.fromkeys(r.profile for r in reports)) or "none"),

@@ -9,6 +9,7 @@ from typing import Any
 from normlab.runs.record import Record, is_stale
 from normlab.studies.metrics import is_failed
 from normlab.studies.planning import SetupRuns
+from normlab.studies.protocols import Edges
 from normlab.training.version import TRAINING_VERSION, training_version_of
 
 
@@ -26,6 +27,9 @@ class ProvenanceSummary:
         self.wanted = len({n for s in setups for n in s.wanted})
         self.runs = len(runs)
         self.failed = sum(map(is_failed, runs))
+        others = runs_of(s for s in setups if not isinstance(s.setup.protocol, Edges))
+        self.failed_in_search = self.failed - sum(map(is_failed, others))
+        """Failed runs of searches for the highest rate alone, which are meant to find it."""
         self.diverged = sum(run.status == "diverged" for run in runs)
         self.stale = sum(map(is_stale, runs))
         """Runs that another training version than today's made."""
@@ -35,6 +39,14 @@ class ProvenanceSummary:
         texts = {n: _counted(read(r.provenance) for r in runs) for n, read in READERS.items()}
         self.facts = {name: text for name, text in texts.items() if text}
         """What -> which values, each with its number of runs where they differ."""
+
+    @property
+    def failures(self) -> str:
+        """How many runs failed, in words."""
+        searched = self.failed_in_search
+        return f"{self.failed} failed" + (
+            f", {searched} of them in searches for the highest rate" if searched else ""
+        )
 
 
 def _counted(values: Iterable[Any]) -> str:

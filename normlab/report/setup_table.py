@@ -132,10 +132,12 @@ def _cell(
 
 
 def _mean(values: Sequence[float], places: int) -> Measured:
+    """Return the mean of percentages with its interval, which ends where they do."""
     if not values:
         return Measured(NOTHING, {})
     found = t_estimate(np.asarray(values), 0.95)
-    return _cell((found.centre, *found.interval), lambda v: decimal(v, places))
+    ends = [min(max(end, 0.0), 100.0) for end in found.interval]
+    return _cell((found.centre, *ends), lambda v: decimal(v, places))
 
 
 def _median(

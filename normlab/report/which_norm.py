@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from normlab.norms.table import NORMS
 from normlab.report.model import StudyReport
 from normlab.report.tables import Cell, Measured, Table
 from normlab.runs.record import Record
@@ -32,7 +31,9 @@ class Column:
     lacking: Sequence[str] = ()
     """Schemes whose runs are not all done. Without them nothing can be advised."""
     step_times: Mapping[str, float] = field(default_factory=dict)
-    """Scheme -> what a step of a single run takes, in steps without a norm."""
+    """Scheme -> what a step of a single run takes in this network, in steps without a norm."""
+    timed_in: str = ""
+    """The setup in which they were measured."""
     tried: Counter[str] = field(default_factory=Counter)
     """Scheme -> runs at the rates that count."""
     failed: Counter[str] = field(default_factory=Counter)
@@ -47,9 +48,10 @@ class Column:
         return [s.name for s in self.standings if s.is_equal and not self.lacking]
 
     @property
-    def cheapest(self) -> str:
-        """The equal of the best with the fewest passes over its input; the better one of two."""
-        return min(self.equals, key=passes, default="")
+    def fastest(self) -> str:
+        """The equal of the best with the shortest step; empty where steps were not timed."""
+        timed = [name for name in self.equals if name in self.step_times]
+        return min(timed, key=self.step_times.__getitem__, default="")
 
     @property
     def advice(self) -> str:
@@ -62,9 +64,10 @@ class Column:
             return f"{best} is the best, but not surely within {self.delta} of all others."
         sure = f"no other is better by {self.delta}, with 95 % confidence"
         if len(self.equals) == 1:
-            return f"Take {in_words(self.cheapest)}: {sure}."
+            return f"Take {in_words(self.equals[0])}: {sure}."
         equals = ", ".join(map(in_words, self.equals))
-        return f"Take one of {equals}: {sure}; {in_words(self.cheapest)} is the cheapest."
+        fastest = f"; {in_words(self.fastest)} has the shortest step" if self.fastest else ""
+        return f"Take one of {equals}: {sure}{fastest}."
 
 
 def in_words(scheme: str) -> str:
@@ -72,20 +75,18 @@ def in_words(scheme: str) -> str:
     return "no norm" if scheme == "none" else scheme
 
 
-def passes(scheme: str) -> int:
-    """Return how often a scheme reads its input in training; 0 where it only acts on kernels."""
-    row = NORMS.get(scheme)
-    return len(row.cost.split(";")) if row and row.cost else 0
-
-
 def columns_of(reports: Sequence[StudyReport]) -> list[Column]:
-    """Return a column for each purpose and setup that has runs."""
-    return [
-        column_of(ranking, runs, schemes, report.profile)
-        for report in reports
-        for ranking, runs, schemes in report.ranked
-        if schemes
-    ]
+    """Return a column for each purpose and setup that has runs. Steps are timed in one setup of a
+    network; its others have those times too."""
+    columns, timed = [], {}
+    for report in reports:
+        for ranking, runs, schemes in report.ranked:
+            if schemes:
+                column = column_of(ranking, runs, schemes, report.profile)
+                columns.append((runs.setup.title, column))
+                if times := step_times(runs):
+                    timed[runs.setup.title] = {"step_times": times, "timed_in": column.setup}
+    return [replace(column, **timed.get(network, {})) for network, column in columns]
 
 
 def column_of(ranking: Ranking, e: SetupRuns, schemes: Sequence[Standing], profile: str) -> Column:
@@ -98,9 +99,8 @@ def column_of(ranking: Ranking, e: SetupRuns, schemes: Sequence[Standing], profi
         ranking.purpose.unit.sesoi_text(ranking.delta(profile)),
         schemes,
         lacking_runs(e),
-        step_times(e),
-        Counter({name: len(runs) for name, runs in tried.items()}),
-        Counter({name: sum(map(is_failed, runs)) for name, runs in tried.items()}),
+        tried=Counter({name: len(runs) for name, runs in tried.items()}),
+        failed=Counter({name: sum(map(is_failed, runs)) for name, runs in tried.items()}),
     )
 
 
@@ -136,8 +136,10 @@ def matrix(columns: Sequence[Column]) -> Table:
     ordered = sorted(filled, key=lambda name: -times[name])
     note = (
         f"{EQUAL}: less than delta behind the best, with 95 % confidence for all schemes of a "
-        f"column together. Brackets: 95 % t intervals of the mean. n counts seeds. {NOTHING}: "
-        f"cannot run there, or fails too often at every rate. Delta: "
+        f"column together. A scheme lacks it in spite of a better mean where its seeds differ too "
+        f"much for that. Values are means over the seeds, geometric ones of steps and rates, with "
+        f"95 % t intervals. Other tables have medians of steps and rates. n counts seeds. "
+        f"{NOTHING}: cannot run there, or fails too often at every rate. Delta: "
         + "; ".join(f"{c.title}: {c.delta}" for c in columns)
         + ". Step times: of a single run, without evaluation. Failed: of the runs at the rates "
         "that count, where no highest rate is searched."
@@ -159,7 +161,7 @@ def cost_cells(columns: Sequence[Column]) -> dict[str, dict[str, Cell]]:
     found: dict[str, dict[str, Cell]] = {}
     for column in columns:
         if column.step_times:
-            found[f"step time, none = 1, {column.setup}"] = {
+            found[f"step time, none = 1, {column.timed_in}"] = {
                 name: Measured(decimal(value, 2), {"": value})
                 for name, value in column.step_times.items()
             }

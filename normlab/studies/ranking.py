@@ -173,5 +173,10 @@ TOLERANCE = Purpose(
     "highest rate that trains", DECADES, -1.0, edge_costs, lambda v: rate_text(10**v)
 )
 ERROR = Purpose(
-    "test error, points", POINTS, 1.0, error_costs, lambda v: decimal(v, 2), error_redraws
+    "test error, points",
+    POINTS,
+    1.0,
+    error_costs,
+    lambda v: decimal(min(max(v, 0.0), 100.0), 2),  # an interval ends where errors do
+    error_redraws,
 )
