@@ -1,4 +1,4 @@
-"""The settings of every run; normlab/settings.py has their defaults, units and reasons.
+"""The settings of every run; normlab/settings/table.py has their defaults, units and reasons.
 
 A network of three dense layers on scikit-learn's digits, 300 steps: about a second on one core.
 

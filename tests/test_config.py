@@ -36,7 +36,10 @@ REFUSED = {
         {"norm.name": "gruop"},
         "unknown norm 'gruop'; did you mean 'group'? (norms: none, affine, batch,",
     ),
-    "model": ({"model.name": "resnext"}, "unknown model 'resnext' (models: mlp, cnn, vgg, resnet)"),
+    "model": (
+        {"model.name": "resnext"},
+        "unknown model 'resnext' (models: mlp, cnn, vgg, resnet, rnn)",
+    ),
     "data": ({"data.name": "mnits"}, "choose one of digits, mnist, fashion_mnist, synthetic"),
     "groups": (
         {"norm.name": "group", "norm.groups": 7},

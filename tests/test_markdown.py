@@ -35,8 +35,8 @@ from normlab.studies.units import FAILED, NATS, OCTAVES, POINTS, Unit
 SHARE = Unit("share", is_proportion=True)
 
 TESTS = (
-    "C1a C1b C1t C2 C2r C3a C3b C3c C4a C4b C4c C5a C5b C6a C6b C7a C7b C7c C8a C8b C8c C9 C10a "
-    "C10b C11 C12 C13 C14a C14b"
+    "C1a C1b C1t C2 C2r C3a C3b C3c C4a C4b C4c C5a C5b C6a C6b C7a C7b C7c C8a C8b C8c C9a "
+    "C9c C9g C10a C10b C10c C11 C12 C13 C14a C14b"
 ).split()
 CLAIMS = [f"C{i}" for i in range(1, 15)]
 EFFECTS = {"supported": 2.0, "refuted": -2.0, "open": 0.5}
@@ -147,9 +147,8 @@ def test_tests_without_a_verdict_say_why():
     assert "- **… not run**: delta 1 point; n = 0 of 6" in block(text, "C4a")
     assert "- **∅ not measured**: delta 1 point; n = 6" in block(text, "C4b")
     assert "- **… not run**: no study shown here tests it" in block(text, "C11")
-    assert "- **… not decided**: no recurrent net yet" in block(text, "C9")
-    assert "| C9 | Batch norm suits sequences badly | … not decided |" in text
-    decided = block(page(report_of(row("C9"))), "C9")
+    assert "- **… not decided**: no transformer yet" in block(text, "C9g")
+    decided = block(page(report_of(row("C9g"))), "C9g")
     assert "not decided" not in decided and "**✓ supported, at least delta**: 2.00" in decided
 
 
@@ -266,7 +265,10 @@ def test_the_head_says_where_the_runs_come_from_and_which_rules_changed():
     def setup(name: str, ended: str) -> Any:
         run = Record(name, {}, "diverged", {}, [], 1, 0.5, PROVENANCE | {"ended": ended})
         return SimpleNamespace(
-            wanted={name: None, f"{name}2": None}, records={name: run}, is_complete=False
+            setup=PLAIN.setups["quick"][0],
+            wanted={name: None, f"{name}2": None},
+            records={name: run},
+            is_complete=False,
         )
 
     quick = replace(report_of(row("C1a")), evidences={"steps": setup("a", "2026-11-18T10:00")})

@@ -19,7 +19,7 @@ from normlab.norms import NORMS
 from normlab.runs.config import resolve
 from normlab.settings import SETTINGS, Config
 from normlab.training.optim import mask_kernels
-from normlab.training.state import Hyper, init_state, scale_hidden_kernels
+from normlab.training.state import Hyper, init_state, scale_hidden
 
 ORDERS = SETTINGS["model.block"].choices
 RESIDUALS = SETTINGS["model.residual"].choices
@@ -163,7 +163,7 @@ def test_arms_share_the_bits_of_every_parameter_they_share():
 
 def test_the_gain_and_the_decay_leave_the_scalars_alone():
     params = randomized(start(residual="fixup")[1].params)
-    one, four = leaves_of(params), leaves_of(scale_hidden_kernels(params, jnp.float32(4)))
+    one, four = leaves_of(params), leaves_of(scale_hidden(params, jnp.float32(4)))
     decays = leaves_of(mask_kernels(params))
     for path, leaf in one.items():
         is_kernel = path.endswith("kernel")

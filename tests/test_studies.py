@@ -55,6 +55,7 @@ def levels(*names: str) -> set[str]:
 
 
 # setup -> its claims, how rates are found, what is tuned, the schedule, the arms that decide
+LINES = ("none", "batch each step", "batch whole sequence")
 PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
     "accuracy-cnn": ("C11", "V6", "error", "cosine", {*PAIR}),
     "stats-batch-mlp": ("C8a", "W5", "error", "cosine", {"batch/4", "batch/64"}),
@@ -65,6 +66,10 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
         "error",
         "cosine",
         {"batch", "layer", "group"},
+    ),
+    "lengths-gru": (
+        *("C9a C9c C10c", "W5", "error", "cosine"),
+        {f"{line}/{spread}" for line in LINES for spread in (0, 8)} | {"layer/8"},
     ),
     "small-batch-cnn": (
         *("C10b-layer C10b-group C10b-instance", "W5", "error", "cosine"),
@@ -109,6 +114,8 @@ CAPS = {
     ("matched-fit", "standard"): 6000,
     ("batch-noise", "quick"): 6000,
     ("batch-noise", "standard"): 6000,
+    ("lengths-gru", "quick"): 600,
+    ("lengths-gru", "standard"): 1000,
     ("tutorial-mlp", "quick"): 10 * (897 // 32),
     ("tutorial-mlp", "standard"): 10 * (55_000 // 32),
 }
@@ -117,7 +124,12 @@ SETTINGS = {
     "batch-noise": {"train.stop_at_loss": 0.01},
     "memorising": {"data.label_noise": 0.3},
 }
-BATCHES = {"batch-noise": {128}, "small-batch-mlp": {4}, "small-batch-cnn": {2, 64}}
+BATCHES = {
+    "batch-noise": {128},
+    "lengths-gru": {16},
+    "small-batch-mlp": {4},
+    "small-batch-cnn": {2, 64},
+}
 RUNG = re.compile(r"-\d\d$")
 CACHE = ConfigCache()
 
@@ -243,7 +255,8 @@ def test_runs_train_as_planned(profile, setup):
 
 @pytest.mark.parametrize("profile, setup", SETUPS)
 def test_primary_arms_differ_in_the_norm_alone(profile, setup):
-    """Those that are tuned together or ranked; the question itself may be a placement."""
+    """Those that are tuned together or ranked; the question itself may be where a norm is, or how
+    its scale starts."""
     groups: dict[str, list] = {}
     for arm in setup.arms:
         if arm.is_primary:
@@ -254,6 +267,7 @@ def test_primary_arms_differ_in_the_norm_alone(profile, setup):
         for config in configs[1:]:
             differing = {n for n in config if config[n] != configs[0][n]}
             legal = {"model.placement"} if setup.name.startswith("placement-cnn") else set()
+            legal |= {"model.normed", "init.norm_scale"} if setup.name == "lengths-gru" else set()
             assert all(n.startswith("norm.") or n in legal for n in differing), differing
 
 

@@ -8,6 +8,7 @@
 from normlab.data.build import prepare
 from normlab.data.dataset import Dataset, check, load
 from normlab.data.prepared import data_root
+from normlab.data.sequences import as_sequences
 from normlab.data.split import Split
 from normlab.data.table import (
     DATASETS,
@@ -25,6 +26,7 @@ __all__ = [
     "Row",
     "Split",
     "UnknownDataset",
+    "as_sequences",
     "check",
     "data_root",
     "load",

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 import jax
 
-from normlab.data import Dataset, load
+from normlab.data import Dataset
 from normlab.launch.costs import CompileClock
 from normlab.launch.json_lines import answer, open_worker, receive
 from normlab.launch.surroundings import heed
@@ -33,6 +33,7 @@ from normlab.runs.errors import LabError, Preempted, StorageError
 from normlab.runs.provenance import processor_name
 from normlab.runs.store import Store
 from normlab.settings import Config, from_json
+from normlab.training.batches import data_key, load_data
 from normlab.training.population import Population
 from normlab.training.step_time import step_seconds
 
@@ -69,7 +70,7 @@ class Worker:
         self.store, self.data_dir, self.events = store, data_dir, events
         self.profile_trace = profile_trace
         self.supervisor = os.getppid()
-        self.datasets: dict[str, Dataset] = {}
+        self.datasets: dict[tuple[Any, ...], Dataset] = {}
         self.is_busy = self.has_stop_request = False
 
     def emit(self, event: str, **facts: Any) -> None:
@@ -88,10 +89,11 @@ class Worker:
         return self.has_stop_request or os.getppid() != self.supervisor
 
     def dataset(self, configs: dict[str, Config]) -> Dataset:
-        name = next(iter(configs.values()))["data.name"]
-        if name not in self.datasets:
-            self.datasets[name] = load(name, self.data_dir)
-        return self.datasets[name]
+        config = next(iter(configs.values()))
+        key = data_key(config)
+        if key not in self.datasets:
+            self.datasets[key] = load_data(config, self.data_dir)
+        return self.datasets[key]
 
     def serve(self, requests: TextIO) -> None:
         """Answer requests until standard input ends."""

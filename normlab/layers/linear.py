@@ -47,6 +47,8 @@ def respond_with_bias(
     first_bias = None
     if layer.reparam is not None:
         kernel, first_bias = layer.reparam(name="reparam")(kernel, respond, train)
+    if not layer.use_bias:
+        return respond(kernel)
     bias = layer.param("bias", starting_at(first_bias), kernel.shape[-1:], jnp.float32)
     y = respond(kernel)
     return y + per_channel(bias.astype(y.dtype), y.ndim)
@@ -56,7 +58,7 @@ class Conv(nn.Module):
     """y = x * kernel + bias, a k x k convolution with padding (k - 1) / 2 on each side.
 
     Shapes: x [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features]; parameters
-    `kernel` [k, k, C, features], `bias` [features]. State: none.
+    `kernel` [k, k, C, features], `bias` [features] if `use_bias`. State: none.
     Integers and booleans are read as float32; complex numbers raise ValueError.
     `form`, see normlab.layers.convolutions, changes the speed and the order of the sums.
     `reparam` makes the module that puts another kernel in place of the parameter, with parameters
@@ -69,6 +71,7 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     form: str = "patches"
+    use_bias: bool = True
     reparam: Callable[..., Any] | None = None
 
     @nn.compact
@@ -84,12 +87,13 @@ class Conv(nn.Module):
 class Dense(nn.Module):
     """y = x @ kernel + bias.
 
-    Shapes: x [N, C] -> [N, features]; parameters `kernel` [C, features], `bias` [features].
-    State: none. `reparam`, `train`: as in Conv.
+    Shapes: x [..., C] -> [..., features]; parameters `kernel` [C, features], `bias` [features] if
+    `use_bias`. State: none. `reparam`, `train`: as in Conv.
     """
 
     features: int
     kernel_init: Initializer
+    use_bias: bool = True
     reparam: Callable[..., Any] | None = None
 
     @nn.compact

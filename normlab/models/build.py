@@ -20,8 +20,9 @@ def norm_options(config: Config) -> dict[str, Any]:
 
 def build_model(config: Config, classes: int, conv_form: str, **overrides: Any) -> nn.Module:
     """Return the network of `config`; `overrides` replace options of its norm."""
-    row, act = MODELS[config["model.name"]], ACTIVATIONS[config["model.act"]][0]
-    kernel_init, head_init = kernel_inits(config["init.kernel"], config["model.act"])
+    row = MODELS[config["model.name"]]
+    name = row.act or config["model.act"]
+    act, (kernel_init, head_init) = ACTIVATIONS[name][0], kernel_inits(config["init.kernel"], name)
     options = norm_options(config) | overrides
     return module_of(row.module)(
         layers=build(config["norm.name"], act=act, conv_form=conv_form, **options),

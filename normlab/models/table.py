@@ -28,6 +28,9 @@ VGG: dict[int, tuple[int, ...]] = {
 """Depth -> convolutions of each stage (arXiv:1409.1556, table 1). Depth counts the paper's three
 dense layers, where here one follows the global mean."""
 
+PRODUCTS = {"rnn": 1, "gru": 3, "lstm": 4}
+"""Cell -> vectors of the size of its state in each of its two products."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -44,6 +47,10 @@ class Model:
     is_convolutional: bool
     options: tuple[str, ...]
     """Settings `model.*` that the network takes; the others are reset to their defaults."""
+    has_time: bool = False
+    """Whether an input is a sequence [T, D + 1] (normlab/data/sequences.py)."""
+    act: str = ""
+    """The activation where a configuration chooses none."""
     ends_in_global_mean: bool = False
     """Whether a global mean follows the last layer directly."""
     check: Callable[[Config, Norm], None] | None = None
@@ -191,6 +198,50 @@ def check_resnet(config: Config, norm: Norm) -> None:
         )
 
 
+def rnn_fields(config: Config) -> dict[str, Any]:
+    widths, _ = spread_layers(config["model.widths"], config["model.depth"])
+    return {
+        "widths": tuple(widths),
+        "cell": config["model.cell"],
+        "normed": config["model.normed"],
+        "time": config["norm.time"],
+        "is_masked": config["norm.masked"],
+    }
+
+
+def rnn_shapes(config: Config, image: Shape) -> list[Shape]:
+    """Of each layer, the shapes of its products with the input and with the state."""
+    del image
+    parts = PRODUCTS[config["model.cell"]]
+    each = 2 if config["model.normed"] == "both" else 1
+    return [(1, 1, parts * width) for width in rnn_fields(config)["widths"] for _ in range(each)]
+
+
+def check_rnn(config: Config, norm: Norm) -> None:
+    """Raise ValueError where the steps of a network with time and schemes do not go together."""
+    name, kernel, spread = config["norm.name"], config["norm.kernel"], config["data.length_spread"]
+    if norm.act:
+        raise ValueError(
+            f"norm.name = {name!r} replaces the activation after it, and the products of a "
+            "recurrent cell have none of their own; use another norm"
+        )
+    if find_kernel(kernel).module:
+        raise ValueError(
+            f"norm.kernel = {kernel!r} is not made for the kernels of a recurrent cell; use "
+            "norm.kernel=none"
+        )
+    if config["norm.time"] == "sequence" and config["norm.stats_batch"]:
+        raise ValueError(
+            f"norm.stats_batch = {config['norm.stats_batch']} groups examples, and "
+            "norm.time = 'sequence' puts all steps of all examples together; use norm.time=step"
+        )
+    if spread and spread >= config["data.length"]:
+        raise ValueError(
+            f"data.length_spread = {spread} leaves nothing of sequences of data.length = "
+            f"{config['data.length']}; use at most {max(config['data.length'] - 1, 0)}"
+        )
+
+
 MODELS: dict[str, Model] = {
     "mlp": Model(
         title="dense - norm - activation, repeated",
@@ -226,5 +277,16 @@ MODELS: dict[str, Model] = {
         is_convolutional=True,
         options=("widths", "depth", "act", "block", "residual"),
         check=check_resnet,
+    ),
+    "rnn": Model(
+        title="recurrent cells over the rows of an image, a head on the last state",
+        module="normlab.models.rnn:RNN",
+        fields=rnn_fields,
+        shapes=rnn_shapes,
+        is_convolutional=False,
+        options=("widths", "depth", "cell", "normed"),
+        has_time=True,
+        act="tanh",
+        check=check_rnn,
     ),
 }

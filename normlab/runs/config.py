@@ -90,8 +90,12 @@ def _check_range(name: str, value: Any) -> None:
 
 def _unused(config: Config, row: Norm) -> list[str]:
     """Return the settings that the norm, the network and the optimiser do not take."""
-    taken = {"norm": (*row.options, *COMMON), "model": MODELS[config["model.name"]].options}
-    unused = []
+    model = MODELS[config["model.name"]]
+    taken = {"norm": (*row.options, *COMMON), "model": model.options}
+    if model.has_time and row.over and not row.is_per_sample:
+        taken["norm"] += ("time", "masked")
+    unused = [] if model.has_time else ["data.length", "data.length_spread"]
+    unused += [] if "scale" in row.parameters else ["init.norm_scale"]
     for name in SETTINGS:
         room, _, option = name.partition(".")
         if room in taken and option not in (*taken[room], "name"):

@@ -104,6 +104,11 @@ def _augment(config: Config) -> Iterator[str]:
 
 
 def _diagnostics(config: Config) -> Iterator[str]:
+    if config["eval.probes"] and MODELS[config["model.name"]].has_time:
+        yield (
+            f"eval.probes = {config['eval.probes']!r} cannot look into {config['model.name']!r}, "
+            "whose layers see one step after another; use eval.probes=''"
+        )
     try:
         probe_names(config["eval.probes"])
     except ValueError as error:

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
-from normlab.data import Dataset, Split
+from normlab.data import Dataset, Split, as_sequences, load
+from normlab.models.table import MODELS
 from normlab.settings import Config
 from normlab.training.evaluate import CURVE_PARTS, plan_scoring
 from normlab.training.evaluation_steps import eval_steps
 from normlab.training.optim import rate_shape
 from normlab.training.program import ChunkBatches, ScheduleChunk
+
+
+def data_key(config: Config) -> tuple[Any, ...]:
+    """Return what the data of a run depend on, but for their splits."""
+    has_time = MODELS[config["model.name"]].has_time
+    return config["data.name"], has_time, config["data.length"], config["data.length_spread"]
+
+
+def load_data(config: Config, data_dir: str | None = None) -> Dataset:
+    """Return the data set as the network of `config` takes it: images, or sequences of their rows.
+    Raises DataError."""
+    name, has_time, length, spread = data_key(config)
+    dataset = load(name, data_dir)
+    return as_sequences(dataset, length, spread) if has_time else dataset
 
 
 @functools.lru_cache(maxsize=256)

@@ -124,8 +124,11 @@ def evaluation_networks(
 
 
 def input_shape(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape in which the network of `config` takes an image of `shape`."""
-    return shape if MODELS[config["model.name"]].is_convolutional else (math.prod(shape),)
+    """Return the shape in which the network of `config` takes an example of `shape`."""
+    model = MODELS[config["model.name"]]
+    if model.has_time:
+        return shape[0], math.prod(shape[1:])
+    return shape if model.is_convolutional else (math.prod(shape),)
 
 
 def make_train(config: Config, train_step: TrainStep, data: Resident):

@@ -22,6 +22,7 @@ class Hyper(NamedTuple):
     gain: Any
     init_seed: Any = None
     """Draws the initial weights; None: the seed does."""
+    norm_scale: Any = 1.0
 
 
 class TrainState(NamedTuple):
@@ -55,13 +56,17 @@ def hyper_of(config: Config) -> Hyper:
         weight_decay=config["optim.weight_decay"],
         gain=config["init.gain"],
         init_seed=config["seed"] if config["init.seed"] < 0 else config["init.seed"],
+        norm_scale=config["init.norm_scale"],
     )
 
 
-def scale_hidden_kernels(params: Any, gain: jax.Array) -> Any:
-    """Return params with every hidden kernel times `gain`; the head keeps its own scale."""
+def scale_hidden(params: Any, gain: Any, norm_scale: Any = 1.0) -> Any:
+    """Return params with every hidden kernel times `gain` and every scale of a norm times
+    `norm_scale`; the head keeps its own."""
 
     def scale(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        if path[-1].key == "scale" and any(part.key.startswith("norm") for part in path[:-1]):
+            return leaf * norm_scale
         is_hidden = path[0].key != "head" and path[-1].key == "kernel"
         return leaf * gain if is_hidden else leaf
 
@@ -76,7 +81,7 @@ def init_state(net: nn.Module, optimizer: str, hyper: Hyper, first_batch: jax.Ar
     key = jax.random.key(hyper.seed)
     drawn = key if hyper.init_seed is None else jax.random.key(hyper.init_seed)
     variables = net.init(jax.random.fold_in(drawn, 0), first_batch, train=True)
-    params = scale_hidden_kernels(variables["params"], hyper.gain)
+    params = scale_hidden(variables["params"], hyper.gain, hyper.norm_scale)
     transform = direction(optimizer, hyper.momentum, hyper.weight_decay)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -14,11 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from normlab.lookup import did_you_mean
-
 Class = Literal["static", "traced", "measurement", "execution"]
-Config = dict[str, Any]
-"""A flat configuration: dotted setting name -> value."""
 
 
 @dataclass(frozen=True)
@@ -39,29 +35,6 @@ class Setting:
     @property
     def identity_default(self) -> Any:
         return self.default if self.frozen is None else self.frozen
-
-
-PROGRAM_SETTINGS = (
-    "data.name",
-    "data.batch",
-    "data.augment",
-    "model.",
-    "norm.",
-    "optim.name",
-    "train.on_nonfinite",
-    "train.late_batch",
-    "train.stop_at_loss",
-    "init.kernel",
-    "eval.batch_statistics",
-    "eval.probes",
-)
-"""What decides a compiled program. Rates, schedules, lengths and evaluation times are its inputs,
-so runs that differ only in those share one compilation."""
-
-
-def program_key(config: Config) -> tuple[tuple[str, Any], ...]:
-    """Return the settings that decide the program of `config`, hashable."""
-    return tuple((k, v) for k, v in sorted(config.items()) if k.startswith(PROGRAM_SETTINGS))
 
 
 SETTINGS: dict[str, Setting] = {
@@ -89,6 +62,17 @@ SETTINGS: dict[str, Setting] = {
         "validation examples; 0: the data set's number; the rest of digits becomes test examples",
         "examples",
         low=0,
+    ),
+    "data.length": Setting(
+        0,
+        "static",
+        "mean length of the sequences that image rows become, resampled; 0: the rows as they are",
+        "steps",
+        low=0,
+        high=10_000,
+    ),
+    "data.length_spread": Setting(
+        0, "static", "lengths lie evenly within data.length -/+ this", "steps", low=0
     ),
     "data.label_noise": Setting(
         0.0,
@@ -132,6 +116,15 @@ SETTINGS: dict[str, Setting] = {
         choices=("none", "identity", "skipinit"),
     ),
     "model.stride": Setting(1, "static", "stride of the cnn's first convolution", low=1, high=4),
+    "model.cell": Setting(
+        "gru", "static", "cell of a recurrent network", choices=("rnn", "gru", "lstm")
+    ),
+    "model.normed": Setting(
+        "both",
+        "static",
+        "products of a cell that have a norm: with its input and with its state, or with the input",
+        choices=("both", "input"),
+    ),
     "norm.name": Setting("batch", "static", "which normalization scheme"),
     "norm.groups": Setting(4, "static", "groups of channels; divides 16, 32, 64, 100", low=1),
     "norm.epsilon": Setting(
@@ -172,6 +165,16 @@ SETTINGS: dict[str, Setting] = {
         "largest distance, in stds, by which batch_renorm corrects a mean (the paper's)",
         low=0,
     ),
+    "norm.time": Setting(
+        "step",
+        "static",
+        "statistics over the batch in a network with time: of each step, or of the whole sequence "
+        "for products with the input (those with the state keep steps)",
+        choices=("step", "sequence"),
+    ),
+    "norm.masked": Setting(
+        True, "static", "whether steps behind the end of a sequence are left out of statistics"
+    ),
     "norm.kernel": Setting("none", "static", "scheme of the hidden kernels, with any norm"),
     "norm.noise": Setting(
         0.0, "static", "strength of the noise after every norm; 1: the published control", low=0
@@ -198,6 +201,9 @@ SETTINGS: dict[str, Setting] = {
     "optim.warmup": Setting(0, "static", "linear warm-up from 0", "steps", low=0),
     "init.gain": Setting(
         1.0, "traced", "multiplies the initial hidden kernels, never the head", low=0, is_open=True
+    ),
+    "init.norm_scale": Setting(
+        1.0, "traced", "multiplies the initial scale of every norm", low=0, is_open=True
     ),
     "init.kernel": Setting(
         "auto",
@@ -310,41 +316,3 @@ SETTINGS: dict[str, Setting] = {
         high=256,
     ),
 }
-
-
-def defaults() -> Config:
-    """Return every setting at its default."""
-    return {name: setting.default for name, setting in SETTINGS.items()}
-
-
-def nest(config: Config) -> dict[str, Any]:
-    """Return the configuration as nested groups: {"optim.lr": 1} -> {"optim": {"lr": 1}}."""
-    tree: dict[str, Any] = {}
-    for name, value in config.items():
-        *groups, leaf = name.split(".")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[leaf] = value
-    return tree
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> Config:
-    """Return nested groups as a flat configuration, the inverse of `nest`."""
-    out: Config = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            out |= flatten(value, f"{prefix}{name}.")
-        else:
-            out[prefix + name] = value
-    return out
-
-
-def from_json(tree: Config) -> Config:
-    """Return a configuration read from JSON with its lists as tuples again."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
-
-
-def nearest_setting(name: str) -> str:
-    """Return "; did you mean 'x'?" for the legal name nearest to `name`, or an empty string."""
-    return did_you_mean(name, SETTINGS, cutoff=0.5)

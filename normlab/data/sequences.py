@@ -1,0 +1,55 @@
+"""Images as sequences of their rows, of one length or of lengths that differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from normlab.data.dataset import Dataset
+
+LENGTHS_KEY = 2**64 - 2
+"""Draws the lengths: a key of Philox that no seed of a run has."""
+
+
+def lengths_of(examples: int, length: int, spread: int) -> np.ndarray:
+    """The length of each example, int32 [N], evenly from length - spread to length + spread. It is
+    a property of the example: every run sees the same."""
+    words = np.random.Philox(key=LENGTHS_KEY).random_raw(examples)
+    return (length - spread + (words % np.uint64(2 * spread + 1)).astype(np.int64)).astype(np.int32)
+
+
+def as_sequences(dataset: Dataset, length: int = 0, spread: int = 0) -> Dataset:
+    """The same examples as sequences [T, D + 1], T = length + spread, for networks with time.
+
+    Step t is a row of the image, D = W * C. An example of L steps has its rows resampled linearly
+    at L even places from the first to the last. So a length cuts nothing away. The last feature is
+    255 at its L steps, and all features are 0 behind them. length 0: the rows as they are.
+    """
+    rows, *columns = dataset.shape
+    features = int(np.prod(columns))
+    length = length or rows
+    steps = length + spread
+    images = dataset.images.reshape(-1, rows, features)
+    lengths = lengths_of(len(images), length, spread)
+    out = np.zeros((len(images), steps, features + 1), np.uint8)
+    for n in range(length - spread, steps + 1):
+        chosen = lengths == n
+        out[chosen, :n, :features] = resampled(images[chosen], n)
+        out[chosen, :n, features] = 255
+    flat = out.reshape(len(images), -1)
+    digest = hashlib.sha256(flat.data)
+    digest.update(dataset.labels.data)
+    return dataclasses.replace(
+        dataset, images=flat, shape=(steps, features + 1, 1), sha256=digest.hexdigest()
+    )
+
+
+def resampled(images: np.ndarray, steps: int) -> np.ndarray:
+    """Rows [N, T, D] at `steps` even places, linear between neighbours, rounded to uint8."""
+    places = np.linspace(0, images.shape[1] - 1, steps)
+    before = places.astype(int)
+    after = np.minimum(before + 1, images.shape[1] - 1)
+    share = (places - before)[:, None]
+    return np.rint(images[:, before] * (1 - share) + images[:, after] * share).astype(np.uint8)

@@ -1,0 +1,357 @@
+"""Recurrent networks: values against float64 loops, ends of sequences, late steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from normlab import data
+from normlab.data.sequences import lengths_of
+from normlab.models.build import build_model
+from normlab.models.rnn import CELLS
+from normlab.models.table import MODELS, PRODUCTS
+from normlab.runs.config import resolve
+from normlab.runs.errors import ConfigError
+from normlab.settings import Config
+from normlab.training.batches import load_data
+from normlab.training.population import Population
+from normlab.training.state import Hyper, init_state
+from normlab.training.step import MUTABLE
+
+N, T, D, H, CLASSES = 6, 7, 3, 4, 5
+LENGTHS = np.array([7, 5, 4, 5, 2, 3])
+EPSILON = 1e-5
+
+
+def config_of(**settings: Any) -> Config:
+    base = {"model.name": "rnn", "model.widths": (H,), "data.batch": N, "data.length": T}
+    return resolve({**base, **settings}).config
+
+
+def net_of(norm: str = "batch", **settings: Any):
+    return build_model(config_of(**{"norm.name": norm, **settings}), CLASSES, "cpu", **{})
+
+
+def sequences(seed: int = 0, lengths: np.ndarray = LENGTHS) -> np.ndarray:
+    """Return x [N, T, D + 1] with noise of size 1 at the steps and zeros behind the ends."""
+    x = np.random.default_rng(seed).normal(size=(N, T, D + 1)).astype(np.float32)
+    valid = np.arange(T) < lengths[:, None]
+    x[..., -1] = 1
+    return x * valid[..., None]
+
+
+def drawn(net, x, seed: int = 1):
+    """Return variables with scales and biases that are not 1 and 0."""
+    variables = net.init(jax.random.key(seed), x, train=True)
+    rng = np.random.default_rng(seed)
+    moved = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(rng.normal(0, 0.2, leaf.shape), leaf.dtype),
+        variables["params"],
+    )
+    return {**variables, "params": moved}
+
+
+def sigmoid(v):
+    return 1 / (1 + np.exp(-v))
+
+
+def reference(params, x, cell, norm, time="step", normed="both", lengths=LENGTHS):
+    """Return the logits of a loop over steps in float64, in training."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    layer, x = p["layer_1"], np.asarray(x, np.float64)
+
+    def normalize(v, affine, live):
+        """v [M, C]: over the live rows (batch), over C (layer), or not at all."""
+        if norm == "batch":
+            mean, var = v[live].mean(0), v[live].var(0)
+        elif norm == "layer":
+            mean, var = v.mean(1, keepdims=True), v.var(1, keepdims=True)
+        else:
+            return v
+        return (v - mean) / np.sqrt(var + EPSILON) * affine["scale"] + affine["bias"]
+
+    a = x[..., :-1] @ layer["dense_input"]["kernel"]
+    valid = np.arange(T) < lengths[:, None]
+    if norm != "none" and time == "sequence":
+        flat = normalize(a.reshape(N * T, -1), layer["norm_input"], valid.ravel())
+        a = flat.reshape(a.shape)
+    h, c = np.zeros((N, H)), np.zeros((N, H))
+    for t in range(T):
+        live, now = valid[:, t], a[:, t]
+        if norm != "none" and time == "step":
+            now = normalize(now, layer["norm_input"]["norm"], live)
+        now = now + layer["bias"]
+        b = h @ layer["steps"]["dense_hidden"]["kernel"]
+        if norm != "none" and normed == "both":
+            b = normalize(b, layer["steps"]["norm_hidden"], live)
+        if cell == "rnn":
+            new, new_c = np.tanh(now + b), c
+        elif cell == "gru":
+            r, z = sigmoid(now[:, :H] + b[:, :H]), sigmoid(now[:, H : 2 * H] + b[:, H : 2 * H])
+            candidate = np.tanh(now[:, 2 * H :] + r * b[:, 2 * H :])
+            new, new_c = (1 - z) * candidate + z * h, c
+        else:
+            i, f, o, g = np.split(now + b, 4, 1)
+            new_c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            new = sigmoid(o) * np.tanh(new_c)
+        h, c = np.where(live[:, None], new, h), np.where(live[:, None], new_c, c)
+    return h @ p["head"]["kernel"] + p["head"]["bias"]
+
+
+@pytest.mark.parametrize(
+    "cell, norm, time, normed",
+    [
+        ("rnn", "none", "step", "both"),
+        ("gru", "none", "step", "both"),
+        ("gru", "batch", "step", "both"),
+        ("gru", "batch", "sequence", "input"),
+        ("lstm", "batch", "step", "both"),
+        ("lstm", "layer", "step", "both"),
+    ],
+)
+def test_values_and_gradients_are_those_of_a_float64_loop(cell, norm, time, normed):
+    settings = {"model.cell": cell, "norm.time": time, "model.normed": normed}
+    net, x = net_of(norm, **settings), sequences()
+    variables = drawn(net, x)
+    # no step has one row alone: there the derivative is that of the rounding
+    lengths = np.array([7, 5, 7, 5, 2, 3])
+    x = sequences(0, lengths)
+
+    @jax.jit
+    def both(params):
+        def loss(params):
+            out, _ = net.apply({**variables, "params": params}, x, train=True, mutable=MUTABLE)
+            return (out * jnp.sin(jnp.arange(out.size)).reshape(out.shape)).sum(), out
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    grads, logits = both(variables["params"])
+    weights = np.sin(np.arange(N * CLASSES)).reshape(N, CLASSES)
+
+    def loss(params):
+        return (reference(params, x, cell, norm, time, normed, lengths) * weights).sum()
+
+    expected = reference(variables["params"], x, cell, norm, time, normed, lengths)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        place = tuple(int(i) for i in np.unravel_index(leaf.size // 2, leaf.shape))
+        kept, ends = leaf[place], []
+        for step in (1e-6, -1e-6):
+            leaf[place] = kept + step
+            ends.append(loss(params))
+        leaf[place] = kept
+        found = grads
+        for part in path:
+            found = found[part.key]
+        slope = (ends[0] - ends[1]) / 2e-6
+        np.testing.assert_allclose(found[place], slope, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_nothing_behind_the_end_of_a_sequence_is_read(norm):
+    net, x = net_of(norm), sequences()
+    variables = drawn(net, x)
+    behind = x[..., -1:] == 0
+
+    @jax.jit
+    def run(x):
+        def loss(params):
+            out, moved = net.apply({**variables, "params": params}, x, train=True, mutable=MUTABLE)
+            return out.sum(), (out, moved)
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    first = run(x)
+    for wrong in (np.nan, 1e30, -np.inf):
+        other = np.where(behind, np.float32(wrong), x)
+        other[..., -1] = x[..., -1]
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(run(other)), strict=True):
+            assert np.array_equal(a, b)
+
+
+def test_a_sequence_alone_and_cut_to_its_end_gives_the_same():
+    net, x = net_of("batch"), sequences()
+    variables = drawn(net, x)
+    _, moved = net.apply(variables, x, train=True, mutable=MUTABLE)
+    variables = {**variables, **moved}
+    together = net.apply(variables, x, train=False)
+    for i, length in enumerate(LENGTHS):
+        stats = jax.tree.map(lambda leaf, n=length: leaf[:n], variables["batch_stats"])
+        alone = net.apply({**variables, "batch_stats": stats}, x[i : i + 1, :length], train=False)
+        np.testing.assert_allclose(alone[0], together[i], rtol=1e-5, atol=1e-6)
+
+
+def test_equal_lengths_need_no_mask():
+    x = sequences(0, np.full(N, T))
+    outs = []
+    for masked in (True, False):
+        net = net_of("batch", **{"norm.masked": masked})
+        outs.append(net.apply(drawn(net, x), x, train=True, mutable=MUTABLE)[0])
+    np.testing.assert_allclose(*outs, rtol=1e-6, atol=1e-6)
+
+
+def test_the_mask_decides_what_statistics_are_of():
+    """Without it, what is over counts with its blank input and its last state."""
+    x = sequences()
+    kept = {}
+    for masked in (True, False):
+        net = net_of("batch", **{"norm.masked": masked, "norm.momentum": 0.0})
+        variables = drawn(net, x)
+        kept[masked] = net.apply(variables, x, train=True, mutable=MUTABLE)[1]["batch_stats"]
+    kernel = np.asarray(variables["params"]["layer_1"]["dense_input"]["kernel"], np.float64)
+    a = x[..., :-1].astype(np.float64) @ kernel
+    for t in range(T):
+        rows = LENGTHS > t
+        if rows.sum() > 1:
+            mean = kept[True]["layer_1"]["norm_input"]["norm"]["mean"][t]
+            np.testing.assert_allclose(mean, a[rows, t].mean(0), rtol=1e-4, atol=1e-6)
+        mean = kept[False]["layer_1"]["norm_input"]["norm"]["mean"][t]
+        np.testing.assert_allclose(mean, a[:, t].mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_steps_that_never_had_two_sequences_evaluate_as_the_last_one_that_had():
+    net = net_of("batch", **{"norm.momentum": 0.0})
+    x = sequences()  # steps 0 to 4 have two sequences, 5 and 6 one
+    variables = drawn(net, x)
+    assert not np.any(variables["batch_stats"]["live"])
+    _, moved = net.apply(variables, x, train=True, mutable=MUTABLE)
+    assert moved["batch_stats"]["live"].tolist() == [6, 6, 5, 4, 3, 1, 1]
+    full = sequences(3, np.full(N, T)) * 1e3  # far from what the statistics are of
+    full[..., -1] = 1
+    found = net.apply({**variables, **moved}, full, train=False)
+
+    def repeated(leaf):
+        return leaf.at[5:].set(leaf[4]) if leaf.ndim == 2 else leaf.at[5:].set(6)
+
+    stats = jax.tree.map(repeated, moved["batch_stats"])
+    assert np.array_equal(found, net.apply({**variables, "batch_stats": stats}, full, train=False))
+    # a later pass with fewer sequences takes nothing away
+    few = sequences(4, np.full(N, 2))
+    _, later = net.apply({**variables, **moved}, few, train=True, mutable=MUTABLE)
+    assert later["batch_stats"]["live"].tolist() == [6, 6, 5, 4, 3, 1, 1]
+
+
+def test_one_row_at_a_step_moves_nothing_and_stays_finite():
+    net, x = net_of("batch"), sequences()
+    variables = drawn(net, x)
+    out, moved = net.apply(variables, x, train=True, mutable=MUTABLE)
+    stats = moved["batch_stats"]["layer_1"]["norm_input"]["norm"]
+    assert np.isfinite(out).all() and np.array_equal(stats["var"][5:], np.ones((2, 3 * H)))
+
+
+def test_two_layers_feed_each_other_and_padding_examples_do_not_count():
+    net, x = net_of("batch", **{"model.widths": (H, 3)}), sequences()
+    variables = drawn(net, x)
+    assert variables["params"]["layer_2"]["dense_input"]["kernel"].shape == (H, 9)
+    own = net_of("batch", **{"model.widths": (H, 3)}).clone()
+    mask = jnp.arange(N) < 4
+    cut = own.apply(variables, x[:4], train=True, mutable=MUTABLE)
+    masked = own.apply(variables, x, train=True, mask=mask, mutable=MUTABLE)
+    np.testing.assert_allclose(cut[0], masked[0][:4], rtol=1e-4, atol=1e-5)
+
+
+def test_how_parameters_start():
+    hyper = Hyper(seed=3, lr=0.1, momentum=0.9, weight_decay=0.0, gain=2.0, norm_scale=0.1)
+    x = sequences()
+    start = {
+        n: init_state(net_of(n, **{"model.cell": "lstm"}), "momentum", hyper, x).params
+        for n in ("none", "batch", "layer")
+    }
+    layer = start["batch"]["layer_1"]
+    for part in np.split(np.asarray(layer["steps"]["dense_hidden"]["kernel"]) / 2, 4, 1):
+        np.testing.assert_allclose(part @ part.T, np.eye(H), atol=1e-5)
+    forget = np.zeros(4 * H)
+    forget[H : 2 * H] = 1
+    assert np.array_equal(layer["bias"], forget)
+    assert np.array_equal(layer["norm_input"]["norm"]["scale"], np.full(4 * H, np.float32(0.1)))
+    assert np.array_equal(layer["steps"]["norm_hidden"]["scale"], np.full(4 * H, np.float32(0.1)))
+    for name in ("none", "layer"):  # arms share the bits of what they share
+        shared = start[name]["layer_1"]
+        assert np.array_equal(shared["dense_input"]["kernel"], layer["dense_input"]["kernel"])
+        hidden = shared["steps"]["dense_hidden"]["kernel"]
+        assert np.array_equal(hidden, layer["steps"]["dense_hidden"]["kernel"])
+
+
+def test_the_table_knows_the_cells():
+    assert {name: parts for name, (parts, _, _) in CELLS.items()} == PRODUCTS
+    config = config_of(**{"model.widths": (4, 3), "model.cell": "lstm"})
+    assert MODELS["rnn"].shapes(config, (8, 8, 1)) == [(1, 1, 16)] * 2 + [(1, 1, 12)] * 2
+    config = config_of(**{"model.normed": "input"})
+    assert MODELS["rnn"].shapes(config, (8, 8, 1)) == [(1, 1, 12)]
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"norm.name": "evonorm_s0"}, "replaces the activation"),
+        ({"norm.kernel": "weight_norm"}, "not made for the kernels of a recurrent cell"),
+        ({"norm.name": "batch", "norm.time": "sequence", "norm.stats_batch": 2}, "groups examples"),
+        ({"data.length": 4, "data.length_spread": 4}, "use at most 3"),
+        ({"data.length": 0, "data.length_spread": 2}, "use at most 0"),
+        ({"eval.probes": "rank"}, "cannot look into 'rnn'"),
+        ({"norm.name": "instance"}, "at least 2 are needed"),
+    ],
+)
+def test_what_a_recurrent_network_refuses(settings, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        config_of(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_that_mean_nothing_are_reset():
+    mlp = resolve({"data.length": 9, "data.length_spread": 3, "norm.time": "sequence"}).config
+    assert mlp["data.length"] == mlp["data.length_spread"] == 0 and mlp["norm.time"] == "step"
+    layer = config_of(**{"norm.name": "layer", "norm.time": "sequence", "norm.masked": False})
+    assert layer["norm.time"] == "step" and layer["norm.masked"]
+    none = config_of(**{"norm.name": "none", "init.norm_scale": 0.1})
+    assert none["init.norm_scale"] == 1.0
+    batch = config_of(**{"norm.name": "batch", "norm.masked": False, "init.norm_scale": 0.1})
+    assert not batch["norm.masked"] and batch["init.norm_scale"] == 0.1
+
+
+def test_runs_are_the_same_in_every_population_and_learn():
+    config = config_of(
+        **{"data.length": 6, "data.length_spread": 2, "data.batch": 32, "norm.name": "batch"},
+        **{"model.widths": (16,), "train.steps": 150, "optim.lr": 0.1, "init.norm_scale": 0.3},
+        **{"train.eval_every": 150, "host.width": 3, "eval.stats_examples": 256},
+    )
+    dataset = load_data(config)
+    assert dataset.shape == (8, 9, 1)
+    seeds = [config | {"seed": seed} for seed in range(3)]
+    curves = []
+    for members in (seeds, seeds[1:]):
+        population = Population(members, dataset)
+        population.train(lambda progress: None)
+        curves.append([outcome.final for outcome in population.outcomes])
+    assert curves[0][1:] == curves[1]
+    assert all(final["test_accuracy"] > 0.6 for final in curves[0])
+
+
+def test_rows_become_steps():
+    digits = data.load("digits")
+    plain = data.as_sequences(digits)
+    rows = digits.images.reshape(-1, 8, 8)
+    steps = plain.images.reshape(-1, 8, 9)
+    assert plain.shape == (8, 9, 1) and np.array_equal(steps[..., :8], rows)
+    assert np.all(steps[..., 8] == 255)
+    spread = data.as_sequences(digits, 12, 8)
+    lengths, steps = lengths_of(1797, 12, 8), spread.images.reshape(-1, 20, 9)
+    assert np.array_equal((steps[..., 8] > 0).sum(1), lengths)
+    assert not steps[np.arange(20) >= lengths[:, None]].any()
+    # first and last row stay, and a place halfway is the mean of its neighbours
+    last = steps[np.arange(1797), lengths - 1, :8]
+    assert np.array_equal(steps[:, 0, :8], rows[:, 0]) and np.array_equal(last, rows[:, 7])
+    middle = steps[lengths == 15][:, 1, :8].astype(float)
+    expected = rows[lengths == 15][:, :2].mean(1)
+    assert np.abs(middle - expected).max() <= 0.5
+    assert sorted(set(lengths)) == list(range(4, 21))
+    counts = np.bincount(lengths)[4:]
+    assert counts.min() > 70 and counts.max() < 145  # 106 on average, SD 10
+    assert np.array_equal(lengths, lengths_of(1797, 12, 8))
+    assert len({digits.sha256, plain.sha256, spread.sha256}) == 3
+    assert np.array_equal(spread.labels, digits.labels)
