@@ -313,6 +313,12 @@ def test_the_first_guess_knows_what_takes_longer(longer):
     assert guessed_seconds(probed) > guessed_seconds(changed)
 
 
+def test_the_first_guess_counts_the_steps_of_a_sequence():
+    rows = defaults() | {"model.name": "rnn", "model.widths": (32,)}
+    long = rows | {"data.length": 24, "data.length_spread": 8}
+    assert guessed_seconds(long) == pytest.approx(4 * guessed_seconds(rows))
+
+
 @pytest.mark.parametrize("constant, value", [("LAYER_S", 0.0), ("OPERATIONS_PER_S", 1e99)])
 def test_evaluations_cost_calls_and_operations(monkeypatch, constant, value):
     monkeypatch.setattr(remaining, constant, value)

@@ -321,6 +321,10 @@ def test_levels_may_be_gains_or_depths_and_accuracy_of_training():
     unmeasured = {seed: made_run(seed, final={"validation_accuracy": 0.9}) for seed in range(3)}
     e = runs_of(gains, **{arm.name: unmeasured for arm in gains.arms})
     assert draw(Figure("levels", "made-up", "", "train_set_accuracy"), e) is None
+    spreads = replace(SETUP, arms=level_arms("data.length_spread", (0, 8)))
+    (even,) = drawn("levels", runs_of(spreads))
+    assert [*even.get_xticks()] == [1, 2]  # 0 has no place on a logarithmic axis
+    assert [t.get_text() for t in even.get_xticklabels()] == ["0", "8"]
     (error,) = drawn("levels", runs_of(depths))
     assert error.get_ylabel() == "test error, percentage points"
     assert values(error.containers[0].lines[0]) == pytest.approx([10, 10])

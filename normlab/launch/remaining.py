@@ -44,6 +44,9 @@ def guessed_seconds(config: Config) -> float:
     scored = config["eval.train_examples"] + min(data.validation, config["eval.curve_examples"])
     operations = products * (6 * examples + 2 * points * scored)
     calls = len(shapes) * (steps + points * scored / config["eval.batch"])
+    if model.has_time:
+        length = (config["data.length"] or data.shape[0]) + config["data.length_spread"]
+        operations, calls = operations * length, calls * length
     factor = NORMED if config["norm.name"] != "none" else 1.0
     factor *= PROBED if config["eval.probes"] else 1.0
     factor *= STOPPED if config["train.stop_at"] else 1.0

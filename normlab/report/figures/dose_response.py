@@ -36,6 +36,7 @@ LEVELS = {
     "init.gain": "initial gain, times He's",
     "model.depth": "hidden layers",
     "data.batch": "batch, examples",
+    "data.length_spread": "steps by which lengths differ from their mean",
 }
 """Setting whose value is the level -> what the axis says."""
 
@@ -90,22 +91,24 @@ def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
         name = point.arm.line if point.level < math.inf else f"across {point.arm.name}"
         lines.setdefault(name, []).append(point)
     styles = styles_of({name: scheme_of(e.setup, line[0].arm) for name, line in lines.items()})
+    places = dict(zip(levels, places_of(levels), strict=True))
     ax, count = drawing.subplots(), sum(line[0].level < math.inf for line in lines.values())
     for i, (name, line) in enumerate(lines.items()):
         n = f", n = {n_range(point.values for point in line)}"
         if i < count:
             shift = 2.0 ** apart(i, count, 0.06)
             _draw_points(
-                ax, [shift * p.level for p in line], line, (name or e.setup.title) + n, styles[name]
+                *(ax, [shift * places[p.level] for p in line], line),
+                *((name or e.setup.title) + n, styles[name]),
             )
         else:
             place, others = i - count, len(lines) - count
             dash = (DASH * place, (DASH, DASH * max(1, others - 1)))  # equal lines take turns
             ax.axhline(line[0].mean, color=styles[name]["color"], ls=dash, lw=1.1)
-            at = levels[-1] * 2.0 ** (0.5 + 0.3 * place)
+            at = places[levels[-1]] * 2.0 ** (0.5 + 0.3 * place)
             _draw_points(ax, [at], line, line[0].arm.name + n, styles[name] | {"linestyle": dash})
     ax.set_xscale("log", base=2)
-    ax.set_xticks(levels, [*map(level_tick, levels)])
+    ax.set_xticks([*places.values()], [*map(level_tick, levels)])
     ax.xaxis.minorticks_off()
     ax.set_xlabel(level_text(e.setup))
     means = np.array([point.mean for point in points])
@@ -119,6 +122,15 @@ def draw_levels(drawing: Drawing, figure: Figure, e: SetupRuns) -> bool:
         ax.set_ylabel("test error, percentage points")
     legend(drawing)
     return True
+
+
+def places_of(levels: list[float]) -> list[float]:
+    """Return where levels are on the logarithmic axis: evenly where one has no logarithm.
+
+    >>> places_of([4.0, 64.0]), places_of([0.0, 8.0])
+    ([4.0, 64.0], [1.0, 2.0])
+    """
+    return levels if levels[0] > 0 else [2.0**i for i in range(len(levels))]
 
 
 def _draw_points(ax: Axes, at: list[float], line: list[Point], label: str, style: LineStyle):
