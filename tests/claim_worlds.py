@@ -194,6 +194,45 @@ def repaired(e: float, w: float, at: str) -> Make:
     return errors(arm_of_level("data.batch"), "window", arms)
 
 
+def over_time(c: Config) -> tuple[str, str, str, float, bool, int]:
+    kind = c["norm.time"], c["model.normed"], c["init.norm_scale"], c["norm.masked"]
+    return norm(c), *kind, c["data.length_spread"]
+
+
+NONE = ("none", "step", "both", 1.0, True)
+LAYER = ("layer", "step", "both", 1.0, True)
+STEP = ("batch", "step", "both", 0.1, True)
+SEQUENCE = ("batch", "sequence", "input", 1.0, True)
+
+
+def lengthened(e: float, w: float, at: str) -> Make:
+    """Lengths that vary cost no norm 3 points, the batch norm of the claim e more, the other 9."""
+    arms = {(*NONE, 0): Made(4, -1.0, 2.0), (*NONE, 8): Made(4 + 3, -0.75, -3.0)}
+    for time, kind in (("step", STEP), ("sequence", SEQUENCE)):
+        more, wobble = (e, w) if time == at else (9, 0.0)
+        arms |= {(*kind, 0): Made(6, -1.0, 3.0), (*kind, 8): Made(9 + more, -0.5, 6.0, wobble)}
+    return errors(over_time, "window", arms)
+
+
+def repaired_over_time(e: float, w: float, at: str) -> Make:
+    arms = {
+        (*STEP, 8): Made(12 + e, -1.0, 6.0, w),
+        (*LAYER, 8): Made(12, -0.5, -3.0),
+        **{(*kind, spread): Made(3, -1.0) for kind in (NONE, SEQUENCE) for spread in (0, 8)},
+    }
+    return errors(over_time, "window", arms)
+
+
+def worse_over_tokens(e: float, w: float, at: str) -> Make:
+    """Statistics over all tokens, of lengths that vary; those of each position are better still."""
+    arms = {
+        (*SEQUENCE[:2], "both", 1.0, True, 8): Made(9 + e, -2.5, 6.0, w),
+        (*LAYER, 8): Made(9, -2.0, -3.0),
+        ("batch", "step", "both", 1.0, True, 8): Made(2, -2.0),
+    }
+    return errors(over_time, "window", arms)
+
+
 def better(e: float, w: float, at: str) -> Make:
     return errors(norm, "one", {"none": Made(7 + e, -1.0, 3, w), "batch": Made(7, -0.5, -2)})
 

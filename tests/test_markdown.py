@@ -35,7 +35,7 @@ from normlab.studies.units import FAILED, NATS, OCTAVES, POINTS, Unit
 SHARE = Unit("share", is_proportion=True)
 
 TESTS = (
-    "C1a C1b C1t C2 C2r C3a C3b C3c C4a C4b C4c C5a C5b C6a C6b C7a C7b C7c C8a C8b C8c C9a "
+    "C1a C1b C1t C2 C2r C3a C3b C3c C4a C4b C4c C5a C5b C6a C6b C7a C7b C7c C8a C8b C8c C9a C9b "
     "C9c C9g C10a C10b C10c C11 C12 C13 C14a C14b"
 ).split()
 CLAIMS = [f"C{i}" for i in range(1, 15)]
@@ -147,8 +147,8 @@ def test_tests_without_a_verdict_say_why():
     assert "- **… not run**: delta 1 point; n = 0 of 6" in block(text, "C4a")
     assert "- **∅ not measured**: delta 1 point; n = 6" in block(text, "C4b")
     assert "- **… not run**: no study shown here tests it" in block(text, "C11")
-    assert "- **… not decided**: no transformer yet" in block(text, "C9g")
-    decided = block(page(report_of(row("C9g"))), "C9g")
+    assert "- **… not decided**: no data set of natural lengths yet" in block(text, "C9b")
+    decided = block(page(report_of(row("C9b"))), "C9b")
     assert "not decided" not in decided and "**✓ supported, at least delta**: 2.00" in decided
 
 

@@ -14,6 +14,8 @@ from normlab.data.sequences import lengths_of
 from normlab.models.build import build_model
 from normlab.models.rnn import CELLS
 from normlab.models.table import MODELS, PRODUCTS
+from normlab.models.time import TimeNorm
+from normlab.norms.builder import build
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
 from normlab.settings import Config
@@ -77,13 +79,13 @@ def reference(params, x, cell, norm, time="step", normed="both", lengths=LENGTHS
     a = x[..., :-1] @ layer["dense_input"]["kernel"]
     valid = np.arange(T) < lengths[:, None]
     if norm != "none" and time == "sequence":
-        flat = normalize(a.reshape(N * T, -1), layer["norm_input"], valid.ravel())
+        flat = normalize(a.reshape(N * T, -1), layer["norm_input"]["norm"], valid.ravel())
         a = flat.reshape(a.shape)
     h, c = np.zeros((N, H)), np.zeros((N, H))
     for t in range(T):
         live, now = valid[:, t], a[:, t]
         if norm != "none" and time == "step":
-            now = normalize(now, layer["norm_input"]["norm"], live)
+            now = normalize(now, layer["norm_input"]["steps"]["norm"], live)
         now = now + layer["bias"]
         b = h @ layer["steps"]["dense_hidden"]["kernel"]
         if norm != "none" and normed == "both":
@@ -208,9 +210,9 @@ def test_the_mask_decides_what_statistics_are_of():
     for t in range(T):
         rows = LENGTHS > t
         if rows.sum() > 1:
-            mean = kept[True]["layer_1"]["norm_input"]["norm"]["mean"][t]
+            mean = kept[True]["layer_1"]["norm_input"]["steps"]["norm"]["mean"][t]
             np.testing.assert_allclose(mean, a[rows, t].mean(0), rtol=1e-4, atol=1e-6)
-        mean = kept[False]["layer_1"]["norm_input"]["norm"]["mean"][t]
+        mean = kept[False]["layer_1"]["norm_input"]["steps"]["norm"]["mean"][t]
         np.testing.assert_allclose(mean, a[:, t].mean(0), rtol=1e-4, atol=1e-6)
 
 
@@ -221,8 +223,7 @@ def test_steps_that_never_had_two_sequences_evaluate_as_the_last_one_that_had():
     assert not np.any(variables["batch_stats"]["live"])
     _, moved = net.apply(variables, x, train=True, mutable=MUTABLE)
     assert moved["batch_stats"]["live"].tolist() == [6, 6, 5, 4, 3, 1, 1]
-    full = sequences(3, np.full(N, T)) * 1e3  # far from what the statistics are of
-    full[..., -1] = 1
+    full = sequences(3, np.full(N, T))
     found = net.apply({**variables, **moved}, full, train=False)
 
     def repeated(leaf):
@@ -230,17 +231,27 @@ def test_steps_that_never_had_two_sequences_evaluate_as_the_last_one_that_had():
 
     stats = jax.tree.map(repeated, moved["batch_stats"])
     assert np.array_equal(found, net.apply({**variables, "batch_stats": stats}, full, train=False))
+    own = {**moved["batch_stats"], "live": jnp.full(T, 6.0)}
+    other = net.apply({**variables, "batch_stats": own}, full, train=False)
+    assert np.abs(found - other).max() > 0.01  # it matters
     # a later pass with fewer sequences takes nothing away
     few = sequences(4, np.full(N, 2))
     _, later = net.apply({**variables, **moved}, few, train=True, mutable=MUTABLE)
     assert later["batch_stats"]["live"].tolist() == [6, 6, 5, 4, 3, 1, 1]
 
 
+def test_noise_is_drawn_for_every_step():
+    norm = TimeNorm(build("none", noise=1.0), "step", True)
+    x = jnp.ones((T, N, H))
+    found = norm.apply({}, x, None, jnp.arange(T), rngs={"noise": jax.random.key(0)})
+    assert len({step.tobytes() for step in np.asarray(found)}) == T
+
+
 def test_one_row_at_a_step_moves_nothing_and_stays_finite():
     net, x = net_of("batch"), sequences()
     variables = drawn(net, x)
     out, moved = net.apply(variables, x, train=True, mutable=MUTABLE)
-    stats = moved["batch_stats"]["layer_1"]["norm_input"]["norm"]
+    stats = moved["batch_stats"]["layer_1"]["norm_input"]["steps"]["norm"]
     assert np.isfinite(out).all() and np.array_equal(stats["var"][5:], np.ones((2, 3 * H)))
 
 
@@ -268,7 +279,9 @@ def test_how_parameters_start():
     forget = np.zeros(4 * H)
     forget[H : 2 * H] = 1
     assert np.array_equal(layer["bias"], forget)
-    assert np.array_equal(layer["norm_input"]["norm"]["scale"], np.full(4 * H, np.float32(0.1)))
+    assert np.array_equal(
+        layer["norm_input"]["steps"]["norm"]["scale"], np.full(4 * H, np.float32(0.1))
+    )
     assert np.array_equal(layer["steps"]["norm_hidden"]["scale"], np.full(4 * H, np.float32(0.1)))
     for name in ("none", "layer"):  # arms share the bits of what they share
         shared = start[name]["layer_1"]
@@ -288,8 +301,8 @@ def test_the_table_knows_the_cells():
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"norm.name": "evonorm_s0"}, "replaces the activation"),
-        ({"norm.kernel": "weight_norm"}, "not made for the kernels of a recurrent cell"),
+        ({"norm.name": "evonorm_s0"}, "no activation follows the norms of 'rnn'"),
+        ({"norm.kernel": "weight_norm"}, "not made for the kernels of 'rnn'"),
         ({"norm.name": "batch", "norm.time": "sequence", "norm.stats_batch": 2}, "groups examples"),
         ({"data.length": 4, "data.length_spread": 4}, "use at most 3"),
         ({"data.length": 0, "data.length_spread": 2}, "use at most 0"),

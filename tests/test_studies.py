@@ -71,6 +71,7 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
         *("C9a C9c C10c", "W5", "error", "cosine"),
         {f"{line}/{spread}" for line in LINES for spread in (0, 8)} | {"layer/8"},
     ),
+    "lengths-encoder": ("C9g", "W5", "error", "cosine", {"layer", "batch, all tokens"}),
     "small-batch-cnn": (
         *("C10b-layer C10b-group C10b-instance", "W5", "error", "cosine"),
         {*PAIR, "layer", "group", "instance", "none/64", "batch/64"},
@@ -116,6 +117,8 @@ CAPS = {
     ("batch-noise", "standard"): 6000,
     ("lengths-gru", "quick"): 600,
     ("lengths-gru", "standard"): 1000,
+    ("lengths-encoder", "quick"): 600,
+    ("lengths-encoder", "standard"): 1000,
     ("tutorial-mlp", "quick"): 10 * (897 // 32),
     ("tutorial-mlp", "standard"): 10 * (55_000 // 32),
 }
@@ -127,6 +130,7 @@ SETTINGS = {
 BATCHES = {
     "batch-noise": {128},
     "lengths-gru": {16},
+    "lengths-encoder": {16},
     "small-batch-mlp": {4},
     "small-batch-cnn": {2, 64},
 }
@@ -229,8 +233,9 @@ def test_rates_are_found_as_planned(profile, setup):
         return
     assert (protocol.reported, protocol.seeds, protocol.extensions) == RATES[rates]
     assert (protocol.metric, protocol.spacing) == (metric, 0.5)
-    low = {"depth-relu": -9, "depth-resnet": -9}.get(setup.name, -6)
-    high = {"depth-relu": -1, "depth-resnet": -1, "tutorial-mlp": -6}.get(setup.name, 1)
+    low = {"depth-relu": -9, "depth-resnet": -9, "lengths-encoder": -8}.get(setup.name, -6)
+    high = {"tutorial-mlp": -6, "lengths-encoder": -2}.get(setup.name, 1)
+    high = -1 if setup.name in ("depth-relu", "depth-resnet") else high
     assert protocol.exponents == tuple(e / 2 for e in range(low, high + 1))
 
 
@@ -242,7 +247,8 @@ def test_runs_train_as_planned(profile, setup):
     for config in configs:
         assert config["optim.momentum"] == 0.9
         if profile != "full" and name != "tutorial-mlp":
-            assert (config["optim.name"], config["optim.weight_decay"]) == ("momentum", 0.0)
+            optimizer = "adam" if name == "lengths-encoder" else "momentum"
+            assert (config["optim.name"], config["optim.weight_decay"]) == (optimizer, 0.0)
             assert (config["norm.epsilon"], config["norm.groups"]) == (1e-5, 4)
         if profile != "full":
             assert config["train.steps"] == CAPS.get((name, profile), config["train.steps"])

@@ -11,16 +11,8 @@ from flax import linen as nn
 
 from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
+from normlab.models.time import TimeNorm, count_sequences, ends, over_time
 from normlab.norms.builder import Layers
-
-OVER_TIME: dict[str, Any] = {
-    "variable_axes": {"batch_stats": 0, "norm_state": 0},
-    "variable_broadcast": "params",
-    "split_rngs": {"params": False, "noise": True},
-}
-"""Each step has statistics of its own, while all share the parameters."""
-ENOUGH = 2
-"""Sequences that a step needs for statistics of its own: one value has no variance."""
 
 State = tuple[jax.Array, ...]
 
@@ -71,18 +63,6 @@ def first_bias(cell: str, size: int) -> Initializer:
         return bias.at[size : 2 * size].set(1) if cell == "lstm" else bias
 
     return init
-
-
-class NormStep(nn.Module):
-    """The norm of one step of x [N, C]; mask [N, 1] or None."""
-
-    layers: Layers
-    train: bool
-
-    @nn.compact
-    def __call__(self, carry: tuple[()], now: Any) -> tuple[tuple[()], jax.Array]:
-        x, mask = now
-        return carry, self.layers.norm(name="norm")(x, train=self.train, mask=mask)
 
 
 class CellStep(nn.Module):
@@ -136,10 +116,11 @@ class Recurrence(nn.Module):
         dense = self.layers.dense(
             width, kernel_init=self.kernel_init, use_bias=False, name="dense_input"
         )
-        a = self.norm_input(dense(x, train=self.train), mask, places)
+        norm = TimeNorm(self.layers, self.time, self.train, name="norm_input")
+        a = norm(dense(x, train=self.train), mask, places)
         a = a + self.param("bias", first_bias(self.cell, self.size), (width,))
         state = tuple(jnp.zeros((*x.shape[1:2], self.size), x.dtype) for _ in range(vectors))
-        steps = self.over_time(CellStep, places)(
+        steps = over_time(CellStep, self.train, places)(
             self.layers,
             self.cell,
             self.size,
@@ -149,36 +130,13 @@ class Recurrence(nn.Module):
         )
         return steps(state, (a, valid, mask))[1]
 
-    def norm_input(self, a: jax.Array, mask: jax.Array | None, places: jax.Array) -> jax.Array:
-        """Return the product with the input, normalized over each step or over all at once."""
-        if self.time == "sequence":
-            flat = None if mask is None else mask.reshape(-1, 1)
-            norm = self.layers.norm(name="norm_input")
-            return norm(a.reshape(-1, a.shape[-1]), train=self.train, mask=flat).reshape(a.shape)
-        steps = self.over_time(NormStep, places)(self.layers, self.train, name="norm_input")
-        return steps((), (a, mask))[1]
-
-    def over_time(self, step: Any, places: jax.Array) -> Any:
-        """Return the module of one step as one of all steps. In evaluation step t has the
-        statistics of places[t]."""
-        if self.train:
-            return nn.scan(step, **OVER_TIME)
-        collections = [*OVER_TIME["variable_axes"]]
-        scanned = nn.scan(step, **OVER_TIME)
-        return nn.map_variables(
-            scanned, collections, lambda kept: jax.tree.map(lambda leaf: leaf[places], kept)
-        )
-
 
 class RNN(nn.Module):
     """Recurrent layers, and a dense head on the last state of the last one.
 
-    Shapes: x [N, T, D + 1], mask [N] (True: a real example) -> logits [N, classes]. x is above 0
-    in its last feature at the steps of a sequence, and 0 there behind its end. Its other features
-    are not read there. State: that of the norms, once a step. `batch_stats` also has `live` [T],
-    the most sequences that a step of training had.
-    A step that never had 2 sequences evaluates with the statistics of the last one that had
-    (arXiv:1603.09025 repeats those of the last step too).
+    Shapes: x [N, T, D + 1], mask [N] (see `ends`) -> logits [N, classes]. State: that of the norms,
+    once a step, and `live` (see `count_sequences`). arXiv:1603.09025 repeats the statistics of the
+    last step too.
     Sources: norms of both products arXiv:1603.09025, of those with the input arXiv:1510.01378.
     Deviations: no norm of an LSTM's cell; the initial state is 0 without noise.
     """
@@ -195,13 +153,8 @@ class RNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        valid = x[..., -1].T[..., None] > 0
-        h = jnp.where(valid, x.swapaxes(0, 1)[..., :-1], 0)
-        if mask is not None:
-            mask = jnp.broadcast_to(mask[None, :, None], valid.shape)
-        if self.is_masked:
-            mask = valid if mask is None else valid & mask
-        places = self.places(valid, train)
+        h, valid, mask = ends(x, mask, self.is_masked)
+        places = count_sequences(self, valid, train)
         for i, size in enumerate(self.widths, 1):
             layer = Recurrence(
                 self.layers,
@@ -216,13 +169,3 @@ class RNN(nn.Module):
             h = layer(h, valid, mask, places)
         head = self.layers.head(self.classes, kernel_init=self.head_init, name="head")
         return head(h[-1])
-
-    def places(self, valid: jax.Array, train: bool) -> jax.Array:
-        """Return for each step the one whose statistics it evaluates with, and count sequences."""
-        order = jnp.arange(len(valid))
-        live: Any = self.variable("batch_stats", "live", jnp.zeros, (len(valid),))
-        last = jnp.where(live.value >= ENOUGH, order, 0).max()
-        moves = self.is_mutable_collection("batch_stats") and not self.is_initializing()
-        if train and moves:
-            live.value = jnp.maximum(live.value, valid.sum((1, 2)))
-        return jnp.minimum(order, last)

@@ -217,18 +217,42 @@ def rnn_shapes(config: Config, image: Shape) -> list[Shape]:
     return [(1, 1, parts * width) for width in rnn_fields(config)["widths"] for _ in range(each)]
 
 
-def check_rnn(config: Config, norm: Norm) -> None:
+def encoder_fields(config: Config) -> dict[str, Any]:
+    widths, heads = config["model.widths"], config["model.heads"]
+    if len(set(widths)) > 1 or widths[0] % heads:
+        raise ValueError(
+            f"model.widths = {widths} with model.heads = {heads}: the tokens of an encoder have "
+            "one width, which the heads divide; use one width that is a multiple of the heads"
+        )
+    return {
+        "width": widths[0],
+        "blocks": config["model.depth"] or len(widths),
+        "heads": heads,
+        "placement": config["model.placement"],
+        "time": config["norm.time"],
+        "is_masked": config["norm.masked"],
+    }
+
+
+def encoder_shapes(config: Config, image: Shape) -> list[Shape]:
+    del image
+    fields = encoder_fields(config)
+    norms = fields["blocks"] * (4 if fields["placement"] == "peri" else 2)
+    return [(1, 1, fields["width"])] * (norms + (fields["placement"] != "post"))
+
+
+def check_time(config: Config, norm: Norm) -> None:
     """Raise ValueError where the steps of a network with time and schemes do not go together."""
     name, kernel, spread = config["norm.name"], config["norm.kernel"], config["data.length_spread"]
     if norm.act:
         raise ValueError(
-            f"norm.name = {name!r} replaces the activation after it, and the products of a "
-            "recurrent cell have none of their own; use another norm"
+            f"norm.name = {name!r} replaces the activation after it, and no activation follows the "
+            f"norms of {config['model.name']!r}; use another norm"
         )
     if find_kernel(kernel).module:
         raise ValueError(
-            f"norm.kernel = {kernel!r} is not made for the kernels of a recurrent cell; use "
-            "norm.kernel=none"
+            f"norm.kernel = {kernel!r} is not made for the kernels of {config['model.name']!r}; "
+            "use norm.kernel=none"
         )
     if config["norm.time"] == "sequence" and config["norm.stats_batch"]:
         raise ValueError(
@@ -287,6 +311,16 @@ MODELS: dict[str, Model] = {
         options=("widths", "depth", "cell", "normed"),
         has_time=True,
         act="tanh",
-        check=check_rnn,
+        check=check_time,
+    ),
+    "encoder": Model(
+        title="transformer blocks over the rows of an image, a mean over the steps, a head",
+        module="normlab.models.transformer:Encoder",
+        fields=encoder_fields,
+        shapes=encoder_shapes,
+        is_convolutional=False,
+        options=("widths", "depth", "act", "placement", "heads"),
+        has_time=True,
+        check=check_time,
     ),
 }

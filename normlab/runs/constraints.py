@@ -139,6 +139,11 @@ def _network(config: Config) -> Iterator[str]:
                 f"norm.kernel = {config['norm.kernel']!r} needs at least 2 inputs to every layer, "
                 f"model.widths = {config['model.widths']} gives 1; use wider layers"
             )
+    if config["model.placement"] == "peri" and not model.has_time:
+        yield (
+            f"model.placement = 'peri' has a branch between two norms, {config['model.name']!r} "
+            "has none; use pre or post, or model.name=encoder"
+        )
     if config["model.placement"] == "post":
         yield from _after_the_activation(config, row, shapes[-1][2])
 

@@ -95,7 +95,11 @@ SETTINGS: dict[str, Setting] = {
     ),
     "model.act": Setting("relu", "static", "activation", choices=("relu", "sigmoid", "tanh")),
     "model.placement": Setting(
-        "pre", "static", "norm before (pre) or after (post) the activation", choices=("pre", "post")
+        "pre",
+        "static",
+        "norm before (pre) or after (post) the activation; in an encoder before the branch, after "
+        "the sum, or on both sides of the branch (peri)",
+        choices=("pre", "post", "peri"),
     ),
     "model.block": Setting(
         "post",
@@ -118,6 +122,9 @@ SETTINGS: dict[str, Setting] = {
     "model.stride": Setting(1, "static", "stride of the cnn's first convolution", low=1, high=4),
     "model.cell": Setting(
         "gru", "static", "cell of a recurrent network", choices=("rnn", "gru", "lstm")
+    ),
+    "model.heads": Setting(
+        4, "static", "heads of attention; divides the width", "heads", low=1, high=1024
     ),
     "model.normed": Setting(
         "both",
