@@ -233,6 +233,23 @@ def worse_over_tokens(e: float, w: float, at: str) -> Make:
     return errors(over_time, "window", arms)
 
 
+def warmed(e: float, w: float, at: str) -> Make:
+    """Without a warm-up the placement of the claim loses e, the others lose 9."""
+    found = {}
+    for placement in ("post", "pre", "peri"):
+        more, wobble = (e, w) if placement == at else (9, 0.0)
+        found[placement, 0] = Made(7 + more, -2.5, 6.0, wobble)
+        found[placement, 60] = Made(7, -2.0, -3.0)
+    return errors(lambda c: (c["model.placement"], c["optim.warmup"]), "window", found)
+
+
+def worse_than_layer(e: float, w: float, at: str) -> Make:
+    others = {n: Made(20, -2.0) for n in ("rms", "dynamic_tanh", "batch") if n != at}
+    return errors(
+        norm, "window", {**others, at: Made(7 + e, -2.5, 6.0, w), "layer": Made(7, -2.0, -3.0)}
+    )
+
+
 def better(e: float, w: float, at: str) -> Make:
     return errors(norm, "one", {"none": Made(7 + e, -1.0, 3, w), "batch": Made(7, -0.5, -2)})
 
@@ -258,12 +275,18 @@ EDGES = {
 }
 
 
-def edges(case: str, fails: Callable[[Config], bool] = lambda c: False) -> Make:
+def edges(
+    case: str,
+    fails: Callable[[Config], bool] = lambda c: False,
+    key: Callable[[Config], str] = norm,
+    pair: tuple[str, str] = ("none", "batch"),
+    shift: float = 0.0,
+) -> Make:
     """Return a world in which runs lose 8 points below their edge and 12 points above it."""
 
     def make(config: Config) -> Record:
-        place = ("none", "batch").index(norm(config)) if norm(config) in ("none", "batch") else 0
-        edge, at = EDGES[case][is_odd(config)][place], exponent(config)
+        place = pair.index(key(config)) if key(config) in pair else 0
+        edge, at = EDGES[case][is_odd(config)][place], exponent(config) - shift
         accuracy = 0.95 - 0.08 * (at > edge - 0.3) - 0.04 * (at > edge + 0.03)
         if norm(config) == "batch" and fails(config):
             accuracy = 0.4

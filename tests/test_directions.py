@@ -95,6 +95,11 @@ ROWS: dict[str, tuple[Callable[[float, float, str], Make], dict[str, Row]]] = {
     "C9a": (worlds.lengthened, alike(1.5, 12, 48, "step")),
     "C9c": (worlds.lengthened, alike(1.5, 12, 48, "sequence")),
     "C9g": (worlds.worse_over_tokens, alike(1.5, 12, 48, "")),
+    "C15a": (worlds.warmed, alike(1.0, 12, 48, "post")),
+    "C15b": (worlds.warmed, alike(1.0, 12, 48, "pre")),
+    "C16a": (worlds.worse_than_layer, alike(1.0, 12, 48, "rms")),
+    "C16b": (worlds.worse_than_layer, alike(1.0, 12, 48, "dynamic_tanh")),
+    "C16c": (worlds.worse_than_layer, alike(1.0, 12, 48, "batch")),
     "C10c": (worlds.repaired_over_time, alike(1.5, 12, 48, "")),
     "C10a-layer": (worlds.repaired, alike(1.0, 12, 24, "4 layer")),
     "C10a-group": (worlds.repaired, alike(1.0, 12, 24, "4 group")),
@@ -172,6 +177,21 @@ def test_edges(name, profile):
         assert found.contrast.effects == pytest.approx({s: pair[s % 2] for s in seeds})
         assert (says(found), found.n, found.contrast.sesoi) == (says_then, n, 0.3)
         assert found.estimate.centre == pytest.approx(sum(pair) / 2)
+
+
+@pytest.mark.parametrize("name, profile", [k for k in CLAIMS if k[0].startswith("C17")])
+def test_edges_of_placements(name, profile):
+    """Adam's rates are two decades lower."""
+    pair = ("post", "pre") if name == "C17a" else ("pre", "peri")
+    for case, effects, says_then in (
+        ("true", (0.375, 0.4375), TRUE),
+        ("reversed", (-0.375, -0.4375), REVERSED),
+    ):
+        make = worlds.edges(case, key=lambda c: c["model.placement"], pair=pair, shift=-2.0)
+        found = verdict(name, profile, make)
+        seeds = range(FIRST_SEED, FIRST_SEED + 8)
+        assert found.contrast.effects == pytest.approx({s: effects[s % 2] for s in seeds})
+        assert (says(found), found.n, found.contrast.sesoi) == (says_then, 8, 0.3)
 
 
 @pytest.mark.parametrize("name, profile", [k for k in CLAIMS if k[0].startswith("C2-")])
@@ -406,6 +426,6 @@ def test_a_missed_target_counts_with_all_steps(name, cap):
 
 
 def test_every_claim_has_its_worlds():
-    prefixes = ("C2-", "C2r-", "C5a", "C5b-", "C6b", "C7c", "C12-", "C14a")
+    prefixes = ("C17", "C2-", "C2r-", "C5a", "C5b-", "C6b", "C7c", "C12-", "C14a")
     counted = {k for k in CLAIMS if k[0].startswith(prefixes)}
     assert counted | set(CASES) == CLAIMS.keys() and not counted & set(CASES)

@@ -306,6 +306,8 @@ def test_the_table_knows_the_cells():
         ({"norm.name": "batch", "norm.time": "sequence", "norm.stats_batch": 2}, "groups examples"),
         ({"data.length": 4, "data.length_spread": 4}, "use at most 3"),
         ({"data.length": 0, "data.length_spread": 2}, "use at most 0"),
+        ({"data.length": 0, "data.patch": 3}, r"use one of \[1, 2, 4, 8\]"),
+        ({"data.patch": 2}, "only rows can be resampled"),
         ({"eval.probes": "rank"}, "cannot look into 'rnn'"),
         ({"norm.name": "instance"}, "at least 2 are needed"),
     ],
@@ -356,6 +358,10 @@ def test_rows_become_steps():
     lengths, steps = lengths_of(1797, 12, 8), spread.images.reshape(-1, 20, 9)
     assert np.array_equal((steps[..., 8] > 0).sum(1), lengths)
     assert not steps[np.arange(20) >= lengths[:, None]].any()
+    tiles = data.as_sequences(digits, patch=4)
+    assert tiles.shape == (4, 17, 1)
+    upper_right = tiles.images.reshape(-1, 4, 17)[:, 1, :16].reshape(-1, 4, 4)
+    assert np.array_equal(upper_right, digits.images.reshape(-1, 8, 8)[:, :4, 4:])
     # first and last row stay, and a place halfway is the mean of its neighbours
     last = steps[np.arange(1797), lengths - 1, :8]
     assert np.array_equal(steps[:, 0, :8], rows[:, 0]) and np.array_equal(last, rows[:, 7])

@@ -55,6 +55,7 @@ def levels(*names: str) -> set[str]:
 
 
 # setup -> its claims, how rates are found, what is tuned, the schedule, the arms that decide
+VITS = ("vit-warmup", "vit-norms", "vit-rates")
 LINES = ("none", "batch each step", "batch whole sequence")
 PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
     "accuracy-cnn": ("C11", "V6", "error", "cosine", {*PAIR}),
@@ -71,6 +72,15 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
         *("C9a C9c C10c", "W5", "error", "cosine"),
         {f"{line}/{spread}" for line in LINES for spread in (0, 8)} | {"layer/8"},
     ),
+    "vit-warmup": (
+        *("C15a C15b", "W5", "error", "cosine"),
+        {"post", "post, warm-up", "pre", "pre, warm-up"},
+    ),
+    "vit-norms": (
+        *("C16a C16b C16c", "W5", "error", "cosine"),
+        {"layer", "rms", "dynamic_tanh", "batch"},
+    ),
+    "vit-rates": ("C17a C17b", "edges", "", "constant", {"pre", "post", "peri"}),
     "lengths-encoder": ("C9g", "W5", "error", "cosine", {"layer", "batch, all tokens"}),
     "small-batch-cnn": (
         *("C10b-layer C10b-group C10b-instance", "W5", "error", "cosine"),
@@ -117,6 +127,11 @@ CAPS = {
     ("batch-noise", "standard"): 6000,
     ("lengths-gru", "quick"): 600,
     ("lengths-gru", "standard"): 1000,
+    **{
+        (name, profile): 300 if name == "vit-rates" else 600
+        for name in VITS
+        for profile in ("quick", "standard")
+    },
     ("lengths-encoder", "quick"): 600,
     ("lengths-encoder", "standard"): 1000,
     ("tutorial-mlp", "quick"): 10 * (897 // 32),
@@ -130,7 +145,7 @@ SETTINGS = {
 BATCHES = {
     "batch-noise": {128},
     "lengths-gru": {16},
-    "lengths-encoder": {16},
+    **dict.fromkeys(("lengths-encoder", *VITS), {16}),
     "small-batch-mlp": {4},
     "small-batch-cnn": {2, 64},
 }
@@ -234,8 +249,10 @@ def test_rates_are_found_as_planned(profile, setup):
     assert (protocol.reported, protocol.seeds, protocol.extensions) == RATES[rates]
     assert (protocol.metric, protocol.spacing) == (metric, 0.5)
     low = {"depth-relu": -9, "depth-resnet": -9, "lengths-encoder": -8}.get(setup.name, -6)
+    low = -8 if setup.name in VITS else low
     high = {"tutorial-mlp": -6, "lengths-encoder": -2}.get(setup.name, 1)
     high = -1 if setup.name in ("depth-relu", "depth-resnet") else high
+    high = -2 if setup.name in VITS else high
     assert protocol.exponents == tuple(e / 2 for e in range(low, high + 1))
 
 
@@ -247,7 +264,7 @@ def test_runs_train_as_planned(profile, setup):
     for config in configs:
         assert config["optim.momentum"] == 0.9
         if profile != "full" and name != "tutorial-mlp":
-            optimizer = "adam" if name == "lengths-encoder" else "momentum"
+            optimizer = "adam" if name in ("lengths-encoder", *VITS) else "momentum"
             assert (config["optim.name"], config["optim.weight_decay"]) == (optimizer, 0.0)
             assert (config["norm.epsilon"], config["norm.groups"]) == (1e-5, 4)
         if profile != "full":
@@ -274,6 +291,7 @@ def test_primary_arms_differ_in_the_norm_alone(profile, setup):
             differing = {n for n in config if config[n] != configs[0][n]}
             legal = {"model.placement"} if setup.name.startswith("placement-cnn") else set()
             legal |= {"model.normed", "init.norm_scale"} if setup.name == "lengths-gru" else set()
+            legal |= {"model.placement", "optim.warmup"} if setup.name in VITS else set()
             assert all(n.startswith("norm.") or n in legal for n in differing), differing
 
 

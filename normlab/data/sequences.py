@@ -1,4 +1,4 @@
-"""Images as sequences of their rows, of one length or of lengths that differ."""
+"""Images as sequences: of their rows, of one length or of lengths that differ, or of patches."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def lengths_of(examples: int, length: int, spread: int) -> np.ndarray:
     return (length - spread + (words % np.uint64(2 * spread + 1)).astype(np.int64)).astype(np.int32)
 
 
-def as_sequences(dataset: Dataset, length: int = 0, spread: int = 0) -> Dataset:
+def as_sequences(dataset: Dataset, length: int = 0, spread: int = 0, patch: int = 0) -> Dataset:
     """The same examples as sequences [T, D + 1], T = length + spread, for networks with time.
 
-    Step t is a row of the image, D = W * C. An example of L steps has its rows resampled linearly
-    at L even places from the first to the last. So a length cuts nothing away. The last feature is
-    255 at its L steps, and all features are 0 behind them. length 0: the rows as they are.
+    Step t is a row of the image, D = W * C, or a patch of it, D = patch * patch * C, in reading
+    order. An example of L steps has its rows resampled linearly at L even places from the first to
+    the last. So a length cuts nothing away. The last feature is 255 at its L steps, and all
+    features are 0 behind them. length 0: the rows or patches as they are.
     """
-    rows, *columns = dataset.shape
-    features = int(np.prod(columns))
-    length = length or rows
+    images = patches(dataset, patch) if patch else dataset.images.reshape(-1, *dataset.shape)
+    images = images.reshape(*images.shape[:2], -1)
+    length, features = length or images.shape[1], images.shape[2]
     steps = length + spread
-    images = dataset.images.reshape(-1, rows, features)
     lengths = lengths_of(len(images), length, spread)
     out = np.zeros((len(images), steps, features + 1), np.uint8)
     for n in range(length - spread, steps + 1):
@@ -44,6 +44,14 @@ def as_sequences(dataset: Dataset, length: int = 0, spread: int = 0) -> Dataset:
     return dataclasses.replace(
         dataset, images=flat, shape=(steps, features + 1, 1), sha256=digest.hexdigest()
     )
+
+
+def patches(dataset: Dataset, side: int) -> np.ndarray:
+    """The patches of the images, [N, patches, side, side, C]."""
+    height, width, channels = dataset.shape
+    rows, columns = height // side, width // side
+    tiles = dataset.images.reshape(-1, rows, side, columns, side, channels)
+    return tiles.swapaxes(2, 3).reshape(-1, rows * columns, side, side, channels)
 
 
 def resampled(images: np.ndarray, steps: int) -> np.ndarray:

@@ -45,7 +45,9 @@ def guessed_seconds(config: Config) -> float:
     operations = products * (6 * examples + 2 * points * scored)
     calls = len(shapes) * (steps + points * scored / config["eval.batch"])
     if model.has_time:
-        length = (config["data.length"] or data.shape[0]) + config["data.length_spread"]
+        patch, rows = config["data.patch"], data.shape[0]
+        rows = math.prod(data.shape[:2]) // patch**2 if patch else rows
+        length = (config["data.length"] or rows) + config["data.length_spread"]
         operations, calls = operations * length, calls * length
     factor = NORMED if config["norm.name"] != "none" else 1.0
     factor *= PROBED if config["eval.probes"] else 1.0

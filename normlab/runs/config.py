@@ -94,7 +94,7 @@ def _unused(config: Config, row: Norm) -> list[str]:
     taken = {"norm": (*row.options, *COMMON), "model": model.options}
     if model.has_time and row.over and not row.is_per_sample:
         taken["norm"] += ("time", "masked")
-    unused = [] if model.has_time else ["data.length", "data.length_spread"]
+    unused = [] if model.has_time else ["data.length", "data.length_spread", "data.patch"]
     unused += [] if "scale" in row.parameters else ["init.norm_scale"]
     for name in SETTINGS:
         room, _, option = name.partition(".")

@@ -19,7 +19,7 @@ from normlab.settings import Config
 
 def check_constraints(config: Config) -> None:
     """Raise ConfigError for the first problem of a complete configuration."""
-    for check in (_examples, _batch, _late_batch, _augment, _diagnostics, _network):
+    for check in (_examples, _sequence, _batch, _late_batch, _augment, _diagnostics, _network):
         for message in check(config):
             raise ConfigError(message)
 
@@ -48,6 +48,21 @@ def _examples(config: Config) -> Iterator[str]:
         yield (
             f"train.stop_at_loss = {config['train.stop_at_loss']} needs training examples to be "
             "measured on; set eval.train_examples"
+        )
+
+
+def _sequence(config: Config) -> Iterator[str]:
+    patch, (height, width, _) = config["data.patch"], DATASETS[config["data.name"]].shape
+    if patch and (height % patch or width % patch):
+        sides = [n for n in divisors(height) if width % n == 0]
+        yield (
+            f"data.patch = {patch} does not divide the {height} x {width} images of "
+            f"{config['data.name']}; use one of {sides}"
+        )
+    if patch and config["data.length"]:
+        yield (
+            f"data.patch = {patch} and data.length = {config['data.length']}: only rows can be "
+            "resampled to a length; set one of them to 0"
         )
 
 

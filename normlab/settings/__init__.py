@@ -28,6 +28,7 @@ PROGRAM_SETTINGS = (
     "data.batch",
     "data.augment",
     "data.length",
+    "data.patch",
     "model.",
     "norm.",
     "optim.name",

@@ -74,6 +74,13 @@ SETTINGS: dict[str, Setting] = {
     "data.length_spread": Setting(
         0, "static", "lengths lie evenly within data.length -/+ this", "steps", low=0
     ),
+    "data.patch": Setting(
+        0,
+        "static",
+        "side of the square patches of an image that are the steps of a sequence; 0: its rows are",
+        "pixels",
+        low=0,
+    ),
     "data.label_noise": Setting(
         0.0,
         "traced",

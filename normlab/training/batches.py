@@ -18,16 +18,16 @@ from normlab.training.program import ChunkBatches, ScheduleChunk
 
 def data_key(config: Config) -> tuple[Any, ...]:
     """Return what the data of a run depend on, but for their splits."""
-    has_time = MODELS[config["model.name"]].has_time
-    return config["data.name"], has_time, config["data.length"], config["data.length_spread"]
+    kind = (config["data.length"], config["data.length_spread"], config["data.patch"])
+    return config["data.name"], MODELS[config["model.name"]].has_time, *kind
 
 
 def load_data(config: Config, data_dir: str | None = None) -> Dataset:
-    """Return the data set as the network of `config` takes it: images, or sequences of their rows.
+    """Return the data set as the network of `config` takes it: images, or sequences.
     Raises DataError."""
-    name, has_time, length, spread = data_key(config)
+    name, has_time, *kind = data_key(config)
     dataset = load(name, data_dir)
-    return as_sequences(dataset, length, spread) if has_time else dataset
+    return as_sequences(dataset, *kind) if has_time else dataset
 
 
 @functools.lru_cache(maxsize=256)
