@@ -49,7 +49,7 @@ def drawn(net, x):
     return {**variables, "params": moved}
 
 
-def reference(params, x, norm, placement, time):
+def reference(params, x, norm, placement, time, masked=True):
     """Return the logits in float64, [N, T, C] and one loop for each head and example."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     x, valid = np.asarray(x, np.float64)[..., :-1], np.arange(T) < LENGTHS[:, None]
@@ -65,7 +65,8 @@ def reference(params, x, norm, placement, time):
         if norm == "layer":
             mean, var = y.mean(-1, keepdims=True), y.var(-1, keepdims=True)
         elif time == "sequence":
-            mean, var = y[valid].mean(0), y[valid].var(0)
+            counted = y[valid] if masked else y.reshape(-1, C)
+            mean, var = counted.mean(0), counted.var(0)
         else:
             steps = [y[valid[:, t], t] for t in range(T)]
             mean, var = np.stack([s.mean(0) for s in steps]), np.stack([s.var(0) for s in steps])
@@ -105,16 +106,18 @@ def reference(params, x, norm, placement, time):
 
 
 @pytest.mark.parametrize(
-    "norm, placement, time",
+    "norm, placement, time, masked",
     [
-        ("none", "pre", "step"),
-        ("layer", "post", "step"),
-        ("batch", "pre", "sequence"),
-        ("batch", "peri", "step"),
+        ("none", "pre", "step", True),
+        ("layer", "post", "step", True),
+        ("batch", "pre", "sequence", True),
+        ("batch", "pre", "sequence", False),
+        ("batch", "peri", "step", True),
     ],
 )
-def test_values_and_gradients_are_those_of_float64_formulas(norm, placement, time):
-    net, x = net_of(norm, **{"model.placement": placement, "norm.time": time}), sequences()
+def test_values_and_gradients_are_those_of_float64_formulas(norm, placement, time, masked):
+    settings = {"model.placement": placement, "norm.time": time, "norm.masked": masked}
+    net, x = net_of(norm, **settings), sequences()
     variables = drawn(net, x)
     weights = np.sin(np.arange(N * CLASSES)).reshape(N, CLASSES)
 
@@ -127,7 +130,7 @@ def test_values_and_gradients_are_those_of_float64_formulas(norm, placement, tim
         return jax.grad(loss, has_aux=True)(params)
 
     grads, logits = both(variables["params"])
-    expected = reference(variables["params"], x, norm, placement, time)
+    expected = reference(variables["params"], x, norm, placement, time, masked)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -135,7 +138,7 @@ def test_values_and_gradients_are_those_of_float64_formulas(norm, placement, tim
         kept, ends, found = leaf[place], [], grads
         for step in (1e-6, -1e-6):
             leaf[place] = kept + step
-            ends.append((reference(params, x, norm, placement, time) * weights).sum())
+            ends.append((reference(params, x, norm, placement, time, masked) * weights).sum())
         leaf[place] = kept
         for part in path:
             found = found[part.key]
