@@ -61,10 +61,11 @@ def choices(setting: str) -> tuple[str, ...]:
 MLP = {"model.name": "mlp", "model.widths": (6, 6)}
 CNN = {"model.name": "cnn", "model.widths": (4,)}
 RESNET = {"model.name": "resnet", "model.widths": (4, 6), "norm.name": "affine"}
+WIDTHS = {"encoder": (4, 4)}
 STEP_CASES: dict[str, Config] = {
     **{f"norm {n}": CNN | {"norm.name": n} for n in NORMS},
     **{f"kernel {k}": (MLP, CNN)[i % 2] | {"norm.kernel": k} for i, k in enumerate(KERNELS)},
-    **{f"model {m}": {"model.name": m, "model.widths": (4, 6)} for m in MODELS},
+    **{f"model {m}": {"model.name": m, "model.widths": WIDTHS.get(m, (4, 6))} for m in MODELS},
     **{
         f"residual {r}": RESNET | {"model.residual": r}
         for r in choices("model.residual")
@@ -130,7 +131,9 @@ def summary(tree: Any) -> list[float]:
 
 
 def make_inputs(config: Config, digits: data.Dataset) -> tuple[Resident, Any, Any]:
-    """Return the images, and rows and labels of every step."""
+    """Return the images or sequences, and rows and labels of every step."""
+    if MODELS[config["model.name"]].has_time:
+        digits = data.as_sequences(digits, 6, 2)
     rows = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
     images = Resident(jnp.asarray(digits.images), input_shape(config, digits.shape))
     return images, rows, digits.labels[rows]
