@@ -13,7 +13,7 @@ the whole sequence, on the products with the input); arXiv:2003.07845 (transform
 Expect: several points lost by statistics of each step, whose late steps have few sequences; nothing
 by those of the whole sequence
 Refuted if: the 99 % interval lies below 1.5 points (n = 12 to 48)
-Cost: quick: about 8 minutes on 2 cores; standard: about 20 minutes
+Cost: quick: about 8 minutes on 2 cores; standard: not timed
 """
 
 from dataclasses import replace

@@ -11,7 +11,7 @@ Expect: a warm-up helps after the sum and not before the branch. RMS norm and dy
 good as layer norm, batch norm is not. Higher rates before the branch, and with norms on both sides
 Refuted if: the 99 % interval lies below 1 point (n = 12 to 48). For the rates: below 0.3 decades (n
 = 8)
-Cost: quick: about 20 minutes on 2 cores; standard: not timed
+Cost: quick: about 45 minutes on 2 cores; standard: not timed
 """
 
 from dataclasses import replace
@@ -109,6 +109,7 @@ STUDY = study(
     __doc__,
     "transformers",
     "Transformers",
+    is_extra=True,
     setups={
         "quick": (WARMUP, NORMS, RATES),
         "standard": (on_mnist(WARMUP), on_mnist(NORMS), on_mnist(RATES)),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from normlab.runs.config import ConfigError, cohort_id, resolve, run_id
+from normlab.runs.config import ConfigError, cohort_id, program_id, resolve, run_id
 from normlab.settings import SETTINGS, Setting, defaults, from_json
 from normlab.studies.setup import config_names, load_config
 
@@ -253,3 +253,13 @@ def test_a_new_version_of_a_scheme_changes_its_ids(monkeypatch):
     monkeypatch.setitem(NORMS, "batch", dataclasses.replace(NORMS["batch"], version=2))
     assert run_id(defaults()) != old
     assert run_id(defaults() | {"norm.name": "group"}) == other
+
+
+def test_a_program_keeps_its_name_when_settings_are_added():
+    """Step times are stored under it."""
+    cnn = {"norm.name": "group", "model.name": "cnn", "model.widths": (4,)}
+    names = [program_id(resolve(config).config) for config in ({}, cnn)]
+    assert names == ["14d99fceecea0c84", "d6934e59ac209424"]
+    rnn = {"model.name": "rnn", "model.widths": (4,)}
+    cells = [program_id(resolve(rnn | {"model.cell": c}).config) for c in ("gru", "lstm")]
+    assert len({*names, *cells}) == 4

@@ -158,7 +158,12 @@ def run_id(config: Config) -> str:
 
 def program_id(config: Config) -> str:
     """Return the name of the compiled program that trains a run."""
-    return _digest([*program_key(config), *outside_file(config).items()])[:16]
+    key = [
+        (name, value)
+        for name, value in program_key(config)
+        if not SETTINGS[name].is_later or value != SETTINGS[name].identity_default
+    ]
+    return _digest([*key, *outside_file(config).items()])[:16]
 
 
 def cohort_id(config: Config) -> str:

@@ -32,6 +32,10 @@ class Setting:
     """The value left out of the run id: the default on the day the setting was introduced. Give it
     when a default changes, so that old runs keep their ids and new ones get others."""
 
+    is_later: bool = False
+    """Whether it was introduced after programs had names. At its default it is no part of them, so
+    that step times that are stored under them remain."""
+
     @property
     def identity_default(self) -> Any:
         return self.default if self.frozen is None else self.frozen
@@ -70,9 +74,15 @@ SETTINGS: dict[str, Setting] = {
         "steps",
         low=0,
         high=10_000,
+        is_later=True,
     ),
     "data.length_spread": Setting(
-        0, "static", "lengths lie evenly within data.length -/+ this", "steps", low=0
+        0,
+        "static",
+        "lengths lie evenly within data.length -/+ this",
+        "steps",
+        low=0,
+        is_later=True,
     ),
     "data.patch": Setting(
         0,
@@ -80,6 +90,7 @@ SETTINGS: dict[str, Setting] = {
         "side of the square patches of an image that are the steps of a sequence; 0: its rows are",
         "pixels",
         low=0,
+        is_later=True,
     ),
     "data.label_noise": Setting(
         0.0,
@@ -128,16 +139,27 @@ SETTINGS: dict[str, Setting] = {
     ),
     "model.stride": Setting(1, "static", "stride of the cnn's first convolution", low=1, high=4),
     "model.cell": Setting(
-        "gru", "static", "cell of a recurrent network", choices=("rnn", "gru", "lstm")
+        "gru",
+        "static",
+        "cell of a recurrent network",
+        choices=("rnn", "gru", "lstm"),
+        is_later=True,
     ),
     "model.heads": Setting(
-        4, "static", "heads of attention; divides the width", "heads", low=1, high=1024
+        4,
+        "static",
+        "heads of attention; divides the width",
+        "heads",
+        low=1,
+        high=1024,
+        is_later=True,
     ),
     "model.normed": Setting(
         "both",
         "static",
         "products of a cell that have a norm: with its input and with its state, or with the input",
         choices=("both", "input"),
+        is_later=True,
     ),
     "norm.name": Setting("batch", "static", "which normalization scheme"),
     "norm.groups": Setting(4, "static", "groups of channels; divides 16, 32, 64, 100", low=1),
@@ -185,9 +207,13 @@ SETTINGS: dict[str, Setting] = {
         "statistics over the batch in a network with time: of each step, or of the whole sequence "
         "for products with the input (those with the state keep steps)",
         choices=("step", "sequence"),
+        is_later=True,
     ),
     "norm.masked": Setting(
-        True, "static", "whether steps behind the end of a sequence are left out of statistics"
+        True,
+        "static",
+        "whether steps behind the end of a sequence are left out of statistics",
+        is_later=True,
     ),
     "norm.kernel": Setting("none", "static", "scheme of the hidden kernels, with any norm"),
     "norm.noise": Setting(
