@@ -53,10 +53,10 @@ DIGITS = Setup(
     + both("batch each step", BATCH | SMALL_SCALE, 0, 8)
     + both("batch whole sequence", BY_SEQUENCE, 0, 8)
     + both("layer", {"norm.name": "layer"}, 8)
-    + both("batch each step, scale 1", BATCH)
-    + both("batch whole sequence, scale 0.1", BY_SEQUENCE | SMALL_SCALE)
-    + both("layer, scale 0.1", {"norm.name": "layer"} | SMALL_SCALE)
-    + both("batch each step, unmasked", BATCH | SMALL_SCALE | {"norm.masked": False}),
+    + both("batch each step scale 1", BATCH)
+    + both("batch whole sequence scale 0.1", BY_SEQUENCE | SMALL_SCALE)
+    + both("layer scale 0.1", {"norm.name": "layer"} | SMALL_SCALE)
+    + both("batch each step unmasked", BATCH | SMALL_SCALE | {"norm.masked": False}),
     protocol=WINDOW,
 )
 MNIST = replace(
@@ -74,10 +74,10 @@ ENCODER = Setup(
     settings={"data.length": 12, "data.length_spread": 8, "optim.schedule": "cosine"},
     arms=(
         Arm("layer", {"norm.name": "layer"}, is_primary=True),
-        Arm("batch, all tokens", TOKENS, is_primary=True),
+        Arm("batch all tokens", TOKENS, is_primary=True),
         Arm("none", {"norm.name": "none"}),
         Arm("rms", {"norm.name": "rms"}),
-        Arm("batch, each position", BATCH),
+        Arm("batch each position", BATCH),
     ),
     protocol=replace(WINDOW, exponents=tuple(e / 2 for e in range(-8, -1))),
 )
@@ -98,7 +98,7 @@ def by_lengths(line: str) -> Effect:
 
 
 UNSUITED = "Batch norm is unsuited to sequences whose lengths vary"
-IN_TRANSFORMERS = error_difference("batch, all tokens", "layer")
+IN_TRANSFORMERS = error_difference("batch all tokens", "layer")
 REPAIRED = error_difference("batch each step/8", "layer/8")
 ERROR = "Test error against the spread of the lengths, 12 -/+ 0 and 12 -/+ 8."
 STUDY = study(

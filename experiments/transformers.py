@@ -61,9 +61,9 @@ WARMUP = replace(
         {
             f"{placement}{words}": placed(placement) | settings
             for placement in ("post", "pre", "peri")
-            for words, settings in (("", {}), (", warm-up", WARM))
+            for words, settings in (("", {}), (" with warm-up", WARM))
         },
-        *("peri", "peri, warm-up"),
+        *("peri", "peri with warm-up"),
     ),
 )
 RATES = replace(
@@ -88,7 +88,7 @@ def worse(norm: str) -> Effect:
 
 
 def needs_warmup(placement: str) -> Effect:
-    return error_difference(placement, f"{placement}, warm-up")
+    return error_difference(placement, f"{placement} with warm-up")
 
 
 def tolerates(high: str, low: str) -> Effect:

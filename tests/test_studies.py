@@ -74,14 +74,14 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
     ),
     "vit-warmup": (
         *("C15a C15b", "W5", "error", "cosine"),
-        {"post", "post, warm-up", "pre", "pre, warm-up"},
+        {"post", "post with warm-up", "pre", "pre with warm-up"},
     ),
     "vit-norms": (
         *("C16a C16b C16c", "W5", "error", "cosine"),
         {"layer", "rms", "dynamic_tanh", "batch"},
     ),
     "vit-rates": ("C17a C17b", "edges", "", "constant", {"pre", "post", "peri"}),
-    "lengths-encoder": ("C9g", "W5", "error", "cosine", {"layer", "batch, all tokens"}),
+    "lengths-encoder": ("C9g", "W5", "error", "cosine", {"layer", "batch all tokens"}),
     "small-batch-cnn": (
         *("C10b-layer C10b-group C10b-instance", "W5", "error", "cosine"),
         {*PAIR, "layer", "group", "instance", "none/64", "batch/64"},

@@ -14,7 +14,7 @@ from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import COMMON, NORMS, Norm, find_norm
 from normlab.runs.constraints import check_constraints, training_examples
 from normlab.runs.errors import ConfigError
-from normlab.settings import SETTINGS, Config, defaults, nearest_setting, program_key
+from normlab.settings import LATER, SETTINGS, Config, defaults, nearest_setting, program_key
 
 LAYERS, WIDEST, LARGEST = 1000, 65_536, 10**300
 """Limits of what is counted up to before anything runs, and of whole numbers."""
@@ -161,7 +161,7 @@ def program_id(config: Config) -> str:
     key = [
         (name, value)
         for name, value in program_key(config)
-        if not SETTINGS[name].is_later or value != SETTINGS[name].identity_default
+        if name not in LATER or value != SETTINGS[name].identity_default
     ]
     return _digest([*key, *outside_file(config).items()])[:16]
 

@@ -8,6 +8,7 @@ from normlab.lookup import did_you_mean
 from normlab.settings.table import SETTINGS, Setting
 
 __all__ = [
+    "LATER",
     "PROGRAM_SETTINGS",
     "SETTINGS",
     "Config",
@@ -41,6 +42,14 @@ PROGRAM_SETTINGS = (
 )
 """What decides a compiled program. Rates, schedules, lengths and evaluation times are its inputs,
 so runs that differ only in those share one compilation."""
+
+
+LATER = (
+    *("data.length", "data.length_spread", "data.patch", "model.cell", "model.heads"),
+    *("model.normed", "norm.time", "norm.masked"),
+)
+"""Settings that were introduced after programs had names. At their defaults they are no part of
+them, so that step times that are stored under these names remain."""
 
 
 def program_key(config: Config) -> tuple[tuple[str, Any], ...]:

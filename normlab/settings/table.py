@@ -32,10 +32,6 @@ class Setting:
     """The value left out of the run id: the default on the day the setting was introduced. Give it
     when a default changes, so that old runs keep their ids and new ones get others."""
 
-    is_later: bool = False
-    """Whether it was introduced after programs had names. At its default it is no part of them, so
-    that step times that are stored under them remain."""
-
     @property
     def identity_default(self) -> Any:
         return self.default if self.frozen is None else self.frozen
@@ -74,7 +70,6 @@ SETTINGS: dict[str, Setting] = {
         "steps",
         low=0,
         high=10_000,
-        is_later=True,
     ),
     "data.length_spread": Setting(
         0,
@@ -82,7 +77,6 @@ SETTINGS: dict[str, Setting] = {
         "lengths lie evenly within data.length -/+ this",
         "steps",
         low=0,
-        is_later=True,
     ),
     "data.patch": Setting(
         0,
@@ -90,7 +84,6 @@ SETTINGS: dict[str, Setting] = {
         "side of the square patches of an image that are the steps of a sequence; 0: its rows are",
         "pixels",
         low=0,
-        is_later=True,
     ),
     "data.label_noise": Setting(
         0.0,
@@ -143,7 +136,6 @@ SETTINGS: dict[str, Setting] = {
         "static",
         "cell of a recurrent network",
         choices=("rnn", "gru", "lstm"),
-        is_later=True,
     ),
     "model.heads": Setting(
         4,
@@ -152,14 +144,12 @@ SETTINGS: dict[str, Setting] = {
         "heads",
         low=1,
         high=1024,
-        is_later=True,
     ),
     "model.normed": Setting(
         "both",
         "static",
         "products of a cell that have a norm: with its input and with its state, or with the input",
         choices=("both", "input"),
-        is_later=True,
     ),
     "norm.name": Setting("batch", "static", "which normalization scheme"),
     "norm.groups": Setting(4, "static", "groups of channels; divides 16, 32, 64, 100", low=1),
@@ -207,13 +197,11 @@ SETTINGS: dict[str, Setting] = {
         "statistics over the batch in a network with time: of each step, or of the whole sequence "
         "for products with the input (those with the state keep steps)",
         choices=("step", "sequence"),
-        is_later=True,
     ),
     "norm.masked": Setting(
         True,
         "static",
         "whether steps behind the end of a sequence are left out of statistics",
-        is_later=True,
     ),
     "norm.kernel": Setting("none", "static", "scheme of the hidden kernels, with any norm"),
     "norm.noise": Setting(
