@@ -34,8 +34,8 @@ def config_of(**settings: Any) -> Config:
     return resolve({**base, **settings}).config
 
 
-def net_of(norm: str = "batch", **settings: Any):
-    return build_model(config_of(**{"norm.name": norm, **settings}), CLASSES, "cpu", **{})
+def net_of(norm: str = "batch", **settings: Any) -> Any:
+    return build_model(config_of(**{"norm.name": norm, **settings}), CLASSES, "cpu")
 
 
 def sequences(seed: int = 0, lengths: np.ndarray = LENGTHS) -> np.ndarray:
@@ -46,7 +46,7 @@ def sequences(seed: int = 0, lengths: np.ndarray = LENGTHS) -> np.ndarray:
     return x * valid[..., None]
 
 
-def drawn(net, x, seed: int = 1):
+def drawn(net: Any, x: Any, seed: int = 1) -> Any:
     """Return variables with scales and biases that are not 1 and 0."""
     variables = net.init(jax.random.key(seed), x, train=True)
     rng = np.random.default_rng(seed)
@@ -270,7 +270,7 @@ def test_how_parameters_start():
     hyper = Hyper(seed=3, lr=0.1, momentum=0.9, weight_decay=0.0, gain=2.0, norm_scale=0.1)
     x = sequences()
     start = {
-        n: init_state(net_of(n, **{"model.cell": "lstm"}), "momentum", hyper, x).params
+        n: init_state(net_of(n, **{"model.cell": "lstm"}), "momentum", hyper, jnp.asarray(x)).params
         for n in ("none", "batch", "layer")
     }
     layer = start["batch"]["layer_1"]

@@ -29,7 +29,7 @@ def config_of(**settings: Any) -> Config:
     return resolve({**base, "data.length": T, "norm.time": "sequence", **settings}).config
 
 
-def net_of(norm: str = "batch", **settings: Any):
+def net_of(norm: str = "batch", **settings: Any) -> Any:
     return build_model(config_of(**{"norm.name": norm, **settings}), CLASSES, "cpu")
 
 
@@ -39,7 +39,7 @@ def sequences(seed: int = 0) -> np.ndarray:
     return x * (np.arange(T) < LENGTHS[:, None])[..., None]
 
 
-def drawn(net, x):
+def drawn(net: Any, x: Any) -> Any:
     """Return variables with scales and biases that are not 1 and 0."""
     variables, rng = net.init(jax.random.key(1), x, train=True), np.random.default_rng(1)
     moved = jax.tree.map(

@@ -313,7 +313,7 @@ def test_intervals_of_errors_end_where_errors_do():
     for title, end in (("test error, points", "low"), ("test accuracy, %", "high")):
         place = table.columns.index(title)
         cells = [row[place] for row in table.rows]
-        ends = [c.numbers[end] for c in cells if isinstance(c, Measured)]
+        ends = [c.numbers[end] or 0.0 for c in cells if isinstance(c, Measured)]
         assert (min if end == "low" else max)(ends) == {"low": 0.0, "high": 100.0}[end]
 
 

@@ -105,10 +105,8 @@ def schemes_of(reports: Sequence[StudyReport]) -> list[tuple[str, str]]:
 
 def scheme_text(row: Norm | Kernel) -> str:
     """Return what a scheme is, what its statistics are taken over, and its source."""
-    over = row.over if isinstance(row, Norm) else ()
-    return "; ".join(
-        filter(None, [row.title, over and f"statistics over {', '.join(over)}", row.source])
-    )
+    over = ", ".join(row.over) if isinstance(row, Norm) else ""
+    return "; ".join(filter(None, [row.title, over and f"statistics over {over}", row.source]))
 
 
 def html(reports: Sequence[StudyReport], others: Sequence[tuple[str, str]] = ()) -> str:

@@ -136,8 +136,8 @@ def _mean(values: Sequence[float], places: int) -> Measured:
     if not values:
         return Measured(NOTHING, {})
     found = t_estimate(np.asarray(values), 0.95)
-    ends = [min(max(end, 0.0), 100.0) for end in found.interval]
-    return _cell((found.centre, *ends), lambda v: decimal(v, places))
+    low, high = (min(max(end, 0.0), 100.0) for end in found.interval)
+    return _cell((found.centre, low, high), lambda v: decimal(v, places))
 
 
 def _median(
