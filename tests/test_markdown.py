@@ -148,7 +148,7 @@ def test_tests_without_a_verdict_say_why():
     assert "- **… not run**: delta 1 point; n = 0 of 6" in block(text, "C4a")
     assert "- **∅ not measured**: delta 1 point; n = 6" in block(text, "C4b")
     assert "- **… not run**: no study shown here tests it" in block(text, "C11")
-    assert "- **… not decided**: no data set of natural lengths yet" in block(text, "C9b")
+    assert "- **… not decided**: no sequences of natural lengths yet" in block(text, "C9b")
     decided = block(page(report_of(row("C9b"))), "C9b")
     assert "not decided" not in decided and "**✓ supported, at least delta**: 2.00" in decided
 

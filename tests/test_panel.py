@@ -295,8 +295,8 @@ def test_the_panel_is_on_all_pages_and_no_count_knows_it():
     assert "refuted, small" in page(plain, own.report)
 
 
-def test_all_studies_are_without_the_extra_one():
-    names = [name for name in study_names() if name != "transfer"]
+def test_all_studies_are_without_the_extra_ones():
+    names = [name for name in study_names() if name not in ("transfer", "transformers")]
     assert [s.name for s in load_studies(["all", "depth"])] == names
     assert [s.name for s in load_studies(["transfer", "all"])] == [*names, "transfer"]
     assert [s.name for s in load_studies(["placement", "depth"])] == ["placement", "depth"]
