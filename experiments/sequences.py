@@ -20,8 +20,8 @@ from dataclasses import replace
 
 from normlab.settings import Config
 from normlab.studies.effects import Claim, Effect, error_difference, interaction, looks
-from normlab.studies.protocols import WINDOW
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.protocols import ADAM_WINDOW, WINDOW
+from normlab.studies.setup import Arm, Setup, norm_arms
 from normlab.studies.study import Figure, study
 
 SMALL_SCALE = {"init.norm_scale": 0.1}
@@ -73,13 +73,12 @@ ENCODER = Setup(
     base="digits_encoder",
     settings={"data.length": 12, "data.length_spread": 8, "optim.schedule": "cosine"},
     arms=(
-        Arm("layer", {"norm.name": "layer"}, is_primary=True),
+        *norm_arms("layer", primary=("layer",)),
         Arm("batch all tokens", TOKENS, is_primary=True),
-        Arm("none", {"norm.name": "none"}),
-        Arm("rms", {"norm.name": "rms"}),
+        *norm_arms("none", "rms"),
         Arm("batch each position", BATCH),
     ),
-    protocol=replace(WINDOW, exponents=tuple(e / 2 for e in range(-8, -1))),
+    protocol=ADAM_WINDOW,
 )
 ENCODER_MNIST = replace(
     ENCODER,

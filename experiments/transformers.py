@@ -19,14 +19,14 @@ from dataclasses import replace
 from normlab.settings import Config
 from normlab.studies.effects import Claim, Effect, decades, effect, error_difference, looks
 from normlab.studies.intervals import PAIRED_T
-from normlab.studies.protocols import WINDOW, Edges
-from normlab.studies.setup import Arm, Setup
+from normlab.studies.protocols import ADAM_RATES, ADAM_WINDOW, Edges
+from normlab.studies.setup import Arm, Setup, norm_arms
 from normlab.studies.study import Figure, study
 from normlab.studies.units import DECADES
 
 PATCHES = {"data.patch": 2, "norm.time": "sequence"}
 COSINE = PATCHES | {"optim.schedule": "cosine"}
-ADAM_RATES = tuple(e / 2 for e in range(-8, -1))
+COMPARED = ("layer", "rms", "dynamic_tanh", "batch")
 LAYER = {"norm.name": "layer"}
 WARM = {"optim.warmup": 60}
 
@@ -45,12 +45,8 @@ NORMS = Setup(
     title="ViT 32, 2 blocks, 8x8 digits, batch 16",
     base="digits_encoder",
     settings=COSINE,
-    arms=arms(
-        {n: {"norm.name": n} for n in ("layer", "rms", "dynamic_tanh", "batch", "none")}
-        | {"dynamic_erf": {"norm.name": "dynamic_erf"}},
-        *("none", "dynamic_erf"),
-    ),
-    protocol=replace(WINDOW, exponents=ADAM_RATES),
+    arms=norm_arms(*COMPARED, "none", "dynamic_erf", primary=COMPARED),
+    protocol=ADAM_WINDOW,
 )
 WARMUP = replace(
     NORMS,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from time_networks import check_against, check_ends, drawn, noise_until
 
 from normlab.models.build import build_model
 from normlab.models.table import MODELS
@@ -17,7 +19,6 @@ from normlab.runs.errors import ConfigError
 from normlab.settings import Config
 from normlab.training.batches import load_data
 from normlab.training.population import Population
-from normlab.training.step import MUTABLE
 
 N, T, D, C, HEADS, CLASSES = 5, 6, 3, 8, 2, 4
 LENGTHS = np.array([6, 4, 6, 2, 4])
@@ -33,20 +34,8 @@ def net_of(norm: str = "batch", **settings: Any) -> Any:
     return build_model(config_of(**{"norm.name": norm, **settings}), CLASSES, "cpu")
 
 
-def sequences(seed: int = 0) -> np.ndarray:
-    x = np.random.default_rng(seed).normal(size=(N, T, D + 1)).astype(np.float32)
-    x[..., -1] = 1
-    return x * (np.arange(T) < LENGTHS[:, None])[..., None]
-
-
-def drawn(net: Any, x: Any) -> Any:
-    """Return variables with scales and biases that are not 1 and 0."""
-    variables, rng = net.init(jax.random.key(1), x, train=True), np.random.default_rng(1)
-    moved = jax.tree.map(
-        lambda leaf: leaf + jnp.asarray(rng.normal(0, 0.2, leaf.shape), leaf.dtype),
-        variables["params"],
-    )
-    return {**variables, "params": moved}
+def sequences() -> np.ndarray:
+    return noise_until(LENGTHS, T, D)
 
 
 def reference(params, x, norm, placement, time, masked=True):
@@ -118,53 +107,14 @@ def reference(params, x, norm, placement, time, masked=True):
 def test_values_and_gradients_are_those_of_float64_formulas(norm, placement, time, masked):
     settings = {"model.placement": placement, "norm.time": time, "norm.masked": masked}
     net, x = net_of(norm, **settings), sequences()
-    variables = drawn(net, x)
-    weights = np.sin(np.arange(N * CLASSES)).reshape(N, CLASSES)
-
-    @jax.jit
-    def both(params):
-        def loss(params):
-            out, _ = net.apply({**variables, "params": params}, x, train=True, mutable=MUTABLE)
-            return (out * weights.astype(np.float32)).sum(), out
-
-        return jax.grad(loss, has_aux=True)(params)
-
-    grads, logits = both(variables["params"])
-    expected = reference(variables["params"], x, norm, placement, time, masked)
-    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        place = tuple(int(i) for i in np.unravel_index(leaf.size // 2, leaf.shape))
-        kept, ends, found = leaf[place], [], grads
-        for step in (1e-6, -1e-6):
-            leaf[place] = kept + step
-            ends.append((reference(params, x, norm, placement, time, masked) * weights).sum())
-        leaf[place] = kept
-        for part in path:
-            found = found[part.key]
-        np.testing.assert_allclose(
-            found[place], (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=2e-5, err_msg=str(path)
-        )
+    expected = functools.partial(
+        reference, x=x, norm=norm, placement=placement, time=time, masked=masked
+    )
+    check_against(expected, net, drawn(net, x), x)
 
 
 def test_nothing_behind_the_end_of_a_sequence_is_read():
-    net, x = net_of("batch"), sequences()
-    variables = drawn(net, x)
-    behind = x[..., -1:] == 0
-
-    @jax.jit
-    def run(x):
-        def loss(params):
-            out, moved = net.apply({**variables, "params": params}, x, train=True, mutable=MUTABLE)
-            return out.sum(), (out, moved)
-
-        return jax.grad(loss, has_aux=True)(variables["params"])
-
-    first = jax.tree.leaves(run(x))
-    for wrong in (np.nan, 1e30):
-        other = np.where(behind, np.float32(wrong), x)
-        other[..., -1] = x[..., -1]
-        assert all(map(np.array_equal, first, jax.tree.leaves(run(other))))
+    check_ends(net_of("batch"), sequences())
 
 
 def test_attention_of_large_products_is_finite_and_picks_the_largest():

@@ -8,7 +8,7 @@
 from normlab.data.build import prepare
 from normlab.data.dataset import Dataset, check, load
 from normlab.data.prepared import data_root
-from normlab.data.sequences import as_sequences
+from normlab.data.sequences import as_sequences, longest
 from normlab.data.split import Split
 from normlab.data.table import (
     DATASETS,
@@ -30,5 +30,6 @@ __all__ = [
     "check",
     "data_root",
     "load",
+    "longest",
     "prepare",
 ]

@@ -30,8 +30,8 @@ def as_sequences(dataset: Dataset, length: int = 0, spread: int = 0, patch: int 
     """
     images = patches(dataset, patch) if patch else dataset.images.reshape(-1, *dataset.shape)
     images = images.reshape(*images.shape[:2], -1)
-    length, features = length or images.shape[1], images.shape[2]
-    steps = length + spread
+    steps, features = longest(dataset.shape, length, spread, patch), images.shape[2]
+    length = steps - spread
     lengths = lengths_of(len(images), length, spread)
     out = np.zeros((len(images), steps, features + 1), np.uint8)
     for n in range(length - spread, steps + 1):
@@ -44,6 +44,13 @@ def as_sequences(dataset: Dataset, length: int = 0, spread: int = 0, patch: int 
     return dataclasses.replace(
         dataset, images=flat, shape=(steps, features + 1, 1), sha256=digest.hexdigest()
     )
+
+
+def longest(shape: tuple[int, int, int], length: int, spread: int, patch: int) -> int:
+    """T of the sequences that images [H, W, C] become."""
+    height, width, _ = shape
+    own = height * width // patch**2 if patch else height
+    return (length or own) + spread
 
 
 def patches(dataset: Dataset, side: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from normlab.data import DATASETS
+from normlab.data import DATASETS, longest
 from normlab.launch.batching import PlannedPopulation
 from normlab.launch.supervisor import WorkerProcess
 from normlab.models.table import MODELS
@@ -45,9 +45,8 @@ def guessed_seconds(config: Config) -> float:
     operations = products * (6 * examples + 2 * points * scored)
     calls = len(shapes) * (steps + points * scored / config["eval.batch"])
     if model.has_time:
-        patch, rows = config["data.patch"], data.shape[0]
-        rows = math.prod(data.shape[:2]) // patch**2 if patch else rows
-        length = (config["data.length"] or rows) + config["data.length_spread"]
+        kind = (config["data.length"], config["data.length_spread"], config["data.patch"])
+        length = longest(data.shape, *kind)
         operations, calls = operations * length, calls * length
     factor = NORMED if config["norm.name"] != "none" else 1.0
     factor *= PROBED if config["eval.probes"] else 1.0

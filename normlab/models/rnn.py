@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
+from normlab.models.table import PRODUCTS
 from normlab.models.time import TimeNorm, count_sequences, ends, over_time
 from normlab.norms.builder import Layers
 
@@ -39,12 +40,12 @@ def lstm_step(state: State, a: jax.Array, b: jax.Array) -> State:
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-CELLS: dict[str, tuple[int, int, Callable[[State, jax.Array, jax.Array], State]]] = {
-    "rnn": (1, 1, simple_step),
-    "gru": (3, 1, gru_step),
-    "lstm": (4, 2, lstm_step),
+CELLS: dict[str, tuple[int, Callable[[State, jax.Array, jax.Array], State]]] = {
+    "rnn": (1, simple_step),
+    "gru": (1, gru_step),
+    "lstm": (2, lstm_step),
 }
-"""Name -> vectors in its products, in its state, and one step from state, a and b to state."""
+"""Name -> vectors in its state, and one step from state, a and b to state."""
 
 
 def orthogonal_parts(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
@@ -80,9 +81,10 @@ class CellStep(nn.Module):
     @nn.compact
     def __call__(self, state: State, now: Any) -> tuple[State, jax.Array]:
         a, valid, mask = now
-        parts, _, step = CELLS[self.cell]
+        _, step = CELLS[self.cell]
+        width = PRODUCTS[self.cell] * self.size
         dense = self.layers.dense(
-            parts * self.size, kernel_init=orthogonal_parts, use_bias=False, name="dense_hidden"
+            width, kernel_init=orthogonal_parts, use_bias=False, name="dense_hidden"
         )
         b = dense(state[0], train=self.train)
         if self.has_norm:
@@ -111,8 +113,8 @@ class Recurrence(nn.Module):
     def __call__(
         self, x: jax.Array, valid: jax.Array, mask: jax.Array | None, places: jax.Array
     ) -> jax.Array:
-        parts, vectors, _ = CELLS[self.cell]
-        width = parts * self.size
+        vectors, _ = CELLS[self.cell]
+        width = PRODUCTS[self.cell] * self.size
         dense = self.layers.dense(
             width, kernel_init=self.kernel_init, use_bias=False, name="dense_input"
         )

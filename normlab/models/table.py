@@ -243,7 +243,7 @@ def encoder_shapes(config: Config, image: Shape) -> list[Shape]:
 
 def check_time(config: Config, norm: Norm) -> None:
     """Raise ValueError where the steps of a network with time and schemes do not go together."""
-    name, kernel, spread = config["norm.name"], config["norm.kernel"], config["data.length_spread"]
+    name, kernel = config["norm.name"], config["norm.kernel"]
     if norm.act:
         raise ValueError(
             f"norm.name = {name!r} replaces the activation after it, and no activation follows the "
@@ -258,11 +258,6 @@ def check_time(config: Config, norm: Norm) -> None:
         raise ValueError(
             f"norm.stats_batch = {config['norm.stats_batch']} groups examples, and "
             "norm.time = 'sequence' puts all steps of all examples together; use norm.time=step"
-        )
-    if spread and spread >= config["data.length"]:
-        raise ValueError(
-            f"data.length_spread = {spread} leaves nothing of sequences of data.length = "
-            f"{config['data.length']}; use at most {max(config['data.length'] - 1, 0)}"
         )
 
 

@@ -25,7 +25,7 @@ from normlab.studies.metrics import (
 from normlab.studies.planning import SetupRuns
 from normlab.studies.protocols import rate_of
 from normlab.studies.setup import Arm
-from normlab.studies.units import NOTHING, decimal, magnitude, rate_text, with_interval
+from normlab.studies.units import NOTHING, decimal, magnitude, percentage, rate_text, with_interval
 
 TOO_OFTEN = "fails"
 """In place of a difference of errors, where an arm fails too often for one."""
@@ -136,7 +136,7 @@ def _mean(values: Sequence[float], places: int) -> Measured:
     if not values:
         return Measured(NOTHING, {})
     found = t_estimate(np.asarray(values), 0.95)
-    low, high = (min(max(end, 0.0), 100.0) for end in found.interval)
+    low, high = map(percentage, found.interval)
     return _cell((found.centre, low, high), lambda v: decimal(v, places))
 
 

@@ -59,10 +59,16 @@ def _sequence(config: Config) -> Iterator[str]:
             f"data.patch = {patch} does not divide the {height} x {width} images of "
             f"{config['data.name']}; use one of {sides}"
         )
-    if patch and config["data.length"]:
+    length, spread = config["data.length"], config["data.length_spread"]
+    if patch and length:
         yield (
-            f"data.patch = {patch} and data.length = {config['data.length']}: only rows can be "
-            "resampled to a length; set one of them to 0"
+            f"data.patch = {patch} and data.length = {length}: only rows can be resampled to a "
+            "length; set one of them to 0"
+        )
+    if spread and spread >= length:
+        yield (
+            f"data.length_spread = {spread} leaves nothing of sequences of data.length = {length}; "
+            f"use at most {max(length - 1, 0)}"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from normlab.runs.record import Record
@@ -189,6 +189,9 @@ class Tuning:
 
 WINDOW = Tuning(seeds=tuple(range(1000, 1003)), reported="window")
 """Rates chosen by the reporting seeds themselves: for contrasts that small differences decide."""
+ADAM_RATES = tuple(e / 2 for e in range(-8, -1))
+"""log10 of the first rates that are tried with Adam."""
+ADAM_WINDOW = replace(WINDOW, exponents=ADAM_RATES)
 
 
 @dataclass(frozen=True)

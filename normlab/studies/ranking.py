@@ -35,6 +35,7 @@ from normlab.studies.units import (
     Unit,
     decimal,
     magnitude,
+    percentage,
     rate_text,
 )
 
@@ -177,6 +178,6 @@ ERROR = Purpose(
     POINTS,
     1.0,
     error_costs,
-    lambda v: decimal(min(max(v, 0.0), 100.0), 2),  # an interval ends where errors do
+    lambda v: decimal(percentage(v), 2),
     error_redraws,
 )

@@ -41,6 +41,15 @@ def rate_text(rate: float | None) -> str:
     return f"{rate:.3g}" if rate > 0 else "none"
 
 
+def percentage(value: float) -> float:
+    """Return the nearest percentage: an interval of shares ends where they do.
+
+    >>> percentage(-0.3), percentage(97.5), percentage(101)
+    (0.0, 97.5, 100.0)
+    """
+    return min(max(value, 0.0), 100.0)
+
+
 def with_interval(centre: str, low: str = NOTHING, high: str = NOTHING) -> str:
     """Return `centre [low, high]`, or the centre alone where there is no interval."""
     return centre if NOTHING in (low, high) else f"{centre} [{low}, {high}]"
