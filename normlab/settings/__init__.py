@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from normlab.lookup import did_you_mean
-from normlab.settings.table import SETTINGS, Setting
+from normlab.settings.row import Setting
+from normlab.settings.table import SETTINGS
 
 __all__ = [
     "LATER",
