@@ -198,7 +198,7 @@ def poison(digits: data.Dataset, config: Config) -> data.Dataset:
     seen = MemberBatches(config, digits)
     rows = seen.chunk(0, STEPS).train
     others = {*rows[:2].ravel(), *rows[3:].ravel(), *seen.scoring.rows.ravel(), *seen.stats}
-    images = np.asarray(digits.images, np.float32)
+    images = np.asarray(digits.images, np.float32) / 255
     images[next(row for row in rows[2] if row not in others)] = np.nan
     return dataclasses.replace(digits, images=images)
 

@@ -32,7 +32,7 @@ def poisoned() -> data.Dataset:
     scored = set(np.concatenate([f.scoring.rows.ravel() for f in rows]))
     scored |= set(np.concatenate([f.stats for f in rows]))
     row = next(r for r in seen[0][POISONED - 1] if r not in others | scored)
-    images = np.asarray(dataset.images, np.float32)
+    images = np.asarray(dataset.images, np.float32) / 255
     images[row] = np.nan
     return replace(dataset, images=images)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -315,3 +316,8 @@ def test_rows_become_steps():
     assert np.array_equal(lengths, lengths_of(1797, 12, 8))
     assert len({digits.sha256, plain.sha256, spread.sha256}) == 3
     assert np.array_equal(spread.labels, digits.labels)
+    halves = dataclasses.replace(digits, images=digits.images.astype(np.float32) - 100.25)
+    real = data.as_sequences(halves, 12, 8).images.reshape(-1, 20, 9)
+    assert real.dtype == np.float32 and np.array_equal(real[..., 8], steps[..., 8] > 0)
+    close = np.abs(real[..., :8] + 100.25 * real[..., 8:] - steps[..., :8])
+    assert 0.4 < close.max() <= 0.51

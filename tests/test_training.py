@@ -22,6 +22,7 @@ from normlab.training.batches import MemberBatches, batch_rows, shuffle_epoch
 from normlab.training.evaluate import plan_scoring
 from normlab.training.optim import rate_shape
 from normlab.training.population import Population
+from normlab.training.program import Resident
 from normlab.training.state import hyper_of, init_state
 from normlab.training.step import Batch, make_train_step
 
@@ -347,3 +348,15 @@ def test_a_target_ends_a_run_at_the_first_row_that_reaches_it(dataset):
             "validation_loss": last["loss"],
             "validation_accuracy": last["accuracy"],
         }
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_float_features_reach_the_network_as_they_are(dataset, model):
+    """Pixels that are divided already train as the pixels do; other values are not touched."""
+    config = small(model__name=model, model__widths=(4,), norm__name="batch")
+    floats = dataclasses.replace(dataset, images=pixels(dataset, slice(None)))
+    runs = [train([config], d)[1].params for d in (dataset, floats)]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *runs)
+    raw = np.array([[-3.5, 300.0], [0.0, np.pi]], np.float32)
+    x = Resident(jnp.asarray(raw), (1, 2)).gather(jnp.array([1, 0]))
+    assert x.dtype == np.float32 and np.array_equal(x, raw[::-1, None])

@@ -1,4 +1,4 @@
-"""Data sets as flat uint8 arrays, their splits, and how to prepare them; does not import jax.
+"""Data sets as flat arrays, their splits, and how to prepare them; does not import jax.
 
 >>> from normlab import data
 >>> data.load('synthetic').split(seed=0).train.shape

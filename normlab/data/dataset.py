@@ -18,8 +18,9 @@ from normlab.data.table import DATASETS, row_of
 class Dataset:
     """All examples of all splits.
 
-    images: uint8 [N, H*W*C], flat, since on CPU a gather of flat rows is ten times faster than one
-        of images; the network's input is pixel / 255, reshaped to `shape`.
+    images: [N, H*W*C], flat, since on CPU a gather of flat rows is ten times faster than one of
+        images. uint8 are pixels, and the network's input is pixel / 255. float32 are features of
+        any scale, and the network's input as they are. Reshaped to `shape`.
     labels: int32 [N]. shape: (H, W, C). sha256: of the images' bytes followed by the labels'.
     """
 

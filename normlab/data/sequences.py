@@ -25,19 +25,20 @@ def as_sequences(dataset: Dataset, length: int = 0, spread: int = 0, patch: int 
 
     Step t is a row of the image, D = W * C, or a patch of it, D = patch * patch * C, in reading
     order. An example of L steps has its rows resampled linearly at L even places from the first to
-    the last. So a length cuts nothing away. The last feature is 255 at its L steps, and all
-    features are 0 behind them. length 0: the rows or patches as they are.
+    the last. So a length cuts nothing away. The last feature is 1 as the network sees it, 255 in
+    uint8, at its L steps, and all features are 0 behind them. length 0: the rows or patches as they
+    are.
     """
     images = patches(dataset, patch) if patch else dataset.images.reshape(-1, *dataset.shape)
     images = images.reshape(*images.shape[:2], -1)
     steps, features = longest(dataset.shape, length, spread, patch), images.shape[2]
     length = steps - spread
     lengths = lengths_of(len(images), length, spread)
-    out = np.zeros((len(images), steps, features + 1), np.uint8)
+    out = np.zeros((len(images), steps, features + 1), images.dtype)
     for n in range(length - spread, steps + 1):
         chosen = lengths == n
         out[chosen, :n, :features] = resampled(images[chosen], n)
-        out[chosen, :n, features] = 255
+        out[chosen, :n, features] = 255 if images.dtype == np.uint8 else 1
     flat = out.reshape(len(images), -1)
     digest = hashlib.sha256(flat.data)
     digest.update(dataset.labels.data)
@@ -62,9 +63,10 @@ def patches(dataset: Dataset, side: int) -> np.ndarray:
 
 
 def resampled(images: np.ndarray, steps: int) -> np.ndarray:
-    """Rows [N, T, D] at `steps` even places, linear between neighbours, rounded to uint8."""
+    """Rows [N, T, D] at `steps` even places, linear between neighbours, uint8 rounded."""
     places = np.linspace(0, images.shape[1] - 1, steps)
     before = places.astype(int)
     after = np.minimum(before + 1, images.shape[1] - 1)
     share = (places - before)[:, None]
-    return np.rint(images[:, before] * (1 - share) + images[:, after] * share).astype(np.uint8)
+    rows = images[:, before] * (1 - share) + images[:, after] * share
+    return (np.rint(rows) if images.dtype == np.uint8 else rows).astype(images.dtype)
