@@ -7,7 +7,7 @@ Examples:
   python scripts/data.py --prepare=mnist --download --data_dir=/big/disk
 
 Prepared copies are tensorflow-datasets', in $TFDS_DATA_DIR or ~/tensorflow_datasets unless
---data_dir says otherwise. digits and synthetic need no preparing.
+--data_dir says otherwise. digits, synthetic and japanese_vowels need no preparing.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from workspace import run_fresh, run_script
 from normlab import data
 from normlab.data import build, cifar, idx, prepared
 from normlab.data.split import permutation, split_rows
+from normlab.data.vowels import MEAN, SD
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -91,6 +92,28 @@ def test_synthetic_can_be_learned():
     x, y = synthetic.images / 255 - 0.5, synthetic.labels
     model = LogisticRegression(max_iter=300).fit(x[split.train], y[split.train])
     assert model.score(x[split.test], y[split.test]) > 0.9
+
+
+def test_japanese_vowels_are_the_official_ones_standardized():
+    vowels = data.load("japanese_vowels")
+    assert vowels.sha256 == "5d701a59c0b94b7077df131a2d5b36b090dcf1b4e0cb135b91bed156f7cc9f0a"
+    assert (vowels.images.dtype, vowels.labels.dtype) == (np.float32, np.int32)
+    x, test = vowels.images.reshape(640, 29, 13), [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    assert np.array_equal(vowels.labels[:270], np.arange(9).repeat(30))
+    assert np.array_equal(vowels.labels[270:], np.arange(9).repeat(test))
+    valid = x[..., -1] > 0
+    lengths = valid.sum(1)
+    assert (lengths.min(), lengths.max(), lengths[:270].sum()) == (7, 29, 4274)
+    assert np.array_equal(valid, np.arange(29) < lengths[:, None]) and not x[~valid].any()
+    seen = x[:270][valid[:270]].astype(np.float64)
+    np.testing.assert_allclose(seen[:, :12].mean(0), 0, atol=5e-4)
+    np.testing.assert_allclose(seen[:, :12].std(0), 1, atol=1e-3)
+    assert np.all(seen[:, 12] == 1)
+    first = x[0, 0, :12] * np.array(SD) + MEAN
+    expected = [1.860936, -0.207383, 0.261557]
+    np.testing.assert_allclose(first[:3], expected, atol=1e-6)
+    split = vowels.split(seed=5)
+    assert {*split.train, *split.validation} == {*range(270)} and min(split.test) == 270
 
 
 def test_unknown_name_lists_the_names():

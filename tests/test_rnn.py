@@ -30,6 +30,7 @@ from normlab.training.step import MUTABLE
 N, T, D, H, CLASSES = 6, 7, 3, 4, 5
 LENGTHS = np.array([7, 5, 4, 5, 2, 3])
 EPSILON = 1e-5
+VOWELS = {"data.name": "japanese_vowels"}
 
 
 def config_of(**settings: Any) -> Config:
@@ -252,6 +253,11 @@ def test_the_table_knows_the_cells():
         ({"data.patch": 2}, "only rows can be resampled"),
         ({"eval.probes": "rank"}, "cannot look into 'rnn'"),
         ({"norm.name": "instance"}, "at least 2 are needed"),
+        (VOWELS, "data.length = 7: japanese_vowels has lengths of its own; use 0"),
+        (VOWELS | {"data.length": 0, "data.length_spread": 2}, "spread = 2: japanese_vowels has"),
+        (VOWELS | {"data.length": 0, "data.patch": 1}, "patch = 1: japanese_vowels has"),
+        (VOWELS | {"model.name": "mlp"}, "'mlp' takes none; use one of rnn, encoder"),
+        (VOWELS | {"model.name": "cnn", "data.augment": "crop_flip"}, "'cnn' takes none"),
     ],
 )
 def test_what_a_recurrent_network_refuses(settings, words):
@@ -287,6 +293,20 @@ def test_runs_are_the_same_in_every_population_and_learn():
         curves.append([outcome.final for outcome in population.outcomes])
     assert curves[0][1:] == curves[1]
     assert all(final["test_accuracy"] > 0.6 for final in curves[0])
+
+
+def test_natural_lengths_reach_the_network_and_it_learns():
+    short = {"train.steps": 100, "train.eval_every": 100, "optim.lr": 0.3, "host.width": 1}
+    config = config_of(
+        **VOWELS, **short, **{"data.length": 0, "data.batch": 16, "model.widths": (16,)}
+    )
+    dataset = load_data(config)
+    assert np.array_equal(dataset.images, data.load("japanese_vowels").images)
+    population = Population([config], dataset)
+    states = population.train(lambda progress: None)
+    assert population.outcomes[0].final["test_accuracy"] > 0.8
+    kernel = states.params["layer_1"]["dense_input"]["kernel"]
+    assert kernel.shape == (1, 12, 48)
 
 
 def test_rows_become_steps():

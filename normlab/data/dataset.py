@@ -12,6 +12,13 @@ from normlab.data.prepared import check_prepared, read_prepared
 from normlab.data.split import Split, split_rows
 from normlab.data.synthetic import make_synthetic
 from normlab.data.table import DATASETS, row_of
+from normlab.data.vowels import read_vowels
+
+BUILT_IN = {
+    "digits": read_digits,
+    "synthetic": make_synthetic,
+    "japanese_vowels": read_vowels,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +65,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     if row.prepared:
         images, labels = read_prepared(name, row, data_dir)
     else:
-        images, labels = {"digits": read_digits, "synthetic": make_synthetic}[name]()
+        images, labels = BUILT_IN[name]()
     digest = hashlib.sha256(images.data)
     digest.update(labels.data)
     return Dataset(name, images, labels, row.shape, row.classes, digest.hexdigest())

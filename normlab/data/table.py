@@ -27,6 +27,8 @@ class Row:
         otherwise the seed permutes all examples before they are cut into splits.
     folder: of the prepared copy below the data directory: tensorflow-datasets' name/version.
     originals: what a prepared data set is made from.
+    is_sequence: the examples are sequences of their own lengths, shape (T, D + 1, 1), as those that
+        as_sequences makes of images. Only networks with time take them.
     """
 
     title: str
@@ -41,6 +43,7 @@ class Row:
     official_test: bool = False
     folder: str = ""
     originals: str = ""
+    is_sequence: bool = False
 
     @property
     def examples(self) -> int:
@@ -96,6 +99,18 @@ DATASETS: dict[str, Row] = {
         test=500,
         source="generated (normlab/data/synthetic.py)",
         licence="none needed",
+    ),
+    "japanese_vowels": Row(
+        title="Japanese Vowels: which of nine men speaks, 7 to 29 steps of 12 coefficients",
+        shape=(29, 13, 1),
+        classes=9,
+        train=200,
+        validation=70,
+        test=370,
+        source="Kudo, Toyama, Shimbo 1999; UCI, doi 10.24432/C5NS47 (normlab/data/vowels.py)",
+        licence="CC BY 4.0",
+        official_test=True,
+        is_sequence=True,
     ),
     "cifar10": Row(
         title="CIFAR-10 photographs, 32x32, RGB",

@@ -52,7 +52,15 @@ def _examples(config: Config) -> Iterator[str]:
 
 
 def _sequence(config: Config) -> Iterator[str]:
-    patch, (height, width, _) = config["data.patch"], DATASETS[config["data.name"]].shape
+    name, model = config["data.name"], config["model.name"]
+    if DATASETS[name].is_sequence:
+        if not MODELS[model].has_time:
+            legal = ", ".join(m for m, row in MODELS.items() if row.has_time)
+            yield f"data.name = {name!r} holds sequences, {model!r} takes none; use one of {legal}"
+        for setting in ("data.length", "data.length_spread", "data.patch"):
+            if config[setting]:
+                yield f"{setting} = {config[setting]}: {name} has lengths of its own; use 0"
+    patch, (height, width, _) = config["data.patch"], DATASETS[name].shape
     if patch and (height % patch or width % patch):
         sides = [n for n in divisors(height) if width % n == 0]
         yield (

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from normlab.data import Dataset, Split, as_sequences, load
+from normlab.data import DATASETS, Dataset, Split, as_sequences, load
 from normlab.models.table import MODELS
 from normlab.settings import Config
 from normlab.training.evaluate import CURVE_PARTS, plan_scoring
@@ -27,7 +27,8 @@ def load_data(config: Config, data_dir: str | None = None) -> Dataset:
     Raises DataError."""
     name, has_time, *kind = data_key(config)
     dataset = load(name, data_dir)
-    return as_sequences(dataset, *kind) if has_time else dataset
+    is_made_one = has_time and not DATASETS[name].is_sequence
+    return as_sequences(dataset, *kind) if is_made_one else dataset
 
 
 @functools.lru_cache(maxsize=256)
