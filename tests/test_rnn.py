@@ -50,7 +50,7 @@ def sigmoid(v):
     return 1 / (1 + np.exp(-v))
 
 
-def reference(params, x, cell, norm, time="step", normed="both", lengths=LENGTHS):
+def reference(params, x, cell, norm, time="step", normed="both", lengths=LENGTHS, least=0):
     """Return the logits of a loop over steps in float64, in training."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     layer, x = p["layer_1"], np.asarray(x, np.float64)
@@ -71,14 +71,18 @@ def reference(params, x, cell, norm, time="step", normed="both", lengths=LENGTHS
         flat = normalize(a.reshape(N * T, -1), layer["norm_input"]["norm"], valid.ravel())
         a = flat.reshape(a.shape)
     h, c = np.zeros((N, H)), np.zeros((N, H))
+    enough = max(t for t in range(T) if valid[:, t].sum() >= least)
     for t in range(T):
         live, now = valid[:, t], a[:, t]
+        counted = valid[:, min(t, enough)]
+        if least:
+            now = a[np.arange(N), np.minimum(t, lengths - 1)]
         if norm != "none" and time == "step":
-            now = normalize(now, layer["norm_input"]["steps"]["norm"], live)
+            now = normalize(now, layer["norm_input"]["steps"]["norm"], counted)
         now = now + layer["bias"]
         b = h @ layer["steps"]["dense_hidden"]["kernel"]
         if norm != "none" and normed == "both":
-            b = normalize(b, layer["steps"]["norm_hidden"], live)
+            b = normalize(b, layer["steps"]["norm_hidden"], counted)
         if cell == "rnn":
             new, new_c = np.tanh(now + b), c
         elif cell == "gru":
@@ -94,30 +98,59 @@ def reference(params, x, cell, norm, time="step", normed="both", lengths=LENGTHS
 
 
 @pytest.mark.parametrize(
-    "cell, norm, time, normed",
+    "cell, norm, time, normed, least",
     [
-        ("rnn", "none", "step", "both"),
-        ("gru", "none", "step", "both"),
-        ("gru", "batch", "step", "both"),
-        ("gru", "batch", "sequence", "input"),
-        ("lstm", "batch", "step", "both"),
-        ("lstm", "layer", "step", "both"),
+        ("rnn", "none", "step", "both", 0),
+        ("gru", "none", "step", "both", 0),
+        ("gru", "batch", "step", "both", 0),
+        ("gru", "batch", "step", "both", 4),
+        ("gru", "batch", "sequence", "input", 0),
+        ("lstm", "batch", "step", "both", 0),
+        ("lstm", "layer", "step", "both", 0),
     ],
 )
-def test_values_and_gradients_are_those_of_a_float64_loop(cell, norm, time, normed):
+def test_values_and_gradients_are_those_of_a_float64_loop(cell, norm, time, normed, least):
     settings = {"model.cell": cell, "norm.time": time, "model.normed": normed}
+    settings["norm.least"] = least
     # no step has one row alone: there the derivative is that of the rounding
     lengths = np.array([7, 5, 7, 5, 2, 3])
     net, x = net_of(norm, **settings), sequences(0, lengths)
     expected = functools.partial(
-        reference, x=x, cell=cell, norm=norm, time=time, normed=normed, lengths=lengths
+        *(reference,),
+        **{"x": x, "cell": cell, "norm": norm, "time": time, "normed": normed},
+        **{"lengths": lengths, "least": least},
     )
     check_against(expected, net, drawn(net, x), x)
 
 
-@pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_nothing_behind_the_end_of_a_sequence_is_read(norm):
-    check_ends(net_of(norm), sequences())
+@pytest.mark.parametrize("norm, least", [("batch", 0), ("batch", 4), ("layer", 0)])
+def test_nothing_behind_the_end_of_a_sequence_is_read(norm, least):
+    check_ends(net_of(norm, **{"norm.least": least}), sequences())
+
+
+def test_late_steps_count_sequences_that_ended_and_padding_examples_never_do():
+    """At least 4 of the 5 that are no padding: steps 0 to 3 have them."""
+    x, mask = sequences(), jnp.arange(N) < 5
+    net = net_of("batch", **{"norm.least": 4, "norm.momentum": 0.0})
+    variables = drawn(net, x)
+    moved = net.apply(variables, x, train=True, mask=mask, mutable=MUTABLE)[1]["batch_stats"]
+    kernel = np.asarray(variables["params"]["layer_1"]["dense_input"]["kernel"], np.float64)
+    a = x[..., :-1].astype(np.float64) @ kernel
+    found = moved["layer_1"]["norm_input"]["steps"]["norm"]["mean"]
+    for t in range(T):
+        rows = np.flatnonzero(LENGTHS[:5] > min(t, 3))
+        expected = a[rows, np.minimum(t, LENGTHS[rows] - 1)].mean(0)
+        np.testing.assert_allclose(found[t], expected, rtol=1e-4, atol=1e-6)
+    few = sequences(0, np.full(N, 1))[:2]  # no step has 4: all count as at the first
+    assert np.isfinite(net.apply(variables, few, train=True, mutable=MUTABLE)[0]).all()
+
+
+def test_enough_sequences_at_every_step_change_nothing():
+    x, outs = sequences(0, np.array([7, 7, 7, 3, 2, 1])), []
+    for least in (0, 3):
+        net = net_of("batch", **{"norm.least": least})
+        outs.append(net.apply(drawn(net, x), x, train=True, mutable=MUTABLE)[0])
+    assert np.array_equal(*outs)
 
 
 def test_a_sequence_alone_and_cut_to_its_end_gives_the_same():
@@ -252,6 +285,10 @@ def test_the_table_knows_the_cells():
         ({"data.length": 0, "data.patch": 3}, r"use one of \[1, 2, 4, 8\]"),
         ({"data.patch": 2}, "only rows can be resampled"),
         ({"eval.probes": "rank"}, "cannot look into 'rnn'"),
+        ({"norm.least": 4, "norm.time": "sequence"}, "use norm.time=step or norm.least=0"),
+        ({"norm.least": 4, "norm.masked": False}, "use norm.masked=True or norm.least=0"),
+        ({"norm.least": 4, "norm.stats_batch": 3}, "use norm.stats_batch=0 or norm.least=0"),
+        ({"norm.least": N + 1}, "more than data.batch = 6"),
         ({"norm.name": "instance"}, "at least 2 are needed"),
         (VOWELS, "data.length = 7: japanese_vowels has lengths of its own; use 0"),
         (VOWELS | {"data.length": 0, "data.length_spread": 2}, "spread = 2: japanese_vowels has"),
@@ -269,8 +306,11 @@ def test_what_a_recurrent_network_refuses(settings, words):
 def test_settings_that_mean_nothing_are_reset():
     mlp = resolve({"data.length": 9, "data.length_spread": 3, "norm.time": "sequence"}).config
     assert mlp["data.length"] == mlp["data.length_spread"] == 0 and mlp["norm.time"] == "step"
+    encoder = config_of(**{"model.name": "encoder", "norm.least": 2, "data.length_law": "log"})
+    assert encoder["norm.least"] == 0 and encoder["data.length_law"] == "even"  # one length
     layer = config_of(**{"norm.name": "layer", "norm.time": "sequence", "norm.masked": False})
     assert layer["norm.time"] == "step" and layer["norm.masked"]
+    assert config_of(**{"norm.name": "layer", "norm.least": 4})["norm.least"] == 0
     none = config_of(**{"norm.name": "none", "init.norm_scale": 0.1})
     assert none["init.norm_scale"] == 1.0
     batch = config_of(**{"norm.name": "batch", "norm.masked": False, "init.norm_scale": 0.1})
@@ -317,7 +357,7 @@ def test_rows_become_steps():
     assert plain.shape == (8, 9, 1) and np.array_equal(steps[..., :8], rows)
     assert np.all(steps[..., 8] == 255)
     spread = data.as_sequences(digits, 12, 8)
-    lengths, steps = lengths_of(1797, 12, 8), spread.images.reshape(-1, 20, 9)
+    lengths, steps = lengths_of(1797, 4, 20), spread.images.reshape(-1, 20, 9)
     assert np.array_equal((steps[..., 8] > 0).sum(1), lengths)
     assert not steps[np.arange(20) >= lengths[:, None]].any()
     tiles = data.as_sequences(digits, patch=4)
@@ -333,7 +373,7 @@ def test_rows_become_steps():
     assert sorted(set(lengths)) == list(range(4, 21))
     counts = np.bincount(lengths)[4:]
     assert counts.min() > 70 and counts.max() < 145  # 106 on average, SD 10
-    assert np.array_equal(lengths, lengths_of(1797, 12, 8))
+    assert np.array_equal(lengths, lengths_of(1797, 4, 20))
     assert len({digits.sha256, plain.sha256, spread.sha256}) == 3
     assert np.array_equal(spread.labels, digits.labels)
     halves = dataclasses.replace(digits, images=digits.images.astype(np.float32) - 100.25)
@@ -341,3 +381,14 @@ def test_rows_become_steps():
     assert real.dtype == np.float32 and np.array_equal(real[..., 8], steps[..., 8] > 0)
     close = np.abs(real[..., :8] + 100.25 * real[..., 8:] - steps[..., :8])
     assert 0.4 < close.max() <= 0.51
+
+
+def test_lengths_whose_logarithm_is_even():
+    """About as many have from 4 to 8 steps as from 18 to 40."""
+    logs = data.as_sequences(data.load("digits"), 22, 18, law="log")
+    lengths = (logs.images.reshape(-1, 40, 9)[..., 8] > 0).sum(1)
+    assert (lengths.min(), lengths.max()) == (4, 40)
+    counts = np.bincount(lengths, minlength=41)[4:]
+    shares = np.diff(np.log(np.arange(4, 42))) / np.log(41 / 4)
+    chi = ((counts - 1797 * shares) ** 2 / (1797 * shares)).sum()
+    assert shares.sum() == pytest.approx(1) and chi < 68  # 36 degrees of freedom, 1 in 1,000

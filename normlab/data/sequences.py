@@ -13,14 +13,25 @@ LENGTHS_KEY = 2**64 - 2
 """Draws the lengths: a key of Philox that no seed of a run has."""
 
 
-def lengths_of(examples: int, length: int, spread: int) -> np.ndarray:
-    """The length of each example, int32 [N], evenly from length - spread to length + spread. It is
-    a property of the example: every run sees the same."""
+def lengths_of(examples: int, low: int, high: int, law: str = "even") -> np.ndarray:
+    """The length of each example, int32 [N], from low to high. It is a property of the example:
+    every run sees the same.
+
+    law even: each length L is as frequent. log: the logarithm is even, so that the share of L is
+    log((L + 1) / L) / log((high + 1) / low).
+    """
     words = np.random.Philox(key=LENGTHS_KEY).random_raw(examples)
-    return (length - spread + (words % np.uint64(2 * spread + 1)).astype(np.int64)).astype(np.int32)
+    if law == "log":
+        ends = np.log(np.arange(low + 1, high + 1) / low) / np.log((high + 1) / low)
+        above = np.searchsorted(ends, words / 2.0**64, side="right")
+    else:
+        above = (words % np.uint64(high - low + 1)).astype(np.int64)
+    return (low + above).astype(np.int32)
 
 
-def as_sequences(dataset: Dataset, length: int = 0, spread: int = 0, patch: int = 0) -> Dataset:
+def as_sequences(
+    dataset: Dataset, length: int = 0, spread: int = 0, patch: int = 0, law: str = "even"
+) -> Dataset:
     """The same examples as sequences [T, D + 1], T = length + spread, for networks with time.
 
     Step t is a row of the image, D = W * C, or a patch of it, D = patch * patch * C, in reading
@@ -33,7 +44,7 @@ def as_sequences(dataset: Dataset, length: int = 0, spread: int = 0, patch: int 
     images = images.reshape(*images.shape[:2], -1)
     steps, features = longest(dataset.shape, length, spread, patch), images.shape[2]
     length = steps - spread
-    lengths = lengths_of(len(images), length, spread)
+    lengths = lengths_of(len(images), length - spread, steps, law)
     out = np.zeros((len(images), steps, features + 1), images.dtype)
     for n in range(length - spread, steps + 1):
         chosen = lengths == n

@@ -66,6 +66,11 @@ def first_bias(cell: str, size: int) -> Initializer:
     return init
 
 
+def keeps(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Return whether the backward pass finds the values of a cell or computes them once more."""
+    return primitive.name in ("logistic", "tanh")
+
+
 class CellStep(nn.Module):
     """One step of a cell: state, (a, valid, mask of the norm) -> state, h.
 
@@ -89,7 +94,7 @@ class CellStep(nn.Module):
         b = dense(state[0], train=self.train)
         if self.has_norm:
             b = self.layers.norm(name="norm_hidden")(b, train=self.train, mask=mask)
-        new = step(state, a, b)
+        new = jax.checkpoint(step, prevent_cse=False, policy=keeps)(state, a, b)
         kept = tuple(jnp.where(valid, n, old) for n, old in zip(new, state, strict=True))
         return kept, kept[0]
 
@@ -152,10 +157,11 @@ class RNN(nn.Module):
     normed: str = "both"
     time: str = "step"
     is_masked: bool = True
+    least: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        h, valid, mask = ends(x, mask, self.is_masked)
+        h, valid, mask = ends(x, mask, self.is_masked, self.least)
         places = count_sequences(self, valid, train)
         for i, size in enumerate(self.widths, 1):
             layer = Recurrence(

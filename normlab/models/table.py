@@ -206,6 +206,7 @@ def rnn_fields(config: Config) -> dict[str, Any]:
         "normed": config["model.normed"],
         "time": config["norm.time"],
         "is_masked": config["norm.masked"],
+        "least": config["norm.least"],
     }
 
 
@@ -261,6 +262,23 @@ def check_time(config: Config, norm: Norm) -> None:
         )
 
 
+def check_rnn(config: Config, norm: Norm) -> None:
+    """Raise ValueError as `check_time` does, and where norm.least cannot do what it is for."""
+    check_time(config, norm)
+    least, batch = config["norm.least"], config["data.batch"]
+    for name, needed in (("norm.time", "step"), ("norm.masked", True), ("norm.stats_batch", 0)):
+        if least and config[name] != needed:
+            raise ValueError(
+                f"norm.least = {least} is about the valid sequences of a step in the whole batch, "
+                f"{name} = {config[name]!r} has other statistics; use {name}={needed} or "
+                "norm.least=0"
+            )
+    if least > batch:
+        raise ValueError(
+            f"norm.least = {least} is more than data.batch = {batch}; use at most that"
+        )
+
+
 MODELS: dict[str, Model] = {
     "mlp": Model(
         title="dense - norm - activation, repeated",
@@ -306,7 +324,7 @@ MODELS: dict[str, Model] = {
         options=("widths", "depth", "cell", "normed"),
         has_time=True,
         act="tanh",
-        check=check_time,
+        check=check_rnn,
     ),
     "encoder": Model(
         title="transformer blocks over the rows of an image, a mean over the steps, a head",

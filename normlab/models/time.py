@@ -81,17 +81,34 @@ def count_sequences(module: nn.Module, valid: jax.Array, train: bool) -> jax.Arr
 
 
 def ends(
-    x: jax.Array, mask: jax.Array | None, is_masked: bool
+    x: jax.Array, mask: jax.Array | None, is_masked: bool, least: int = 0
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return the features [T, N, D] of x [N, T, D + 1], blank behind the ends; which steps are
     valid, [T, N, 1]; and what counts in statistics.
 
     The last feature of x is above 0 at the steps of a sequence. What the others hold behind its end
-    is not read. mask [N]: True for real examples.
+    is not read. mask [N]: True for real examples. least: see `with_ended`.
     """
     valid = x[..., -1].T[..., None] > 0
     if mask is not None:
         mask = jnp.broadcast_to(mask[None, :, None], valid.shape)
     if is_masked:
         mask = valid if mask is None else valid & mask
-    return jnp.where(valid, x.swapaxes(0, 1)[..., :-1], 0), valid, mask
+    x = jnp.where(valid, x.swapaxes(0, 1)[..., :-1], 0)
+    return (x, valid, mask) if not least else with_ended(x, valid, mask, least)
+
+
+def with_ended(
+    x: jax.Array, valid: jax.Array, counted: jax.Array, least: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the same where statistics of a step are of `least` sequences or more.
+
+    A step with fewer valid sequences takes those of the last step with `least`, or of the first
+    where no step has them. Of these, the ended ones count with their last values. For that x
+    [T, N, D] repeats their last features. A recurrent network keeps their last state. So statistics
+    hold no padding.
+    """
+    steps = jnp.arange(len(valid))
+    last = jnp.where(counted.sum((1, 2)) >= least, steps, 0).max()
+    own = jnp.minimum(steps[:, None, None], valid.sum(0) - 1)
+    return jnp.take_along_axis(x, own, 0), valid, counted[jnp.minimum(steps, last)]

@@ -93,8 +93,9 @@ def _unused(config: Config, row: Norm) -> list[str]:
     model = MODELS[config["model.name"]]
     taken = {"norm": (*row.options, *COMMON), "model": model.options}
     if model.has_time and row.over and not row.is_per_sample:
-        taken["norm"] += ("time", "masked")
+        taken["norm"] += ("time", "masked", *(("least",) if "cell" in model.options else ()))
     unused = [] if model.has_time else ["data.length", "data.length_spread", "data.patch"]
+    unused += [] if model.has_time and config["data.length_spread"] else ["data.length_law"]
     unused += [] if "scale" in row.parameters else ["init.norm_scale"]
     for name in SETTINGS:
         room, _, option = name.partition(".")

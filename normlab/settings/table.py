@@ -41,9 +41,15 @@ SETTINGS: dict[str, Setting] = {
     "data.length_spread": Setting(
         0,
         "static",
-        "lengths lie evenly within data.length -/+ this",
+        "lengths lie within data.length -/+ this",
         "steps",
         low=0,
+    ),
+    "data.length_law": Setting(
+        "even",
+        "static",
+        "how often each length occurs: all equally (even), or in proportion to its inverse (log)",
+        choices=("even", "log"),
     ),
     "data.patch": Setting(
         0,
@@ -169,6 +175,14 @@ SETTINGS: dict[str, Setting] = {
         True,
         "static",
         "whether steps behind the end of a sequence are left out of statistics",
+    ),
+    "norm.least": Setting(
+        0,
+        "static",
+        "sequences that statistics of a step are of at least: ended ones count with their last "
+        "values where fewer are valid; 0: the valid ones alone",
+        "sequences",
+        low=0,
     ),
     "norm.kernel": Setting("none", "static", "scheme of the hidden kernels, with any norm"),
     "norm.noise": Setting(

@@ -18,8 +18,9 @@ from normlab.training.program import ChunkBatches, ScheduleChunk
 
 def data_key(config: Config) -> tuple[Any, ...]:
     """Return what the data of a run depend on, but for their splits."""
-    kind = (config["data.length"], config["data.length_spread"], config["data.patch"])
-    return config["data.name"], MODELS[config["model.name"]].has_time, *kind
+    kind = ("data.length", "data.length_spread", "data.patch", "data.length_law")
+    has_time = MODELS[config["model.name"]].has_time
+    return config["data.name"], has_time, *(config[name] for name in kind)
 
 
 def load_data(config: Config, data_dir: str | None = None) -> Dataset:
