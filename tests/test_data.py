@@ -19,7 +19,7 @@ import pytest
 from workspace import run_fresh, run_script
 
 from normlab import data
-from normlab.data import build, cifar, idx, prepared
+from normlab.data import build, cifar, idx, prepared, text
 from normlab.data.split import permutation, split_rows
 from normlab.data.vowels import MEAN, SD
 
@@ -171,6 +171,8 @@ IDX_FILES = [file for pair in idx.FILES.values() for file in pair]
 
 
 def files_of(name: str) -> list[str]:
+    if name == "tiny_shakespeare":
+        return [text.FILE]
     return [cifar.ARCHIVES[name].file] if name in cifar.ARCHIVES else IDX_FILES
 
 
@@ -179,12 +181,16 @@ def test_missing_and_corrupt_files_are_named_and_leave_nothing(name, tmp_path):
     originals, data_dir, files = tmp_path / "originals", tmp_path / "prepared", files_of(name)
     originals.mkdir()
     place: Any = {"manual_dir": str(originals), "data_dir": str(data_dir)}
-    with pytest.raises(data.DataError, match=r"\.gz is missing .* sha256 \w{64}") as refusal:
+    with pytest.raises(
+        data.DataError, match=r"(\.gz|\.txt) is missing .* sha256 \w{64}"
+    ) as refusal:
         data.prepare(name, **place)
     assert all(file in str(refusal.value) for file in files)
     for file in files:
         (originals / file).write_bytes(b"not the original")
-    with pytest.raises(data.DataError, match=r"\.gz .*sha256 found \w{64}, expected \w{64}"):
+    with pytest.raises(
+        data.DataError, match=r"(\.gz|\.txt) .*sha256 found \w{64}, expected \w{64}"
+    ):
         data.prepare(name, **place)
     assert not data_dir.exists()
 

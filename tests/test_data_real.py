@@ -1,5 +1,5 @@
-"""Real images, where this machine has them: MNIST from its four original files, and a CIFAR-10 that
-another builder than ours prepared."""
+"""Real data, where this machine has them: MNIST from its four original files, a text from its file,
+and a CIFAR-10 that another builder than ours prepared."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from normlab.data import idx
 
 ROOT = Path(__file__).resolve().parents[1]
 ORIGINALS = ROOT.parent / "shared" / "data" / "mnist"
+TEXT = ORIGINALS.with_name("tinyshakespeare")
 TRAIN_HISTOGRAM = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 TEST_HISTOGRAM = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
@@ -77,6 +78,22 @@ def test_directory_that_cannot_be_made_exits_with_7(tmp_path):
     done = run_script("data", *flags)
     assert done.returncode == 7
     assert "error[storage]" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not TEXT.is_dir(), reason=f"the original text is not in {TEXT}")
+def test_windows_of_the_prepared_text_spell_its_file(tmp_path):
+    flags = ["--prepare=tiny_shakespeare", f"--manual_dir={TEXT}", f"--data_dir={tmp_path}"]
+    done = run_script("data", *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    content = (TEXT / "input.txt").read_text()
+    names, dataset = sorted(set(content)), data.load("tiny_shakespeare", str(tmp_path))
+    assert (len(names), dataset.images.shape) == (dataset.classes, (17_427, 64))
+    spelled = "".join(names[token] for token in dataset.images[:15_685].ravel())
+    assert content.startswith(spelled) and len(content) * 0.9 - len(spelled) < 66
+    following = "".join(names[token] for token in dataset.labels[15_685:16_556].ravel())
+    assert following in content[len(spelled) :]
+    again = data.load("tiny_shakespeare", str(tmp_path))
+    assert again.sha256 == dataset.sha256
 
 
 @needs_cifar

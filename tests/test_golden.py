@@ -61,11 +61,13 @@ def choices(setting: str) -> tuple[str, ...]:
 MLP = {"model.name": "mlp", "model.widths": (6, 6)}
 CNN = {"model.name": "cnn", "model.widths": (4,)}
 RESNET = {"model.name": "resnet", "model.widths": (4, 6), "norm.name": "affine"}
-WIDTHS = {"encoder": (4, 4)}
+WIDTHS = {"encoder": (4, 4), "decoder": (4, 4)}
 STEP_CASES: dict[str, Config] = {
     **{f"norm {n}": CNN | {"norm.name": n} for n in NORMS},
     **{f"kernel {k}": (MLP, CNN)[i % 2] | {"norm.kernel": k} for i, k in enumerate(KERNELS)},
     **{f"model {m}": {"model.name": m, "model.widths": WIDTHS.get(m, (4, 6))} for m in MODELS},
+    "queries and keys with a norm, scaled branches": {"model.name": "encoder", "model.widths": (4,)}
+    | {"model.heads": 2, "model.qk_norm": True, "model.residual": "skipinit", "norm.name": "layer"},
     **{
         f"residual {r}": RESNET | {"model.residual": r}
         for r in choices("model.residual")
@@ -131,10 +133,14 @@ def summary(tree: Any) -> list[float]:
 
 
 def make_inputs(config: Config, digits: data.Dataset) -> tuple[Resident, Any, Any]:
-    """Return the images or sequences, and rows and labels of every step."""
+    """Return the images, sequences or tokens, and rows and labels of every step. A token is a pixel
+    of a digit, of as many values as there are classes."""
+    rows = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
+    if config["model.name"] == "decoder":
+        tokens = (digits.images[:, 10:17] // 26).astype(np.int32)
+        return Resident(jnp.asarray(tokens[:, :-1]), (6,)), rows, tokens[rows, 1:]
     if MODELS[config["model.name"]].has_time:
         digits = data.as_sequences(digits, 6, 2)
-    rows = np.arange(STEPS * BATCH).reshape(STEPS, BATCH)
     images = Resident(jnp.asarray(digits.images), input_shape(config, digits.shape))
     return images, rows, digits.labels[rows]
 

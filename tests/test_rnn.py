@@ -293,8 +293,8 @@ def test_the_table_knows_the_cells():
         (VOWELS, "data.length = 7: japanese_vowels has lengths of its own; use 0"),
         (VOWELS | {"data.length": 0, "data.length_spread": 2}, "spread = 2: japanese_vowels has"),
         (VOWELS | {"data.length": 0, "data.patch": 1}, "patch = 1: japanese_vowels has"),
-        (VOWELS | {"model.name": "mlp"}, "'mlp' takes none; use one of rnn, encoder"),
-        (VOWELS | {"model.name": "cnn", "data.augment": "crop_flip"}, "'cnn' takes none"),
+        (VOWELS | {"model.name": "mlp"}, "vowels is sequences; use one of rnn, encoder"),
+        (VOWELS | {"model.name": "cnn", "data.augment": "crop_flip"}, "'cnn' takes images"),
     ],
 )
 def test_what_a_recurrent_network_refuses(settings, words):

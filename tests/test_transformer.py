@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from time_networks import check_against, check_ends, drawn, noise_until
+from time_networks import (
+    check_against,
+    check_ends,
+    drawn,
+    noise_until,
+    transformer_reference,
+)
 
 from normlab.models.build import build_model
 from normlab.models.table import MODELS
@@ -22,7 +28,6 @@ from normlab.training.population import Population
 
 N, T, D, C, HEADS, CLASSES = 5, 6, 3, 8, 2, 4
 LENGTHS = np.array([6, 4, 6, 2, 4])
-EPSILON = 1e-5
 
 
 def config_of(**settings: Any) -> Config:
@@ -38,79 +43,37 @@ def sequences() -> np.ndarray:
     return noise_until(LENGTHS, T, D)
 
 
-def reference(params, x, norm, placement, time, masked=True):
-    """Return the logits in float64, [N, T, C] and one loop for each head and example."""
-    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    x, valid = np.asarray(x, np.float64)[..., :-1], np.arange(T) < LENGTHS[:, None]
-
-    def dense(name, scope, y):
-        return y @ scope[name]["kernel"] + scope[name]["bias"]
-
-    def normalize(place, y):
-        if norm == "none":
-            return y
-        affine = place["steps" if time == "step" else "norm"]
-        affine = affine["norm"] if time == "step" else affine
-        if norm == "layer":
-            mean, var = y.mean(-1, keepdims=True), y.var(-1, keepdims=True)
-        elif time == "sequence":
-            counted = y[valid] if masked else y.reshape(-1, C)
-            mean, var = counted.mean(0), counted.var(0)
-        else:
-            steps = [y[valid[:, t], t] for t in range(T)]
-            mean, var = np.stack([s.mean(0) for s in steps]), np.stack([s.var(0) for s in steps])
-        return (y - mean) / np.sqrt(var + EPSILON) * affine["scale"] + affine["bias"]
-
-    def attention(scope, y):
-        parts = dense("dense_qkv", scope, y)
-        size, out = C // HEADS, np.zeros_like(y)
-        for n, length in enumerate(LENGTHS):
-            for head in range(HEADS):
-                q, k, v = (
-                    parts[n, :, i * C + head * size : i * C + (head + 1) * size] for i in range(3)
-                )
-                weights = np.exp(q @ k[:length].T / np.sqrt(size))
-                weights /= weights.sum(1, keepdims=True)
-                out[n, :, head * size : (head + 1) * size] = weights @ v[:length]
-        return dense("dense_out", scope, out)
-
-    def feed(scope, y):
-        return dense("dense_2", scope, np.maximum(dense("dense_1", scope, y), 0))
-
-    def scope_of(name, scope):
-        return scope.get(name, {})
-
-    h = dense("dense_in", p, x) + p["positions"][:, 0]
-    block = p["block_1"]
-    for name, branch in (("attention", attention), ("dense", feed)):
-        before = scope_of(f"norm_{name}", block)
-        if placement == "post":
-            h = normalize(before, h + branch(block, h))
-            continue
-        y = branch(block, normalize(before, h))
-        h = h + (normalize(scope_of(f"norm_{name}_after", block), y) if placement == "peri" else y)
-    h = h if placement == "post" else normalize(scope_of("norm_last", p), h)
-    mean = np.stack([h[n, :length].mean(0) for n, length in enumerate(LENGTHS)])
-    return mean @ p["head"]["kernel"] + p["head"]["bias"]
+def reference(params, x, **settings):
+    return transformer_reference(params, x, heads=HEADS, lengths=LENGTHS, **settings)
 
 
 @pytest.mark.parametrize(
-    "norm, placement, time, masked",
+    "norm, placement, time, masked, own",
     [
-        ("none", "pre", "step", True),
-        ("layer", "post", "step", True),
-        ("batch", "pre", "sequence", True),
-        ("batch", "pre", "sequence", False),
-        ("batch", "peri", "step", True),
+        ("none", "pre", "step", True, {}),
+        ("layer", "post", "step", True, {}),
+        ("batch", "pre", "sequence", True, {}),
+        ("batch", "pre", "sequence", False, {}),
+        ("batch", "peri", "step", True, {}),
+        ("batch", "pre", "sequence", True, {"qk_norm": True}),
+        ("layer", "post", "step", True, {"residual": "skipinit"}),
     ],
 )
-def test_values_and_gradients_are_those_of_float64_formulas(norm, placement, time, masked):
+def test_values_and_gradients_are_those_of_float64_formulas(norm, placement, time, masked, own):
     settings = {"model.placement": placement, "norm.time": time, "norm.masked": masked}
+    settings |= {f"model.{name}": value for name, value in own.items()}
     net, x = net_of(norm, **settings), sequences()
     expected = functools.partial(
         reference, x=x, norm=norm, placement=placement, time=time, masked=masked
     )
     check_against(expected, net, drawn(net, x), x)
+
+
+def test_branches_of_size_0_leave_only_the_shortcut():
+    x = sequences()
+    heads = [net_of("none", **{"model.residual": "skipinit", "model.depth": d}) for d in (1, 3)]
+    logits = [net.apply(net.init(jax.random.key(0), x, train=True), x, train=True) for net in heads]
+    assert np.array_equal(*logits)
 
 
 def test_nothing_behind_the_end_of_a_sequence_is_read():
@@ -147,6 +110,7 @@ def test_the_table_knows_the_norms_and_the_parameters(placement, norms):
         ({"norm.kernel": "standardize"}, "not made for the kernels of 'encoder'"),
         ({"norm.name": "batch", "norm.stats_batch": 1}, "groups examples"),
         ({"model.name": "mlp", "model.placement": "peri"}, "'mlp' has none"),
+        ({"model.residual": "fixup"}, "use identity or skipinit"),
     ],
 )
 def test_what_an_encoder_refuses(settings, words):

@@ -77,3 +77,71 @@ def check_ends(net: Any, x: np.ndarray) -> None:
         other[..., -1] = x[..., -1]
         for a, b in zip(first, jax.tree.leaves(run(other)), strict=True):
             assert np.array_equal(a, b)
+
+
+def transformer_reference(params, x, norm, placement, time, heads, lengths, masked=True):
+    """Return the logits of an encoder of sequences, or of a decoder of tokens [N, T], in float64:
+    [N, T, C], and one loop for each head and example. Parameters decide what the blocks have."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    is_text, steps, size = x.ndim == 2, x.shape[1], p["positions"].shape[-1] // heads
+    valid = np.arange(steps) < np.asarray(lengths)[:, None]
+
+    def dense(name, scope, y):
+        return y @ scope[name]["kernel"] + scope[name]["bias"]
+
+    def normalize(place, y):
+        """y [N, T, ..., C]: over C, over the examples of each step, or over all of them."""
+        if norm == "none":
+            return y
+        affine = place["steps" if time == "step" else "norm"]
+        affine = affine["norm"] if time == "step" else affine
+        if norm in ("layer", "rms"):
+            mean = y.mean(-1, keepdims=True) if norm == "layer" else 0
+            var = ((y - mean) ** 2).mean(-1, keepdims=True)
+        elif time == "sequence":
+            counted = (y[valid] if masked else y).reshape(-1, y.shape[-1])
+            mean, var = counted.mean(0), counted.var(0)
+        else:
+            live = [y[valid[:, t], t].reshape(-1, y.shape[-1]) for t in range(steps)]
+            shape = (steps, *(1,) * (y.ndim - 3), y.shape[-1])
+            mean = np.stack([s.mean(0) for s in live]).reshape(shape)
+            var = np.stack([s.var(0) for s in live]).reshape(shape)
+        return (y - mean) / np.sqrt(var + 1e-5) * affine["scale"] + affine.get("bias", 0)
+
+    def attention(scope, y):
+        q, k, v = (
+            part.reshape(*y.shape[:2], heads, size)
+            for part in np.split(dense("dense_qkv", scope, y), 3, -1)
+        )
+        if "norm_queries" in scope:
+            q, k = normalize(scope["norm_queries"], q), normalize(scope["norm_keys"], k)
+        out = np.zeros_like(y)
+        for n in range(len(y)):
+            for head in range(heads):
+                for t in range(steps):
+                    seen = slice(0, t + 1 if is_text else lengths[n])
+                    weights = np.exp(k[n, seen, head] @ q[n, t, head] / np.sqrt(size))
+                    mixed = weights @ v[n, seen, head] / weights.sum()
+                    out[n, t, head * size : (head + 1) * size] = mixed
+        return dense("dense_out", scope, out)
+
+    def feed(scope, y):
+        return dense("dense_2", scope, np.maximum(dense("dense_1", scope, y), 0))
+
+    if is_text:
+        h = p["embedding"]["embedding"][x]
+    else:
+        h = dense("dense_in", p, np.asarray(x, np.float64)[..., :-1])
+    h = h + p["positions"][:, 0]
+    for block in (p[name] for name in sorted(p) if name.startswith("block")):
+        for name, branch in (("attention", attention), ("dense", feed)):
+            before, after = block.get(f"norm_{name}"), block.get(f"norm_{name}_after")
+            y = branch(block, h if placement == "post" else normalize(before, h))
+            y = normalize(after, y) if placement == "peri" else y
+            h = h + y * block.get(f"gain_{name}", 1)
+            h = normalize(before, h) if placement == "post" else h
+    h = h if placement == "post" else normalize(p.get("norm_last"), h)
+    if is_text:
+        return dense("head", p, h) if "head" in p else h @ p["embedding"]["embedding"].T
+    mean = np.stack([h[n, :length].mean(0) for n, length in enumerate(lengths)])
+    return dense("head", p, mean)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from normlab.data import cifar, idx
+from normlab.data import cifar, idx, text
 from normlab.data.prepared import check_prepared, data_root
 from normlab.data.table import DATASETS, DataError, DataUnavailable, row_of
 
@@ -27,6 +27,7 @@ SOURCES: dict[str, Any] = {
     "fashion_mnist": idx,
     "cifar10": cifar,
     "cifar100": cifar,
+    "tiny_shakespeare": text,
 }
 """The module that reads each data set's official files: read(name, paths by file name) -> class
 names of each label, examples of each split."""
@@ -162,6 +163,8 @@ def _builder_class(name: str) -> Any:
                 return {split: _encoded(examples) for split, examples in splits.items()}
 
     Builder.name = name
+    if stock.pkg_dir_path:  # a package of its own, which holds its facts and checksums
+        Builder.pkg_dir_path, Builder.url_infos = stock.pkg_dir_path, stock.url_infos
     return Builder
 
 
@@ -170,6 +173,9 @@ def _encoded(examples: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str
     from PIL import Image
 
     for i, example in enumerate(examples):
+        if "image" not in example:
+            yield i, example
+            continue
         png = io.BytesIO()
         Image.fromarray(example["image"]).save(png, "PNG")
         yield i, example | {"image": png.getvalue()}

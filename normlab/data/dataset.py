@@ -27,8 +27,9 @@ class Dataset:
 
     images: [N, H*W*C], flat, since on CPU a gather of flat rows is ten times faster than one of
         images. uint8 are pixels, and the network's input is pixel / 255. float32 are features of
-        any scale, and the network's input as they are. Reshaped to `shape`.
-    labels: int32 [N]. shape: (H, W, C). sha256: of the images' bytes followed by the labels'.
+        any scale, and the network's input as they are. Reshaped to `shape`. Of text int32 tokens.
+    labels: int32 [N]; of text the next tokens, [N, T]. shape: (H, W, C).
+    sha256: of the images' bytes followed by the labels'.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Dataset:
     @property
     def chance(self) -> float:
         """The accuracy of always naming the most frequent class."""
-        return float(np.bincount(self.labels).max() / len(self.labels))
+        return float(np.bincount(self.labels.ravel()).max() / self.labels.size)
 
     def split(self, seed: int, train: int = 0, validation: int = 0) -> Split:
         """The rows of each split, see split_rows. Raises DataError for a seed beyond 2**64-1."""

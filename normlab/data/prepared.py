@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from normlab.data.table import DataUnavailable, Row
+from normlab.data.text import windows
 from normlab.lookup import local_path
 
 CACHE = "normlab_uint8.npz"
@@ -53,6 +54,7 @@ def check_prepared(name: str, row: Row, data_dir: str | None) -> None:
 
 def read_prepared(name: str, row: Row, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, H*W*C] and labels int32 [N]: the official training examples, then the test.
+    Of text, windows of tokens [N, T] and the token after each.
 
     Within a split the order is that of tfds, a fixed shuffle. The first call decodes PNGs for some
     seconds and leaves a cache in their folder. Raises DataUnavailable.
@@ -62,7 +64,8 @@ def read_prepared(name: str, row: Row, data_dir: str | None) -> tuple[np.ndarray
     cached = _read_cache(folder / CACHE, row)
     if cached is not None:
         return cached
-    images, labels = _decode(name, row, folder)
+    read = _read_text if row.kind == "text" else _decode
+    images, labels = read(name, row, folder)
     _write_cache(folder / CACHE, images, labels)
     return images, labels
 
@@ -105,6 +108,23 @@ def _decode(name: str, row: Row, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
+def _read_text(name: str, row: Row, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow_datasets as tfds
+
+    texts = []
+    try:
+        builder: Any = tfds.builder_from_directory(folder)
+        for split in ("train", "validation", "test"):
+            (example,) = builder.as_data_source(split=split)
+            texts.append(example["text"].decode())
+    except (OSError, ValueError, LookupError, RuntimeError) as e:
+        raise _damaged(name, folder, e) from e
+    images, labels = windows(texts, row.shape[0])
+    if (len(images), labels.max() + 1) != (row.examples, row.classes):
+        raise _damaged(name, folder, f"{len(images)} windows of {labels.max() + 1} characters")
+    return images, labels
+
+
 def _fill(source: Any, images: np.ndarray, labels: np.ndarray) -> None:
     from PIL import Image
 
@@ -124,7 +144,10 @@ def _read_cache(path: Path, row: Row) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     found = (images.dtype, images.shape, labels.dtype, labels.shape)
     n = row.examples
-    wanted = (np.dtype(np.uint8), (n, int(np.prod(row.shape))), np.dtype(np.int32), (n,))
+    shape, whole = (n, int(np.prod(row.shape))), np.dtype(np.int32)
+    wanted = (np.dtype(np.uint8), shape, whole, (n,))
+    if row.kind == "text":
+        wanted = (whole, shape, whole, shape)
     return (images, labels) if found == wanted else None
 
 

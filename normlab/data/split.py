@@ -35,13 +35,16 @@ def permutation(n: int, seed: int) -> np.ndarray:
 def split_rows(row: Row, seed: int, train: int = 0, validation: int = 0) -> Split:
     """Cuts the rows of a data set into train, validation and test.
 
-    With an official test split, whose examples come last, the seed changes nothing. `train` and
+    With an official test split, whose examples come last, the seed changes nothing. With an
+    official validation split every part begins where the one before it ends. `train` and
     `validation` ask for fewer examples, 0 for the data set's; without an official test split those
     left over join the test.
     """
     train, validation = train or row.train, validation or row.validation
     if row.official_test:
-        order = permutation(row.train + row.validation, VALIDATION_KEY)
+        given = row.train + row.validation
+        order = np.arange(given, dtype=np.int32)
+        order = order if row.official_validation else permutation(given, VALIDATION_KEY)
         order = np.append(order, np.arange(order.size, row.examples, dtype=np.int32))
         begin, test = row.train, row.train + row.validation
     else:

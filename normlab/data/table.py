@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 
 class DataError(ValueError):
@@ -21,14 +22,16 @@ class DataUnavailable(DataError):
 class Row:
     """Facts about one data set.
 
-    shape: (H, W, C). train, validation, test: sizes in examples.
+    kind: images of `shape` (H, W, C); sequences of their own lengths, shape (T, D + 1, 1), as those
+        that as_sequences makes of images; or text, windows of T tokens of `classes`, shape
+        (T, 1, 1), to be predicted from those before them.
+    train, validation, test: sizes in examples.
     prepared: the data set must be prepared once on this machine; the others come with libraries.
     official_test: the test split is given, and train and validation do not depend on the seed;
         otherwise the seed permutes all examples before they are cut into splits.
+    official_validation: the validation split is given too; the three follow one another.
     folder: of the prepared copy below the data directory: tensorflow-datasets' name/version.
     originals: what a prepared data set is made from.
-    is_sequence: the examples are sequences of their own lengths, shape (T, D + 1, 1), as those that
-        as_sequences makes of images. Only networks with time take them.
     """
 
     title: str
@@ -41,9 +44,10 @@ class Row:
     licence: str
     prepared: bool = False
     official_test: bool = False
+    official_validation: bool = False
+    kind: Literal["images", "sequences", "text"] = "images"
     folder: str = ""
     originals: str = ""
-    is_sequence: bool = False
 
     @property
     def examples(self) -> int:
@@ -110,7 +114,7 @@ DATASETS: dict[str, Row] = {
         source="Kudo, Toyama, Shimbo 1999; UCI, doi 10.24432/C5NS47 (normlab/data/vowels.py)",
         licence="CC BY 4.0",
         official_test=True,
-        is_sequence=True,
+        kind="sequences",
     ),
     "cifar10": Row(
         title="CIFAR-10 photographs, 32x32, RGB",
@@ -139,6 +143,23 @@ DATASETS: dict[str, Row] = {
         official_test=True,
         folder="cifar100/3.0.2",
         originals="the archive cifar-100-binary.tar.gz",
+    ),
+    "tiny_shakespeare": Row(
+        title="Lines of Shakespeare's plays, in windows of 64 of 65 characters",
+        kind="text",
+        shape=(64, 1, 1),
+        classes=65,
+        train=15_685,
+        validation=871,
+        test=871,
+        source="Karpathy 2015, github.com/karpathy/char-rnn; tensorflow-datasets "
+        "tiny_shakespeare 1.0.0",
+        licence="text: public domain; its repository: MIT",
+        prepared=True,
+        official_test=True,
+        official_validation=True,
+        folder="tiny_shakespeare/1.0.0",
+        originals="the file input.txt",
     ),
 }
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 from normlab.layers.linear import Initializer
 from normlab.models.activations import glorot
 from normlab.models.table import PRODUCTS
-from normlab.models.time import TimeNorm, count_sequences, ends, over_time
+from normlab.models.time import TimeNorm, are_tokens, count_sequences, ends, over_time
 from normlab.norms.builder import Layers
 
 State = tuple[jax.Array, ...]
@@ -141,9 +141,10 @@ class Recurrence(nn.Module):
 class RNN(nn.Module):
     """Recurrent layers, and a dense head on the last state of the last one.
 
-    Shapes: x [N, T, D + 1], mask [N] (see `ends`) -> logits [N, classes]. State: that of the norms,
-    once a step, and `live` (see `count_sequences`). arXiv:1603.09025 repeats the statistics of the
-    last step too.
+    Shapes: x [N, T, D + 1], mask [N] (see `ends`) -> logits [N, classes]. Tokens [N, T] are
+    embedded, and every state has its logits [N, T, classes], of the token after it.
+    State: that of the norms, once a step, and `live` (see `count_sequences`). arXiv:1603.09025
+    repeats the statistics of the last step too.
     Sources: norms of both products arXiv:1603.09025, of those with the input arXiv:1510.01378.
     Deviations: no norm of an LSTM's cell; the initial state is 0 without noise.
     """
@@ -163,6 +164,8 @@ class RNN(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         h, valid, mask = ends(x, mask, self.is_masked, self.least)
         places = count_sequences(self, valid, train)
+        if are_tokens(x):
+            h = nn.Embed(self.classes, self.widths[0], name="embedding")(h)
         for i, size in enumerate(self.widths, 1):
             layer = Recurrence(
                 self.layers,
@@ -176,4 +179,4 @@ class RNN(nn.Module):
             )
             h = layer(h, valid, mask, places)
         head = self.layers.head(self.classes, kernel_init=self.head_init, name="head")
-        return head(h[-1])
+        return head(h).swapaxes(0, 1) if are_tokens(x) else head(h[-1])

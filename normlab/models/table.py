@@ -6,17 +6,15 @@ A network is its file and its row here, with the functions that the row names.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from normlab.layers.table import find_kernel
+from normlab.models.row import Model, Shape
 from normlab.norms.row import Norm
 from normlab.settings import Config
 
-Shape = tuple[int, int, int]
-"""(H, W, C) of what one norm receives; H = W = 1 in dense layers."""
 Plan = Callable[[tuple[int, ...], int], tuple[list[int], list[bool]]]
 """(widths, depth) -> the width of each layer, and whether a pool follows it."""
 VGG: dict[int, tuple[int, ...]] = {
@@ -30,31 +28,6 @@ dense layers, where here one follows the global mean."""
 
 PRODUCTS = {"rnn": 1, "gru": 3, "lstm": 4}
 """Cell -> vectors of the size of its state in each of its two products."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """One network. `fields` and `shapes` raise ValueError, in one line, for a depth or widths that
-    make no network."""
-
-    title: str
-    module: str
-    """Where the Linen module is found, "package.file:Class"."""
-    fields: Callable[[Config], dict[str, Any]]
-    """fields(config) -> those of the module that not every network has."""
-    shapes: Callable[[Config, Shape], list[Shape]]
-    """shapes(config, shape of an image) -> what each norm receives."""
-    is_convolutional: bool
-    options: tuple[str, ...]
-    """Settings `model.*` that the network takes; the others are reset to their defaults."""
-    has_time: bool = False
-    """Whether an input is a sequence [T, D + 1] (normlab/data/sequences.py)."""
-    act: str = ""
-    """The activation where a configuration chooses none."""
-    ends_in_global_mean: bool = False
-    """Whether a global mean follows the last layer directly."""
-    check: Callable[[Config, Norm], None] | None = None
-    """check(config, row of the norm) raises ValueError for settings that do not go together."""
 
 
 def spread_layers(widths: tuple[int, ...], depth: int) -> tuple[list[int], list[bool]]:
@@ -232,14 +205,22 @@ def encoder_fields(config: Config) -> dict[str, Any]:
         "placement": config["model.placement"],
         "time": config["norm.time"],
         "is_masked": config["norm.masked"],
+        "residual": config["model.residual"],
+        "qk_norm": config["model.qk_norm"],
     }
+
+
+def decoder_fields(config: Config) -> dict[str, Any]:
+    return encoder_fields(config) | {"tied": config["model.tied"]}
 
 
 def encoder_shapes(config: Config, image: Shape) -> list[Shape]:
     del image
     fields = encoder_fields(config)
-    norms = fields["blocks"] * (4 if fields["placement"] == "peri" else 2)
-    return [(1, 1, fields["width"])] * (norms + (fields["placement"] != "post"))
+    width, each = fields["width"], 4 if fields["placement"] == "peri" else 2
+    heads = [(1, 1, width // fields["heads"])] * (2 * fields["qk_norm"])
+    last = [(1, 1, width)] * (fields["placement"] != "post")
+    return (heads + [(1, 1, width)] * each) * fields["blocks"] + last
 
 
 def check_time(config: Config, norm: Norm) -> None:
@@ -259,6 +240,11 @@ def check_time(config: Config, norm: Norm) -> None:
         raise ValueError(
             f"norm.stats_batch = {config['norm.stats_batch']} groups examples, and "
             "norm.time = 'sequence' puts all steps of all examples together; use norm.time=step"
+        )
+    if (residual := config["model.residual"]) not in ("identity", "skipinit"):
+        raise ValueError(
+            f"model.residual = {residual!r} is not made for the blocks of "
+            f"{config['model.name']!r}; use identity or skipinit"
         )
 
 
@@ -316,13 +302,15 @@ MODELS: dict[str, Model] = {
         check=check_resnet,
     ),
     "rnn": Model(
-        title="recurrent cells over the rows of an image, a head on the last state",
+        title="recurrent cells over the rows of an image, a head on the last state; over text, on "
+        "every state",
         module="normlab.models.rnn:RNN",
         fields=rnn_fields,
         shapes=rnn_shapes,
         is_convolutional=False,
         options=("widths", "depth", "cell", "normed"),
         has_time=True,
+        kinds=("images", "sequences", "text"),
         act="tanh",
         check=check_rnn,
     ),
@@ -332,8 +320,20 @@ MODELS: dict[str, Model] = {
         fields=encoder_fields,
         shapes=encoder_shapes,
         is_convolutional=False,
-        options=("widths", "depth", "act", "placement", "heads"),
+        options=("widths", "depth", "act", "placement", "heads", "residual", "qk_norm"),
         has_time=True,
+        kinds=("images", "sequences"),
+        check=check_time,
+    ),
+    "decoder": Model(
+        title="transformer blocks over text that see no later token, a head on every token",
+        module="normlab.models.transformer:Decoder",
+        fields=decoder_fields,
+        shapes=encoder_shapes,
+        is_convolutional=False,
+        options=("widths", "depth", "act", "placement", "heads", "residual", "qk_norm", "tied"),
+        has_time=True,
+        kinds=("text",),
         check=check_time,
     ),
 }

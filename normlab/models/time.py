@@ -80,6 +80,11 @@ def count_sequences(module: nn.Module, valid: jax.Array, train: bool) -> jax.Arr
     return jnp.minimum(order, last)
 
 
+def are_tokens(x: jax.Array) -> bool:
+    """Whether an input is text: whole numbers [N, T], each to be followed by a prediction."""
+    return jnp.issubdtype(x.dtype, jnp.integer)
+
+
 def ends(
     x: jax.Array, mask: jax.Array | None, is_masked: bool, least: int = 0
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -87,13 +92,17 @@ def ends(
     valid, [T, N, 1]; and what counts in statistics.
 
     The last feature of x is above 0 at the steps of a sequence. What the others hold behind its end
-    is not read. mask [N]: True for real examples. least: see `with_ended`.
+    is not read. Of tokens [N, T], all valid, [T, N] is returned. mask [N]: True for real examples.
+    least: see `with_ended`.
     """
-    valid = x[..., -1].T[..., None] > 0
+    is_text = are_tokens(x)
+    valid = jnp.ones((*x.T.shape, 1), bool) if is_text else x[..., -1].T[..., None] > 0
     if mask is not None:
         mask = jnp.broadcast_to(mask[None, :, None], valid.shape)
     if is_masked:
         mask = valid if mask is None else valid & mask
+    if is_text:
+        return x.T, valid, mask
     x = jnp.where(valid, x.swapaxes(0, 1)[..., :-1], 0)
     return (x, valid, mask) if not least else with_ended(x, valid, mask, least)
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from normlab.data.table import DATASETS
 from normlab.diagnostics.names import probe_names
 from normlab.layers.table import find_kernel
-from normlab.models.table import MODELS, Shape
+from normlab.models.row import Shape
+from normlab.models.table import MODELS
 from normlab.norms.table import Norm, find_norm
 from normlab.runs.errors import ConfigError
 from normlab.settings import Config
@@ -19,7 +20,16 @@ from normlab.settings import Config
 
 def check_constraints(config: Config) -> None:
     """Raise ConfigError for the first problem of a complete configuration."""
-    for check in (_examples, _sequence, _batch, _late_batch, _augment, _diagnostics, _network):
+    for check in (
+        _kind,
+        _examples,
+        _sequence,
+        _batch,
+        _late_batch,
+        _augment,
+        _diagnostics,
+        _network,
+    ):
         for message in check(config):
             raise ConfigError(message)
 
@@ -51,15 +61,34 @@ def _examples(config: Config) -> Iterator[str]:
         )
 
 
-def _sequence(config: Config) -> Iterator[str]:
+def _kind(config: Config) -> Iterator[str]:
     name, model = config["data.name"], config["model.name"]
-    if DATASETS[name].is_sequence:
-        if not MODELS[model].has_time:
-            legal = ", ".join(m for m, row in MODELS.items() if row.has_time)
-            yield f"data.name = {name!r} holds sequences, {model!r} takes none; use one of {legal}"
-        for setting in ("data.length", "data.length_spread", "data.patch"):
-            if config[setting]:
-                yield f"{setting} = {config[setting]}: {name} has lengths of its own; use 0"
+    kind, kinds = DATASETS[name].kind, MODELS[model].kinds
+    if kind not in kinds:
+        legal = ", ".join(m for m, row in MODELS.items() if kind in row.kinds)
+        yield (
+            f"model.name = {model!r} takes {' or '.join(kinds)}, {name} is {kind}; use one of "
+            f"{legal}, or other data"
+        )
+    for setting in ("data.length", "data.length_spread", "data.patch"):
+        if kind != "images" and config[setting]:
+            yield f"{setting} = {config[setting]}: {name} has lengths of its own; use 0"
+    if kind == "text" and config["data.label_noise"]:
+        yield (
+            f"data.label_noise = {config['data.label_noise']}: the labels of {name} are its next "
+            "tokens; use 0"
+        )
+    norm = config["norm.name"]
+    mixes_steps = config["norm.time"] == "sequence" and not find_norm(norm).is_per_sample
+    if kind == "text" and mixes_steps:
+        yield (
+            f"norm.time = 'sequence' with norm.name = {norm!r}: statistics of all steps would show "
+            f"{model!r} the tokens that it has to predict; use norm.time=step"
+        )
+
+
+def _sequence(config: Config) -> Iterator[str]:
+    name = config["data.name"]
     patch, (height, width, _) = config["data.patch"], DATASETS[name].shape
     if patch and (height % patch or width % patch):
         sides = [n for n in divisors(height) if width % n == 0]

@@ -94,7 +94,8 @@ SETTINGS: dict[str, Setting] = {
     "model.residual": Setting(
         "identity",
         "static",
-        "a resnet's block: x + f(x); f(x) alone (none); x + a f(x), a = 0 at first; or fixup",
+        "a resnet's block: x + f(x); f(x) alone (none); x + a f(x), a = 0 at first (skipinit); or "
+        "fixup. A transformer's: identity or skipinit",
         choices=("identity", "none", "skipinit", "fixup"),
     ),
     "model.shortcut": Setting(
@@ -124,6 +125,10 @@ SETTINGS: dict[str, Setting] = {
         "products of a cell that have a norm: with its input and with its state, or with the input",
         choices=("both", "input"),
     ),
+    "model.qk_norm": Setting(
+        False, "static", "whether the queries and keys of attention have a norm each"
+    ),
+    "model.tied": Setting(False, "static", "whether a decoder's head is its embedding, transposed"),
     "norm.name": Setting("batch", "static", "which normalization scheme"),
     "norm.groups": Setting(4, "static", "groups of channels; divides 16, 32, 64, 100", low=1),
     "norm.epsilon": Setting(

@@ -24,11 +24,11 @@ def data_key(config: Config) -> tuple[Any, ...]:
 
 
 def load_data(config: Config, data_dir: str | None = None) -> Dataset:
-    """Return the data set as the network of `config` takes it: images, or sequences.
+    """Return the data set as the network of `config` takes it: images, sequences, or text.
     Raises DataError."""
     name, has_time, *kind = data_key(config)
     dataset = load(name, data_dir)
-    is_made_one = has_time and not DATASETS[name].is_sequence
+    is_made_one = has_time and DATASETS[name].kind == "images"
     return as_sequences(dataset, *kind) if is_made_one else dataset
 
 

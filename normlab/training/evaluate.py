@@ -38,7 +38,7 @@ class Scoring(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Sums over examples; leaves [parts]."""
+    """Sums over examples, or over the tokens of text; leaves [parts]."""
 
     loss: Any
     correct: Any
@@ -88,6 +88,7 @@ def score(
         mask = weights > 0 if shares_statistics else None
         logits: Any = net.apply(state.variables | chosen, x, train=False, mask=mask)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        weights = jnp.broadcast_to(weights.reshape(-1, *[1] * (y.ndim - 1)), y.shape)
         sums = Scores(
             loss=jnp.sum(jnp.where(weights > 0, losses, 0)),
             correct=jnp.sum(weights * (logits.argmax(-1) == y)),

@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from normlab.models.build import build_model
 from normlab.settings import Config, defaults, program_key
-from normlab.training.program import input_shape
+from normlab.training.program import has_text, input_shape
 
 REPEATS = 5
 
@@ -37,7 +37,7 @@ def _step_flops(key: tuple, shape: tuple[int, ...], classes: int) -> int:
     config = dict(key)
     net = build_model(config, classes, "lax")  # the other forms multiply zeros
     size = (config["data.batch"], *input_shape(config, shape))
-    x = jax.ShapeDtypeStruct(size, jnp.float32)
+    x = jax.ShapeDtypeStruct(size, jnp.int32 if has_text(config) else jnp.float32)
     variables = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=True), x)
 
     def total(variables: Any, x: jax.Array) -> jax.Array:

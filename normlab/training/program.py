@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from normlab.data.table import DATASETS
 from normlab.models.build import build_model
 from normlab.models.table import MODELS
 from normlab.norms.table import find_norm
@@ -125,9 +126,16 @@ def evaluation_networks(
     return whole, build_model(config, classes, conv_form, use_running=False)
 
 
+def has_text(config: Config) -> bool:
+    """Whether the data of `config` are tokens."""
+    return DATASETS[config["data.name"]].kind == "text"
+
+
 def input_shape(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape in which the network of `config` takes an example of `shape`."""
     model = MODELS[config["model.name"]]
+    if has_text(config):
+        return shape[:1]
     if model.has_time:
         return shape[0], math.prod(shape[1:])
     return shape if model.is_convolutional else (math.prod(shape),)
