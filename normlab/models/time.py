@@ -104,7 +104,7 @@ def ends(
     if is_text:
         return x.T, valid, mask
     x = jnp.where(valid, x.swapaxes(0, 1)[..., :-1], 0)
-    return (x, valid, mask) if not least else with_ended(x, valid, mask, least)
+    return (x, valid, mask) if mask is None or not least else with_ended(x, valid, mask, least)
 
 
 def with_ended(
