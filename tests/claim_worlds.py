@@ -214,6 +214,15 @@ def lengthened(e: float, w: float, at: str) -> Make:
     return errors(over_time, "window", arms)
 
 
+def worse_at_natural_lengths(e: float, w: float, at: str) -> Make:
+    """The batch norm of the claim loses e to no norm, the other one 9."""
+    arms = {(*NONE, 0): Made(4, -1.0, 2.0)}
+    for time, kind in (("step", STEP), ("sequence", SEQUENCE)):
+        more, wobble = (e, w) if time == at else (9, 0.0)
+        arms[*kind, 0] = Made(4 + more, -0.5, 6.0, wobble)
+    return errors(over_time, "window", arms)
+
+
 def repaired_over_time(e: float, w: float, at: str) -> Make:
     arms = {
         (*STEP, 8): Made(12 + e, -1.0, 6.0, w),

@@ -81,6 +81,7 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
         {"layer", "rms", "dynamic_tanh", "batch"},
     ),
     "vit-rates": ("C17a C17b", "edges", "", "constant", {"pre", "post", "peri"}),
+    "lengths-vowels": ("C9b C9d", "W5", "error", "cosine", {*LINES}),
     "lengths-encoder": ("C9g", "W5", "error", "cosine", {"layer", "batch all tokens"}),
     "small-batch-cnn": (
         *("C10b-layer C10b-group C10b-instance", "W5", "error", "cosine"),
@@ -127,6 +128,7 @@ CAPS = {
     ("batch-noise", "standard"): 6000,
     ("lengths-gru", "quick"): 600,
     ("lengths-gru", "standard"): 1000,
+    ("lengths-vowels", "quick"): 600,
     **{
         (name, profile): 300 if name == "vit-rates" else 600
         for name in VITS
@@ -144,8 +146,7 @@ SETTINGS = {
 }
 BATCHES = {
     "batch-noise": {128},
-    "lengths-gru": {16},
-    **dict.fromkeys(("lengths-encoder", *VITS), {16}),
+    **dict.fromkeys(("lengths-gru", "lengths-vowels", "lengths-encoder", *VITS), {16}),
     "small-batch-mlp": {4},
     "small-batch-cnn": {2, 64},
 }
@@ -290,7 +291,8 @@ def test_primary_arms_differ_in_the_norm_alone(profile, setup):
         for config in configs[1:]:
             differing = {n for n in config if config[n] != configs[0][n]}
             legal = {"model.placement"} if setup.name.startswith("placement-cnn") else set()
-            legal |= {"model.normed", "init.norm_scale"} if setup.name == "lengths-gru" else set()
+            if setup.name in ("lengths-gru", "lengths-vowels"):
+                legal |= {"model.normed", "init.norm_scale"}
             legal |= {"model.placement", "optim.warmup"} if setup.name in VITS else set()
             assert all(n.startswith("norm.") or n in legal for n in differing), differing
 

@@ -193,20 +193,13 @@ class Statement:
     """The tests of a claim of the literature."""
 
     @property
-    def missing(self) -> tuple[str, str]:
-        """The word and the reason of a test of the literature that no study here decides."""
-        if self.entry and self.entry.absent:
-            return "not decided", self.entry.absent
-        return "not run", "no study shown here tests it"
-
-    @property
     def judged(self) -> list[Statement]:
         """What decides the verdict: the parts that are not apart, or the statement itself."""
         return [p for p in self.parts if p.entry and not p.entry.apart] or [self]
 
     @property
     def words(self) -> list[str]:
-        results = [[r.verdict.word for r in s.results] or [s.missing[0]] for s in self.judged]
+        results = [[r.verdict.word for r in s.results] or ["not run"] for s in self.judged]
         return [word for words in results for word in words]
 
     @property

@@ -20,7 +20,6 @@ SYMBOLS = {
     "not testable here": "∅",
     "not measured": "∅",
     "not run": "…",
-    "not decided": "…",
 }
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{5})")
 """A paper, as texts cite it."""

@@ -19,15 +19,13 @@ class Entry:
     who: str
     measured: str
     wording: str = ""
-    """The sentence of a row that is about several claims of a study, or about none."""
+    """The sentence of a row that is about several claims of a study."""
     differs: str = ""
     """How the protocol here differs from theirs."""
     expects: str = ""
     """The verdict that the literature lets one expect, empty where it disagrees or is silent."""
     apart: bool = False
     """Whether the row has no part in its claim's joint word."""
-    absent: str = ""
-    """Why there can be no verdict yet."""
 
     @property
     def claim(self) -> str:
