@@ -152,7 +152,7 @@ def test_no_output_depends_on_a_later_token(settings):
 def test_no_norm_of_steps_looks_ahead(name):
     """Of each norm that a decoder accepts, in training: what it puts out before a changed step."""
     assert config_of(**{"norm.name": name, "norm.groups": 2})
-    options = {"groups": 2} if NORMS[name].grouped else {}
+    options: Any = {"groups": 2} if NORMS[name].grouped else {}
     net = TimeNorm(build(name, **options), "step", True)
     x = np.random.default_rng(0).normal(size=(3, N, C)).astype(np.float32)
     variables = net.init(jax.random.key(0), x, None, np.arange(3))
