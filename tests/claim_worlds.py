@@ -219,7 +219,7 @@ def worse_at_natural_lengths(e: float, w: float, at: str) -> Make:
     arms = {(*NONE, 0): Made(4, -1.0, 2.0)}
     for time, kind in (("step", STEP), ("sequence", SEQUENCE)):
         more, wobble = (e, w) if time == at else (9, 0.0)
-        arms[*kind, 0] = Made(4 + more, -0.5, 6.0, wobble)
+        arms |= {(*kind, 0): Made(4 + more, -0.5, 6.0, wobble)}
     return errors(over_time, "window", arms)
 
 
