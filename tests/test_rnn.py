@@ -50,14 +50,22 @@ def sigmoid(v):
     return 1 / (1 + np.exp(-v))
 
 
-def reference(params, x, cell, norm, time="step", normed="both", lengths=LENGTHS, least=0):
-    """Return the logits of a loop over steps in float64, in training."""
+def reference(
+    params, x, cell, norm, time="step", normed="both", lengths=LENGTHS, least=0, kept=None
+):
+    """Return the logits of a loop over steps in float64, in training. `kept`: in evaluation with
+    these statistics, of which the last ones are repeated."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     layer, x = p["layer_1"], np.asarray(x, np.float64)
+    N, T = x.shape[:2]
 
-    def normalize(v, affine, live):
+    def normalize(v, affine, live, t=0, name=""):
         """v [M, C]: over the live rows (batch), over C (layer), or not at all."""
-        if norm == "batch":
+        if kept:
+            means, lows, variances = (np.float64(kept[name][k]) for k in ("mean", "mean_lo", "var"))
+            t = min(t, len(means) - 1)
+            mean, var = means[t] + lows[t], variances[t]
+        elif norm == "batch":
             mean, var = v[live].mean(0), v[live].var(0)
         elif norm == "layer":
             mean, var = v.mean(1, keepdims=True), v.var(1, keepdims=True)
@@ -78,11 +86,11 @@ def reference(params, x, cell, norm, time="step", normed="both", lengths=LENGTHS
         if least:
             now = a[np.arange(N), np.minimum(t, lengths - 1)]
         if norm != "none" and time == "step":
-            now = normalize(now, layer["norm_input"]["steps"]["norm"], counted)
+            now = normalize(now, layer["norm_input"]["steps"]["norm"], counted, t, "input")
         now = now + layer["bias"]
         b = h @ layer["steps"]["dense_hidden"]["kernel"]
         if norm != "none" and normed == "both":
-            b = normalize(b, layer["steps"]["norm_hidden"], counted)
+            b = normalize(b, layer["steps"]["norm_hidden"], counted, t, "hidden")
         if cell == "rnn":
             new, new_c = np.tanh(now + b), c
         elif cell == "gru":
@@ -217,6 +225,69 @@ def test_steps_that_never_had_two_sequences_evaluate_as_the_last_one_that_had():
     assert later["batch_stats"]["live"].tolist() == [6, 6, 5, 4, 3, 1, 1]
 
 
+LONGER = {"data.length": 6, "data.length_spread": 2, "eval.long": 3, "eval.batch": 70}
+
+
+def trained(config: Config) -> tuple[Any, Any, Any]:
+    """Return the data, the final metrics and the state of a short run."""
+    dataset = load_data(config)
+    population = Population([config], dataset)
+    states = population.train(lambda progress: None)
+    return dataset, population, jax.tree.map(lambda leaf: leaf[0], states)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_longer_sequences_are_scored_as_a_float64_loop_does(norm):
+    """They have 9 to 11 steps, those of training 4 to 8, of which the last ones are rare."""
+    config = config_of(
+        **{"norm.name": norm, "data.batch": 8, "host.width": 1, "norm.momentum": 0.5},
+        **{"train.steps": 40, "train.eval_every": 20, "optim.lr": 0.3, "eval.stats_examples": 64},
+    )
+    dataset, population, state = trained(config | LONGER)
+    outcome, (member,) = population.outcomes[0], population.members
+    x = dataset.images.reshape(-1, 11, 9)[member.split.test + 1797] / np.float32(255)
+    lengths, labels = (x[..., 8] > 0).sum(1), dataset.labels[member.split.test]
+    assert (sorted(set(lengths)), len(labels)) == ([9, 10, 11], 600)
+    assert not dataset.images.reshape(-1, 11, 9)[:1797, 8:].any()  # the others end before
+    kept = None
+    if norm == "batch":
+        layer = state.batch_stats["layer_1"]
+        kept = {
+            "input": layer["norm_input"]["steps"]["norm"],
+            "hidden": layer["steps"]["norm_hidden"],
+        }
+        assert len(kept["input"]["mean"]) == 8 and state.batch_stats["live"][7] >= 2
+    logits = reference(state.params, x, "gru", norm, lengths=lengths, kept=kept)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(600), labels]
+    mode = "running_" if kept else ""
+    assert outcome.final[f"{mode}long_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    accuracy = (logits.argmax(1) == labels).mean()
+    assert outcome.final[f"{mode}long_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    # nothing else of the run changes
+    _, alone, same = trained(config | LONGER | {"eval.long": 0})
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(same.params), strict=True):
+        assert np.array_equal(a, b)
+    assert alone.outcomes[0].curve == outcome.curve
+    assert alone.outcomes[0].final == {k: v for k, v in outcome.final.items() if "long" not in k}
+
+
+def test_steps_behind_those_of_training_repeat_the_last_statistics():
+    """So what a step never seen gives is bounded, although it had one sequence or none."""
+    net, more = net_of("batch", **{"norm.momentum": 0.0}), 4
+    x = sequences()  # steps 5 and 6 have one sequence
+    variables = drawn(net, x)
+    variables |= net.apply(variables, x, train=True, mutable=MUTABLE)[1]
+    full = noise_until(np.full(N, T + more), T + more, D, 3)
+    found = net.apply(variables, full, train=False)
+
+    def repeated(leaf):
+        return jnp.concatenate([leaf[:5], jnp.repeat(leaf[4:5], T + more - 5, 0)])
+
+    stats = jax.tree.map(repeated, variables["batch_stats"])
+    assert np.array_equal(found, net.apply(variables | {"batch_stats": stats}, full, train=False))
+    assert np.abs(found).max() < 10
+
+
 def test_noise_is_drawn_for_every_step():
     norm = TimeNorm(build("none", noise=1.0), "step", True)
     x = jnp.ones((T, N, H))
@@ -289,6 +360,8 @@ def test_the_table_knows_the_cells():
         ({"norm.least": 4, "norm.masked": False}, "use norm.masked=True or norm.least=0"),
         ({"norm.least": 4, "norm.stats_batch": 3}, "use norm.stats_batch=0 or norm.least=0"),
         ({"norm.least": N + 1}, "more than data.batch = 6"),
+        ({"data.length": 0, "data.patch": 2, "eval.long": 3}, "and eval.long = 3: only rows can"),
+        (VOWELS | {"data.length": 0, "eval.long": 3}, "long = 3: japanese_vowels has lengths"),
         ({"norm.name": "instance"}, "at least 2 are needed"),
         (VOWELS, "data.length = 7: japanese_vowels has lengths of its own; use 0"),
         (VOWELS | {"data.length": 0, "data.length_spread": 2}, "spread = 2: japanese_vowels has"),
@@ -308,6 +381,7 @@ def test_settings_that_mean_nothing_are_reset():
     assert mlp["data.length"] == mlp["data.length_spread"] == 0 and mlp["norm.time"] == "step"
     encoder = config_of(**{"model.name": "encoder", "norm.least": 2, "data.length_law": "log"})
     assert encoder["norm.least"] == 0 and encoder["data.length_law"] == "even"  # one length
+    assert config_of(**{"model.name": "encoder", "eval.long": 3})["eval.long"] == 0
     layer = config_of(**{"norm.name": "layer", "norm.time": "sequence", "norm.masked": False})
     assert layer["norm.time"] == "step" and layer["norm.masked"]
     assert config_of(**{"norm.name": "layer", "norm.least": 4})["norm.least"] == 0

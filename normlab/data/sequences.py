@@ -30,7 +30,12 @@ def lengths_of(examples: int, low: int, high: int, law: str = "even") -> np.ndar
 
 
 def as_sequences(
-    dataset: Dataset, length: int = 0, spread: int = 0, patch: int = 0, law: str = "even"
+    dataset: Dataset,
+    length: int = 0,
+    spread: int = 0,
+    patch: int = 0,
+    law: str = "even",
+    longer: int = 0,
 ) -> Dataset:
     """The same examples as sequences [T, D + 1], T = length + spread, for networks with time.
 
@@ -39,22 +44,28 @@ def as_sequences(
     the last. So a length cuts nothing away. The last feature is 1 as the network sees it, 255 in
     uint8, at its L steps, and all features are 0 behind them. length 0: the rows or patches as they
     are.
+    `longer`: behind all examples they follow once more, evenly 1 to `longer` steps longer than T.
+    Rows of both kinds then have T + longer steps, while `shape` has the T of the first kind.
     """
     images = patches(dataset, patch) if patch else dataset.images.reshape(-1, *dataset.shape)
     images = images.reshape(*images.shape[:2], -1)
     steps, features = longest(dataset.shape, length, spread, patch), images.shape[2]
-    length = steps - spread
-    lengths = lengths_of(len(images), length - spread, steps, law)
-    out = np.zeros((len(images), steps, features + 1), images.dtype)
-    for n in range(length - spread, steps + 1):
+    lengths, labels = lengths_of(len(images), steps - 2 * spread, steps, law), dataset.labels
+    if longer:
+        more = lengths_of(len(images), steps + 1, steps + longer)
+        lengths, labels = np.append(lengths, more), np.tile(labels, 2)
+        images = np.tile(images, (2, 1, 1))
+    out = np.zeros((len(images), steps + longer, features + 1), images.dtype)
+    for n in range(lengths.min(), lengths.max() + 1):
         chosen = lengths == n
         out[chosen, :n, :features] = resampled(images[chosen], n)
         out[chosen, :n, features] = 255 if images.dtype == np.uint8 else 1
     flat = out.reshape(len(images), -1)
     digest = hashlib.sha256(flat.data)
-    digest.update(dataset.labels.data)
+    digest.update(labels.data)
+    shape = (steps, features + 1, 1)
     return dataclasses.replace(
-        dataset, images=flat, shape=(steps, features + 1, 1), sha256=digest.hexdigest()
+        dataset, images=flat, labels=labels, shape=shape, sha256=digest.hexdigest()
     )
 
 

@@ -69,15 +69,15 @@ def count_sequences(module: nn.Module, valid: jax.Array, train: bool) -> jax.Arr
     """Return for each step the one whose statistics it evaluates with, and count sequences.
 
     `live` [T] in `batch_stats` is the most sequences that a step of training had. A step that never
-    had 2 takes the statistics of the last one that had. valid: [T, N, 1].
+    had 2 takes the statistics of the last one that had, as do steps behind T in evaluation. valid:
+    [T, N, 1].
     """
-    order = jnp.arange(len(valid))
     live: Any = module.variable("batch_stats", "live", jnp.zeros, (len(valid),))
-    last = jnp.where(live.value >= ENOUGH, order, 0).max()
+    last = jnp.where(live.value >= ENOUGH, jnp.arange(len(live.value)), 0).max()
     moves = module.is_mutable_collection("batch_stats") and not module.is_initializing()
     if train and moves:
         live.value = jnp.maximum(live.value, valid.sum((1, 2)))
-    return jnp.minimum(order, last)
+    return jnp.minimum(jnp.arange(len(valid)), last)
 
 
 def are_tokens(x: jax.Array) -> bool:

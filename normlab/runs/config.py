@@ -96,6 +96,7 @@ def _unused(config: Config, row: Norm) -> list[str]:
         taken["norm"] += ("time", "masked", *(("least",) if "cell" in model.options else ()))
     unused = [] if model.has_time else ["data.length", "data.length_spread", "data.patch"]
     unused += [] if model.has_time and config["data.length_spread"] else ["data.length_law"]
+    unused += [] if "cell" in model.options else ["eval.long"]
     unused += [] if "scale" in row.parameters else ["init.norm_scale"]
     for name in SETTINGS:
         room, _, option = name.partition(".")

@@ -70,7 +70,7 @@ def _kind(config: Config) -> Iterator[str]:
             f"model.name = {model!r} takes {' or '.join(kinds)}, {name} is {kind}; use one of "
             f"{legal}, or other data"
         )
-    for setting in ("data.length", "data.length_spread", "data.patch"):
+    for setting in ("data.length", "data.length_spread", "data.patch", "eval.long"):
         if kind != "images" and config[setting]:
             yield f"{setting} = {config[setting]}: {name} has lengths of its own; use 0"
     if kind == "text" and config["data.label_noise"]:
@@ -78,6 +78,8 @@ def _kind(config: Config) -> Iterator[str]:
             f"data.label_noise = {config['data.label_noise']}: the labels of {name} are its next "
             "tokens; use 0"
         )
+    if kind == "text" and config["norm.least"]:
+        yield f"norm.least = {config['norm.least']}: all steps of {name} are valid; use 0"
     norm = config["norm.name"]
     mixes_steps = config["norm.time"] == "sequence" and not find_norm(norm).is_per_sample
     if kind == "text" and mixes_steps:
@@ -97,11 +99,12 @@ def _sequence(config: Config) -> Iterator[str]:
             f"{config['data.name']}; use one of {sides}"
         )
     length, spread = config["data.length"], config["data.length_spread"]
-    if patch and length:
-        yield (
-            f"data.patch = {patch} and data.length = {length}: only rows can be resampled to a "
-            "length; set one of them to 0"
-        )
+    for setting in ("data.length", "eval.long"):
+        if patch and config[setting]:
+            yield (
+                f"data.patch = {patch} and {setting} = {config[setting]}: only rows can be "
+                "resampled to a length; set one of them to 0"
+            )
     if spread and spread >= length:
         yield (
             f"data.length_spread = {spread} leaves nothing of sequences of data.length = {length}; "

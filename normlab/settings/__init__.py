@@ -39,6 +39,7 @@ PROGRAM_SETTINGS = (
     "train.stop_at_loss",
     "init.kernel",
     "eval.batch_statistics",
+    "eval.long",
     "eval.probes",
 )
 """What decides a compiled program. Rates, schedules, lengths and evaluation times are its inputs,
@@ -47,7 +48,7 @@ so runs that differ only in those share one compilation."""
 
 LATER = (
     *("data.length", "data.length_spread", "data.patch", "model.cell", "model.heads"),
-    *("model.normed", "norm.time", "norm.masked", "data.length_law", "norm.least"),
+    *("model.normed", "norm.time", "norm.masked", "data.length_law", "norm.least", "eval.long"),
     *("model.qk_norm", "model.tied"),
 )
 """Settings that were introduced after programs had names. At their defaults they are no part of

@@ -298,6 +298,15 @@ SETTINGS: dict[str, Setting] = {
         "also score batches of eval.batch examples with their own statistics, in the groups of "
         "norm.stats_batch as in training (batch_... metrics)",
     ),
+    "eval.long": Setting(
+        0,
+        "measurement",
+        "also score the test examples as sequences that are 1 to this many steps longer than any "
+        "in training (long_... metrics); of recurrent networks",
+        "steps",
+        low=0,
+        high=10_000,
+    ),
     "host.mode": Setting(
         "auto",
         "execution",

@@ -18,7 +18,7 @@ from normlab.training.program import ChunkBatches, ScheduleChunk
 
 def data_key(config: Config) -> tuple[Any, ...]:
     """Return what the data of a run depend on, but for their splits."""
-    kind = ("data.length", "data.length_spread", "data.patch", "data.length_law")
+    kind = ("data.length", "data.length_spread", "data.patch", "data.length_law", "eval.long")
     has_time = MODELS[config["model.name"]].has_time
     return config["data.name"], has_time, *(config[name] for name in kind)
 
@@ -105,6 +105,7 @@ class MemberBatches:
         lists = (
             *(validation[:curve], validation[curve:], test),
             *(seen[~is_replaced[seen]], seen[is_replaced[seen]]),
+            test + len(dataset.labels) // 2 if config["eval.long"] else test[:0],
         )
         parts = {part: rows for part, rows in enumerate(lists) if part < 3 or len(rows)}
         self.scoring = plan_scoring(parts, self.labels, config["eval.batch"])

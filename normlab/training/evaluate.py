@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from flax import linen as nn
 from normlab.training.state import TrainState
 from normlab.training.step import MUTABLE
 
-PARTS = ("curve", "rest", "test", "train", "replaced")
+PARTS = ("curve", "rest", "test", "train", "replaced", "long")
 """The curve's subset of the validation split, the rest of that split, the test split. Then two
-parts of the training examples: those with their own labels, and those with replaced ones.
+parts of the training examples: those with their own labels, and those with replaced ones. Then the
+test split as longer sequences (eval.long), scored last.
 
 Every point of the curve scores both kinds of training examples.
 """
@@ -77,11 +79,12 @@ def score(
     Evaluation mode, once with each of the running statistics in `stats`. One loop over modes and
     batches keeps one copy of the network in the program, which halves its compilation.
     `shares_statistics`: the network takes each batch's own statistics, so padding is masked.
+    Longer sequences have a loop of their own, because they have another shape.
     """
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stats)
 
-    def add(i, total: Scores) -> Scores:
-        mode, batch = i // batches, i % batches
+    def add(i, total: Scores, data, first, count) -> Scores:
+        mode, batch = i // count, first + i % count
         x, y = data.gather(scoring.rows[batch]), scoring.labels[batch]
         weights = scoring.weights[batch]
         chosen = {"batch_stats": jax.tree.map(lambda leaf: leaf[mode], stacked)}
@@ -96,8 +99,16 @@ def score(
         )
         return jax.tree.map(lambda t, s: t.at[mode, scoring.parts[batch]].add(s), total, sums)
 
+    def loop(total: Scores, data, first, last) -> Scores:
+        body = functools.partial(add, data=data, first=first, count=last - first)
+        return jax.lax.fori_loop(0, len(stats) * (last - first), body, total)
+
     zero = jnp.zeros((len(stats), len(PARTS)), jnp.float32)
-    return jax.lax.fori_loop(0, len(stats) * batches, add, Scores(zero, zero, zero))
+    total, longer = Scores(zero, zero, zero), data.longer
+    if longer is None:
+        return loop(total, data, 0, batches)
+    middle = jnp.minimum(batches, jnp.sum(scoring.parts != PARTS.index("long")))
+    return loop(loop(total, data, 0, middle), longer, middle, batches)
 
 
 def reestimate(whole: nn.Module, state: TrainState, data, rows: jax.Array) -> Any:

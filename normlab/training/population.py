@@ -28,8 +28,9 @@ from normlab.training.state import Hyper, TrainState, hyper_of
 MODES = ("", "running_", "batch_")
 """Prefix of the metrics of each mode: re-estimated statistics (or none), running ones, and those of
 the very batch that is scored."""
-CURVE_GROUPS = {"": [0], "train_set_": [3], "replaced_": [4]}
-FINAL_GROUPS = {"validation_": [0, 1], "test_": [2], "train_set_": [3], "replaced_": [4]}
+SEEN_GROUPS = {"train_set_": [3], "replaced_": [4]}
+CURVE_GROUPS = {"": [0], **SEEN_GROUPS}
+FINAL_GROUPS = {"validation_": [0, 1], "test_": [2], **SEEN_GROUPS, "long_": [5]}
 """Prefix of the metrics of a curve's row, and of a run's end -> the parts they are taken of."""
 SEEDS = ("seed", "init_seed")
 CHUNK_FLOPS = 200_000_000_000

@@ -47,10 +47,17 @@ class Resident(NamedTuple):
 
     def gather(self, rows: jax.Array) -> jax.Array:
         """Return x, [n, *shape]: uint8 pixels in 0..1, other features as they are."""
-        x = lax.optimization_barrier(self.images[rows])
+        x = lax.optimization_barrier(self.images[rows])[:, : math.prod(self.shape)]
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 255
         return x.reshape(-1, *self.shape)
+
+    @property
+    def longer(self) -> Resident | None:
+        """The same with all steps of its rows; None where they have no more than `shape` says."""
+        size, features = self.images.shape[1], self.shape[-1]
+        is_more = size > math.prod(self.shape)
+        return self._replace(shape=(size // features, features)) if is_more else None
 
 
 class ScheduleChunk(NamedTuple):
