@@ -13,6 +13,7 @@ from typing import Any
 from normlab.runs.record import Record
 from normlab.settings import Config
 from tests.made_up_worlds import (
+    STRANGE,
     Made,
     Make,
     Timed,
@@ -195,7 +196,8 @@ def repaired(e: float, w: float, at: str) -> Make:
 
 
 def over_time(c: Config) -> tuple[str, str, str, float, bool, int]:
-    kind = c["norm.time"], c["model.normed"], c["init.norm_scale"], c["norm.masked"]
+    time = f"least {c['norm.least']}" if c["norm.least"] else c["norm.time"]
+    kind = time, c["model.normed"], c["init.norm_scale"], c["norm.masked"]
     return norm(c), *kind, c["data.length_spread"]
 
 
@@ -220,6 +222,27 @@ def worse_at_natural_lengths(e: float, w: float, at: str) -> Make:
     for time, kind in (("step", STEP), ("sequence", SEQUENCE)):
         more, wobble = (e, w) if time == at else (9, 0.0)
         arms |= {(*kind, 0): Made(4 + more, -0.5, 6.0, wobble)}
+    return errors(over_time, "window", arms)
+
+
+def worse_beyond(e: float, w: float, at: str) -> Make:
+    """Longer sequences cost no norm 5 points and batch norm e more; lengths cost it 9 more."""
+    spread = lengthened(9, 0, at)
+    grown = {(*NONE, 8): Made(5, -0.75, -3.0), (*STEP, 8): Made(5 + e, -0.5, 6.0, w)}
+
+    def make(config: Config) -> Record:
+        run = spread(config)
+        if config["eval.long"] == 8:
+            growth = grown.get(over_time(config), STRANGE).reported(config, "window")
+            run.final["long_accuracy"] = run.final["test_accuracy"] - growth / 100
+        return run
+
+    return make
+
+
+def padded(e: float, w: float, at: str) -> Make:
+    unmasked = (*SEQUENCE[:-1], False, 18)
+    arms = {(*SEQUENCE, 18): Made(9, -1.0, 3.0), unmasked: Made(9 + e, -0.5, -6.0, w)}
     return errors(over_time, "window", arms)
 
 

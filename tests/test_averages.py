@@ -20,10 +20,12 @@ from normlab.report.claims import Result, verdict_table
 from normlab.report.html import html
 from normlab.runs.record import Record
 from normlab.settings import Config
+from normlab.studies.averages import scored
 from normlab.studies.decisions import Contrast
 from normlab.studies.effects import Claim, Effect, error_difference, interaction, looks, speedup
 from normlab.studies.intervals import PAIRED_T
 from normlab.studies.looks import look_at_study
+from normlab.studies.metrics import growth
 from normlab.studies.planning import ConfigCache, RequiredRun
 from normlab.studies.protocols import WINDOW
 from normlab.studies.setup import FIRST_SEED, FollowUp
@@ -188,6 +190,14 @@ def test_exploring_leaves_them_out():
     assert Averaged(study, bowls).averages is None
 
 
+def test_longer_sequences_have_their_running_averages_too():
+    final = {"test_accuracy": 0.9, "long_accuracy": 0.8, "running_long_accuracy": 0.6}
+    final |= {"running_test_accuracy": 0.85, "validation_accuracy": 0.9}
+    run = Record("", {"train.stop_at_loss": 0.0}, "trained", final, [], provenance={"chance": 0.1})
+    assert growth(run) == pytest.approx(10) and growth(scored({3: run})[3]) == pytest.approx(25)
+    assert math.isnan(growth(replace(run, status="diverged")))
+
+
 def test_steps_and_errors_of_the_studies_are_shown_with_them(monkeypatch):
     monkeypatch.setattr("normlab.runs.config.check", lambda name, data_dir: DATASETS[name])
     cache, found = ConfigCache(), set()
@@ -199,7 +209,7 @@ def test_steps_and_errors_of_the_studies_are_shown_with_them(monkeypatch):
             ]
             found |= {name for c in contrasts if c.averages for name in c.id.split("-")[:1]}
     assert found == {
-        *"C1a C1b C1t C4a C4b C8a C8b C8c C9a C9b C9c C9d C9g".split(),
+        *"C1a C1b C1t C4a C4b C8a C8b C8c C9a C9b C9c C9d C9e C9f C9g".split(),
         *"C10a C10b C10c C11 C13 C14b C16c".split(),
     }
 

@@ -96,6 +96,8 @@ ROWS: dict[str, tuple[Callable[[float, float, str], Make], dict[str, Row]]] = {
     "C9b": (worlds.worse_at_natural_lengths, {"quick": (1.5, 12, 48, "step")}),
     "C9c": (worlds.lengthened, alike(1.5, 12, 48, "sequence")),
     "C9d": (worlds.worse_at_natural_lengths, {"quick": (1.5, 12, 48, "sequence")}),
+    "C9e": (worlds.worse_beyond, alike(3.0, 12, 48, "step")),
+    "C9f": (worlds.padded, alike(1.0, 12, 48, "")),
     "C9g": (worlds.worse_over_tokens, alike(1.5, 12, 48, "")),
     "C15a": (worlds.warmed, alike(1.0, 12, 48, "post")),
     "C15b": (worlds.warmed, alike(1.0, 12, 48, "pre")),

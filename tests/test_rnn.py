@@ -62,9 +62,8 @@ def reference(
     def normalize(v, affine, live, t=0, name=""):
         """v [M, C]: over the live rows (batch), over C (layer), or not at all."""
         if kept:
-            means, lows, variances = (np.float64(kept[name][k]) for k in ("mean", "mean_lo", "var"))
-            t = min(t, len(means) - 1)
-            mean, var = means[t] + lows[t], variances[t]
+            last = {k: np.asarray(v, np.float64)[: t + 1][-1] for k, v in kept[name].items()}
+            mean, var = last["mean"] + last["mean_lo"], last["var"]
         elif norm == "batch":
             mean, var = v[live].mean(0), v[live].var(0)
         elif norm == "layer":

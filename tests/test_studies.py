@@ -69,7 +69,7 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
         {"batch", "layer", "group"},
     ),
     "lengths-gru": (
-        *("C9a C9c C10c", "W5", "error", "cosine"),
+        *("C9a C9c C9e C10c", "W5", "error", "cosine"),
         {f"{line}/{spread}" for line in LINES for spread in (0, 8)} | {"layer/8"},
     ),
     "vit-warmup": (
@@ -81,6 +81,7 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
         {"layer", "rms", "dynamic_tanh", "batch"},
     ),
     "vit-rates": ("C17a C17b", "edges", "", "constant", {"pre", "post", "peri"}),
+    "lengths-padding": ("C9f", "W5", "error", "cosine", {"masked", "unmasked"}),
     "lengths-vowels": ("C9b C9d", "W5", "error", "cosine", {*LINES}),
     "lengths-encoder": ("C9g", "W5", "error", "cosine", {"layer", "batch all tokens"}),
     "small-batch-cnn": (
@@ -128,6 +129,8 @@ CAPS = {
     ("batch-noise", "standard"): 6000,
     ("lengths-gru", "quick"): 600,
     ("lengths-gru", "standard"): 1000,
+    ("lengths-padding", "quick"): 600,
+    ("lengths-padding", "standard"): 1000,
     ("lengths-vowels", "quick"): 600,
     **{
         (name, profile): 300 if name == "vit-rates" else 600
@@ -146,7 +149,8 @@ SETTINGS = {
 }
 BATCHES = {
     "batch-noise": {128},
-    **dict.fromkeys(("lengths-gru", "lengths-vowels", "lengths-encoder", *VITS), {16}),
+    **dict.fromkeys(("lengths-gru", "lengths-padding", "lengths-vowels"), {16}),
+    **dict.fromkeys(("lengths-encoder", *VITS), {16}),
     "small-batch-mlp": {4},
     "small-batch-cnn": {2, 64},
 }

@@ -51,6 +51,7 @@ def scored(runs: Mapping[int, Record]) -> dict[int, Record]:
 
     def of(run: Record) -> Record:
         curve = [score(row, "accuracy") for row in run.curve]
-        return replace(run, final=score(run.final, "test_accuracy"), curve=curve)
+        final = score(score(run.final, "test_accuracy"), "long_accuracy")
+        return replace(run, final=final, curve=curve)
 
     return {seed: of(run) for seed, run in runs.items()}

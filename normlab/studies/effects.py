@@ -15,6 +15,7 @@ import numpy as np
 from normlab.studies.decisions import Contrast, Redraw
 from normlab.studies.intervals import DISCORDANT, PAIRED_T, Estimator
 from normlab.studies.metrics import (
+    Metric,
     at_train_loss,
     is_failed,
     restricted_octaves,
@@ -148,10 +149,12 @@ def subtract(first: Mapping[int, float], second: Mapping[int, float]) -> dict[in
     return {s: float(first[s] - second[s]) for s in sorted(first.keys() & second.keys())}
 
 
-def error_difference(worse: str, better: str, comparison: str = "") -> Effect:
+def error_difference(
+    worse: str, better: str, comparison: str = "", metric: Metric = trained_error
+) -> Effect:
     """Test error of `worse` - test error of `better`, in points; see `weighted_errors`."""
     default = f"test error of {worse} - test error of {better}, each at its best rates"
-    return _of_errors({worse: 1.0, better: -1.0}, comparison or default)
+    return _of_errors({worse: 1.0, better: -1.0}, comparison or default, metric)
 
 
 def interaction(a: str, b: str, c: str, d: str, comparison: str = "") -> Effect:
@@ -162,13 +165,18 @@ def interaction(a: str, b: str, c: str, d: str, comparison: str = "") -> Effect:
     return _of_errors(weights, comparison)
 
 
-def _of_errors(weights: Mapping[str, float], comparison: str) -> Effect:
-    measure = partial(weighted_errors, weights)
+def _of_errors(
+    weights: Mapping[str, float], comparison: str, metric: Metric = trained_error
+) -> Effect:
+    measure = partial(weighted_errors, weights, metric=metric)
     return Effect(PAIRED_T, POINTS, comparison, measure, arms=tuple(weights))
 
 
-def weighted_errors(weights: Mapping[str, float], e: SetupRuns) -> Measured:
-    """Return the weighted sum of the test errors of some arms, in points, for each seed.
+def weighted_errors(
+    weights: Mapping[str, float], e: SetupRuns, metric: Metric = trained_error
+) -> Measured:
+    """Return the weighted sum of the test errors of some arms, in points, for each seed; or of
+    another metric of their runs.
 
     While few enough runs fail, a seed counts with those that trained. Otherwise errors are not
     compared: two arms are compared by whether they train, and a sum of more is not testable.
@@ -186,17 +194,17 @@ def weighted_errors(weights: Mapping[str, float], e: SetupRuns) -> Measured:
         names = " and of ".join(map(repr, failing))
         text = f"more than {100 * MAY_FAIL:g} % of the runs of {names} fail"
         return Measured(dict.fromkeys(seeds, math.nan), unmet=text)
-    values = {name: rates.values(trained_error) for name, rates in found.items()}
+    values = {name: rates.values(metric) for name, rates in found.items()}
     effects = {s: sum(w * values[name][s] for name, w in weights.items()) for s in seeds}
     known = [s for s, effect in effects.items() if math.isfinite(effect)]
     words = ""
-    if known and len(weights) == 2:
+    if known and len(weights) == 2 and metric is trained_error:
         errors = {name: statistics.fmean(values[name][s] for s in known) for name in weights}
         words = ", ".join(f"{error:.1f} % with {name}" for name, error in errors.items())
         words = f"test error {words}"
     if not any(rates.is_window for rates in found.values()):
         return Measured(effects, words=words)
-    draws = {name: rates.redraw(trained_error) for name, rates in found.items()}
+    draws = {name: rates.redraw(metric) for name, rates in found.items()}
 
     def redraw(seeds: Sequence[int]) -> np.ndarray:
         return np.sum([w * draws[name](seeds) for name, w in weights.items()], axis=0)

@@ -17,6 +17,8 @@ ROUNDING = 1e-5
 MISSED_STEPS = 10
 """In tuning, a target that is missed counts as reached after this many times the steps."""
 
+Metric = Callable[[Record], float]
+
 
 def chance(record: Record) -> float:
     """Return the accuracy of always naming the most frequent class of the training labels; of
@@ -108,6 +110,12 @@ def error_points(record: Record, split: str = "test", mode: str = "") -> float:
 def trained_error(record: Record) -> float:
     """Return the test error in percentage points; NaN for a failed run, which has none."""
     return math.nan if is_failed(record) else error_points(record)
+
+
+def growth(record: Record) -> float:
+    """Return how much larger the error is on sequences longer than those of training, in points;
+    NaN for a failed run."""
+    return error_points(record, "long") - trained_error(record)
 
 
 def steps_to_target(record: Record, target: float, mode: str = "") -> float:
