@@ -12,6 +12,7 @@ Examples:
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
   python scripts/bench.py --suite=keras_parity --write     # one network and Keras, 3 minutes
   python scripts/bench.py --suite=theory --write           # exact theory, below a minute
+  python scripts/bench.py --suite=leak --write             # norms that see later steps, likewise
   python scripts/bench.py --suite=calibration --write      # of the verdicts, about 16 minutes
   python scripts/bench.py --suite=stability --cases=C8b,C13 --results=DIR  # trains for hours
   python scripts/bench.py --suite=stability --notrain --results=DIR --write  # what is complete
@@ -46,6 +47,7 @@ SUITES = {
     "study": ("study", "benchmarks"),
     "keras_parity": ("validation.keras_parity", "benchmarks"),
     "theory": ("validation.theory", "theory"),
+    "leak": ("validation.leak", "theory"),
     "calibration": ("validation.calibration", "calibration"),
     "stability": ("validation.stability", "calibration"),
 }

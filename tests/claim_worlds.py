@@ -218,7 +218,7 @@ def lengthened(e: float, w: float, at: str) -> Make:
 
 def worse_at_natural_lengths(e: float, w: float, at: str) -> Make:
     """The batch norm of the claim loses e to no norm, the other one 9."""
-    arms = {(*NONE, 0): Made(4, -1.0, 2.0)}
+    arms: dict[Any, Made] = {(*NONE, 0): Made(4, -1.0, 2.0)}
     for time, kind in (("step", STEP), ("sequence", SEQUENCE)):
         more, wobble = (e, w) if time == at else (9, 0.0)
         arms |= {(*kind, 0): Made(4 + more, -0.5, 6.0, wobble)}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from benchmarks.validation import theory
+from benchmarks.validation import leak, theory
 from benchmarks.validation.theory import Case, Growth, Squares, growth
 from normlab.diagnostics.rank import mean_cosine, stable_rank
 from normlab.diagnostics.rotation import angle
@@ -299,3 +299,32 @@ def test_the_page_says_which_predictions_hold():
     assert [row[4] for row in first.rows] == ["pass", "**fail**", "-"]
     assert [row[0] for row in after.rows] == ["no step", "0.1"]
     assert str(after.rows[1][2]).startswith("1.100")
+
+
+def test_a_norm_over_all_tokens_leaks():
+    case = leak.Case("batch", leak.TOKEN, 1, True)
+    assert case in leak.CASES
+    assert leak.judge(case, leak.measure(case, steps=500, seeds=2).tolist()).holds
+
+
+@pytest.mark.parametrize(
+    ("leaks", "gains", "holds"),
+    [
+        (True, [0.2, 0.25, 0.3], True),
+        (True, [0.01, 0.2, 0.4], False),
+        (False, [0.01, 0.0, -0.01], True),
+        (False, [0.01, 0.0, 0.2], False),
+        (None, [0.2, 0.25, 0.3], None),
+    ],
+)
+def test_a_leak_is_judged_by_its_interval(leaks, gains, holds):
+    assert leak.judge(leak.Case("batch", leak.EACH, 4, leaks), gains).holds is holds
+
+
+def test_a_norm_of_whole_sequences_sees_each_sequence_alone():
+    net = leak.OverTime(build("instance"), 3)
+    x = draw((3 * 2, WIDTH))
+    y = net.init_with_output(jax.random.key(0), x, train=True)[0]
+    sequences = np.asarray(x).reshape(3, 2, WIDTH)
+    wanted = (sequences - sequences.mean(0)) / np.sqrt(sequences.var(0) + 1e-5)
+    np.testing.assert_allclose(y.reshape(3, 2, WIDTH), wanted, atol=1e-5)
