@@ -2,9 +2,11 @@
 
 Fair test: Every scheme that can run in a network is an arm with its own learning rate. Few steps to
 a target and a high rate that still trains are asked of each. The error is compared with batches of
-64, and with small ones. All schemes of a setup share split, data order and, as
-far as they have the same parameters, initial weights. In the standard profile the batches of 4 are
-asked twice, with seeds that share nothing.
+64, and with small ones. All schemes of a setup share split, data order and, as far as they have the
+same parameters, initial weights. In networks with time only the error is compared. A GRU has norms
+on its products with the input, a vision transformer before its branches. Norms over the batch have
+statistics over all steps there. In the standard profile the batches of 4 are asked twice, with
+seeds that share nothing.
 Source: the papers of the schemes, such as arXiv:1502.03167 and arXiv:1803.08494, each with its own
 comparison; docs/norms.md lists them
 Expect: batch norm and its relatives with batches of 64, group and layer norm with small ones
@@ -15,9 +17,10 @@ Cost: quick: about 75 minutes on 2 cores under other work; standard: not measure
 """
 
 from dataclasses import replace
+from typing import Any
 
 from normlab.settings import Config
-from normlab.studies.protocols import WINDOW, Edges, Tuning
+from normlab.studies.protocols import ADAM_WINDOW, WINDOW, Edges, Tuning
 from normlab.studies.ranking import ERROR, SPEED, TOLERANCE, Ranking
 from normlab.studies.setup import FIRST_SEED, OFTEN, Setup, all_norms
 from normlab.studies.study import study
@@ -94,6 +97,45 @@ AGAIN = replace(
     protocol=replace(WINDOW, seeds=(1003, 1004, 1005)),
     first_seed=FIRST_SEED + 1000,
 )
+GRU = Setup(
+    "which-gru-error",
+    title="GRU 32, 8x8 digits, lengths 4 to 20",
+    base="digits_rnn",
+    settings={"data.length": 12, "data.length_spread": 8, "optim.schedule": "cosine"}
+    | {"norm.time": "sequence", "model.normed": "input"},
+    arms=(),
+    protocol=WINDOW,
+)
+VIT = Setup(
+    "which-vit-error",
+    title="ViT 32, 2 blocks, 8x8 digits",
+    base="digits_encoder",
+    settings={"data.patch": 2, "norm.time": "sequence", "optim.schedule": "cosine"},
+    arms=(),
+    protocol=ADAM_WINDOW,
+)
+
+
+def over_time(setup: Setup, **changed: Any) -> Setup:
+    """Return the setup of a network with time, with every scheme as an arm."""
+    setup = replace(setup, **changed)
+    return replace(setup, arms=all_norms(setup.base, setup.settings))
+
+
+ON_MNIST = {"data.name": "mnist", "train.steps": 1000, "train.eval_every": 500}
+TIME = (over_time(GRU), over_time(VIT))
+TIME_MNIST = (
+    over_time(
+        GRU,
+        title="GRU 64, MNIST, lengths 4 to 20",
+        settings=GRU.settings | ON_MNIST | {"model.widths": (64,)},
+    ),
+    over_time(
+        VIT,
+        title="ViT 32, 2 blocks, MNIST",
+        settings=VIT.settings | ON_MNIST | {"data.patch": 7},
+    ),
+)
 SESOI = {
     "steps": 0.32,
     "rate": 0.3,
@@ -105,8 +147,8 @@ STUDY = study(
     "which_norm",
     "Which norm",
     setups={
-        "quick": (*MLP.values(), *CNN.values()),
-        "standard": (*MNIST.values(), *FASHION.values(), AGAIN),
+        "quick": (*MLP.values(), *CNN.values(), *TIME),
+        "standard": (*MNIST.values(), *FASHION.values(), AGAIN, *TIME_MNIST),
     },
     claims=(),
     rankings=(
@@ -115,6 +157,7 @@ STUDY = study(
             for name, purpose in PURPOSES.items()
             for net in ("mlp", "cnn")
         ),
+        *(Ranking(ERROR, setup.name, SESOI["error"]) for setup in TIME),
         Ranking(ERROR, AGAIN.name, SESOI["small"]),
     ),
 )
