@@ -2,7 +2,7 @@
 
 A small decoder predicts tokens that are drawn evenly and anew at every step. Nothing can be learned
 of them, so no causal network has a mean loss below log V, V tokens. A norm that averages over steps
-tells a step of later ones, and training finds that. docs/theory.md says how to read the table.
+lets a step see later ones, and training finds that. docs/theory.md says how to read the table.
 """
 
 from __future__ import annotations
