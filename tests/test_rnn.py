@@ -23,7 +23,9 @@ from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
 from normlab.settings import Config
 from normlab.training.batches import load_data
+from normlab.training.evaluate import score
 from normlab.training.population import Population
+from normlab.training.program import Resident
 from normlab.training.state import Hyper, init_state
 from normlab.training.step import MUTABLE
 
@@ -262,6 +264,10 @@ def test_longer_sequences_are_scored_as_a_float64_loop_does(norm):
     assert outcome.final[f"{mode}long_loss"] == pytest.approx(losses.mean(), rel=1e-5)
     accuracy = (logits.argmax(1) == labels).mean()
     assert outcome.final[f"{mode}long_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    data, net = Resident(population.images, (8, 9)), build_model(config, 10, "cpu")
+    plan, stats = jax.tree.map(jnp.asarray, member.scoring), [state.batch_stats]
+    few = score(net, state, stats, data, plan, jnp.asarray(member.curve_batches))
+    assert few.count.tolist() == [[300, 0, 0, 0, 0, 0]]  # of a curve, no more
     # nothing else of the run changes
     _, alone, same = trained(config | LONGER | {"eval.long": 0})
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(same.params), strict=True):
