@@ -15,7 +15,7 @@ from normlab.runs.record import Record
 from normlab.studies.decisions import decide
 from normlab.studies.effects import Claim, error_difference, interaction, weighted_errors
 from normlab.studies.looks import look_at_study
-from normlab.studies.metrics import error_points
+from normlab.studies.metrics import error_points, trained_error
 from normlab.studies.planning import RequiredRun, SetupRuns
 from normlab.studies.protocols import WINDOW
 from normlab.studies.rates import window
@@ -241,6 +241,16 @@ def test_of_two_arms_the_one_with_the_positive_weight_is_the_worse():
     for weights in ({"none": 1.0, "batch": -1.0}, {"batch": -1.0, "none": 1.0}):
         found = weighted_errors(weights, lab.evidence).effects
         assert found == {s: float(s == FIRST_SEED) for s in TWELVE}
+
+
+def test_another_metric_has_effects_and_redraws_of_its_own_and_is_no_test_error():
+    evidence, weights = Lab(LOTTERY, lottery).evidence, {"none": 1.0, "batch": -1.0}
+    once = weighted_errors(weights, evidence)
+    twice = weighted_errors(weights, evidence, lambda run: 2 * trained_error(run))
+    assert twice.effects == pytest.approx({s: 2 * v for s, v in once.effects.items()})
+    assert once.redraw and twice.redraw
+    assert [*twice.redraw([*TWELVE])] == pytest.approx([*(2 * once.redraw([*TWELVE]))])
+    assert once.words.startswith("test error") and not twice.words
 
 
 def test_a_study_wants_the_runs_of_all_its_looks():
