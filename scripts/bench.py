@@ -11,6 +11,7 @@ Examples:
   python scripts/bench.py --suite=training --networks=mlp --populations=1,16 --against=flax,torch
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
   python scripts/bench.py --suite=keras_parity --write     # one network and Keras, 3 minutes
+  python scripts/bench.py --suite=text_parity --write      # text and PyTorch, 5 minutes
   python scripts/bench.py --suite=theory --write           # exact theory, below a minute
   python scripts/bench.py --suite=leak --write             # norms that see later steps, likewise
   python scripts/bench.py --suite=calibration --write      # of the verdicts, about 16 minutes
@@ -46,6 +47,7 @@ SUITES = {
     "training": ("training", "benchmarks"),
     "study": ("study", "benchmarks"),
     "keras_parity": ("validation.keras_parity", "benchmarks"),
+    "text_parity": ("validation.text_parity", "benchmarks"),
     "theory": ("validation.theory", "theory"),
     "leak": ("validation.leak", "theory"),
     "calibration": ("validation.calibration", "calibration"),
