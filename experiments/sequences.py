@@ -122,7 +122,7 @@ ENCODER_MNIST = replace(
 )
 
 VOWELS = Setup(
-    name="lengths-vowels",
+    name="lengths-natural",
     title="GRU 32, Japanese Vowels, lengths 7 to 29, batch 16",
     base="digits_rnn",
     settings={"data.name": "japanese_vowels", "optim.schedule": "cosine"},
@@ -135,6 +135,11 @@ VOWELS = Setup(
         Arm("batch whole sequence scale 0.1", BY_SEQUENCE | SMALL_SCALE),
     ),
     protocol=WINDOW,
+)
+COLUMNS = replace(
+    VOWELS,
+    title="GRU 64, columns of MNIST without blank borders, batch 16",
+    settings={"optim.schedule": "cosine", "data.length_law": "natural"} | ON_MNIST,
 )
 
 
@@ -162,7 +167,7 @@ STUDY = study(
     "Sequences",
     setups={
         "quick": (DIGITS, BEYOND, PADDED, ENCODER, VOWELS),
-        "standard": (MNIST, BEYOND_MNIST, PADDED_MNIST, ENCODER_MNIST),
+        "standard": (MNIST, BEYOND_MNIST, PADDED_MNIST, ENCODER_MNIST, COLUMNS),
     },
     claims=(
         Claim(

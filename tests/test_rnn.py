@@ -471,3 +471,27 @@ def test_lengths_whose_logarithm_is_even():
     shares = np.diff(np.log(np.arange(4, 42))) / np.log(41 / 4)
     chi = ((counts - 1797 * shares) ** 2 / (1797 * shares)).sum()
     assert shares.sum() == pytest.approx(1) and chi < 68  # 36 degrees of freedom, 1 in 1,000
+
+
+def test_natural_lengths_are_those_of_the_drawn_columns():
+    images = np.zeros((3, 4, 5, 1), np.uint8)
+    images[0, 1, 2], images[0, 3, 3] = 9, 7  # columns 2 and 3
+    images[1, :, 0], images[1, 0, 4] = 5, 6  # all, the middle is blank
+    flat = images.reshape(3, -1)
+    drawn_images = data.Dataset("digits", flat, np.arange(3, dtype=np.int32), (4, 5, 1), 3, "")
+    made = data.as_sequences(drawn_images, law="natural")
+    assert made.shape == (5, 5, 1)
+    found = made.images.reshape(3, 5, 5)
+    assert (found[..., -1] == 255).sum(1).tolist() == [2, 5, 1]
+    assert found[0, :, :4].tolist() == [[0, 9, 0, 0], [0, 0, 0, 7], *[[0] * 4] * 3]
+    assert np.array_equal(found[1, :, :4], images[1, :, :, 0].T)
+
+
+def test_natural_lengths_need_no_spread_and_refuse_one():
+    natural = {"data.length_law": "natural", "data.length": 0}
+    assert config_of(**natural)["data.length_law"] == "natural"
+    assert load_data(config_of(**natural)).shape == (8, 9, 1)
+    with pytest.raises(ConfigError, match="have a length of their own; use 0"):
+        config_of(**{"data.length_law": "natural", "data.length": 8})
+    with pytest.raises(ConfigError, match="takes columns of images"):
+        config_of(**natural, **{"data.name": "japanese_vowels"})

@@ -83,7 +83,7 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
     "vit-rates": ("C17a C17b", "edges", "", "constant", {"pre", "post", "peri"}),
     "lengths-beyond": ("C9e", "W5", "error", "cosine", {"none/8", "batch each step/8"}),
     "lengths-padding": ("C9f", "W5", "error", "cosine", {"masked", "unmasked"}),
-    "lengths-vowels": ("C9b C9d", "W5", "error", "cosine", {*LINES}),
+    "lengths-natural": ("C9b C9d", "W5", "error", "cosine", {*LINES}),
     "lengths-encoder": ("C9g", "W5", "error", "cosine", {"layer", "batch all tokens"}),
     "small-batch-cnn": (
         *("C10b-layer C10b-group C10b-instance", "W5", "error", "cosine"),
@@ -132,10 +132,9 @@ CAPS = {
     ("lengths-gru", "standard"): 1000,
     **{
         (f"lengths-{name}", profile): steps
-        for name in ("beyond", "padding")
+        for name in ("beyond", "padding", "natural")
         for profile, steps in (("quick", 600), ("standard", 1000))
     },
-    ("lengths-vowels", "quick"): 600,
     **{
         (name, profile): 300 if name == "vit-rates" else 600
         for name in VITS
@@ -153,7 +152,7 @@ SETTINGS = {
 }
 BATCHES = {
     "batch-noise": {128},
-    **dict.fromkeys(("lengths-gru", "lengths-beyond", "lengths-padding", "lengths-vowels"), {16}),
+    **dict.fromkeys(("lengths-gru", "lengths-beyond", "lengths-padding", "lengths-natural"), {16}),
     **dict.fromkeys(("lengths-encoder", *VITS), {16}),
     "small-batch-mlp": {4},
     "small-batch-cnn": {2, 64},
@@ -299,7 +298,7 @@ def test_primary_arms_differ_in_the_norm_alone(profile, setup):
         for config in configs[1:]:
             differing = {n for n in config if config[n] != configs[0][n]}
             legal = {"model.placement"} if setup.name.startswith("placement-cnn") else set()
-            if setup.name in ("lengths-gru", "lengths-beyond", "lengths-vowels"):
+            if setup.name in ("lengths-gru", "lengths-beyond", "lengths-natural"):
                 legal |= {"model.normed", "init.norm_scale"}
             legal |= {"model.placement", "optim.warmup"} if setup.name in VITS else set()
             assert all(n.startswith("norm.") or n in legal for n in differing), differing

@@ -1,4 +1,4 @@
-"""Images as sequences: of their rows, of one length or of lengths that differ, or of patches."""
+"""Images as sequences: of rows, of one length or of lengths that differ, of patches, of columns."""
 
 from __future__ import annotations
 
@@ -43,14 +43,19 @@ def as_sequences(
     order. An example of L steps has its rows resampled linearly at L even places from the first to
     the last. So a length cuts nothing away. The last feature is 1 as the network sees it, 255 in
     uint8, at its L steps, and all features are 0 behind them. length 0: the rows or patches as they
-    are.
+    are. law natural: the steps are the columns of the image from the first to the last that is not
+    blank. So an example has the length that was drawn, and T is the image's width.
     `longer`: behind all examples they follow once more, evenly 1 to `longer` steps longer than T.
     Rows of both kinds then have T + longer steps, while `shape` has the T of the first kind.
     """
     images = patches(dataset, patch) if patch else dataset.images.reshape(-1, *dataset.shape)
+    steps, labels = longest(dataset.shape, length, spread, patch, law), dataset.labels
+    if law == "natural":
+        images, lengths = columns(images)
+    else:
+        lengths = lengths_of(len(images), steps - 2 * spread, steps, law)
     images = images.reshape(*images.shape[:2], -1)
-    steps, features = longest(dataset.shape, length, spread, patch), images.shape[2]
-    lengths, labels = lengths_of(len(images), steps - 2 * spread, steps, law), dataset.labels
+    features = images.shape[2]
     if longer:
         more = lengths_of(len(images), steps + 1, steps + longer)
         lengths, labels = np.append(lengths, more), np.tile(labels, 2)
@@ -58,7 +63,8 @@ def as_sequences(
     out = np.zeros((len(images), steps + longer, features + 1), images.dtype)
     for n in range(lengths.min(), lengths.max() + 1):
         chosen = lengths == n
-        out[chosen, :n, :features] = resampled(images[chosen], n)
+        now = images[chosen]
+        out[chosen, :n, :features] = now[:, :n] if law == "natural" else resampled(now, n)
         out[chosen, :n, features] = 255 if images.dtype == np.uint8 else 1
     flat = out.reshape(len(images), -1)
     digest = hashlib.sha256(flat.data)
@@ -69,9 +75,13 @@ def as_sequences(
     )
 
 
-def longest(shape: tuple[int, int, int], length: int, spread: int, patch: int) -> int:
+def longest(
+    shape: tuple[int, int, int], length: int, spread: int, patch: int, law: str = "even"
+) -> int:
     """T of the sequences that images [H, W, C] become."""
     height, width, _ = shape
+    if law == "natural":
+        return width
     own = height * width // patch**2 if patch else height
     return (length or own) + spread
 
@@ -82,6 +92,17 @@ def patches(dataset: Dataset, side: int) -> np.ndarray:
     rows, columns = height // side, width // side
     tiles = dataset.images.reshape(-1, rows, side, columns, side, channels)
     return tiles.swapaxes(2, 3).reshape(-1, rows * columns, side, side, channels)
+
+
+def columns(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of images [N, H, W, C] from the first that is not blank on, [N, W, H, C], and how
+    many they are to the last that is not, int32 [N]; 1 of a blank image."""
+    images = images.swapaxes(1, 2)
+    width, is_drawn = images.shape[1], images.any((2, 3))
+    first, behind = is_drawn.argmax(1), width - is_drawn[:, ::-1].argmax(1)
+    own = np.minimum(first[:, None] + np.arange(width), width - 1)
+    lengths = np.where(is_drawn.any(1), behind - first, 1)
+    return np.take_along_axis(images, own[:, :, None, None], 1), lengths.astype(np.int32)
 
 
 def resampled(images: np.ndarray, steps: int) -> np.ndarray:

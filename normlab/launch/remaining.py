@@ -46,7 +46,7 @@ def guessed_seconds(config: Config) -> float:
     calls = len(shapes) * (steps + points * scored / config["eval.batch"])
     if model.has_time:
         kind = (config["data.length"], config["data.length_spread"], config["data.patch"])
-        length = longest(data.shape, *kind)
+        length = longest(data.shape, *kind, config["data.length_law"])
         operations, calls = operations * length, calls * length
     factor = NORMED if config["norm.name"] != "none" else 1.0
     factor *= PROBED if config["eval.probes"] else 1.0

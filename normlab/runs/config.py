@@ -95,7 +95,8 @@ def _unused(config: Config, row: Norm) -> list[str]:
     if model.has_time and row.over and not row.is_per_sample:
         taken["norm"] += ("time", "masked", *(("least",) if "cell" in model.options else ()))
     unused = [] if model.has_time else ["data.length", "data.length_spread", "data.patch"]
-    unused += [] if model.has_time and config["data.length_spread"] else ["data.length_law"]
+    has_law = config["data.length_spread"] or config["data.length_law"] == "natural"
+    unused += [] if model.has_time and has_law else ["data.length_law"]
     unused += [] if "cell" in model.options else ["eval.long"]
     unused += [] if "scale" in row.parameters else ["init.norm_scale"]
     for name in SETTINGS:

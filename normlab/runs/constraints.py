@@ -73,6 +73,8 @@ def _kind(config: Config) -> Iterator[str]:
     for setting in ("data.length", "data.length_spread", "data.patch", "eval.long"):
         if kind != "images" and config[setting]:
             yield f"{setting} = {config[setting]}: {name} has lengths of its own; use 0"
+    if kind != "images" and config["data.length_law"] == "natural":
+        yield f"data.length_law = 'natural' takes columns of images, {name} is {kind}; use even"
     if kind == "text" and config["data.label_noise"]:
         yield (
             f"data.label_noise = {config['data.label_noise']}: the labels of {name} are its next "
@@ -105,7 +107,13 @@ def _sequence(config: Config) -> Iterator[str]:
                 f"data.patch = {patch} and {setting} = {config[setting]}: only rows can be "
                 "resampled to a length; set one of them to 0"
             )
-    if spread and spread >= length:
+    for setting in ("data.length", "data.length_spread", "data.patch", "eval.long"):
+        if config["data.length_law"] == "natural" and config[setting]:
+            yield (
+                f"{setting} = {config[setting]} with data.length_law = 'natural': the columns of "
+                "an image have a length of their own; use 0"
+            )
+    if spread and spread >= length and config["data.length_law"] != "natural":
         yield (
             f"data.length_spread = {spread} leaves nothing of sequences of data.length = {length}; "
             f"use at most {max(length - 1, 0)}"

@@ -48,8 +48,9 @@ SETTINGS: dict[str, Setting] = {
     "data.length_law": Setting(
         "even",
         "static",
-        "how often each length occurs: all equally (even), or in proportion to its inverse (log)",
-        choices=("even", "log"),
+        "how often each length occurs: all equally (even), or in proportion to its inverse (log); "
+        "natural: the steps are the columns of an image without its blank borders",
+        choices=("even", "log", "natural"),
     ),
     "data.patch": Setting(
         0,
