@@ -95,8 +95,8 @@ def patches(dataset: Dataset, side: int) -> np.ndarray:
 
 
 def columns(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The columns of images [N, H, W, C] from the first that is not blank on, [N, W, H, C], and how
-    many they are to the last that is not, int32 [N]; 1 of a blank image."""
+    """The columns of images [N, H, W, C], [N, W, H, C]; the first that is not blank comes first.
+    And the number of those up to the last that is not blank, int32 [N]; of a blank image 1."""
     images = images.swapaxes(1, 2)
     width, is_drawn = images.shape[1], images.any((2, 3))
     first, behind = is_drawn.argmax(1), width - is_drawn[:, ::-1].argmax(1)
