@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import math
 import os
 import shlex
@@ -10,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import normlab
-from normlab.data import DataError
+from normlab.data import DataError, add_data, outside_data
 from normlab.launch.surroundings import STOPS, heed, prepare_process
 from normlab.lookup import local_path
 from normlab.norms.outside import add_norms
@@ -131,19 +133,14 @@ def define_norms() -> None:
     define_paths("norms", "Files with norms of your own, see docs/your_own_norm.md.")
 
 
-def load_norms() -> list[str]:
-    """Add the norms of --norms to the table and return their names; raises ConfigError.
-
-    Only here does a command line run a file that may import jax, which takes a second. A helper
-    process would take as long, and its answer would have to be checked again. The file is loaded
-    on the CPU: an array that it makes must not take memory of an accelerator from the workers.
-    """
+@contextlib.contextmanager
+def without_accelerator() -> Iterator[None]:
+    """Run code from outside on the CPU: an array that it makes must not take memory of an
+    accelerator from the workers."""
     platforms = os.environ.get("JAX_PLATFORMS")
     os.environ["JAX_PLATFORMS"] = "cpu"
     try:
-        return add_norms(FLAGS.norms)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+        yield
     finally:
         if platforms is None:
             del os.environ["JAX_PLATFORMS"]
@@ -151,9 +148,43 @@ def load_norms() -> list[str]:
             os.environ["JAX_PLATFORMS"] = platforms
 
 
+def load_norms() -> list[str]:
+    """Add the norms of --norms to the table and return their names; raises ConfigError.
+
+    Only here does a command line run a file that may import jax, which takes a second. A helper
+    process would take as long, and its answer would have to be checked again.
+    """
+    try:
+        with without_accelerator():
+            return add_norms(FLAGS.norms)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def define_data() -> None:
+    """Define `--data=FILE`."""
+    text = "A data set of your own, in place of data.name: see docs/your_own_data.md."
+    define_path("data", None, text)
+
+
+@functools.cache
+def given_data() -> Config:
+    """Add the data set of --data to the table, print what it is, and return the setting that
+    chooses it; {} without --data. Raises DataError, and UsageError where two data sets are named.
+    """
+    if "data" not in FLAGS or not FLAGS.data:
+        return {}
+    if "config" in FLAGS and "data.name" in config_flags.get_override_values(FLAGS["config"]):
+        raise UsageError("--data and --config.data.name name two data sets; leave one of them out")
+    with without_accelerator():
+        name = add_data(FLAGS.data)
+    print(outside_data()[name].line(name), flush=True)
+    return {"data.name": name}
+
+
 def overrides() -> Config:
-    """Return the settings that were given on the command line."""
-    return dict(config_flags.get_override_values(FLAGS["config"]))
+    """Return the settings that were given on the command line, that of --data included."""
+    return dict(config_flags.get_override_values(FLAGS["config"])) | given_data()
 
 
 def config_from_flags() -> Config:
@@ -161,10 +192,11 @@ def config_from_flags() -> Config:
     if FLAGS["config"].value is None and not FLAGS["config"].present:
         raise ConfigError("no configuration; give one with --config=configs/digits_mlp.py")
     try:
-        return flatten(FLAGS.config.to_dict())
+        config = flatten(FLAGS.config.to_dict())
     except Exception as error:  # the file is Python: it can raise anything
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"the configuration file cannot be loaded ({reason})") from error
+    return config | given_data()
 
 
 def find_config(argv: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 Examples:
   python scripts/list.py norms
   python scripts/list.py norms --norms=docs/examples/my_norm.py         # with one of your own
+  python scripts/list.py data --data=my_data.npz                        # with data of your own
   python scripts/list.py studies
   python scripts/list.py settings          # each with its default, its values and its reason
 """
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not
 from absl import flags
 
 from normlab import cli
-from normlab.data import DATASETS, DataUnavailable, check
+from normlab.data import DATASETS, DataUnavailable, OutsideData, check
 from normlab.diagnostics.names import NAMES
 from normlab.layers.table import KERNELS
 from normlab.models.table import MODELS
@@ -32,6 +33,7 @@ from normlab.studies.study import load_study, study_names
 flags.DEFINE_bool("markdown", False, "norms: print docs/norms.md.")
 cli.define_data_dir()
 cli.define_norms()
+cli.define_data()
 FLAGS = flags.FLAGS
 
 Rows = list[Sequence[str]]
@@ -112,7 +114,7 @@ def data_rows() -> Rows:
 def state(name: str) -> str:
     """Return built in, prepared or not prepared."""
     if not DATASETS[name].prepared:
-        return "built in"
+        return "read from its file" if isinstance(DATASETS[name], OutsideData) else "built in"
     try:
         check(name, FLAGS.data_dir)
     except DataUnavailable:
@@ -213,6 +215,7 @@ def main(words: list[str]) -> int:
         given = f"{' '.join(words)!r} is no list" if words else "no list named"
         raise cli.UsageError(f"{given}; use python scripts/list.py {'|'.join(LISTS)}")
     cli.load_norms()
+    cli.given_data()
     is_page = FLAGS.markdown and words[0] == "norms"
     head, *rows = LISTS[words[0]]()
     print(norms_page() if is_page else Table("", head, rows).to_text() + "\n", end="")

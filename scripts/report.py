@@ -51,6 +51,7 @@ def chosen(store: Store) -> list[tuple[Study, str]]:
 def main() -> int:
     store = Store(FLAGS.results)
     store.check()
+    store.recall_data()
     wanted = chosen(store)
     records = Records(store)
     if not records:

@@ -71,6 +71,7 @@ flags.DEFINE_bool("dry_run", False, "Print the plan and stop.")
 cli.define_results()
 cli.define_data_dir()
 cli.define_norms()
+cli.define_data()
 cli.define_overrides()
 FLAGS = flags.FLAGS
 

@@ -9,6 +9,7 @@ Examples:
   python scripts/train.py --config=configs/digits_mlp.py --profile_trace=trace   # where time goes
   python scripts/train.py --config=configs/digits_mlp.py --norms=docs/examples/my_norm.py \
       --config.norm.name=my_norm                                       # a norm of your own
+  python scripts/train.py --config=configs/digits_mlp.py --data=my_data.csv    # data of your own
 
 --config.a.b=v overrides any setting; scripts/list.py settings has all of them with their reasons.
 The run is in results/runs/<id>/, where <id> is the hash of its settings. A finished run is shown
@@ -54,6 +55,7 @@ cli.define_path("profile_trace", None, "Directory for a profile of a few trainin
 cli.define_results()
 cli.define_data_dir()
 cli.define_norms()
+cli.define_data()
 cli.define_config_file()
 FLAGS = flags.FLAGS
 COLUMNS = ("train_loss", "loss", "accuracy", "running_loss", "running_accuracy")
@@ -162,8 +164,10 @@ def print_result(store: Store, record: Record) -> None:
 
 def main() -> int:
     cli.load_norms()
+    store = Store(FLAGS.results)
+    store.recall_data()
     config, notes = resolve(cli.config_from_flags(), FLAGS.data_dir)
-    name, store = run_id(config), Store(FLAGS.results)
+    name = run_id(config)
     for note in notes:
         print(f"note: {note}")
     if FLAGS.dry_run:

@@ -7,6 +7,7 @@
 
 from normlab.data.build import prepare
 from normlab.data.dataset import Dataset, check, load
+from normlab.data.outside import OutsideData, add_data, outside_data
 from normlab.data.prepared import data_root
 from normlab.data.sequences import as_sequences, longest
 from normlab.data.split import Split
@@ -23,13 +24,16 @@ __all__ = [
     "DataError",
     "DataUnavailable",
     "Dataset",
+    "OutsideData",
     "Row",
     "Split",
     "UnknownDataset",
+    "add_data",
     "as_sequences",
     "check",
     "data_root",
     "load",
     "longest",
+    "outside_data",
     "prepare",
 ]

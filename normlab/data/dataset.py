@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 
 from normlab.data.digits import read_digits
+from normlab.data.outside import OutsideData, check_outside, read_outside
 from normlab.data.prepared import check_prepared, read_prepared
 from normlab.data.split import Split, split_rows
 from normlab.data.synthetic import make_synthetic
@@ -54,6 +55,8 @@ def check(name: str, data_dir: str | None = None) -> None:
     row = row_of(name)
     if row.prepared:
         check_prepared(name, row, data_dir)
+    if isinstance(row, OutsideData):
+        check_outside(name, row)
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
@@ -65,6 +68,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     row = row_of(name)
     if row.prepared:
         images, labels = read_prepared(name, row, data_dir)
+    elif isinstance(row, OutsideData):
+        images, labels = read_outside(name, row)
     else:
         images, labels = BUILT_IN[name]()
     digest = hashlib.sha256(images.data)

@@ -22,9 +22,9 @@ class DataUnavailable(DataError):
 class Row:
     """Facts about one data set.
 
-    kind: images of `shape` (H, W, C); sequences of their own lengths, shape (T, D + 1, 1), as those
-        that as_sequences makes of images; or text, windows of T tokens of `classes`, shape
-        (T, 1, 1), to be predicted from those before them.
+    kind: images of `shape` (H, W, C); features, shape (1, 1, D); sequences of their own lengths,
+        shape (T, D + 1, 1), as those that as_sequences makes of images; or text, windows of T
+        tokens of `classes`, shape (T, 1, 1), to be predicted from those before them.
     train, validation, test: sizes in examples.
     prepared: the data set must be prepared once on this machine; the others come with libraries.
     official_test: the test split is given, and train and validation do not depend on the seed;
@@ -45,7 +45,7 @@ class Row:
     prepared: bool = False
     official_test: bool = False
     official_validation: bool = False
-    kind: Literal["images", "sequences", "text"] = "images"
+    kind: Literal["images", "features", "sequences", "text"] = "images"
     folder: str = ""
     originals: str = ""
 

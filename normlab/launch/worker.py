@@ -218,6 +218,7 @@ def main() -> None:
             worker.emit("warning", message=f"{doubt}; NORMLAB_CACHE=DIR names another place")
         jax.devices()  # fails where JAX_PLATFORMS names what is not there
         add_norms(options["norms"], [Path(file).stem for file in options["norms"]])
+        store.recall_data()
     except Exception as error:
         worker.emit("unfit", message=unfit(error))
         sys.exit(1)

@@ -273,6 +273,7 @@ MODELS: dict[str, Model] = {
         shapes=mlp_shapes,
         is_convolutional=False,
         options=("widths", "depth", "act", "placement", "shortcut"),
+        kinds=("images", "features"),
     ),
     "cnn": Model(
         title="3x3 conv - norm - activation, a 2x2 max pool between stages, global mean",

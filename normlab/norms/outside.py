@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from normlab.lookup import run_file
 from normlab.norms.table import NORMS, Norm
 from normlab.settings import SETTINGS
 
@@ -104,7 +103,7 @@ def read_norms(file: str, sha256: str = "") -> dict[str, OutsideNorm]:
     if sha256 and digest != sha256:
         raise ValueError(f"norm file {file!r} is not what it was: its sha256 is now {digest}")
     try:
-        found = _run(file, content, f"norms_{digest[:16]}").get("NORMS")
+        found = run_file(file, content, f"norms_{digest[:16]}").get("NORMS")
         code = content.decode()
     except (Exception, SystemExit) as error:  # an external file: anything can be wrong
         told = f"{type(error).__name__}: {error}"
@@ -121,14 +120,6 @@ def read_norms(file: str, sha256: str = "") -> dict[str, OutsideNorm]:
         name: OutsideNorm(**vars(row), file=place, sha256=digest, code=code)
         for name, row in found.items()
     }
-
-
-def _run(file: str, content: bytes, name: str) -> dict[str, Any]:
-    """Run a file as the module `name`, which dataclasses look up among those that are loaded."""
-    module = sys.modules[name] = ModuleType(name)
-    module.__file__ = file
-    exec(compile(content, file, "exec"), vars(module))
-    return vars(module)
 
 
 def _check(name: str, row: OutsideNorm) -> None:

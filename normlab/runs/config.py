@@ -7,7 +7,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from normlab.data import DATASETS, check
+from normlab.data import DATASETS, OutsideData, UnknownDataset, check
 from normlab.layers.table import find_kernel
 from normlab.models.table import MODELS
 from normlab.norms.outside import OutsideNorm
@@ -44,6 +44,7 @@ def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True
     except ValueError as error:  # DataError is one
         is_known = full["norm.name"] in NORMS
         hint = "" if is_known else "; one of your own needs --norms=FILE"
+        hint = "; one of your own needs --data=FILE" if isinstance(error, UnknownDataset) else hint
         raise ConfigError(f"{error}{hint}") from error
     if full["model.name"] not in MODELS:
         raise ConfigError(f"unknown model {full['model.name']!r} (models: {', '.join(MODELS)})")
@@ -135,7 +136,9 @@ def identity(config: Config) -> Config:
         for name, value in config.items()
         if SETTINGS[name].kind != "execution" and value != SETTINGS[name].identity_default
     }
-    version = find_norm(config["norm.name"]).version
+    version, data = find_norm(config["norm.name"]).version, DATASETS[config["data.name"]]
+    if isinstance(data, OutsideData):
+        kept["data.name"] = data.sha256  # the name of the file is no part of the run
     return kept | ({"norm.version": version} if version > 1 else {}) | outside_file(config)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from normlab.data.outside import read_outside
 from normlab.runs import files
 from normlab.runs.checkpoints import POPULATION, PopulationFolder
 from normlab.runs.errors import BadResultsDirectory, Damaged, NoCheckpoint
@@ -62,6 +63,11 @@ def _read_json(_: Store, path: Path) -> None:
 
 def _read_norm(store: Store, path: Path) -> None:
     store.read_norm(path)
+
+
+def _read_data(store: Store, path: Path) -> None:
+    """Read the examples too, and compare them with the hash of their row."""
+    read_outside(path.stem, store.read_data(path))
 
 
 def _read_code(_: Store, path: Path) -> None:
@@ -123,6 +129,7 @@ READERS: dict[str, Callable[[Store, Path], Iterator[Finding] | None]] = {
     "*.json": _read_json,
     "studies/*.json": _read_json,
     "bench/*.json": _read_json,
+    "data/*.json": _read_data,
     "norms/*.json": _read_norm,
     "norms/*.py": _read_code,
     "populations/*/manifest.json": _read_json,
