@@ -19,15 +19,17 @@ Cost: quick: about 75 minutes on 2 cores under other work; standard: not measure
 from dataclasses import replace
 from typing import Any
 
+from normlab.data import DATASETS
 from normlab.settings import Config
 from normlab.studies.protocols import ADAM_WINDOW, WINDOW, Edges, Tuning
 from normlab.studies.ranking import ERROR, SPEED, TOLERANCE, Ranking
 from normlab.studies.setup import FIRST_SEED, OFTEN, Setup, all_norms
-from normlab.studies.study import study
+from normlab.studies.study import Study, study
 
 FIXED = {"train.eval_every": 100, "optim.schedule": "cosine"}
 SPED = Tuning(metric="steps", seeds=(1000, 1001, 1002))
 HALVES = tuple(e / 2 for e in range(-4, 2))
+GRID = Tuning((-2.0, -1.5, -1.0, -0.5, 0.0), seeds=(1000, 1001))
 PURPOSES = {"steps": SPEED, "rate": TOLERANCE, "error": ERROR, "small": ERROR}
 
 
@@ -142,6 +144,34 @@ SESOI = {
     "error": {"quick": 1.0, "standard": 0.5},
     "small": {"quick": 1.0, "standard": 0.5},
 }
+
+
+def on_data(name: str) -> Study:
+    """Return the study on data of your own: the test error alone, with batches of 64 and of 4."""
+    row, own = DATASETS[name], []
+    side, base, title = min(row.shape[:2]), "digits_mlp", "MLP 3x100"
+    settings = {"data.name": name, "optim.schedule": "cosine"}
+    if side >= 4:  # images that are left after two pools
+        base, title = "digits_cnn", "ReLU CNN 16-32-64"
+        settings["model.stride"] = 1 if side < 16 else 2 if side < 64 else 4
+    large = min(64, 2 ** (row.train.bit_length() - 1))
+    for purpose, steps, batch in (("error", 300, large), ("small", 1200, 4)):
+        length = {"train.steps": steps, "train.eval_every": steps // 3, "data.batch": batch}
+        arms = all_norms(base, settings | length)
+        setup = Setup(f"which-own-{purpose}", title, base, arms, GRID, settings | length)
+        own.append(setup)
+    return replace(
+        STUDY,
+        fair_test="Every scheme that can run in the network is an arm with its own learning rate. "
+        "All share split, data order and, as far as they have the same parameters, initial "
+        "weights.",
+        cost="digits and smaller data: minutes on 2 cores",
+        setups={"quick": tuple(own)},
+        rankings=tuple(Ranking(ERROR, setup.name, 1.0) for setup in own),
+        on_data=None,
+    )
+
+
 STUDY = study(
     __doc__,
     "which_norm",
@@ -160,4 +190,5 @@ STUDY = study(
         *(Ranking(ERROR, setup.name, SESOI["error"]) for setup in TIME),
         Ranking(ERROR, AGAIN.name, SESOI["small"]),
     ),
+    on_data=on_data,
 )

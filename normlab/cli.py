@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import math
@@ -12,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 import normlab
 from normlab.data import DataError, add_data, outside_data
-from normlab.launch.surroundings import STOPS, heed, prepare_process
+from normlab.launch.surroundings import STOPS, heed, prepare_process, without_accelerator
 from normlab.lookup import local_path
 from normlab.norms.outside import add_norms
 from normlab.runs.errors import ConfigError, LabError, Preempted, StorageError
@@ -131,21 +130,6 @@ def complete(config: Any) -> Any:
 def define_norms() -> None:
     """Define `--norms=FILE,...`."""
     define_paths("norms", "Files with norms of your own, see docs/your_own_norm.md.")
-
-
-@contextlib.contextmanager
-def without_accelerator() -> Iterator[None]:
-    """Run code from outside on the CPU: an array that it makes must not take memory of an
-    accelerator from the workers."""
-    platforms = os.environ.get("JAX_PLATFORMS")
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    try:
-        yield
-    finally:
-        if platforms is None:
-            del os.environ["JAX_PLATFORMS"]
-        else:
-            os.environ["JAX_PLATFORMS"] = platforms
 
 
 def load_norms() -> list[str]:

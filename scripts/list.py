@@ -3,7 +3,7 @@
 Examples:
   python scripts/list.py norms
   python scripts/list.py norms --norms=docs/examples/my_norm.py         # with one of your own
-  python scripts/list.py data --data=my_data.npz                        # with data of your own
+  python scripts/list.py data --data=docs/examples/my_data.py       # with data of your own
   python scripts/list.py studies
   python scripts/list.py settings          # each with its default, its values and its reason
 """

@@ -24,6 +24,7 @@ from normlab.launch.sweep import started_studies
 from normlab.report.model import StudyReport, collect
 from normlab.report.terminal import headline
 from normlab.runs.errors import ConfigError, StorageError
+from normlab.runs.kept_data import recall_data
 from normlab.runs.store import Records, Store
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import PROFILES, Study, load_studies
@@ -51,7 +52,7 @@ def chosen(store: Store) -> list[tuple[Study, str]]:
 def main() -> int:
     store = Store(FLAGS.results)
     store.check()
-    store.recall_data()
+    recall_data(store.root)
     wanted = chosen(store)
     records = Records(store)
     if not records:

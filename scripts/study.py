@@ -10,9 +10,11 @@ Examples:
   python scripts/study.py --study=all --dry_run                        # say what would run
   python scripts/study.py --study=convergence --norms=docs/examples/my_norm.py \
       --arms=none,batch,my_norm                                        # with a norm of your own
+  python scripts/study.py --study=which_norm --data=docs/examples/my_data.py   # on your own data
 
 --config.a.b=v overrides any setting that the study does not vary; scripts/list.py settings has all.
 Norms of --norms join each setup that they can run in as screening arms, on a page of their own.
+With --data every setup that can run on your data set does, on a page of its own.
 Finished runs are never repeated. A second call continues what was stopped, trains what is missing
 and reports. Several commands may work on one --results at the same time.
 
@@ -46,6 +48,7 @@ from normlab.launch.progress import clock
 from normlab.launch.sweep import Job, started_studies
 from normlab.report.claims import claim_order
 from normlab.runs.errors import ConfigError
+from normlab.runs.kept_data import recall_data
 from normlab.runs.store import Store
 from normlab.studies.decisions import decide
 from normlab.studies.looks import StudyRuns
@@ -137,16 +140,26 @@ def print_plan(job: Job) -> None:
     )
 
 
-def main() -> int:
-    began = time.monotonic()
-    studies = chosen_studies()
-    store = Store(FLAGS.results)
-    store.check()
+def print_left_out(studies: Sequence[Study]) -> None:
+    """Print which norms and which data of yours cannot run where."""
     for study in studies:
+        names = {setup.name for setup in study.setups[FLAGS.profile]}
+        for setup in (study.planned or study).setups[FLAGS.profile] if cli.given_data() else ():
+            if setup.name not in names and not (study.planned or study).on_data:
+                print(f"note: {setup.name} cannot run on {FLAGS.data}")
         for setup in study.setups[FLAGS.profile]:
             for norm in study.norms:
                 if not setup.arm(norm):
                     print(f"note: {norm} cannot run in {setup.name}")
+
+
+def main() -> int:
+    began = time.monotonic()
+    store = Store(FLAGS.results)
+    store.check()
+    recall_data(store.root)
+    studies = chosen_studies()
+    print_left_out(studies)
     options = {"data_dir": FLAGS.data_dir, "setups": FLAGS.setups, "warn": cli.warn}
     options |= {"only": cli.parse_settings(FLAGS.only), "on_settled": print_settled}
     job = Job(studies, FLAGS.profile, store, **options)

@@ -9,7 +9,7 @@ Examples:
   python scripts/train.py --config=configs/digits_mlp.py --profile_trace=trace   # where time goes
   python scripts/train.py --config=configs/digits_mlp.py --norms=docs/examples/my_norm.py \
       --config.norm.name=my_norm                                       # a norm of your own
-  python scripts/train.py --config=configs/digits_mlp.py --data=my_data.csv    # data of your own
+  python scripts/train.py --config=configs/digits_mlp.py --data=docs/examples/my_data.py
 
 --config.a.b=v overrides any setting; scripts/list.py settings has all of them with their reasons.
 The run is in results/runs/<id>/, where <id> is the hash of its settings. A finished run is shown
@@ -45,6 +45,7 @@ from normlab.launch.supervisor import Supervisor, WorkerProcess
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError, InUse
+from normlab.runs.kept_data import recall_data
 from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.settings import Config
@@ -165,7 +166,7 @@ def print_result(store: Store, record: Record) -> None:
 def main() -> int:
     cli.load_norms()
     store = Store(FLAGS.results)
-    store.recall_data()
+    recall_data(store.root)
     config, notes = resolve(cli.config_from_flags(), FLAGS.data_dir)
     name = run_id(config)
     for note in notes:

@@ -18,6 +18,7 @@ from normlab.data import DATASETS, OutsideData, add_data
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError
 from normlab.runs.fsck import DAMAGE, examine
+from normlab.runs.kept_data import recall_data
 from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.studies.metrics import is_failed
@@ -317,7 +318,7 @@ def test_kept_examples_give_the_same_data_without_the_file(tmp_path):
         name, found = row(npz(tmp_path / "mine.npz", **arrays))
         before, store = data.load(name), Store(tmp_path / "results").open()
         del DATASETS[name]
-        store.recall_data()
+        recall_data(store.root)
         after = data.load(name)
         assert after.sha256 == before.sha256 and np.array_equal(after.images, before.images)
         assert dataclasses.replace(found, kept=str(DATASETS[name].kept)) == DATASETS[name]
@@ -326,7 +327,7 @@ def test_kept_examples_give_the_same_data_without_the_file(tmp_path):
     assert not [f for f in examine(store.root) if f.kind in DAMAGE]
     np.savez(kept, x=IMAGES, y=LABELS[::-1])
     del DATASETS[name]
-    store.recall_data()
+    recall_data(store.root)
     with pytest.raises(data.DataError, match="is not what was kept; give --data=FILE again"):
         data.load(name)
     kept.unlink()

@@ -7,11 +7,12 @@ which would change numbers and figures. Text goes to any terminal.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import signal
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import TextIOWrapper
 from types import FrameType
 
@@ -95,3 +96,18 @@ def worker_environment(own: Mapping[str, str]) -> dict[str, str]:
     variables = os.environ | dict(own)
     entries = [str(ROOT), *variables.get("PYTHONPATH", "").split(os.pathsep)]
     return variables | {"PYTHONPATH": os.pathsep.join(filter(None, entries))}
+
+
+@contextlib.contextmanager
+def without_accelerator() -> Iterator[None]:
+    """Run code from outside on the CPU: an array that it makes must not take memory of an
+    accelerator from the workers."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    try:
+        yield
+    finally:
+        if platforms is None:
+            del os.environ["JAX_PLATFORMS"]
+        else:
+            os.environ["JAX_PLATFORMS"] = platforms

@@ -30,6 +30,7 @@ from normlab.lookup import local_path
 from normlab.norms.outside import add_norms
 from normlab.runs.checkpoints import population_id, unfinished
 from normlab.runs.errors import LabError, Preempted, StorageError
+from normlab.runs.kept_data import recall_data
 from normlab.runs.provenance import processor_name
 from normlab.runs.store import Store
 from normlab.settings import Config, from_json
@@ -218,7 +219,7 @@ def main() -> None:
             worker.emit("warning", message=f"{doubt}; NORMLAB_CACHE=DIR names another place")
         jax.devices()  # fails where JAX_PLATFORMS names what is not there
         add_norms(options["norms"], [Path(file).stem for file in options["norms"]])
-        store.recall_data()
+        recall_data(store.root)
     except Exception as error:
         worker.emit("unfit", message=unfit(error))
         sys.exit(1)

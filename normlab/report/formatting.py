@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
+from normlab.data import outside_data
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
 from normlab.settings import SETTINGS, defaults
@@ -68,6 +69,10 @@ def command(study: Study, profile: str) -> str:
     flags = [f"--study={study.file or study.name}", f"--profile={profile}"]
     flags += ["--norms=" + ",".join(files)] if files else []
     for change in filter(None, CHANGES.split(study.variant)):
-        is_setting = change.partition("=")[0] in SETTINGS
+        setting, _, value = change.partition("=")
+        is_setting, own_data = setting in SETTINGS, outside_data()
+        if setting == "data.name" and value in own_data:
+            flags.append(f"--data={own_data[value].file}")
+            continue
         flags.append(f"--config.{change}" if is_setting else f"--{change}")
     return shlex.join(["python", "scripts/study.py", *flags])

@@ -136,7 +136,7 @@ def identity(config: Config) -> Config:
         for name, value in config.items()
         if SETTINGS[name].kind != "execution" and value != SETTINGS[name].identity_default
     }
-    version, data = find_norm(config["norm.name"]).version, DATASETS[config["data.name"]]
+    version, data = find_norm(config["norm.name"]).version, DATASETS.get(config["data.name"])
     if isinstance(data, OutsideData):
         kept["data.name"] = data.sha256  # the name of the file is no part of the run
     return kept | ({"norm.version": version} if version > 1 else {}) | outside_file(config)

@@ -16,6 +16,7 @@ from normlab.data.outside import read_outside
 from normlab.runs import files
 from normlab.runs.checkpoints import POPULATION, PopulationFolder
 from normlab.runs.errors import BadResultsDirectory, Damaged, NoCheckpoint
+from normlab.runs.kept_data import read_data
 from normlab.runs.store import Store
 
 DAMAGE = ("damaged", "lost")
@@ -65,9 +66,9 @@ def _read_norm(store: Store, path: Path) -> None:
     store.read_norm(path)
 
 
-def _read_data(store: Store, path: Path) -> None:
+def _read_data(_: Store, path: Path) -> None:
     """Read the examples too, and compare them with the hash of their row."""
-    read_outside(path.stem, store.read_data(path))
+    read_outside(path.stem, read_data(path))
 
 
 def _read_code(_: Store, path: Path) -> None:

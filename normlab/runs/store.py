@@ -3,7 +3,7 @@
     results/runs/<run id>/   result.json (the only done marker), curve.jsonl, failure.json, .lock
     results/populations/<id>/   which runs train together, and checkpoints: runs/checkpoints.py
     results/norms/<name>.json, <sha256>.py   norms from outside: the row as last used, its file
-    results/data/<name>.json, <name>.npz   data of your own: the row, its examples
+    results/data/<name>.json, <name>.npz   data of your own: kept_data.py
 
 All JSON but the lines of curve.jsonl ends with its own checksum; a result holds that of its curve.
 """
@@ -19,11 +19,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normlab.data import DATASETS, OutsideData, outside_data
 from normlab.norms.outside import OutsideNorm, outside_norms
 from normlab.norms.table import NORMS
 from normlab.runs import files
 from normlab.runs.errors import BadResultsDirectory, Damaged, StorageError
+from normlab.runs.kept_data import keep_data
 from normlab.runs.provenance import is_commit_lost, missing_facts
 from normlab.runs.record import Record, record_of
 
@@ -46,7 +46,7 @@ class Store:
                 "give another one with --results=DIR"
             ) from error
         self._keep_norms()
-        self._keep_data()
+        keep_data(self.root)
         return self
 
     def _keep_norms(self) -> None:
@@ -80,31 +80,6 @@ class Store:
         for path in sorted((self.root / "norms").glob("*.json")):
             if path.stem not in NORMS:
                 NORMS[path.stem] = self.read_norm(path)
-
-    def _keep_data(self) -> None:
-        """Keep the data sets that were read from files of yours: workers load the kept examples,
-        and later commands need no file."""
-        for name, row in outside_data().items():
-            if row.arrays:
-                folder = files.make_folder(self.root, "data")
-                files.write_atomic(folder / f"{name}.npz", row.kept_bytes())
-                files.write_json(folder / f"{name}.json", row.facts() | {"name": name})
-
-    def read_data(self, path: Path) -> OutsideData:
-        """Return the kept row of a data set, which says where its examples are; raises Damaged."""
-        facts = files.read_json(path)
-        try:
-            if facts.pop("name") != path.stem:
-                raise ValueError("it is of another data set")
-            return OutsideData.from_facts(facts, str(path.with_suffix(".npz")))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Damaged(path, str(error)) from error
-
-    def recall_data(self) -> None:
-        """Add the kept data sets to the table where their names are free; raises StorageError."""
-        for path in sorted((self.root / "data").glob("*.json")):
-            if path.stem not in DATASETS:
-                DATASETS[path.stem] = self.read_data(path)
 
     def check(self) -> None:
         """Raise BadResultsDirectory, writing nothing, where the directory cannot be used."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from normlab.data import outside_data
 from normlab.norms.table import NORMS, meant_by
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
@@ -62,6 +63,8 @@ class Study:
     """Whether it is expensive: --study=all leaves it out."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks whose record in results/bench its claims read."""
+    on_data: Callable[[str], Study] | None = None
+    """Returns a study of the same question on a data set of your own, by its name."""
     file: str = ""
     """What --study=... takes for it: its name in experiments/, else its path."""
     variant: str = ""
@@ -165,7 +168,9 @@ def adapt(
 ) -> Study:
     """Return the study with settings overridden, other arms, other seeds, and `norms` as further
     arms; raises ConfigError. Schemes among `arms` join the profiles without them, as `norms` do."""
-    overrides, planned, varied = overrides or {}, study.planned or study, varied_settings(study)
+    overrides, planned = overrides or {}, study.planned or study
+    study = on_own_data(study, overrides)
+    varied = varied_settings(study)
     for name, value in overrides.items():
         if name not in SETTINGS:
             raise ConfigError(f"unknown setting {name!r}{nearest_setting(name)}")
@@ -209,6 +214,37 @@ def adapt(
     return replace(study, setups=with_arms)
 
 
+def on_own_data(study: Study, overrides: Config) -> Study:
+    """Return the study on a data set of your own, where the overrides name one.
+
+    It is what the study has for such data, or else the arms that can run there. Raises ConfigError
+    where none can."""
+    if "data.name" not in overrides or overrides["data.name"] not in outside_data():
+        return study
+    if study.on_data:
+        return replace(study.on_data(overrides["data.name"]), file=study.file)
+    refused: list[ConfigError] = []
+
+    def able(setup: Setup) -> Setup:
+        errors = {arm.name: refusal(setup, arm, overrides) for arm in setup.arms}
+        refused.extend(filter(None, errors.values()))
+        return replace(setup, arms=tuple(arm for arm in setup.arms if not errors[arm.name]))
+
+    study = study.changed(able)
+    if refused and not any(setup.arms for setup in study.all_setups):
+        raise refused[0]
+    return study
+
+
+def refusal(setup: Setup, arm: Arm, overrides: Config) -> ConfigError | None:
+    """Return why an arm cannot run with these settings; None where it can."""
+    try:
+        resolve(load_config(setup.base) | setup.settings | overrides | arm.settings, None, False)
+    except ConfigError as error:
+        return error
+    return None
+
+
 def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:
     """Return the study with each of `norms` as a screening arm of every setup that it can run in.
 
@@ -218,11 +254,9 @@ def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:
     joined: dict[str, None] = {}
 
     def join(setup: Setup, lacking: Sequence[Arm]) -> Setup:
-        base, arms = load_config(setup.base) | setup.settings | overrides, setup.arms
+        arms = setup.arms
         for arm in lacking:
-            try:
-                resolve(base | arm.settings, needs_data=False)
-            except ConfigError as error:
+            if error := refusal(setup, arm, overrides):
                 refused[arm.name] = error
             else:
                 arms += (arm,)
