@@ -150,7 +150,7 @@ def on_data(name: str) -> Study:
     """Return the study on data of your own: the test error alone, with batches of 64 and of 4."""
     row, own = DATASETS[name], []
     side, base, title = min(row.shape[:2]), "digits_mlp", "MLP 3x100"
-    settings = {"data.name": name, "optim.schedule": "cosine"}
+    settings: Config = {"data.name": name, "optim.schedule": "cosine"}
     if side >= 4:  # images that are left after two pools
         base, title = "digits_cnn", "ReLU CNN 16-32-64"
         settings["model.stride"] = 1 if side < 16 else 2 if side < 64 else 4

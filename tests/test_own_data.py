@@ -15,6 +15,7 @@ from workspace import ROOT, run_script
 
 from normlab import data
 from normlab.data import DATASETS, OutsideData, add_data
+from normlab.report.formatting import command
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError
 from normlab.runs.fsck import DAMAGE, examine
@@ -22,6 +23,8 @@ from normlab.runs.kept_data import recall_data
 from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.studies.metrics import is_failed
+from normlab.studies.setup import load_config
+from normlab.studies.study import Study, adapt, check_study, load_study
 
 RNG = np.random.default_rng(0)
 FEATURES, IMAGES = RNG.normal(size=(30, 4)), RNG.integers(0, 256, (30, 8, 6, 3))
@@ -321,8 +324,8 @@ def test_kept_examples_give_the_same_data_without_the_file(tmp_path):
         recall_data(store.root)
         after = data.load(name)
         assert after.sha256 == before.sha256 and np.array_equal(after.images, before.images)
-        assert dataclasses.replace(found, kept=str(DATASETS[name].kept)) == DATASETS[name]
         kept = store.root / "data" / f"{name}.npz"
+        assert dataclasses.replace(found, kept=str(kept)) == DATASETS[name]
         assert add_data(str(kept)) == name  # it is a file of yours too
     assert not [f for f in examine(store.root) if f.kind in DAMAGE]
     np.savez(kept, x=IMAGES, y=LABELS[::-1])
@@ -350,3 +353,67 @@ def test_a_run_is_trained_and_found_again_without_the_file(tmp_path):
     Path(file).unlink()
     again = run_script("train", *flags, f"--config.data.name={name}", cwd=tmp_path)
     assert again.returncode == 0 and f"run {result.parent.name} is finished" in again.stdout
+
+
+def on(study: str, name: str, **facts: Any) -> Study:
+    adapted = adapt(load_study(study), overrides={"data.name": name}, **facts)
+    check_study(adapted, "quick")
+    return adapted
+
+
+def test_which_norm_is_asked_in_short_on_your_data(tmp_path):
+    rng = np.random.default_rng(1)
+    wide, tiny = rng.integers(0, 256, (200, 20, 20)), rng.integers(0, 256, (200, 3, 3))
+    y = np.arange(200) % 4
+    for x, base, stride, batch in (
+        (FEATURES, "digits_mlp", 1, 16),
+        (tiny, "digits_mlp", 1, 64),
+        (IMAGES, "digits_cnn", 1, 16),
+        (wide, "digits_cnn", 2, 64),
+    ):
+        file = npz(tmp_path / "mine.npz", x=x, y=y if len(x) == 200 else LABELS)
+        study = on("which_norm", name := add_data(file))
+        assert {s.base for s in study.all_setups} == {base} and [*study.setups] == ["quick"]
+        for setup, size in zip(study.all_setups, (batch, 4), strict=True):
+            config = load_config(setup.base) | setup.settings
+            resolved = resolve(config | setup.arms[0].settings).config
+            assert (resolved["data.name"], resolved["data.batch"]) == (name, size)
+            assert resolved["model.stride"] == stride and name in setup.title
+            assert {"none", "batch", "layer", "group", "rms"} <= {arm.name for arm in setup.arms}
+        assert {r.setup for r in study.rankings} == {s.name for s in study.all_setups}
+        assert not study.is_planned and study.planned and study.planned.on_data
+        words = command(study, "quick").split()
+        assert words[2:] == ["--study=which_norm", "--profile=quick", f"--data={file}"]
+
+
+def test_a_study_leaves_out_what_cannot_run_on_your_data(tmp_path):
+    name = add_data(npz(tmp_path / "mine.npz", x=FEATURES.repeat(4, 0), y=LABELS.repeat(4)))
+    planned = load_study("convergence").setups["quick"]
+    kept = on("convergence", name).setups["quick"]
+    dense = [s.name for s in planned if load_config(s.base)["model.name"] == "mlp"]
+    assert [s.name for s in kept] == dense and 0 < len(kept) < len(planned)
+    few = add_data(npz(tmp_path / "few.npz", x=FEATURES, y=LABELS))
+    batches = {arm.name for s in on("batch_size", few).setups["quick"] for arm in s.arms}
+    every = {arm.name for s in load_study("batch_size").setups["quick"] for arm in s.arms}
+    assert batches and batches < every
+    with pytest.raises(ConfigError, match="model.name = '.*' takes images"):
+        on("sequences", name)
+
+
+def test_a_study_on_your_data_is_continued_without_the_file(tmp_path):
+    file = npz(tmp_path / "mine.npz", x=FEATURES + 5 * LABELS[:, None], y=LABELS)
+    flags = ["--study=which_norm", "--arms=none,batch", "--seeds=2", "--config.host.processes=1"]
+    flags += ["--config.train.steps=60", "--config.train.eval_every=60"]
+    flags += ["--setups=which-own-small"]
+    run = run_script("study", *flags, f"--data={file}", cwd=tmp_path)
+    assert run.returncode == 0 and run.stderr == "", run.stderr
+    name = run.stdout.partition(":")[0]
+    assert "test error, points" in run.stdout and " 0 runs trained" not in run.stdout
+    (page,) = (tmp_path / "results" / "report-exploratory").glob("*/index.html")
+    assert f"--data={file}" in page.read_text() and f"data.name={name}" in page.read_text()
+    Path(file).unlink()
+    again = run_script("study", *flags, f"--config.data.name={name}", cwd=tmp_path)
+    assert again.returncode == 0 and "0 runs trained" in again.stdout, again.stderr
+    data_flag = f"--data={ROOT / 'docs' / 'examples' / 'my_data.py'}"
+    plan = run_script("study", "--study=convergence", data_flag, "--dry_run", cwd=tmp_path)
+    assert plan.returncode == 0 and "note: convergence-cnn cannot run on " in plan.stdout

@@ -49,7 +49,8 @@ class OutsideData(Row):
     @classmethod
     def from_facts(cls, facts: dict[str, Any], kept: str) -> OutsideData:
         """A row of `facts()`; raises ValueError or TypeError where they are damaged."""
-        row = cls(**facts | {"shape": tuple(facts["shape"])}, kept=kept)
+        known: dict[str, Any] = facts | {"shape": tuple(facts["shape"]), "kept": kept}
+        row = cls(**known)
         sizes = (*row.shape, row.classes, row.train, row.validation, row.test)
         if any(type(size) is not int or not 0 < size <= MOST for size in sizes):
             raise ValueError(f"its sizes are {str(sizes):.80}")
@@ -73,13 +74,14 @@ class OutsideData(Row):
         """The examples as an .npz file, which `add_data` reads as the same data set."""
         if self.arrays is None:
             raise ValueError("the examples of a kept row are in its file")
-        arrays = dict(zip(WHOLE, self.arrays, strict=True))
+        arrays, names, cut = list(self.arrays), WHOLE, self.train + self.validation
         if self.official_test:
-            first = self.train + self.validation
-            cut = (a[part] for part in (slice(first), slice(first, None)) for a in self.arrays)
-            arrays = dict(zip(PARTS, cut, strict=True))
-        file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **arrays)
+            arrays, names = (
+                [a[part] for part in (slice(cut), slice(cut, None)) for a in arrays],
+                PARTS,
+            )
+        file, named = io.BytesIO(), dict(zip(names, arrays, strict=True))
+        np.savez(file, allow_pickle=False, **named)
         return file.getvalue()
 
 
@@ -123,9 +125,10 @@ def row_with(found: Examples, x: np.ndarray, y: np.ndarray, file: str) -> Outsid
     others = n - found.tests
     train = others * 4 // 5 if found.tests else n * 3 // 5
     test = found.tests or (n - train) // 2
-    sizes = {"train": train, "validation": n - train - test, "test": test}
-    if min(sizes.values()) < FEWEST:
-        raise DataError(f"{n} examples are too few: they would be split into {sizes}")
+    validation = n - train - test
+    if min(train, validation, test) < FEWEST:
+        sizes = f"{train} for training, {validation} for validation, {test} for the test"
+        raise DataError(f"{n} examples are too few: {sizes}; at least {FEWEST} are needed of each")
     if len(counts) < FEWEST or len(counts) > n / 2:
         problem = "give at least 2" if len(counts) < FEWEST else "these are no classes"
         raise DataError(f"its {n} labels have {len(counts)} different values; {problem}")
@@ -139,7 +142,9 @@ def row_with(found: Examples, x: np.ndarray, y: np.ndarray, file: str) -> Outsid
         title=f"{title}, {found.note}" if found.note else title,
         shape=shape,
         classes=len(counts),
-        **sizes,
+        train=train,
+        validation=validation,
+        test=test,
         source="your own",
         licence="your own",
         official_test=found.tests > 0,
