@@ -133,15 +133,17 @@ def start_libraries(
     return contenders
 
 
-def check_losses(network: str, losses: Mapping[str, Sequence[float]]) -> None:
+def check_losses(
+    network: str, losses: Mapping[str, Sequence[float]], agreement: float = AGREEMENT
+) -> None:
     """Raise Disagreement where a contender's losses are not those of the first one."""
     (reference, right), *others = losses.items()
     for name, found in others:
         for step, (a, b) in enumerate(zip(found, right, strict=True), 1):
-            if not abs(a - b) <= AGREEMENT * abs(b):
+            if not abs(a - b) <= agreement * abs(b):
                 raise Disagreement(
                     f"{network}: the loss of {name} at step {step} is {a:.6g}, that of {reference} "
-                    f"{b:.6g}; they may differ by {AGREEMENT:g} of it: not the same training"
+                    f"{b:.6g}; they may differ by {agreement:g} of it: not the same training"
                 )
 
 

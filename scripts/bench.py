@@ -9,6 +9,7 @@ Examples:
   python scripts/bench.py --suite=steps --write            # whole training steps, likewise
   python scripts/bench.py --suite=training --write         # populations and other libraries' loops
   python scripts/bench.py --suite=training --networks=mlp --populations=1,16 --against=flax,torch
+  python scripts/bench.py --suite=sequences --write        # recurrent networks, one thread each
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
   python scripts/bench.py --suite=keras_parity --write     # one network and Keras, 3 minutes
   python scripts/bench.py --suite=text_parity --write      # text and PyTorch, 5 minutes
@@ -45,6 +46,7 @@ SUITES = {
     "layers": ("layers", "benchmarks"),
     "steps": ("steps", "benchmarks"),
     "training": ("training", "benchmarks"),
+    "sequences": ("sequences", "benchmarks"),
     "study": ("study", "benchmarks"),
     "keras_parity": ("validation.keras_parity", "benchmarks"),
     "text_parity": ("validation.text_parity", "benchmarks"),
@@ -62,10 +64,10 @@ flags.DEFINE_list("schemes", [], "Only these schemes (study: arms).")
 flags.DEFINE_string("cases", "", "numerics: a part of the name of cases; stability: contrasts.")
 flags.DEFINE_list("sizes", [], "layers: only these shapes [N, ..., C], like 64x8x8x32.")
 flags.DEFINE_list("dtypes", [], "layers: only these, of float32, bfloat16 and float16.")
-flags.DEFINE_list("networks", [], "training: only these, of mlp, cnn8, cnn28 and resnet20.")
+flags.DEFINE_list("networks", [], "training, sequences: only these networks, like mlp.")
 flags.DEFINE_list("populations", [], "training: runs that train together, like 1,16.")
 flags.DEFINE_integer("share", 5, "study: the loops train one run in this many.", lower_bound=1)
-flags.DEFINE_integer("repeats", None, "Rounds; layers, steps: 15, training: 5, stability: 100.", 1)
+flags.DEFINE_integer("repeats", None, "Rounds; layers, steps: 15, sequences: 7, training: 5.", 1)
 cli.define_path("results", "results", "Directory of results; keras_parity, validation.")
 flags.DEFINE_bool("train", True, "stability: train the runs that are missing.")
 flags.DEFINE_bool("write", False, "Write the page in docs/ too.")

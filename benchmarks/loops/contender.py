@@ -28,9 +28,11 @@ class Contender:
         environment: Mapping[str, str],
         cores: Sequence[int | None] = (None,),
         unit: float = 1,
+        clock: str = "run",
     ):
-        self.log, self.unit = log, unit
-        """`unit`: what one of the things that `run` counts does: steps, or operations."""
+        self.log, self.unit, self.clock = log, unit, clock
+        """`unit`: what one of the things that `run` counts does: steps, or operations. `clock`: run
+        counts seconds, spend those of the processor."""
         worker = "benchmarks.loops.worker"
         self.processes = [
             start_worker(worker, {"core": core}, environment=environment, log=log) for core in cores
@@ -61,8 +63,8 @@ class Contender:
         self._ask("make", [(name, str(job), own) for own in options])
 
     def run(self, count: int) -> float:
-        """Return the seconds until the slowest process was done."""
-        return max(self.ask("run", count))
+        """Return the seconds of the slowest process."""
+        return max(self.ask(self.clock, count))
 
     def finish(self) -> None:
         """Let the processes end by themselves, and wait for that."""
@@ -79,11 +81,12 @@ class Contender:
 class Workspace(ExitStack):
     """The files of contenders and their processes. Leaving it ends and removes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, cores: Sequence[int | None] = (None,), clock: str = "run") -> None:
         super().__init__()
+        self.cores, self.clock = cores, clock
         self.folder = Path(self.enter_context(tempfile.TemporaryDirectory()))
         self.environment = {
-            "OMP_NUM_THREADS": str(len(available_cores())),
+            "OMP_NUM_THREADS": str(len(available_cores()) if None in cores else len(cores)),
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
@@ -97,11 +100,11 @@ class Workspace(ExitStack):
 
     def start(
         self,
-        cores: Sequence[int | None] = (None,),
+        cores: Sequence[int | None] | None = None,
         unit: float = 1,
         environment: Mapping[str, str] | None = None,
     ) -> Contender:
         own = {**self.environment, **(environment or {})}
-        contender = Contender(self.folder / "log", own, cores, unit)
+        contender = Contender(self.folder / "log", own, cores or self.cores, unit, self.clock)
         self.callback(contender.close)
         return contender

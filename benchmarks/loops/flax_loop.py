@@ -86,10 +86,13 @@ class Loop(Stepwise):
     def start(self, run: Run) -> None:
         self._begin(self.draw(run.seed), run.rate)
 
+    def _apply(self, given: Any, x: Any) -> Any:
+        return self.net.apply(given, x, True, mutable=["batch_stats"])
+
     def _train_step(self, variables: Any, momentum: Any, x, y, rate) -> tuple[Any, Any, jax.Array]:
         def loss_of(params):
             given = {**variables, "params": params}
-            logits, moved = self.net.apply(given, x, True, mutable=["batch_stats"])
+            logits, moved = self._apply(given, x)
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), moved
 
         params = variables["params"]
@@ -102,8 +105,11 @@ class Loop(Stepwise):
         logits: Any = self.net.apply(variables, x, False)
         return jnp.sum(logits.argmax(-1) == y)
 
+    def _gather(self, rows: np.ndarray) -> Any:
+        return self.images[rows], self.labels[rows]
+
     def step(self, rows: np.ndarray) -> jax.Array:
-        x, y = self.images[rows], self.labels[rows]
+        x, y = self._gather(rows)
         self.variables, self.momentum, loss = self.train_step(
             self.variables, self.momentum, x, y, self.rate
         )
@@ -113,4 +119,4 @@ class Loop(Stepwise):
         jax.block_until_ready(self.variables)
 
     def count_correct(self, rows: np.ndarray) -> jax.Array:
-        return self.count(self.variables, self.images[rows], self.labels[rows])
+        return self.count(self.variables, *self._gather(rows))

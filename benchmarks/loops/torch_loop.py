@@ -89,13 +89,14 @@ class Net(nn.Module):
 ROLES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def fill(net: Net, weights: dict[str, dict[str, np.ndarray]]) -> None:
-    """Copy our weights: kernels [k, k, C, F] become [F, C, k, k], dense ones [F, C]."""
+def fill(layers: Any, weights: dict[str, dict[str, np.ndarray]]) -> None:
+    """Copy our weights to the layers of the same names: kernels [k, k, C, F] become [F, C, k, k],
+    dense ones [F, C]."""
     for name, leaves in weights.items():
         for role, leaf in leaves.items():
             value = np.moveaxis(leaf, (-1, -2), (0, 1)) if leaf.ndim > 1 else leaf
             with torch.no_grad():
-                getattr(net.layers[name], ROLES[role]).copy_(torch.from_numpy(value.copy()))
+                getattr(layers[name], ROLES[role]).copy_(torch.from_numpy(value.copy()))
 
 
 class Loop(Stepwise):
@@ -124,7 +125,7 @@ class Loop(Stepwise):
         self.net.train()
 
     def load(self) -> None:
-        fill(self.net, self.job.weights)
+        fill(self.net.layers, self.job.weights)
         self._begin(RATE)
 
     def start(self, run: Run) -> None:

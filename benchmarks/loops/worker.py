@@ -1,14 +1,15 @@
 """The process of one contender. It answers requests, see normlab/launch/json_lines.py.
 
 The first request, "make", says what to train. Every further one calls a method of the loop, as
-{"do": "losses", "with": [5]} does. The process binds itself to its core before it imports a
-library.
+{"do": "losses", "with": [5]} does. "spend" is `run` by the processor's clock. The process binds
+itself to its core before it imports a library.
 """
 
 from __future__ import annotations
 
 import importlib
 import pickle
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,13 @@ def make(library: str, job: str, options: dict[str, Any]) -> Any:
     return module.Loop(pickle.loads(Path(job).read_bytes()), **options)
 
 
+def spend(loop: Any, count: int) -> float:
+    """Return the processor's seconds, of all threads, that `run` takes."""
+    began = time.process_time()
+    loop.run(count)
+    return time.process_time() - began
+
+
 def main() -> None:
     _, requests, answers = open_worker()
     loop: Any = None
@@ -29,6 +37,8 @@ def main() -> None:
         try:
             if request["do"] == "make":
                 loop, value = make(*request["with"]), None
+            elif request["do"] == "spend":
+                value = spend(loop, *request["with"])
             else:
                 value = getattr(loop, request["do"])(*request["with"])
             reply = {"value": value}

@@ -66,8 +66,9 @@ def first_bias(cell: str, size: int) -> Initializer:
     return init
 
 
-def keeps(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Return whether the backward pass finds the values of a cell or computes them once more."""
+def is_kept(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Return whether the backward pass finds the value of an operation of a cell, or computes it
+    again. The gates cost most to compute; all else costs less than its memory does."""
     return primitive.name in ("logistic", "tanh")
 
 
@@ -94,13 +95,13 @@ class CellStep(nn.Module):
         b = dense(state[0], train=self.train)
         if self.has_norm:
             b = self.layers.norm(name="norm_hidden")(b, train=self.train, mask=mask)
-        new = jax.checkpoint(step, prevent_cse=False, policy=keeps)(state, a, b)
+        new = jax.checkpoint(step, prevent_cse=False, policy=is_kept)(state, a, b)
         kept = tuple(jnp.where(valid, n, old) for n, old in zip(new, state, strict=True))
         return kept, kept[0]
 
 
 class Recurrence(nn.Module):
-    """One recurrent layer: x [T, N, D], valid [T, N, 1] -> h [T, N, size].
+    """One recurrent layer: x [T, N, D], valid [T, N, 1] -> h [T, N, size] and the last one.
 
     a = norm(x W) + bias and b = norm(h U) with `normed` "both", b = h U with "input". `mask`: what
     counts in statistics, [T, N, 1] or None. `places` [T]: whose statistics a step evaluates with.
@@ -117,7 +118,7 @@ class Recurrence(nn.Module):
     @nn.compact
     def __call__(
         self, x: jax.Array, valid: jax.Array, mask: jax.Array | None, places: jax.Array
-    ) -> jax.Array:
+    ) -> tuple[jax.Array, jax.Array]:
         vectors, _ = CELLS[self.cell]
         width = PRODUCTS[self.cell] * self.size
         dense = self.layers.dense(
@@ -135,7 +136,8 @@ class Recurrence(nn.Module):
             self.train,
             name="steps",
         )
-        return steps(state, (a, valid, mask))[1]
+        (last, *_), h = steps(state, (a, valid, mask))
+        return h, last
 
 
 class RNN(nn.Module):
@@ -163,6 +165,7 @@ class RNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         h, valid, mask = ends(x, mask, self.is_masked, self.least)
+        last = h[-1]
         places = count_sequences(self, valid, train)
         if are_tokens(x):
             h = nn.Embed(self.classes, self.widths[0], name="embedding")(h)
@@ -177,6 +180,6 @@ class RNN(nn.Module):
                 train,
                 name=f"layer_{i}",
             )
-            h = layer(h, valid, mask, places)
+            h, last = layer(h, valid, mask, places)
         head = self.layers.head(self.classes, kernel_init=self.head_init, name="head")
-        return head(h).swapaxes(0, 1) if are_tokens(x) else head(h[-1])
+        return head(h).swapaxes(0, 1) if are_tokens(x) else head(last)

@@ -13,6 +13,7 @@ from typing import Any
 from normlab.layers.table import find_kernel
 from normlab.models.row import Model, Shape
 from normlab.norms.row import Norm
+from normlab.norms.table import find_norm
 from normlab.settings import Config
 
 Plan = Callable[[tuple[int, ...], int], tuple[list[int], list[bool]]]
@@ -173,12 +174,14 @@ def check_resnet(config: Config, norm: Norm) -> None:
 
 def rnn_fields(config: Config) -> dict[str, Any]:
     widths, _ = spread_layers(config["model.widths"], config["model.depth"])
+    norm = find_norm(config["norm.name"])
     return {
         "widths": tuple(widths),
         "cell": config["model.cell"],
         "normed": config["model.normed"],
         "time": config["norm.time"],
-        "is_masked": config["norm.masked"],
+        # A scheme without statistics has no use for a mask of all steps, which costs time.
+        "is_masked": config["norm.masked"] and bool(norm.over),
         "least": config["norm.least"],
     }
 
