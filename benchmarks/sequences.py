@@ -25,14 +25,14 @@ FORMS = {
     ("flax", "plain"): "Flax nn.RNN, a product for each gate",
     ("torch", "padded"): "PyTorch's layer, padded",
     ("torch", "packed"): "PyTorch's layer, packed",
-    ("torch", "cell"): "PyTorch, a cell of one's own",
-    ("torch", "unbound cell"): "PyTorch, a cell of one's own, steps unbound",
+    ("torch", "cell"): "PyTorch, your own cell",
+    ("torch", "unbound cell"): "PyTorch, your own cell, steps unbound",
 }
 """(library, form) -> words."""
 
 
 def forms_of(network: SequenceNetwork, libraries: list[str]) -> list[Key]:
-    """Return the loops that can train a network: with batch norm, only a cell of one's own."""
+    """Return the loops that can train a network: with batch norm, only your own cell."""
     keys = [key for key in FORMS if key[0] in libraries]
     if network.norm != "none":
         return [key for key in keys if "cell" in key[1]]

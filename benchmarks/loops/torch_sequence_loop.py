@@ -1,4 +1,4 @@
-"""PyTorch over sequences: nn.GRU and nn.LSTM, padded or packed, and a cell of one's own."""
+"""PyTorch over sequences: nn.GRU and nn.LSTM, padded or packed, and your own cell."""
 
 # pyright: reportMissingImports=false
 # scripts/test.sh --peers installs the library; the plain command checks types without it.
