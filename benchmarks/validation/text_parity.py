@@ -91,7 +91,7 @@ def judge(name: str, pairs: Sequence[Pair]) -> Check:
     interval of the mean difference lies within the standard deviation over seeds."""
     ours, theirs = ([getattr(pair, side) for pair in pairs] for side in ("ours", "theirs"))
     differences, spread = np.subtract(ours, theirs), float(np.std(theirs, ddof=1))
-    low, high = t_interval(differences)
+    low, high = t_interval(differences.tolist())
     early = max(pair.early for pair in pairs)
     cells = [name, f"{early:.1e}", f"{np.mean(ours):.4f}", f"{np.mean(theirs):.4f}"]
     cells += [f"{differences.mean():+.4f} [{low:+.4f}, {high:+.4f}]", f"{spread:.4f}"]

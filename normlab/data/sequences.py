@@ -98,7 +98,8 @@ def columns(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The columns of images [N, H, W, C], [N, W, H, C]; the first that is not blank comes first.
     And the number of those up to the last that is not blank, int32 [N]; of a blank image 1."""
     images = images.swapaxes(1, 2)
-    width, is_drawn = images.shape[1], images.any((2, 3))
+    width = images.shape[1]
+    is_drawn: np.ndarray = images.reshape(*images.shape[:2], -1).any(2)
     first, behind = is_drawn.argmax(1), width - is_drawn[:, ::-1].argmax(1)
     own = np.minimum(first[:, None] + np.arange(width), width - 1)
     lengths = np.where(is_drawn.any(1), behind - first, 1)
