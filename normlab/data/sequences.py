@@ -99,7 +99,7 @@ def columns(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     And the number of those up to the last that is not blank, int32 [N]; of a blank image 1."""
     images = images.swapaxes(1, 2)
     width = images.shape[1]
-    is_drawn: np.ndarray = images.reshape(*images.shape[:2], -1).any(2)
+    is_drawn = images.reshape(*images.shape[:2], -1).max(2) > 0
     first, behind = is_drawn.argmax(1), width - is_drawn[:, ::-1].argmax(1)
     own = np.minimum(first[:, None] + np.arange(width), width - 1)
     lengths = np.where(is_drawn.any(1), behind - first, 1)
