@@ -127,6 +127,7 @@ class TextLoop:
     """An eager training loop with Adam over windows of tokens."""
 
     def __init__(self, net: nn.Module, tokens: np.ndarray, targets: np.ndarray):
+        torch.set_num_threads(1)  # more of them wait for each other in matrices this small
         self.net = net
         self.tokens, self.targets = (
             torch.from_numpy(a.astype(np.int64)) for a in (tokens, targets)
