@@ -14,6 +14,7 @@ import optax
 import pytest
 from time_networks import check_against, drawn, outputs, transformer_reference
 
+from benchmarks.validation import text_parity
 from normlab import data
 from normlab.data.split import split_rows
 from normlab.data.text import read, windows
@@ -227,3 +228,34 @@ def test_operations_are_counted_at_every_token(small_text):
     block = 3 * C * C + C * C + 2 * 4 * C * C
     products = N * T * (block + C * small_text.classes) + 2 * N * T * T * C
     assert flops == 3 * 2 * products
+
+
+@pytest.mark.peers("torch")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"norm.name": "layer", "model.depth": 2, "optim.warmup": 3},
+        {"norm.name": "none", "model.name": "rnn", "model.cell": "lstm"},
+    ],
+)
+def test_pytorch_learns_the_same(settings, small_text):
+    pytest.importorskip("torch")
+    config = config_of(
+        **{"data.batch": 16, "optim.name": "adam", "optim.lr": 1e-3, "optim.schedule": "cosine"},
+        **{"train.steps": 30, **settings},
+    )
+    (pair,) = text_parity.compare(config, dataset_of(small_text), (3,))
+    assert pair.early < text_parity.LIMIT
+    assert pair.ours == pytest.approx(pair.theirs, abs=1e-3)
+
+
+def test_parity_is_judged_by_first_losses_and_the_spread_of_seeds():
+    def holds(early: float, *ours: float) -> bool | None:
+        theirs = (2.0, 2.1, 2.2)
+        pairs = [text_parity.Pair(early, a, b) for a, b in zip(ours, theirs, strict=True)]
+        return text_parity.judge("gpt", pairs).holds
+
+    assert holds(1e-5, 2.01, 2.09, 2.2)
+    assert not holds(1e-3, 2.01, 2.09, 2.2)
+    assert not holds(1e-5, 2.2, 2.3, 2.41)
+    assert not holds(1e-5, 1.8, 1.9, 2.01)
