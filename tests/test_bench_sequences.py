@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,7 +39,7 @@ def job_and_losses(name: str) -> tuple[Job, list[float]]:
     state = jax.jit(lambda x: init_state(net, "momentum", hyper, x))(x[:2])
     losses = []
     for rows in job.rows[:STEPS]:
-        state, loss = step(state, Batch(x[rows], job.labels[rows], np.float32(1)))
+        state, loss = step(state, Batch(x[rows], job.labels[rows], jnp.ones(())))
         losses.append(float(loss))
     return job, losses
 
