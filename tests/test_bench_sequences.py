@@ -35,11 +35,11 @@ def job_and_losses(name: str) -> tuple[Job, list[float]]:
     config = normlab_loop.config_of(job.network)
     net, hyper = build_model(config, CLASSES, "lax"), hyper_of(config)
     step: Any = jax.jit(make_train_step(net, "momentum", hyper))
-    x = (job.images / np.float32(255)).reshape(-1, T, 4)
+    x = jnp.asarray(job.images / np.float32(255)).reshape(-1, T, 4)
     state = jax.jit(lambda x: init_state(net, "momentum", hyper, x))(x[:2])
     losses = []
     for rows in job.rows[:STEPS]:
-        state, loss = step(state, Batch(x[rows], job.labels[rows], jnp.ones(())))
+        state, loss = step(state, Batch(x[rows], jnp.asarray(job.labels[rows]), jnp.ones(())))
         losses.append(float(loss))
     return job, losses
 
