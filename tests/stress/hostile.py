@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from made_up_runs import PROVENANCE
 
+from normlab.data.outside import OutsideData, read_row
+from normlab.data.table import DATASETS
 from normlab.launch import sweep
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
@@ -79,7 +81,7 @@ def planted_study(text: str) -> Study:
 
 
 class Target:
-    """Results with finished runs, a population that stopped, a norm from outside and a study.
+    """Results with finished runs, a population that stopped, a study, a norm and data from outside.
 
     A folder outside of them must stay unchanged. Planted code would make the canary."""
 
@@ -93,6 +95,7 @@ class Target:
         about |= {"module": "normlab.norms.sample:SampleNorm", "code": self.code}
         self.row, self.norm = OutsideNorm(over=("C",), sha256=digest, **about), f"norms/{digest}.py"
         NORMS["planted"] = self.row
+        self.data = self._data_set()
         store = Store(self.good).open()
         job = sweep.Job([self.study], "quick", store)
         job.write_rules()
@@ -113,6 +116,16 @@ class Target:
         self.places += [f"{at}/manifest.json", f"{at}/checkpoint-0000000020.json"]
         self.places += [f"{at}/checkpoint-0000000020.safetensors", "norms/planted.json"]
         self.places += ["steptimes.json", "studies/planted-quick.json"]
+        self.places += ["data/planted.json", "data/planted.npz"]
+
+    def _data_set(self) -> OutsideData:
+        """Return a data set of one file, in the table as `planted`."""
+        self.folder.parent.mkdir(exist_ok=True)
+        file = self.folder.parent / "planted.npz"
+        np.savez(file, x=np.arange(40.0).reshape(20, 2), y=np.arange(20) % 2)
+        row = replace(read_row(str(file)), title=NASTY, file=NASTY)
+        DATASETS["planted"] = row
+        return row
 
     def renew(self) -> Store:
         """Make everything as it was at first."""
@@ -121,6 +134,7 @@ class Target:
         self.outside.mkdir()
         (self.outside / "file").write_text("mine")
         NORMS.pop("planted", None)
+        DATASETS.pop("planted", None)
         return Store(self.root)
 
     def escaped(self) -> list[str]:
@@ -169,7 +183,7 @@ class Target:
         owner, key = path.with_suffix(".json"), "arrays_sha256"
         if path.suffix == ".jsonl":
             owner, key = path.with_name("result.json"), "curve_sha256"
-        if path.suffix != ".json":
+        if path.suffix not in (".json", ".npz"):
             digest = hashlib.sha256(content).hexdigest()
             files.write_json(owner, files.read_json(owner) | {key: digest})
 

@@ -21,6 +21,7 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
+from normlab.data import DATASETS, DataError, load, outside_data
 from normlab.launch import sweep
 from normlab.launch.batching import stopped_populations
 from normlab.norms import outside
@@ -32,6 +33,7 @@ from normlab.runs import files
 from normlab.runs.checkpoints import PopulationFolder, unfinished
 from normlab.runs.errors import LabError
 from normlab.runs.fsck import examine
+from normlab.runs.kept_data import recall_data
 from normlab.runs.store import Record, Store
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import load_study
@@ -78,6 +80,14 @@ def read_populations(store: Store) -> None:
         folder.newest(lambda message: None)
 
 
+def read_data_sets(store: Store) -> None:
+    """Read what is kept of data from outside; its refusals are errors of data."""
+    recall_data(store.root)
+    for name in outside_data():
+        with contextlib.suppress(DataError):
+            load(name)
+
+
 def readers(target: Target, place: str, content: bytes) -> Found:
     """Plant a file and return what is wrong with how each reader takes it."""
     store = target.renew()
@@ -96,6 +106,7 @@ def readers(target: Target, place: str, content: bytes) -> Found:
     acts: dict[str, Callable[[], object]] = {
         "Store.read": lambda: store.read(target.run),
         "recall_norms": store.recall_norms,
+        "recall_data": lambda: read_data_sets(store),
         "started_studies": lambda: sweep.started_studies(store),
         "fsck": lambda: list(examine(store.root)),
         "populations": lambda: read_populations(store),
@@ -135,7 +146,7 @@ def links(target: Target, place: str) -> Found:
     path.unlink(missing_ok=True)
     path.parent.mkdir(exist_ok=True)
     path.symlink_to(target.outside / "file" if is_file else target.outside)
-    NORMS["planted"] = target.row
+    NORMS["planted"], DATASETS["planted"] = target.row, target.data
     wrong = [line for act in writers(target, store) for line in end_of(act)]
     return [*wrong, *target.escaped()]
 
@@ -144,7 +155,13 @@ def link_places(target: Target) -> list[str]:
     run, population = f"runs/{target.run}", f"populations/{target.population}"
     places = [f"{run}/{name}" for name in ("result.json", "curve.jsonl", "failure.json", ".lock")]
     places += [f"{population}/manifest.json", f"{population}/unfinished", "report/index.html"]
-    places += ["steptimes.json", f".steptimes.json.{os.getpid()}.tmp", target.norm]
+    places += [
+        "data",
+        "data/planted.npz",
+        "steptimes.json",
+        f".steptimes.json.{os.getpid()}.tmp",
+        target.norm,
+    ]
     return [*places, "runs", "populations", "norms", "studies", "report", run, population]
 
 
@@ -219,7 +236,7 @@ def mutants(target: Target) -> dict[str, tuple[tuple[Any, str, Any], Callable[[]
 
 def run(workspace: Workspace) -> Report:
     """Plant all of it; a failure names what was planted and what happened."""
-    norms, missed = dict(NORMS), []
+    norms, data, missed = dict(NORMS), dict(DATASETS), []
     try:
         target = Target(workspace.folder / "here")
         plants, places = target.plants(), link_places(target)
@@ -239,5 +256,7 @@ def run(workspace: Workspace) -> Report:
     finally:
         NORMS.clear()
         NORMS.update(norms)
+        DATASETS.clear()
+        DATASETS.update(data)
     figures = {"files planted": len(plants), "links planted": len(places)}
     return report(figures, failures, missed, broken)
