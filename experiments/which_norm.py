@@ -170,7 +170,7 @@ def on_data(name: str) -> Study:
         "own learning rate. "
         "All share split, data order and, as far as they have the same parameters, initial "
         "weights.",
-        cost="digits and smaller data: minutes on 2 cores",
+        cost="digits or less data: about 5 minutes of processor time",
         setups={"quick": tuple(own)},
         rankings=tuple(Ranking(ERROR, setup.name, 1.0) for setup in own),
         on_data=None,

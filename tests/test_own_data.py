@@ -268,12 +268,14 @@ def test_the_content_is_part_of_the_run_and_the_place_is_not(tmp_path):
     assert other == first and run_id(resolve({}).config) != first
     changed = FEATURES.copy()
     changed[3, 1] = np.nextafter(changed[3, 1], 9)
+    parts = {"x_train": FEATURES[:23], "y_train": LABELS[:23]}  # 18 for training, as without
+    parts |= {"x_test": FEATURES[23:], "y_test": LABELS[23:]}
     ids = {
         first,
         id_of(tmp_path / "a.npz", x=changed, y=LABELS),
         id_of(tmp_path / "a.npz", x=FEATURES, y=(LABELS + 1) % 3),
         id_of(tmp_path / "a.npz", x=FEATURES[::-1], y=LABELS[::-1]),
-        id_of(tmp_path / "a.npz", **PARTS),
+        id_of(tmp_path / "a.npz", **parts),
     }
     assert len(ids) == 5
 
