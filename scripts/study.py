@@ -87,6 +87,7 @@ def chosen_studies() -> list[Study]:
     studies = load_studies(FLAGS.study)
     if "all" in FLAGS.study:
         studies = sorted((s for s in studies if FLAGS.profile in s.setups), key=first_claim)
+        studies = [s for s in studies if not cli.given_data() or can_run(s)]
     studies = with_norms(studies, norms)
     for study in studies:
         check_study(study, FLAGS.profile, FLAGS.data_dir)
@@ -95,6 +96,16 @@ def chosen_studies() -> list[Study]:
         if name not in known:
             raise ConfigError(f"unknown setup {name!r} (setups: {', '.join(known)})")
     return studies
+
+
+def can_run(study: Study) -> bool:
+    """Return whether a study can run on the data of --data; print why it cannot."""
+    try:
+        check_study(adapt(study, overrides=cli.overrides()), FLAGS.profile, FLAGS.data_dir)
+    except ConfigError as error:
+        print(f"note: {study.name} cannot run on {FLAGS.data} ({error})")
+        return False
+    return True
 
 
 def first_claim(study: Study) -> tuple[float, str]:

@@ -417,5 +417,6 @@ def test_a_study_on_your_data_is_continued_without_the_file(tmp_path):
     again = run_script("study", *flags, f"--config.data.name={name}", cwd=tmp_path)
     assert again.returncode == 0 and "0 runs trained" in again.stdout, again.stderr
     data_flag = f"--data={ROOT / 'docs' / 'examples' / 'my_data.py'}"
-    plan = run_script("study", "--study=convergence", data_flag, "--dry_run", cwd=tmp_path)
+    plan = run_script("study", "--study=all", data_flag, "--dry_run", cwd=tmp_path)
     assert plan.returncode == 0 and "note: convergence-cnn cannot run on " in plan.stdout
+    assert "note: sequences cannot run on " in plan.stdout and "convergence-mlp" in plan.stdout
