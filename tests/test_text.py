@@ -110,7 +110,8 @@ def test_a_decoder_has_the_values_and_gradients_of_float64_formulas(norm, placem
         x=x,
         norm=norm,
         placement=placement,
-        **{"time": "step", "heads": HEADS, "lengths": [T] * N},
+        time="step" if norm == "batch" else "sequence",
+        **{"heads": HEADS, "lengths": [T] * N},
     )
     variables = drawn(net, x)
     assert ("head" in variables["params"]) is not settings.get("model.tied", False)

@@ -95,13 +95,13 @@ def gpt_of(params: dict[str, Any], heads: int) -> GPT:
     for name, module in zip(names, net.blocks, strict=True):
         leaves, block = params[name], dict(module.named_children())
         for norm in ("norm_attention", "norm_dense"):
-            copy_layer(block[norm], leaves[norm]["steps"]["norm"])
+            copy_layer(block[norm], leaves[norm]["norm"])
         for dense in ("dense_1", "dense_2"):
             copy_layer(block[dense], leaves[dense])
         attention: Any = block["attention"]
         copy_layer(attention.qkv, leaves["dense_qkv"])
         copy_layer(attention.out, leaves["dense_out"])
-    copy_layer(net.norm_last, params["norm_last"]["steps"]["norm"])
+    copy_layer(net.norm_last, params["norm_last"]["norm"])
     copy_layer(net.head, params["head"])
     return net
 

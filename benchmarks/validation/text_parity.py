@@ -1,15 +1,17 @@
-"""Do a small GPT and an LSTM learn text here as in PyTorch?
+"""Do a small GPT and an LSTM learn text here as in PyTorch, and how fast?
 
 Both start from the same weights, see the same windows in the same order, and take the same steps of
 Adam. The losses of the first steps are compared, then bits per character on the test after all
-steps. docs/benchmarks.md says how to read the table.
+steps, then steps per second of one processor core. docs/benchmarks.md says how to read the table.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ from benchmarks import runner
 from benchmarks.runner import BadSelection, Check, Options, emit
 from normlab import data
 from normlab.data import Dataset
+from normlab.runs.provenance import available_cores
 from normlab.settings import Config
 from normlab.studies.intervals import t_interval
 from normlab.studies.setup import load_config
@@ -31,6 +34,10 @@ NETWORKS = ("shakespeare_gpt", "shakespeare_lstm")
 SEEDS = (0, 1, 2, 3, 4)
 EARLY, LIMIT = 10, 1e-4
 """The first steps, and nats that their losses may differ by."""
+
+
+MEMBERS, CHUNK, ROUNDS = 4, 25, 7
+"""Of the speed: runs of the population, steps of its chunk, rounds."""
 
 
 class Pair(NamedTuple):
@@ -86,6 +93,35 @@ def compare(config: Config, dataset: Dataset, seeds: Sequence[int]) -> list[Pair
     return pairs
 
 
+def measure_speed(config: Config, dataset: Dataset, rounds: int) -> tuple[list[float], list[float]]:
+    """Return training steps per second of the processor, here and in PyTorch, of rounds in turns.
+    Here MEMBERS runs train one after another in one program."""
+    from benchmarks.loops.torch_text import TextLoop
+
+    wide = {"host.width": MEMBERS, "host.chunk": CHUNK}
+    configs = [config | wide | {"seed": seed} for seed in range(MEMBERS)]
+    population = Population(configs, dataset)
+    params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(population.start().params))
+    loop = TextLoop(torch_network(config, params), dataset.images, dataset.labels)
+    batches = MemberBatches(configs[0], dataset).chunk(0, population.chunk).train
+
+    def ours() -> tuple[Callable[[], object], int]:
+        return population.warm_up(population.chunk), MEMBERS * population.chunk
+
+    def theirs() -> tuple[Callable[[], object], int]:
+        return lambda: [loop.step(rows, config["optim.lr"]) for rows in batches], len(batches)
+
+    rates: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for side, prepare in zip(rates, (ours, theirs), strict=True):
+            run, steps = prepare()
+            began = time.process_time()
+            run()
+            if number:  # the first round compiles
+                side.append(steps / (time.process_time() - began))
+    return rates
+
+
 def judge(name: str, pairs: Sequence[Pair]) -> Check:
     """Return the line of a network. It passes where the losses of the first steps agree, and the
     interval of the mean difference lies within the standard deviation over seeds."""
@@ -103,19 +139,26 @@ def run(options: Options) -> str:
 
     Raises BadSelection where PyTorch is not installed, DataUnavailable without the text.
     """
-    del options  # there is nothing to select
     if importlib.util.find_spec("torch") is None:
         raise BadSelection("PyTorch, which the suite compares with, is missing: pip install torch")
-    checks, steps = [], 0
+    os.sched_setaffinity(0, available_cores()[-1:])
+    checks, speeds, ratios, steps = [], [], [], 0
     for name in NETWORKS:
         config = load_config(name)
         emit(f"{name}: {len(SEEDS)} seeds, {config['train.steps']} steps, here and in PyTorch")
         steps = config["train.steps"]
-        pairs = compare(config, data.load(config["data.name"]), SEEDS)
-        checks.append(judge(name, pairs))
+        dataset = data.load(config["data.name"])
+        checks.append(judge(name, compare(config, dataset, SEEDS)))
+        ours, theirs = measure_speed(config, dataset, options.repeats or ROUNDS)
+        ratios.append(runner.ratio_of(ours, theirs))
+        speeds.append(
+            [name, *(f"{np.median(side):.1f}" for side in (ours, theirs)), ratios[-1].text]
+        )
     columns = ["network", f"first {EARLY} losses, nats", "normlab", "PyTorch"]
     columns += ["difference", "standard deviation over seeds", ""]
     title = f"Bits per character of the test after {steps:,} steps, {len(SEEDS)} seeds"
     table = runner.table(title, columns, [check.line for check in checks])
+    fast = ["network", "normlab", "PyTorch, eager", "normlab / PyTorch"]
+    tables = [table, runner.table("Training steps per second of one core", fast, speeds)]
     head = [runner.machine(["torch", "flax", "optax"]), runner.verdict("networks", checks)]
-    return runner.publish(head, [table])
+    return runner.publish([*head, runner.spread_text(ratios)], tables)

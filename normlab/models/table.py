@@ -214,7 +214,10 @@ def encoder_fields(config: Config) -> dict[str, Any]:
 
 
 def decoder_fields(config: Config) -> dict[str, Any]:
-    return encoder_fields(config) | {"tied": config["model.tied"]}
+    # A norm of each example alone gives the same at all steps at once, and faster.
+    is_alone = find_norm(config["norm.name"]).is_per_sample
+    time = "sequence" if is_alone else config["norm.time"]
+    return encoder_fields(config) | {"tied": config["model.tied"], "time": time}
 
 
 def encoder_shapes(config: Config, image: Shape) -> list[Shape]:
