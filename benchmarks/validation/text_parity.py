@@ -1,8 +1,8 @@
 """Do a small GPT and an LSTM learn text here as in PyTorch, and how fast?
 
 Both start from the same weights, see the same windows in the same order, and take the same steps of
-Adam. The losses of the first steps are compared, then bits per character on the test after all
-steps, then steps per second of one processor core. docs/benchmarks.md says how to read the table.
+Adam. The losses of the first steps are compared, and bits per character on the test after all
+steps. Steps are counted per second of one processor core. docs/benchmarks.md says how to read the table.
 """
 
 from __future__ import annotations
