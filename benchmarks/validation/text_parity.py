@@ -2,7 +2,8 @@
 
 Both start from the same weights, see the same windows in the same order, and take the same steps of
 Adam. The losses of the first steps are compared, and bits per character on the test after all
-steps. Steps are counted per second of one processor core. docs/benchmarks.md says how to read the table.
+steps. Steps are counted per second of one processor core. docs/benchmarks.md says how to read the
+table.
 """
 
 from __future__ import annotations
