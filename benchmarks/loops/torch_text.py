@@ -66,7 +66,7 @@ class LSTM(nn.Module):
     def __init__(self, tokens: int, size: int):
         super().__init__()
         self.embedding, self.head = nn.Embedding(tokens, size), nn.Linear(size, tokens)
-        self.lstm = nn.LSTM(size, size, batch_first=True)
+        self.lstm: Any = nn.LSTM(size, size, batch_first=True)
         nn.init.zeros_(self.lstm.bias_hh_l0).requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
