@@ -13,7 +13,7 @@ Expect: batch norm and its relatives with batches of 64, group and layer norm wi
 Refuted if: nothing is tested. An equal of the best is less than delta behind it, with 95 %
 confidence for all schemes together (n = 12). Delta is 0.32 octaves of steps, 0.3 decades of rate,
 1 point of error (standard: 0.5)
-Cost: quick: about 75 minutes on 2 cores under other work; standard: not measured, above 2 hours
+Cost: quick: about 90 minutes on 2 cores under other work; standard: not measured, above 4 hours
 """
 
 from dataclasses import replace
