@@ -12,9 +12,9 @@ Examples:
   python scripts/bench.py --suite=sequences --write        # recurrent networks, one thread each
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
   python scripts/bench.py --suite=keras_parity --write     # one network and Keras, 3 minutes
-  python scripts/bench.py --suite=text_parity --write      # text and PyTorch, 5 minutes
+  python scripts/bench.py --suite=text_parity --write      # text and PyTorch, 7 minutes
   python scripts/bench.py --suite=theory --write           # exact theory, below a minute
-  python scripts/bench.py --suite=leak --write             # norms that see later steps, likewise
+  python scripts/bench.py --suite=leak --write             # norms that see later steps, 4 minutes
   python scripts/bench.py --suite=calibration --write      # of the verdicts, about 16 minutes
   python scripts/bench.py --suite=stability --cases=C8b,C13 --results=DIR  # trains for hours
   python scripts/bench.py --suite=stability --notrain --results=DIR --write  # what is complete

@@ -33,6 +33,13 @@ ORDERS = {"gru": "rzn", "lstm": "ifgo"}
 """Cell -> its gates, in the order in which PyTorch's kernels have them."""
 
 
+def put(to: torch.Tensor, value: np.ndarray, cell: str) -> None:
+    """Copy a kernel [D, k H] or a bias [k H] of a cell, with its gates in PyTorch's order."""
+    parts = dict(zip(GATES[cell], np.split(value, len(GATES[cell]), -1), strict=True))
+    with torch.no_grad():
+        to.copy_(torch.from_numpy(np.concatenate([parts[g] for g in ORDERS[cell]], -1).T))
+
+
 class Library(nn.Module):
     """PyTorch's own layer; (x [T, N, D], lengths [N]) -> the last valid states [N, H]."""
 
@@ -43,18 +50,10 @@ class Library(nn.Module):
         self.layer.bias_hh_l0.requires_grad_(False)  # normlab has one bias; this one stays 0
 
     def load(self, weights: Weights) -> None:
-        gates = GATES[self.cell]
-        order = [gates.index(g) for g in ORDERS[self.cell]]
-
-        def put(to: torch.Tensor, value: np.ndarray) -> None:
-            parts = np.split(value, len(gates), -1)
-            to.copy_(torch.from_numpy(np.concatenate([parts[i] for i in order], -1).T))
-
-        with torch.no_grad():
-            put(self.layer.weight_ih_l0, weights[INPUT]["kernel"])
-            put(self.layer.weight_hh_l0, weights[HIDDEN]["kernel"])
-            put(self.layer.bias_ih_l0, weights[BIAS]["bias"])
-            self.layer.bias_hh_l0.zero_()
+        put(self.layer.weight_ih_l0, weights[INPUT]["kernel"], self.cell)
+        put(self.layer.weight_hh_l0, weights[HIDDEN]["kernel"], self.cell)
+        put(self.layer.bias_ih_l0, weights[BIAS]["bias"], self.cell)
+        nn.init.zeros_(self.layer.bias_hh_l0)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         if not self.is_packed:

@@ -12,9 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-EPSILON = 1e-5
-GATES = (0, 1, 3, 2)
-"""PyTorch's gates are i, f, g, o, those of normlab i, f, o, g."""
+from benchmarks.loops.network import EPSILON
+from benchmarks.loops.torch_loop import fill
+from benchmarks.loops.torch_sequence_loop import put
+
+NORMS = ("norm_attention", "norm_dense")
+DENSE = ("dense_qkv", "dense_out", "dense_1", "dense_2")
+"""Names of the layers of our block."""
 
 
 class Attention(nn.Module):
@@ -73,16 +77,9 @@ class LSTM(nn.Module):
         return self.head(self.lstm(self.embedding(x))[0])
 
 
-def copy(target: torch.Tensor, value: Any) -> None:
+def copy(target: torch.Tensor, value: np.ndarray) -> None:
     with torch.no_grad():
-        target.copy_(torch.from_numpy(np.array(value, np.float32)).reshape(target.shape))
-
-
-def copy_layer(layer: nn.Module, leaves: dict[str, Any]) -> None:
-    """Copy a kernel [D, F] or a scale, and a bias."""
-    weight = leaves["kernel"].T if "kernel" in leaves else leaves["scale"]
-    copy(layer.weight, weight)  # pyright: ignore[reportArgumentType]
-    copy(layer.bias, leaves["bias"])  # pyright: ignore[reportArgumentType]
+        target.copy_(torch.from_numpy(value.copy()).reshape(target.shape))
 
 
 def gpt_of(params: dict[str, Any], heads: int) -> GPT:
@@ -92,17 +89,13 @@ def gpt_of(params: dict[str, Any], heads: int) -> GPT:
     net = GPT(tokens, len(params["positions"]), width, len(names), heads)
     copy(net.embedding.weight, params["embedding"]["embedding"])
     copy(net.positions, params["positions"])
-    for name, module in zip(names, net.blocks, strict=True):
-        leaves, block = params[name], dict(module.named_children())
-        for norm in ("norm_attention", "norm_dense"):
-            copy_layer(block[norm], leaves[norm]["norm"])
-        for dense in ("dense_1", "dense_2"):
-            copy_layer(block[dense], leaves[dense])
-        attention: Any = block["attention"]
-        copy_layer(attention.qkv, leaves["dense_qkv"])
-        copy_layer(attention.out, leaves["dense_out"])
-    copy_layer(net.norm_last, params["norm_last"]["norm"])
-    copy_layer(net.head, params["head"])
+    for name, block in zip(names, net.blocks, strict=True):
+        leaves, layers = params[name], dict(block.named_children())
+        attention: Any = layers["attention"]
+        layers |= {"dense_qkv": attention.qkv, "dense_out": attention.out}
+        fill(layers, {n: leaves[n] for n in DENSE} | {n: leaves[n]["norm"] for n in NORMS})
+    last = {"norm_last": params["norm_last"]["norm"], "head": params["head"]}
+    fill({"norm_last": net.norm_last, "head": net.head}, last)
     return net
 
 
@@ -110,16 +103,11 @@ def lstm_of(params: dict[str, Any]) -> LSTM:
     """Return the network with the weights of an `RNN` of one layer of LSTM without norm."""
     tokens, size = params["embedding"]["embedding"].shape
     net, layer = LSTM(tokens, size), params["layer_1"]
-
-    def in_order(leaf: Any) -> np.ndarray:
-        parts = np.split(np.asarray(leaf), 4, -1)
-        return np.concatenate([parts[i] for i in GATES], -1).T
-
     copy(net.embedding.weight, params["embedding"]["embedding"])
-    copy(net.lstm.weight_ih_l0, in_order(layer["dense_input"]["kernel"]))
-    copy(net.lstm.weight_hh_l0, in_order(layer["steps"]["dense_hidden"]["kernel"]))
-    copy(net.lstm.bias_ih_l0, in_order(layer["bias"]))
-    copy_layer(net.head, params["head"])
+    put(net.lstm.weight_ih_l0, layer["dense_input"]["kernel"], "lstm")
+    put(net.lstm.weight_hh_l0, layer["steps"]["dense_hidden"]["kernel"], "lstm")
+    put(net.lstm.bias_ih_l0, layer["bias"], "lstm")
+    fill({"head": net.head}, {"head": params["head"]})
     return net
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -79,8 +80,7 @@ def network(case: Case) -> Decoder:
     """Return a decoder of one block with the norm of `case`, whether it may have it or not."""
     layers = build(case.norm)
     if case.over == SEQUENCE:
-        over_time = factory(OverTime, layers=layers, steps=LENGTH)
-        layers = Layers(layers.conv, layers.dense, layers.head, over_time, layers.act)
+        layers = replace(layers, norm=factory(OverTime, layers=layers, steps=LENGTH))
     time = "sequence" if case.over in (TOKEN, SEQUENCE) else "step"
     return Decoder(layers, WIDTH, 1, 2, TOKENS, glorot, time=time)
 

@@ -26,8 +26,6 @@ from normlab.runs.provenance import available_cores
 from normlab.settings import Config
 from normlab.studies.intervals import t_interval
 from normlab.studies.setup import load_config
-from normlab.training.batches import MemberBatches
-from normlab.training.optim import rate_shape
 from normlab.training.population import Population
 
 NETWORKS = ("shakespeare_gpt", "shakespeare_lstm")
@@ -35,8 +33,6 @@ NETWORKS = ("shakespeare_gpt", "shakespeare_lstm")
 SEEDS = (0, 1, 2, 3, 4)
 EARLY, LIMIT = 10, 1e-4
 """The first steps, and nats that their losses may differ by."""
-
-
 MEMBERS, CHUNK, ROUNDS = 4, 25, 7
 """Of the speed: runs of the population, steps of its chunk, rounds."""
 
@@ -50,77 +46,53 @@ class Pair(NamedTuple):
     theirs: float
 
 
-def torch_network(config: Config, params: dict[str, Any]) -> Any:
-    """Return PyTorch's network with these weights."""
-    from benchmarks.loops.torch_text import gpt_of, lstm_of
+def loop_of(population: Population, at: int, dataset: Dataset) -> Any:
+    """Return PyTorch's loop with the first weights of a member."""
+    from benchmarks.loops.torch_text import TextLoop, gpt_of, lstm_of
 
-    if config["model.name"] == "decoder":
-        return gpt_of(params, config["model.heads"])
-    return lstm_of(params)
-
-
-def train_in_torch(
-    config: Config, params: dict[str, Any], dataset: Dataset
-) -> tuple[list[float], float]:
-    """Return the losses of all steps, and the mean loss on the test, in nats."""
-    from benchmarks.loops.torch_text import TextLoop
-
-    loop = TextLoop(torch_network(config, params), dataset.images, dataset.labels)
-    batches, steps = MemberBatches(config, dataset), config["train.steps"]
-    rates = rate_shape(config["optim.schedule"], config["optim.warmup"], steps)
-    rates = rates * config["optim.lr"]
-    losses = [
-        float(loop.step(rows, float(rate)))
-        for rows, rate in zip(batches.chunk(0, steps).train, rates, strict=True)
-    ]
-    return losses, loop.mean_loss(batches.split.test)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf[at]), population.start().params)
+    is_gpt = population.config["model.name"] == "decoder"
+    net = gpt_of(params, population.config["model.heads"]) if is_gpt else lstm_of(params)
+    return TextLoop(net, dataset.images, dataset.labels)
 
 
 def compare(config: Config, dataset: Dataset, seeds: Sequence[int]) -> list[Pair]:
     """Train every seed here, in one population that keeps all losses, and in PyTorch."""
     often = {"train.eval_every": 1, "eval.curve_examples": 1, "eval.batch": 8}
     often |= {"host.width": len(seeds)}
-    configs = [config | often | {"seed": seed} for seed in seeds]
-    population = Population(configs, dataset)
-    first = jax.device_get(population.start().params)
+    population = Population([config | often | {"seed": seed} for seed in seeds], dataset)
+    loops = [loop_of(population, i, dataset) for i in range(len(seeds))]
     population.train(lambda progress: None)
+    rates = population.schedule.rate * config["optim.lr"]
     pairs = []
-    for i, (settings, outcome) in enumerate(zip(configs, population.outcomes, strict=True)):
-        params = jax.tree.map(lambda leaf, i=i: leaf[i], first)
-        losses, theirs = train_in_torch(settings, params, dataset)
+    for member, outcome, loop in zip(population.members, population.outcomes, loops, strict=True):
+        steps = zip(member.chunk(0, len(rates)).train, rates, strict=True)
+        losses = [float(loop.step(rows, float(rate))) for rows, rate in steps]
         gaps = [row["train_loss"] - loss for row, loss in zip(outcome.curve, losses, strict=True)]
-        early = float(np.abs(gaps[:EARLY]).max())
-        pairs.append(Pair(early, outcome.final["test_loss"] / math.log(2), theirs / math.log(2)))
+        nats = outcome.final["test_loss"], loop.mean_loss(member.split.test)
+        pairs.append(Pair(float(np.abs(gaps[:EARLY]).max()), *(n / math.log(2) for n in nats)))
     return pairs
 
 
-def measure_speed(config: Config, dataset: Dataset, rounds: int) -> tuple[list[float], list[float]]:
-    """Return training steps per second of the processor, here and in PyTorch, of rounds in turns.
-    Here MEMBERS runs train one after another in one program."""
-    from benchmarks.loops.torch_text import TextLoop
-
+def measure_speed(config: Config, dataset: Dataset, rounds: int) -> dict[str, list[float]]:
+    """Return training steps per second of the processor, here and in PyTorch. Here MEMBERS runs
+    train one after another in one program."""
     wide = {"host.width": MEMBERS, "host.chunk": CHUNK}
-    configs = [config | wide | {"seed": seed} for seed in range(MEMBERS)]
-    population = Population(configs, dataset)
-    params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(population.start().params))
-    loop = TextLoop(torch_network(config, params), dataset.images, dataset.labels)
-    batches = MemberBatches(configs[0], dataset).chunk(0, population.chunk).train
+    population = Population([config | wide | {"seed": s} for s in range(MEMBERS)], dataset)
+    loop, batches = loop_of(population, 0, dataset), population.members[0].chunk(0, CHUNK).train
 
-    def ours() -> tuple[Callable[[], object], int]:
-        return population.warm_up(population.chunk), MEMBERS * population.chunk
+    def rate(run: Callable[[], object], steps: int) -> float:
+        began = time.process_time()
+        run()
+        return steps / (time.process_time() - began)
 
-    def theirs() -> tuple[Callable[[], object], int]:
-        return lambda: [loop.step(rows, config["optim.lr"]) for rows in batches], len(batches)
+    def ours() -> float:
+        return rate(population.warm_up(population.chunk), MEMBERS * population.chunk)
 
-    rates: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds + 1):
-        for side, prepare in zip(rates, (ours, theirs), strict=True):
-            run, steps = prepare()
-            began = time.process_time()
-            run()
-            if number:  # the first round compiles
-                side.append(steps / (time.process_time() - began))
-    return rates
+    def theirs() -> float:
+        return rate(lambda: [loop.step(r, config["optim.lr"]) for r in batches], len(batches))
+
+    return runner.take_turns({"normlab": ours, "PyTorch": theirs}, rounds, warm_up=1)
 
 
 def judge(name: str, pairs: Sequence[Pair]) -> Check:
@@ -150,7 +122,7 @@ def run(options: Options) -> str:
         steps = config["train.steps"]
         dataset = data.load(config["data.name"])
         checks.append(judge(name, compare(config, dataset, SEEDS)))
-        ours, theirs = measure_speed(config, dataset, options.repeats or ROUNDS)
+        ours, theirs = measure_speed(config, dataset, options.repeats or ROUNDS).values()
         ratios.append(runner.ratio_of(ours, theirs))
         speeds.append(
             [name, *(f"{np.median(side):.1f}" for side in (ours, theirs)), ratios[-1].text]
