@@ -45,10 +45,11 @@ class NormStep(nn.Module):
 
 
 class TimeNorm(nn.Module):
-    """The norm of x [T, N, C]; mask [T, N, 1] or None; places [T], see `over_time`.
+    """The norm of x [T, N, ..., C]; mask [T, N, 1] or None; places [T], see `over_time`.
 
     `time` step: statistics over the batch are those of each step. sequence: those of all steps of
-    all sequences. A norm never takes time for height or width: it sees [N, C] or [T N, C].
+    all sequences. A norm never takes time, or an axis between, for height or width. It sees [M, C]
+    or [T M, C], M = N times the axes between.
     """
 
     layers: Layers
@@ -57,9 +58,12 @@ class TimeNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None, places: jax.Array) -> jax.Array:
+        rows = x.reshape(len(x), -1, x.shape[-1])
+        if mask is not None:
+            mask = jnp.repeat(mask, rows.shape[1] // x.shape[1], 1)
         if self.time == "step":
             steps = over_time(NormStep, self.train, places)(self.layers, self.train, name="steps")
-            return steps((), (x, mask))[1]
+            return steps((), (rows, mask))[1].reshape(x.shape)
         flat = None if mask is None else mask.reshape(-1, 1)
         norm = self.layers.norm(name="norm")
         return norm(x.reshape(-1, x.shape[-1]), train=self.train, mask=flat).reshape(x.shape)

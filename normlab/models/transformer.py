@@ -37,8 +37,8 @@ def attend(
     return jnp.einsum("nhqk,knhd->qnhd", weights, v)
 
 
-PlacedNorm = Callable[..., jax.Array]
-"""norm(name, y [T, N, C], mask [T, N, 1]) -> y."""
+PlacedNorm = Callable[[str, jax.Array], jax.Array]
+"""norm(name, y [T, N, ..., C]) -> y."""
 
 
 class Block(nn.Module):
@@ -65,14 +65,14 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, valid: jax.Array, mask: jax.Array | None, places: jax.Array
     ) -> jax.Array:
-        def norm(name: str, y: jax.Array, mask: jax.Array | None = mask) -> jax.Array:
+        def norm(name: str, y: jax.Array) -> jax.Array:
             return TimeNorm(self.layers, self.time, self.train, name=f"norm_{name}")(
                 y, mask, places
             )
 
         for name, branch in (("attention", self.attention), ("dense", self.feed)):
             y = x if self.placement == "post" else norm(name, x)
-            y = branch(y, valid, norm, mask)
+            y = branch(y, valid, norm)
             y = norm(f"{name}_after", y) if self.placement == "peri" else y
             if self.residual == "skipinit":
                 y = y * self.param(f"gain_{name}", nn.initializers.zeros, ())
@@ -84,9 +84,7 @@ class Block(nn.Module):
             y, train=self.train
         )
 
-    def attention(
-        self, y: jax.Array, valid: jax.Array, norm: PlacedNorm, mask: jax.Array | None
-    ) -> jax.Array:
+    def attention(self, y: jax.Array, valid: jax.Array, norm: PlacedNorm) -> jax.Array:
         width = y.shape[-1]
         parts = self.dense("dense_qkv", 3 * width, y)
         q, k, v = (
@@ -94,12 +92,7 @@ class Block(nn.Module):
             for p in jnp.split(parts, 3, -1)
         )
         if self.qk_norm:
-            of_heads = None if mask is None else jnp.repeat(mask, self.heads, 1)
-            flat = (*y.shape[:1], y.shape[1] * self.heads, -1)
-            q, k = (
-                norm(name, p.reshape(flat), of_heads).reshape(v.shape)
-                for name, p in (("queries", q), ("keys", k))
-            )
+            q, k = norm("queries", q), norm("keys", k)
         mixed = attend(q, k, v, valid, self.is_causal)
         return self.dense("dense_out", width, mixed.reshape(y.shape))
 

@@ -113,7 +113,7 @@ def _sequence(config: Config) -> Iterator[str]:
                 f"{setting} = {config[setting]} with data.length_law = 'natural': the columns of "
                 "an image have a length of their own; use 0"
             )
-    if spread and spread >= length and config["data.length_law"] != "natural":
+    if spread and spread >= length:
         yield (
             f"data.length_spread = {spread} leaves nothing of sequences of data.length = {length}; "
             f"use at most {max(length - 1, 0)}"
