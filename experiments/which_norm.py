@@ -17,7 +17,6 @@ Cost: quick: about 90 minutes on 2 cores under other work; standard: not measure
 """
 
 from dataclasses import replace
-from typing import Any
 
 from normlab.data import DATASETS
 from normlab.settings import Config
@@ -102,44 +101,26 @@ AGAIN = replace(
     protocol=replace(WINDOW, seeds=(1003, 1004, 1005)),
     first_seed=FIRST_SEED + 1000,
 )
-GRU = Setup(
-    "which-gru-error",
-    title="GRU 32, 8x8 digits, lengths 4 to 20",
-    base="digits_rnn",
-    settings={"data.length": 12, "data.length_spread": 8, "optim.schedule": "cosine"}
-    | {"norm.time": "sequence", "model.normed": "input"},
-    arms=(),
-    protocol=WINDOW,
-)
-VIT = Setup(
-    "which-vit-error",
-    title="ViT 32, 2 blocks, 8x8 digits",
-    base="digits_encoder",
-    settings={"data.patch": 2, "norm.time": "sequence", "optim.schedule": "cosine"},
-    arms=(),
-    protocol=ADAM_WINDOW,
-)
 
 
-def over_time(setup: Setup, **changed: Any) -> Setup:
-    """Return the setup of a network with time, with every scheme as an arm."""
-    setup = replace(setup, **changed)
-    return replace(setup, arms=all_norms(setup.base, setup.settings))
+def over_time(net: str, title: str, base: str, protocol: Tuning, settings: Config) -> Setup:
+    """Return the setup of a network with time, where the error alone is compared."""
+    settings = settings | {"norm.time": "sequence", "optim.schedule": "cosine"}
+    arms = all_norms(base, settings)
+    return Setup(f"which-{net}-error", title, base, arms, protocol, settings)
 
 
+GRU = {"data.length": 12, "data.length_spread": 8, "model.normed": "input"}
 ON_MNIST = {"data.name": "mnist", "train.steps": 1000, "train.eval_every": 500}
-TIME = (over_time(GRU), over_time(VIT))
-TIME_MNIST = (
-    over_time(
-        GRU,
-        title="GRU 64, MNIST, lengths 4 to 20",
-        settings=GRU.settings | ON_MNIST | {"model.widths": (64,)},
-    ),
-    over_time(
-        VIT,
-        title="ViT 32, 2 blocks, MNIST",
-        settings=VIT.settings | ON_MNIST | {"data.patch": 7},
-    ),
+TIME, TIME_MNIST = (
+    (
+        over_time("gru", f"GRU {size}, {name}, lengths 4 to 20", "digits_rnn", WINDOW, GRU | gru),
+        over_time("vit", f"ViT 32, 2 blocks, {name}", "digits_encoder", ADAM_WINDOW, vit),
+    )
+    for name, size, gru, vit in (
+        ("8x8 digits", 32, {}, {"data.patch": 2}),
+        ("MNIST", 64, ON_MNIST | {"model.widths": (64,)}, ON_MNIST | {"data.patch": 7}),
+    )
 )
 SESOI = {
     "steps": 0.32,
