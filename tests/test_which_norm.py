@@ -217,6 +217,18 @@ def test_each_purpose_has_its_protocol_in_both_profiles():
     assert STUDY.rankings[-1].delta("quick") == 1.0 and STUDY.rankings[-1].delta("standard") == 0.5
 
 
+@pytest.mark.parametrize("profile", STUDY.setups)
+def test_networks_with_time_have_statistics_over_all_steps(profile):
+    """As the study says: a GRU for its products with the input, a transformer for its patches."""
+    setups = {s.name: s for s in STUDY.setups[profile]}
+    gru, vit = setups["which-gru-error"], setups["which-vit-error"]
+    assert {s.settings["norm.time"] for s in (gru, vit)} == {"sequence"}
+    own = ("model.normed", "data.length", "data.length_spread")
+    assert [gru.settings[name] for name in own] == ["input", 12, 8]
+    assert vit.settings["data.patch"] == {"quick": 2, "standard": 7}[profile]
+    assert [s.base for s in (gru, vit)] == ["digits_rnn", "digits_encoder"]
+
+
 def test_small_batches_are_asked_again_with_seeds_that_share_nothing():
     setups = {s.name: s for s in STUDY.setups["standard"]}
     first, again = setups["which-mlp-small"], setups["which-mlp-again"]
