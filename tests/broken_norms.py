@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from normlab.norms import BatchNorm, Norm, Scheme
+from normlab.norms import BatchNorm, Norm, Scheme, finish
 from normlab.norms.running import RunningNorm
 from normlab.statistics.axes import refuse_degenerate
+from normlab.statistics.moments import to_float32, zero_masked
 from normlab.statistics.normalize import normalize
 
 
@@ -171,6 +172,19 @@ class NoMask(nn.Module):
         return x
 
 
+class WithoutMask(nn.Module):
+    """RMS norm as it is found in papers' code: right, but not made for masks."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        square = jnp.square(y).mean(-1, keepdims=True)
+        return (scale * y * lax.rsqrt(square + self.epsilon)).astype(x.dtype)
+
+
 class OtherState(Plain):
     @nn.compact
     def __call__(self, x, *, train: bool = False, mask=None):
@@ -187,6 +201,59 @@ class Good(Scheme):
         axes = tuple(range(1, x.ndim - 1))
         refuse_degenerate("Good", x.shape, axes)
         return normalize(x, axes, epsilon=self.epsilon, mask=mask)[0]
+
+
+class Unguarded(Scheme):
+    """Right, but with a slope that is not finite at inputs that networks give."""
+
+    epsilon: float = 1e-5
+
+    def divide(self, x):
+        raise NotImplementedError
+
+    def respond(self, x, train, mask):
+        return finish(self, self.divide(zero_masked(to_float32(x), mask)))
+
+
+class ScaleNorm(Unguarded):
+    def divide(self, x):
+        size = jnp.sqrt(jnp.square(x).sum(-1, keepdims=True))
+        return x / jnp.maximum(size, self.epsilon)
+
+
+class RootOfVariance(Unguarded):
+    """Over each channel of an example, epsilon outside of the root."""
+
+    def divide(self, x):
+        return x / (x.std((1, 2), keepdims=True) + self.epsilon)
+
+
+class RootOfBatch(Unguarded):
+    """Over each channel of a batch, likewise."""
+
+    def divide(self, x):
+        return x / (x.std((0, 1, 2), keepdims=True) + self.epsilon)
+
+
+class SignedRoot(Unguarded):
+    def divide(self, x):
+        return jnp.sign(x) * jnp.sqrt(jnp.abs(x))
+
+
+class LearnedPower(Unguarded):
+    """Its parameter alone has such a slope: x^p log(x) at 0."""
+
+    def divide(self, x):
+        power = self.param("power", nn.initializers.ones, (1,) * x.ndim)
+        return jnp.sign(x) * jnp.exp(power * lax.stop_gradient(jnp.log(jnp.abs(x))))
+
+
+class OnePass(Unguarded):
+    """The squares of one large value are infinite, so their difference is no number."""
+
+    def divide(self, x):
+        mean, square = (v.mean((1, 2, 3), keepdims=True) for v in (x, jnp.square(x)))
+        return (x - mean) * lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon)
 
 
 def shared_start(self, channels):

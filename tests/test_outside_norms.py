@@ -32,6 +32,8 @@ SHORT = [f"--config={ROOT / 'configs' / 'digits_mlp.py'}", "--config.data.name=s
 SHORT += ["--config.train.steps=20", "--config.model.widths=16", "--config.norm.name=my_norm"]
 ROW = "from normlab.norms import Norm\nNORMS = {%s: Norm(title='t', family='f', %s)}\n"
 RMS = "module='normlab.norms.sample:SampleNorm', over=('C',), options=('epsilon',)"
+CALLED = "from flax import linen as nn\nclass M(nn.Module):\n    def __call__(self, %s): pass\n"
+CALLED += ROW.replace("%s", "'mine'", 1).replace("%s", "module=M, %s")
 STUDY = """
 from normlab.studies.setup import Setup, Tuning, norm_arms
 from normlab.studies.study import Study
@@ -74,6 +76,13 @@ REFUSED = {
     "not its option": (ROW % ("'mine'", RMS.replace("epsilon", "groups")), "cannot be built"),
     "equals": (ROW % ("'mine'", RMS + ", equals='lay'"), "equals = 'lay' is no norm"),
     "no module": (ROW % ("'mine'", "module='nowhere:Norm', over=()"), "cannot be built"),
+    "x alone": (CALLED % ("x", "over=('C',)"), "M.__call__(self, x) cannot be called as (x, train"),
+    "no mask": (CALLED % ("x, train", "over=('C',)"), "'mask'); add it with a default, or derive"),
+    "one more": (CALLED % ("x, train, mask, t", "over=()"), "missing a required argument: 't'"),
+    "no mask of the batch": (
+        CALLED % ("x, train", "over=('N',), takes_masks=False"),
+        "statistics over examples leave padding out, so __call__ must take mask",
+    ),
     "required field": (
         "from flax import linen as nn\nclass M(nn.Module):\n    size: int\n"
         + ROW % ("'mine'", "module=M, over=()"),

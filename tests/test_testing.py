@@ -28,6 +28,7 @@ from normlab.testing import (
     numerics,
     usage,
 )
+from normlab.testing.layer import draw
 from normlab.testing.result import Result, count, held, measured, off, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,6 +147,33 @@ PLANTED = [
     ),
 ]
 
+ZEROS = "finite: outputs of a ReLU"
+BLANK = {f"finite: 0 {where}" for where in ("in all examples", "in an example", "at a position")}
+ALL, ONE, CHANNEL, SMALL = (
+    f"in {part}" for part in ("all examples", "an example", "a channel", "a channel of an example")
+)
+
+
+def flat(*places: str) -> set[str]:
+    """Checks of inputs that are 0, or the same value, at these places."""
+    return {f"finite: {what} {place}" for what in ("0", "the same value") for place in places}
+
+
+UNGUARDED = [
+    (broken.ScaleNorm, BLANK),
+    (broken.RootOfVariance, flat(ALL, ONE, CHANNEL, SMALL)),
+    (broken.RootOfBatch, flat(ALL, CHANNEL)),
+    (
+        broken.SignedRoot,
+        {*BLANK, *(f"finite: 0 {p}" for p in (CHANNEL, SMALL)), "finite: outputs of a ReLU"},
+    ),
+    (
+        broken.LearnedPower,
+        {*BLANK, *(f"finite: 0 {p}" for p in (CHANNEL, SMALL)), "finite: outputs of a ReLU"},
+    ),
+    (broken.OnePass, {"finite: a value of 1e+30"}),
+]
+
 
 @pytest.fixture
 def add(monkeypatch):
@@ -167,6 +195,28 @@ def failed(results: list[Result]) -> dict[str, str]:
 )
 def test_a_broken_norm_fails_where_it_is_broken(add, norm, check, expected):
     assert set(failed(attempt(check, LayerUnderTest(add(norm))))) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"), UNGUARDED, ids=lambda v: getattr(v, "__name__", "")
+)
+def test_slopes_that_end_a_training_are_caught(add, module, expected):
+    """Each passes the checks on ordinary values."""
+    subject = LayerUnderTest(add(row(module, over=("C",), options=("epsilon",))))
+    assert set(failed(gradients.check_finite(subject))) == expected
+    assert not failed(numerics.check_ordinary(subject))
+
+
+def test_a_row_without_masks_gets_none_and_is_not_checked_with_them(add):
+    """Its variables are those of the module alone."""
+    claims = {"over": ("C",), "parameters": ("scale",), "running_statistics": False}
+    name = add(row(broken.WithoutMask, **claims, options=("epsilon",), takes_masks=False))
+    skips = [r.name for r in check_norm(name, checks=("masks", "usage")) if "takes_" in r.note]
+    groups = [f"masks: {part}" for part in ("poison", "padding", "shapes", "extremes")]
+    assert skips == [*groups, "usage: masks"]
+    mask, mine, rms = masks.some_mask(), LayerUnderTest(name), LayerUnderTest("rms")
+    found = mine.forward(rms.variables, draw(), mask)
+    assert np.allclose(found, rms.forward(rms.variables, draw()), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NORMS)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from normlab.layers.convolutions import FORMS
 from normlab.layers.factory import factory
 from normlab.layers.linear import Conv, Dense, kernel_scheme
-from normlab.norms.noise import disturbed
+from normlab.norms.noise import Unmasked, disturbed
 from normlab.norms.presets import preset_options
 from normlab.norms.table import find_norm
 from normlab.norms.updates import Branches
@@ -90,6 +90,7 @@ def build(
     if "over" in fields:
         arguments["over"] = row.over
     norm = factory(module, **arguments)
+    norm = norm if row.takes_masks else factory(Unmasked, norm=norm)
     if branches:
         norm = factory(Branches, norm=norm, names=tuple(branches))
     reparam = kernel_scheme(kernel, act, kernel_start)

@@ -45,6 +45,19 @@ class Noise(nn.Module):
         return noisy.astype(x.dtype)
 
 
+class Unmasked(nn.Module):
+    """The layer of `norm`, which takes no mask, called with one: its variables are its own."""
+
+    norm: Callable[..., Any]
+
+    def setup(self) -> None:
+        self.layer = self.norm()
+        nn.share_scope(self, self.layer)
+
+    def __call__(self, x: jax.Array, train: bool = False, mask: Mask = None) -> jax.Array:
+        return self.layer(x, train=train)
+
+
 def disturbed(norm: Callable[..., Any], strength: float, name: str) -> Callable[..., Any]:
     """Return the layer norm(name=name), which puts out its values disturbed by `Noise`."""
 

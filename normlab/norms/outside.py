@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ def read_norms(file: str, sha256: str = "") -> dict[str, OutsideNorm]:
 
 def _check(name: str, row: OutsideNorm) -> None:
     """Raise ValueError where a row could not be resolved or built."""
-    from normlab.norms.builder import build
+    from normlab.norms.builder import build, module_of
 
     where = f"norm file {row.file!r}: {name!r}"
     for letter in row.over:
@@ -141,3 +142,28 @@ def _check(name: str, row: OutsideNorm) -> None:
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
         raise ValueError(f"{where} cannot be built ({told})") from error
+    _check_call(where, row, module_of(row.module))
+
+
+def _check_call(where: str, row: OutsideNorm, module: Any) -> None:
+    """Raise ValueError where networks could not call a module."""
+    if not row.takes_masks and not row.is_per_sample:
+        raise ValueError(
+            f"{where}: takes_masks=False with 'N' in over = {row.over!r}: statistics over "
+            "examples leave padding out, so __call__ must take mask"
+        )
+    given = {"train": True} | ({"mask": None} if row.takes_masks else {})
+    if not isinstance(module, type):
+        return  # a function that makes modules: their class is known once it is called
+    signature = inspect.signature(module.__call__)
+    try:
+        signature.bind("self", "x", **given)
+    except TypeError as error:
+        way = "add it with a default, or derive from normlab.norms.Scheme"
+        if row.takes_masks and row.is_per_sample:
+            way += "; takes_masks=False in the row leaves mask out"
+        raise ValueError(
+            f"{where}: {module.__name__}.__call__({', '.join(signature.parameters)}) cannot be "
+            f"called as (x, {', '.join(f'{n}={v}' for n, v in given.items())}), as networks do "
+            f"({error}); {way}"
+        ) from error

@@ -48,6 +48,9 @@ class Norm:
     reference: Any = None
     """float64 NumPy function (x, epsilon) -> y of a row from outside, in training mode at the
     initial parameters."""
+    takes_masks: bool = True
+    """Whether the module takes `mask`. A norm without `N` in `over` can do without: it never gets
+    one, since masks are only over examples and steps."""
     equals: str = ""
     """The row with the same arithmetic on dense inputs [N, C], if any."""
     cost: str = ""

@@ -23,7 +23,7 @@ from normlab.testing import (
     usage,
 )
 from normlab.testing.layer import GROUPS, LayerUnderTest, Oracle
-from normlab.testing.result import Result
+from normlab.testing.result import Result, skipped
 
 __all__ = ["CHECKS", "GROUPS", "Result", "LayerUnderTest", "check_norm"]
 
@@ -36,6 +36,9 @@ CHECKS: dict[str, list[Callable[[LayerUnderTest], list[Result]]]] = {
 }
 """Name of a group of checks -> its checks, the functions check_* of the module of that name. `cost`
 is a measurement: it never fails."""
+
+ABOUT_MASKS = (*CHECKS["masks"], usage.check_masks)
+"""Checks that are skipped for a row with takes_masks=False."""
 
 
 def check_norm(
@@ -61,9 +64,11 @@ def attempt(
 
     It may be external code: anything can go wrong in it.
     """
+    what = check.__name__.removeprefix("check_").replace("_", " ")
+    if check in ABOUT_MASKS and not subject.row.takes_masks:
+        return [skipped(what, "the row says takes_masks=False")]
     try:
         return check(subject)
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
-        what = check.__name__.removeprefix("check_").replace("_", " ")
         return [Result(what, "fail", note=f"{type(error).__name__}: {first}")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from normlab.norms.builder import module_of
 from normlab.testing.layer import GROUPS, LAYER, STATE, LayerUnderTest
 from normlab.testing.result import Result, held, skipped
 
@@ -29,7 +30,7 @@ def check_degenerate(subject: LayerUnderTest) -> list[Result]:
 
         return jax.eval_shape(step)
 
-    layer = type(subject.layer()).__name__
+    layer = getattr(module_of(row.module), "__name__", LAYER)
     try:
         trace()
     except ValueError as error:

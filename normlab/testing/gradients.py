@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from normlab.testing.layer import LayerUnderTest, as_double, compiled, draw
-from normlab.testing.result import Result, measured, off, skipped
+from normlab.testing.result import Result, held, is_finite, measured, off, skipped
 
 STEP = 1e-5
 """Central differences are off by about STEP^2 + 1e-16 / STEP = 1e-10 here."""
@@ -16,6 +16,15 @@ AGREES = 1e-6
 APPROXIMATE = "the row says that its gradient is an approximation"
 EVERY = 7
 """Every 7th value of the input is moved, and every value of a parameter."""
+
+PLACES = {
+    "0 in all examples": (...,),
+    "0 in an example": (2,),
+    "0 in a channel": (..., 3),
+    "0 at a position": (slice(None), 1),
+    "0 in a channel of an example": (2, ..., 3),
+}
+"""Where a network gives blank values: padding, borders of images, units that are off."""
 
 
 def differences(value: Callable[[np.ndarray], float], x: np.ndarray, every: int = 1) -> np.ndarray:
@@ -61,6 +70,34 @@ def check_first(subject: LayerUnderTest) -> list[Result]:
         expected = differences(moved, leaves[i])
         name = "slope of " + "/".join(str(key.key) for key in path)
         results.append(measured(name, off(slope, expected), AGREES, note))
+    return results
+
+
+def ordinary_inputs() -> dict[str, np.ndarray]:
+    """Return float32 inputs that networks give sooner or later, by what is special in them."""
+    found = {}
+    for name, place in PLACES.items():
+        for words, value in ((name, 0), (f"the same value{name[1:]}", 1.5)):
+            found[words] = x = draw(mean=0.5)
+            x[place] = value
+    found["outputs of a ReLU"] = np.maximum(draw(), 0)
+    for value in (1e6, 1e30):
+        found[f"a value of {value:g}"] = x = draw(mean=0.5)
+        x[2, 1, 0, 3] = value
+    return found
+
+
+def check_finite(subject: LayerUnderTest) -> list[Result]:
+    """Outputs, state and slopes are finite for inputs at which a root or a quotient has none.
+
+    One step on slopes that are not finite ends the training of a network.
+    """
+    results = []
+    for name, x in ordinary_inputs().items():
+        found = subject.step(subject.variables, x, draw(seed=1))
+        wrong = [part for part in found._fields if not is_finite(getattr(found, part))]
+        note = f"{', '.join(wrong)} not finite; guard roots and quotients against 0"
+        results.append(held(f"finite: {name}", not wrong, note))
     return results
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from normlab.testing.contract import same
 from normlab.testing.layer import ORDINARY, SHAPE, LayerUnderTest, Step, compiled, draw
-from normlab.testing.result import Result, held, measured, off, skipped, worst
+from normlab.testing.result import Result, held, is_finite, measured, off, skipped, worst
 
 
 def some_mask() -> np.ndarray:
@@ -89,14 +89,13 @@ def check_extremes(subject: LayerUnderTest) -> list[Result]:
     none = subject.step(subject.moved, x, cotangent, np.zeros(SHAPE, bool))
     whole = subject.step(subject.moved, x, cotangent, np.ones(SHAPE, bool))
     plain = subject.step(subject.moved, x, cotangent)
-    is_finite = all(np.isfinite(np.asarray(v, np.float64)).all() for v in jax.tree.leaves(none))
     before = subject.moved.get("batch_stats", {})
     name = "nothing valid: running statistics do not move"
     stands = held(name, same(none.state.get("batch_stats", {}), before), "they moved")
     if not subject.row.running_statistics:
         stands = skipped(name, "the row has none")
     return [
-        held("nothing valid: all is finite", is_finite, "outputs, slopes or state are not"),
+        held("nothing valid: all is finite", is_finite(none), "outputs, slopes or state are not"),
         stands,
         measured("all valid: as without a mask", worst(whole, plain), ORDINARY),
     ]

@@ -56,6 +56,11 @@ def worst(tree: object, right: object) -> float:
     return float(np.max([off(a, b) for a, b in pairs], initial=0.0))
 
 
+def is_finite(tree: object) -> bool:
+    """Return whether all values of a tree are finite."""
+    return all(np.isfinite(np.asarray(v, np.float64)).all() for v in jax.tree.leaves(tree))
+
+
 def table(results: Sequence[Result]) -> str:
     """Return the results as aligned lines: check, result, measured, limit, note."""
     rows = [("check", "result", "measured", "limit", "note")]
