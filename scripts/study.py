@@ -214,7 +214,7 @@ def train(job: Job) -> list[Failure]:
 
 
 def tell_timing() -> None:
-    print("timing single steps ...", flush=True)
+    print("measuring single steps ...", flush=True)
 
 
 def raise_lost(lost: dict[str, Failure]) -> None:

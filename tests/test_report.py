@@ -139,16 +139,21 @@ def test_step_times_are_those_of_the_machine_and_the_code_of_the_runs(records, t
     facts = {name: fact for name, fact in PROVENANCE.items() if name != "training_version"} | origin
     runs = {name: replace(run, provenance=facts) for name, run in records.items()}
     config = next(run.config for run in runs.values() if run.config["norm.name"] == "batch")
-    times = {timing_place(facts): {program_id(config): 0.25}, "another machine": {"x": 1.0}}
+    place, program = timing_place(facts), program_id(config)
+    times = {place: {program: 0.25}, "another machine": {"x": 1.0}}
     write_json(tmp_path / "steptimes.json", times)
     (report,) = gather(tmp_path, runs)
     setup = report.evidences["steps"]
-    assert setup.step_seconds == {"batch": 0.25}
+    assert setup.step_seconds == {"batch": 0.25} and setup.step_bytes == {}
     assert setup.timed_on == f"{PROVENANCE['processor']}, 1 core"
     assert all(not e.step_seconds for name, e in report.evidences.items() if name != "steps")
-    write_json(tmp_path / "steptimes.json", {timing_place(facts): {program_id(config): "x"}})
-    with pytest.raises(Damaged, match="no seconds in it"):
-        gather(tmp_path, runs)
+    write_json(tmp_path / "steptimes.json", times | {f"{place}, bytes": {program: 100}})
+    setup = gather(tmp_path, runs)[0].evidences["steps"]
+    assert setup.step_seconds == {"batch": 0.25} and setup.step_bytes == {"batch": 100}
+    for key in (place, f"{place}, bytes"):
+        write_json(tmp_path / "steptimes.json", {key: {program: "x"}})
+        with pytest.raises(Damaged, match="no seconds or bytes in it"):
+            gather(tmp_path, runs)
 
 
 def test_stale_runs_and_a_changed_rule_are_flagged(records, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -334,6 +335,7 @@ def test_the_matrix_ends_with_what_schemes_cost():
     report = small_report()
     steps, error = report.evidences.values()
     steps.step_seconds = {"none": 2e-3, "batch": 3e-3}
+    error.step_bytes = {"none": 1000, "batch": 1500, "group": 2500}
     (rate,) = steps.reported["batch"].chosen()
     runs = dict(steps.reported["batch"].runs[rate])
     runs[min(runs)] = replace(runs[min(runs)], status="diverged", final={})
@@ -342,11 +344,17 @@ def test_the_matrix_ends_with_what_schemes_cost():
     assert columns[1].step_times == columns[0].step_times == {"none": 1.0, "batch": 1.5}
     table = matrix(columns)
     title = "step time, none = 1, MLP 3x100, 8x8 digits, batch 64"
-    assert table.columns[-2:] == [title, "failed runs"]
-    found = {row[0]: row[-2:] for row in table.texts()}
+    memory = "memory, none = 1, MLP 3x100, 8x8 digits, batch 64"
+    assert table.columns[-3:] == [title, memory, "failed runs"]
+    found = {row[0]: row[-3:] for row in table.texts()}
+    assert [found[name][1] for name in ("none", "batch", "group")] == ["1.00", "1.50", "2.50"]
+    kept = {row["norm"]: row for row in csv.DictReader(table.to_csv().splitlines())}
+    assert [float(kept["group"][f"{memory}{end}"]) for end in ("", ", bytes")] == [2.5, 2500]
+    del error.step_bytes["group"]
+    assert [row[-2] for row in matrix(columns_of([report])).texts()].count("–") == 1
     assert [found[name][0] for name in ("none", "batch", "group")] == ["1.00", "1.50", "–"]
     all_runs = 4 + 4 * len(error.reported["batch"].chosen())
-    assert found["batch"][1] == f"1 of {all_runs}" and found["none"][1] == f"0 of {all_runs}"
+    assert found["batch"][2] == f"1 of {all_runs}" and found["none"][2] == f"0 of {all_runs}"
     searched = replace(steps.setup, protocol=Edges((-1.0, 0.0)))
     assert tried_runs(SetupRuns(searched, {})) == {}
 

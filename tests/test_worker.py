@@ -139,3 +139,14 @@ def test_why_no_worker_can_train_names_the_variable_that_asks_for_it(monkeypatch
     assert "JAX_PLATFORMS=cuda is set" in working.unfit(AssertionError())
     monkeypatch.delenv("JAX_PLATFORMS")
     assert working.unfit(ValueError("x")) == "ValueError: x"
+
+
+@pytest.mark.parametrize("kind, measured", [("time", "step_seconds"), ("memory", "step_bytes")])
+def test_a_step_is_measured_as_asked(store, monkeypatch, kind, measured):
+    def measure(configs, dataset):
+        return {arm: (kind, dataset.name) for arm in configs}
+
+    monkeypatch.setattr(working, measured, measure)
+    worker = Told(store)
+    worker.answer({"do": kind, "configs": {"none": CONFIGS["a"]}})
+    assert worker.done() == {"event": "measured", "values": {"none": [kind, "digits"]}}

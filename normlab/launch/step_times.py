@@ -11,38 +11,52 @@ from normlab.runs.provenance import host_facts, timing_place
 from normlab.runs.store import Store
 from normlab.settings import Config
 from normlab.studies.looks import StudyRuns
-from normlab.studies.measurements import STEP_TIMES, read_step_times
+from normlab.studies.measurements import ENDINGS, STEP_TIMES, read_step_costs
+from normlab.studies.planning import SetupRuns
+
+Unmeasured = tuple[str, dict[str, Config]]
+"""What is to be measured, and arm -> one of its runs."""
 
 
-def untimed(store: Store, looks: Iterable[StudyRuns]) -> list[dict[str, Config]]:
-    """Return arm -> one of its runs, for each finished setup that is tuned for speed and lacks a
-    step time."""
-    known = read_step_times(store).get(timing_place(host_facts()), {})
-    setups = [
-        {arm: next(iter(runs.values())).config for arm, runs in setup_runs.reports.items()}
-        for look in looks
-        for setup_runs in look.setups.values()
-        if setup_runs.times_steps and setup_runs.is_complete
-    ]
-    return [s for s in setups if not known.keys() >= set(map(program_id, s.values()))]
+def unmeasured(store: Store, looks: Iterable[StudyRuns]) -> list[Unmeasured]:
+    """Return the finished setups that lack a measurement of their steps.
+
+    The time is measured where rates are tuned for speed. The memory is counted in the first ranked
+    setup of each network."""
+    costs, place = read_step_costs(store), timing_place(host_facts())
+    times, memory = list[SetupRuns](), dict[str, SetupRuns]()
+    for look in looks:
+        finished = [runs for runs in look.setups.values() if runs.is_complete]
+        times += [runs for runs in finished if runs.times_steps]
+        for runs in finished:
+            if runs.setup.name in look.ranked:
+                memory.setdefault(runs.setup.title, runs)
+    found = []
+    for kind, setups in (("time", times), ("memory", memory.values())):
+        known = costs.get(place + ENDINGS[kind], {})
+        for runs in setups:
+            configs = {arm: next(iter(own.values())).config for arm, own in runs.reports.items()}
+            if not known.keys() >= set(map(program_id, configs.values())):
+                found.append((kind, configs))
+    return found
 
 
-def time_steps(
+def measure_steps(
     store: Store,
     supervisor: Supervisor,
-    setups: Iterable[dict[str, Config]],
+    setups: Iterable[Unmeasured],
     warn: Callable[[str], None],
 ) -> None:
-    """Measure the step time of a single run of every arm of these setups. The arms of a setup take
-    turns, so all are measured as soon as one is missing."""
-    times = read_step_times(store)
-    entry = times.setdefault(timing_place(host_facts()), {})
-    for configs in setups:
+    """Measure a step of a single run of every arm of these setups. The arms of a setup take turns,
+    so all are measured as soon as one is missing."""
+    costs = read_step_costs(store)
+    for kind, configs in setups:
+        entry = costs.setdefault(timing_place(host_facts()) + ENDINGS[kind], {})
         ids = {arm: program_id(config) for arm, config in configs.items()}
         if not entry.keys() >= set(ids.values()):  # rungs of a ladder share programs
             try:
-                seconds = supervisor.time_steps(configs)
+                values = supervisor.measure(kind, configs)
             except RuntimeError as error:  # costs a column
-                return warn(f"{error}; the tables go without seconds")
-            entry |= {ids[arm]: value for arm, value in seconds.items()}
-            write_json(store.root / STEP_TIMES, times)
+                return warn(f"{error}; the tables go without it")
+            entry |= {ids[arm]: value for arm, value in values.items()}
+            write_json(store.root / STEP_TIMES, costs)

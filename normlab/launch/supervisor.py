@@ -327,16 +327,16 @@ class Supervisor:
             folder.set_aside()
         self.widths |= dict.fromkeys(population.configs, width)
 
-    def time_steps(self, configs: dict[str, Config]) -> dict[str, float]:
-        """Return seconds of a training step of a single run of each arm, measured by an idle
-        worker while the others rest."""
+    def measure(self, kind: str, configs: dict[str, Config]) -> dict[str, float]:
+        """Return the seconds ("time") or bytes ("memory") of a step of a single run of each arm. An
+        idle worker measures them while the others rest."""
         if not self.workers:
             self.workers.append(self._start(0))
         first = self.workers[0]
-        send(first.process, {"do": "time", "configs": configs})
+        send(first.process, {"do": kind, "configs": configs})
         while True:
             worker, facts = self.events.get()
-            if worker is first and facts["event"] == "timed":
-                return facts["seconds"]
+            if worker is first and facts["event"] == "measured":
+                return facts["values"]
             if worker is first and facts["event"] in ("gone", "error", "unfit"):
-                raise RuntimeError(f"step times could not be measured: {facts}")
+                raise RuntimeError(f"the {kind} of a step could not be measured: {facts}")

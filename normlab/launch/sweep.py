@@ -13,7 +13,7 @@ from normlab.launch.batching import Turn
 from normlab.launch.failures import Failure
 from normlab.launch.progress import Display, clock
 from normlab.launch.remaining import TimeLeft
-from normlab.launch.step_times import time_steps, untimed
+from normlab.launch.step_times import measure_steps, unmeasured
 from normlab.launch.supervisor import Supervisor, WorkerProcess
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.errors import ConfigError, Damaged
@@ -182,8 +182,8 @@ class Job:
     ) -> list[Failure]:
         """Train everything that is missing; return the populations that failed.
 
-        With `on_timing`, the same workers then measure step times, and it is called before."""
-        if not self.missing() and not (on_timing and untimed(self.store, self._looks.values())):
+        With `on_timing`, the same workers then measure single steps, and it is called before."""
+        if not self.missing() and not (on_timing and unmeasured(self.store, self._looks.values())):
             return []
         self._report_settled(lambda *_: None)  # what was known before is no news
         began, costs = time.monotonic(), TimeLeft()
@@ -217,9 +217,9 @@ class Job:
         with closing(display), Supervisor(self.store, **options) as supervisor:
             supervisor.run(missing)
             display.close()
-            if on_timing and (setups := untimed(self.store, self._looks.values())):
+            if on_timing and (setups := unmeasured(self.store, self._looks.values())):
                 on_timing()
-                time_steps(self.store, supervisor, setups, self.warn)
+                measure_steps(self.store, supervisor, setups, self.warn)
             return supervisor.failures
 
     def _summary(self, so_far: str, costs: TimeLeft, workers: int) -> str:

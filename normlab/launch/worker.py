@@ -36,6 +36,7 @@ from normlab.runs.store import Store
 from normlab.settings import Config, from_json
 from normlab.training.batches import data_key, load_data
 from normlab.training.population import Population
+from normlab.training.step_memory import step_bytes
 from normlab.training.step_time import step_seconds
 
 CACHE_BYTES = 2 * 1024**3
@@ -114,7 +115,8 @@ class Worker:
         if request["do"] == "train":
             self.train(configs, request["resumes"], request["attempts"])
         else:
-            self.emit("timed", seconds=step_seconds(configs, self.dataset(configs)))
+            measure = {"time": step_seconds, "memory": step_bytes}[request["do"]]
+            self.emit("measured", values=measure(configs, self.dataset(configs)))
 
     def train(
         self, configs: dict[str, Config], resumes: bool, attempts: list[dict[str, Any]]

@@ -34,6 +34,10 @@ class Column:
     """Scheme -> what a step of a single run takes in this network, in steps without a norm."""
     timed_in: str = ""
     """The setup in which they were measured."""
+    step_bytes: Mapping[str, float] = field(default_factory=dict)
+    """Scheme -> what the backward pass of a step keeps in this network."""
+    counted_in: str = ""
+    """The setup in which that was counted."""
     tried: Counter[str] = field(default_factory=Counter)
     """Scheme -> runs at the rates that count."""
     failed: Counter[str] = field(default_factory=Counter)
@@ -76,17 +80,20 @@ def in_words(scheme: str) -> str:
 
 
 def columns_of(reports: Sequence[StudyReport]) -> list[Column]:
-    """Return a column for each purpose and setup that has runs. Steps are timed in one setup of a
-    network; its others have those times too."""
-    columns, timed = [], {}
+    """Return a column for each purpose and setup that has runs. Steps are measured in one setup of
+    a network; its others have those costs too."""
+    columns, measured = [], {}
     for report in reports:
         for ranking, runs, schemes in report.ranked:
             if schemes:
                 column = column_of(ranking, runs, schemes, report.profile)
                 columns.append((runs.setup.title, column))
+                found = measured.setdefault(runs.setup.title, {})
                 if times := step_times(runs):
-                    timed[runs.setup.title] = {"step_times": times, "timed_in": column.setup}
-    return [replace(column, **timed.get(network, {})) for network, column in columns]
+                    found |= {"step_times": times, "timed_in": column.setup}
+                if runs.step_bytes:
+                    found |= {"step_bytes": runs.step_bytes, "counted_in": column.setup}
+    return [replace(column, **measured[network]) for network, column in columns]
 
 
 def column_of(ranking: Ranking, e: SetupRuns, schemes: Sequence[Standing], profile: str) -> Column:
@@ -141,8 +148,10 @@ def matrix(columns: Sequence[Column]) -> Table:
         f"95 % t intervals. Other tables have medians of steps and rates. n counts seeds. "
         f"{NOTHING}: cannot run there, or fails too often at every rate. Delta: "
         + "; ".join(f"{c.title}: {c.delta}" for c in columns)
-        + ". Step times: of a single run, without evaluation. Failed: of the runs at the rates "
-        "that count, where no highest rate is searched."
+        + ". Step times: of a single run, without evaluation. Memory: what the backward pass of a "
+        "step needs from the forward pass, without parameters and batch. It is counted before "
+        "compilation, which may keep more or less. Failed: of the runs at the rates that count, "
+        "where no highest rate is searched."
     )
     costs = cost_cells(columns)
     return Table(
@@ -157,13 +166,20 @@ def matrix(columns: Sequence[Column]) -> Table:
 
 
 def cost_cells(columns: Sequence[Column]) -> dict[str, dict[str, Cell]]:
-    """Return title -> scheme -> cell, of what schemes cost: the time of a step, and failed runs."""
+    """Return title -> scheme -> cell, of what schemes cost: time and memory of a step, and failed
+    runs."""
     found: dict[str, dict[str, Cell]] = {}
     for column in columns:
         if column.step_times:
             found[f"step time, none = 1, {column.timed_in}"] = {
                 name: Measured(decimal(value, 2), {"": value})
                 for name, value in column.step_times.items()
+            }
+    for column in columns:
+        if unit := column.step_bytes.get("none"):
+            found[f"memory, none = 1, {column.counted_in}"] = {
+                name: Measured(decimal(value / unit, 2), {"": value / unit, "bytes": value})
+                for name, value in column.step_bytes.items()
             }
     tried, failed = (sum((getattr(c, n) for c in columns), Counter()) for n in ("tried", "failed"))
     found["failed runs"] = {

@@ -105,6 +105,8 @@ class StudyRuns:
     paths: Sequence[Sequence[Contrast]]
     settled: frozenset[str] = frozenset()
     """Ids of the claims whose contrast needs no more runs."""
+    ranked: frozenset[str] = frozenset()
+    """Setups whose schemes are ranked for a purpose."""
 
     @property
     def wanted(self) -> dict[str, RequiredRun]:
@@ -130,4 +132,5 @@ def look_at_study(
     paths = [looks[claim.setup].follow(claim, profile, with_averages) for claim in claims]
     setups = {name: found.furthest for name, found in looks.items()}
     settled = frozenset[str]().union(*(found.settled for found in looks.values()))
-    return StudyRuns(setups, paths, settled)
+    ranked = frozenset(ranking.setup for ranking in study.rankings)
+    return StudyRuns(setups, paths, settled, ranked)

@@ -88,8 +88,10 @@ class SetupRuns:
         """arm -> seed -> exponent of the highest rate that trains; -inf where none does."""
         self.step_seconds: Mapping[str, float] = {}
         """arm -> seconds of a step of a single run, where one machine measured them."""
+        self.step_bytes: Mapping[str, float] = {}
+        """arm -> bytes that the backward pass of a step needs, where they were counted."""
         self.timed_on = ""
-        """The machine that measured them."""
+        """The machine that measured the seconds."""
         self.benchmarks: Mapping[str, Any] = {}
         """Records of the benchmarks that the study reads, by name."""
         for group in _groups(setup.arms):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,6 +38,14 @@ def sum_all(tree: Any) -> jax.Array:
     return sum(map(total, jax.tree.leaves(tree)), jnp.zeros(()))
 
 
+def batch_loss(net: nn.Module, params: Any, state: TrainState, batch: Batch):
+    """Return the mean cross-entropy of a batch, in nats, and the statistics that moved."""
+    variables = state.variables | {"params": params}
+    rngs = {"noise": jax.random.fold_in(state.key, state.step)}
+    logits, moved = net.apply(variables, batch.x, train=True, mutable=MUTABLE, rngs=rngs)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), moved
+
+
 def make_train_step(
     net: nn.Module, optimizer: str, hyper: Hyper, on_nonfinite: str = "diverge"
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
@@ -49,16 +58,7 @@ def make_train_step(
     transform = direction(optimizer, hyper.momentum, hyper.weight_decay)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-        noise_key = jax.random.fold_in(state.key, state.step)
-
-        def loss_of(params):
-            variables = state.variables | {"params": params}
-            logits, moved = net.apply(
-                variables, batch.x, train=True, mutable=MUTABLE, rngs={"noise": noise_key}
-            )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
-            return losses.mean(), moved
-
+        loss_of = functools.partial(batch_loss, net, state=state, batch=batch)
         (loss, moved), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = transform.update(grads, state.opt_state, state.params)
         rate = hyper.lr * batch.rate
