@@ -52,13 +52,13 @@ def test_one_layer_as_jax_prints_it(name, capsys):
         return batch_loss(net, params, state, Batch(x, y, jnp.ones(())))[0]
 
     print_saved_residuals(loss, state.params, state, x, y)
-    shown = 0
-    for line in capsys.readouterr().out.splitlines():
-        kind, bits, shape, origin = re.fullmatch(r"~?([a-z]+)(\d*)\[([\d,]*)\] (.*)", line).groups()
+    printed, shown = capsys.readouterr().out, 0
+    line = re.compile(r"^~?([a-z]+)(\d*)\[([\d,]*)\] (.*)$", re.MULTILINE)
+    for kind, bits, shape, origin in line.findall(printed):
         if not re.match("from the argument|output of (broadcast_in_dim|reshape|.*'_take')", origin):
-            shown += math.prod(map(int, shape.split(","))) * (
-                1 if kind == "bool" else int(bits) // 8
-            )
+            size = 1 if kind == "bool" else int(bits) // 8
+            shown += size * math.prod(map(int, shape.split(",")))
+    assert len(line.findall(printed)) == printed.count("\n") > 0
     assert step_bytes({name: MLP | {"norm.name": name}}, DATA) == {name: shown}
 
 
