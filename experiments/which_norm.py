@@ -19,6 +19,7 @@ Cost: quick: about 90 minutes on 2 cores under other work; standard: not measure
 from dataclasses import replace
 
 from normlab.data import DATASETS
+from normlab.models.table import MODELS
 from normlab.settings import Config
 from normlab.studies.protocols import ADAM_WINDOW, WINDOW, Edges, Tuning
 from normlab.studies.ranking import ERROR, SPEED, TOLERANCE, Ranking
@@ -130,14 +131,22 @@ SESOI = {
 }
 
 
-def on_data(name: str) -> Study:
-    """Return the study on data of your own: the test error alone, with batches of 64 and of 4."""
+def on_data(name: str, model: str = "") -> Study:
+    """Return the study on data of your own: the test error alone, with batches of 64 and of 4.
+
+    `model` names a network of your own, or none.
+    """
     row, own = DATASETS[name], []
     side, base, title = min(row.shape[:2]), "digits_mlp", "MLP 3x100"
     settings: Config = {"data.name": name, "optim.schedule": "cosine"}
+    if model:
+        settings["model.name"] = model
+    if model and not MODELS[model].is_convolutional:
+        side = 1
     if side >= 4:  # images that are left after two pools
         base, title = "digits_cnn", "ReLU CNN 16-32-64"
         settings["model.stride"] = 1 if side < 16 else 2 if side < 64 else 4
+    title = MODELS[model].title if model else title
     large = min(64, 2 ** (row.train.bit_length() - 1))
     for purpose, steps, batch in (("error", 300, large), ("small", 1200, 4)):
         length = {"train.steps": steps, "train.eval_every": steps // 3, "data.batch": batch}

@@ -1,13 +1,11 @@
-"""Rows found by name, and the nearest name where there is none; paths and code from outside."""
+"""Rows found by name, and the nearest name where there is none; paths of this machine."""
 
 from __future__ import annotations
 
 import difflib
 import os
-import sys
 from collections.abc import Iterable, Mapping
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Row = TypeVar("Row")
 
@@ -46,14 +44,3 @@ def local_path(text: str) -> str:
     if path.startswith("~"):
         raise ValueError(f"{text!r}: there is no such home directory; give the whole path")
     return path
-
-
-def run_file(file: str, content: bytes, name: str) -> dict[str, Any]:
-    """Run a file as the module `name`, which dataclasses look up among those that are loaded.
-
-    Return its variables; raises whatever its code raises.
-    """
-    module = sys.modules[name] = ModuleType(name)
-    module.__file__ = file
-    exec(compile(content, file, "exec"), vars(module))
-    return vars(module)

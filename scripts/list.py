@@ -34,6 +34,7 @@ flags.DEFINE_bool("markdown", False, "norms: print docs/norms.md.")
 cli.define_data_dir()
 cli.define_norms()
 cli.define_data()
+cli.define_model()
 FLAGS = flags.FLAGS
 
 Rows = list[Sequence[str]]
@@ -216,6 +217,7 @@ def main(words: list[str]) -> int:
         raise cli.UsageError(f"{given}; use python scripts/list.py {'|'.join(LISTS)}")
     cli.load_norms()
     cli.given_data()
+    cli.load_models()
     is_page = FLAGS.markdown and words[0] == "norms"
     head, *rows = LISTS[words[0]]()
     print(norms_page() if is_page else Table("", head, rows).to_text() + "\n", end="")

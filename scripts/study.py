@@ -11,10 +11,12 @@ Examples:
   python scripts/study.py --study=convergence --norms=docs/examples/my_norm.py \
       --arms=none,batch,my_norm                                        # with a norm of your own
   python scripts/study.py --study=which_norm --data=docs/examples/my_data.py   # on your own data
+  python scripts/study.py --study=which_norm --model=docs/examples/my_network.py   # in your network
 
 --config.a.b=v overrides any setting that the study does not vary; scripts/list.py settings has all.
 Norms of --norms join each setup that they can run in as screening arms, on a page of their own.
-With --data every setup that can run on your data set does, on a page of its own.
+With --data every setup that can run on your data set does, on a page of its own. --model puts a
+network of your own in the place of each setup's.
 Finished runs are never repeated. A second call continues what was stopped, trains what is missing
 and reports. Several commands may work on one --results at the same time.
 
@@ -50,6 +52,7 @@ from normlab.report.claims import claim_order
 from normlab.runs.errors import ConfigError
 from normlab.runs.kept_data import recall_data
 from normlab.runs.store import Store
+from normlab.settings import Config
 from normlab.studies.decisions import decide
 from normlab.studies.looks import StudyRuns
 from normlab.studies.planning import ConfigCache
@@ -75,6 +78,7 @@ cli.define_results()
 cli.define_data_dir()
 cli.define_norms()
 cli.define_data()
+cli.define_model()
 cli.define_overrides()
 FLAGS = flags.FLAGS
 
@@ -84,6 +88,7 @@ def chosen_studies() -> list[Study]:
     if not FLAGS.study:
         raise ConfigError(f"no study; give --study=NAME (studies: {', '.join(study_names())}, all)")
     norms = cli.load_norms()
+    cli.load_models()
     studies = load_studies(FLAGS.study)
     if "all" in FLAGS.study:
         studies = sorted((s for s in studies if FLAGS.profile in s.setups), key=first_claim)
@@ -98,10 +103,18 @@ def chosen_studies() -> list[Study]:
     return studies
 
 
+def overrides_of(study: Study) -> Config:
+    """Return the settings of the command line that a study takes."""
+    places = [
+        part for s in study.all_setups for part in (s.settings, *(a.settings for a in s.arms))
+    ]
+    return cli.overrides(any(place.get("model.name") in cli.load_models() for place in places))
+
+
 def can_run(study: Study) -> bool:
     """Return whether a study can run on the data of --data; print why it cannot."""
     try:
-        check_study(adapt(study, overrides=cli.overrides()), FLAGS.profile, FLAGS.data_dir)
+        check_study(adapt(study, overrides=overrides_of(study)), FLAGS.profile, FLAGS.data_dir)
     except ConfigError as error:
         print(f"note: {study.name} cannot run on {FLAGS.data} ({error})")
         return False
@@ -123,14 +136,17 @@ def with_norms(studies: list[Study], norms: Sequence[str]) -> list[Study]:
         refusals: list[ConfigError] = []
         for study in studies:
             try:
-                adapt(study, overrides=cli.overrides(), norms=[norm])
+                adapt(study, overrides=overrides_of(study), norms=[norm])
                 able[study.name].append(norm)
             except ConfigError as error:
                 refusals.append(error)
         if len(refusals) == len(studies):
             raise refusals[0]
-    options = {"overrides": cli.overrides(), "arms": tuple(FLAGS.arms), "seeds": FLAGS.seeds}
-    return [adapt(study, **options, norms=able[study.name]) for study in studies]
+    options = {"arms": tuple(FLAGS.arms), "seeds": FLAGS.seeds}
+    return [
+        adapt(study, overrides=overrides_of(study), **options, norms=able[study.name])
+        for study in studies
+    ]
 
 
 def print_plan(job: Job) -> None:

@@ -10,6 +10,7 @@ Examples:
   python scripts/train.py --config=configs/digits_mlp.py --norms=docs/examples/my_norm.py \
       --config.norm.name=my_norm                                       # a norm of your own
   python scripts/train.py --config=configs/digits_mlp.py --data=docs/examples/my_data.py
+  python scripts/train.py --config=configs/digits_cnn.py --model=docs/examples/my_network.py
 
 --config.a.b=v overrides any setting; scripts/list.py settings has all of them with their reasons.
 The run is in results/runs/<id>/, where <id> is the hash of its settings. A finished run is shown
@@ -57,6 +58,7 @@ cli.define_results()
 cli.define_data_dir()
 cli.define_norms()
 cli.define_data()
+cli.define_model()
 cli.define_config_file()
 FLAGS = flags.FLAGS
 COLUMNS = ("train_loss", "loss", "accuracy", "running_loss", "running_accuracy")

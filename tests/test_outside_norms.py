@@ -14,11 +14,13 @@ import pytest
 from workspace import run_script
 
 from normlab import cli
+from normlab.cli import files
 from normlab.norms import NORMS
 from normlab.norms.outside import OutsideNorm, add_norms, outside_norms
 from normlab.report.figures.style import line_styles
 from normlab.report.formatting import command
 from normlab.runs.config import ConfigError, program_id, resolve, run_id
+from normlab.runs.kept_rows import recall_rows, row_files
 from normlab.runs.store import StorageError, Store
 from normlab.settings import defaults
 from normlab.studies.rules import rule_of
@@ -126,7 +128,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(script, flags, wo
 
 def test_a_file_is_read_on_the_cpu_and_leaves_the_environment(tmp_path, monkeypatch):
     file = write(tmp_path / "f.py", "import os\n" + over("C", "os.environ['JAX_PLATFORMS']"))
-    monkeypatch.setattr(cli, "FLAGS", SimpleNamespace(norms=[file]))
+    monkeypatch.setattr(files, "FLAGS", SimpleNamespace(norms=[file]))
     monkeypatch.delenv("JAX_PLATFORMS")
     assert cli.load_norms() == ["cpu"] and "JAX_PLATFORMS" not in os.environ
 
@@ -147,18 +149,20 @@ def test_the_content_of_the_file_is_part_of_the_run(tmp_path):
 def test_a_kept_row_gives_the_same_run_without_the_file(tmp_path):
     add_norms([str(EXAMPLE)])
     name = run_id(resolve({"norm.name": "my_norm"}).config)
-    store = Store(tmp_path).open()
-    (file,) = store.norm_files()
-    assert file.read_bytes() == EXAMPLE.read_bytes()
+    Store(tmp_path).open()
+    (file,) = row_files(tmp_path)["norms"]
+    assert Path(file).read_bytes() == EXAMPLE.read_bytes()
     del NORMS["my_norm"]
-    store.recall_norms()
+    recall_rows(tmp_path)
     assert run_id(resolve({"norm.name": "my_norm"}).config) == name
     row = NORMS["my_norm"]
     assert isinstance(row, OutsideNorm) and (row.title, row.over) == ("peak norm", ("H", "W", "C"))
-    assert outside_norms() == {} and store.norm_files() == []  # it can be read, not trained
+    assert (
+        outside_norms() == {} and row_files(tmp_path)["norms"] == []
+    )  # it can be read, not trained
     (tmp_path / "norms" / "other.json").write_text("{")
     with pytest.raises(StorageError, match="is damaged"):
-        store.recall_norms()
+        recall_rows(tmp_path)
 
 
 def runs(setup: Setup, norm: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from normlab.data.table import DataError
-from normlab.lookup import run_file
+from normlab.outside import run_file
 
 WHOLE = ("x", "y")
 PARTS = ("x_train", "y_train", "x_test", "y_test")

@@ -24,6 +24,7 @@ from normlab.launch.failures import Failure
 from normlab.launch.json_lines import receive, send, start_worker
 from normlab.runs.checkpoints import PopulationFolder, population_id
 from normlab.runs.errors import NoWorker, Preempted, StorageError
+from normlab.runs.kept_rows import row_files
 from normlab.runs.store import Store
 from normlab.settings import Config, program_key
 
@@ -133,9 +134,8 @@ class Supervisor:
 
     def _start(self, number: int) -> WorkerProcess:
         device = self.devices[number]
-        norms = [str(file) for file in self.store.norm_files()]
-        options = {"results": str(self.store.root), "norms": norms, "core": device.core}
-        options |= self.options
+        options = {"results": str(self.store.root), "core": device.core}
+        options |= row_files(self.store.root) | self.options
         process = start_worker("normlab.launch.worker", options, environment=device.environment)
         worker = WorkerProcess(number, process)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()

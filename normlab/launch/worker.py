@@ -27,6 +27,7 @@ from normlab.launch.json_lines import answer, open_worker, receive
 from normlab.launch.surroundings import heed
 from normlab.launch.trainer import Trainer
 from normlab.lookup import local_path
+from normlab.models.outside import add_models
 from normlab.norms.outside import add_norms
 from normlab.runs.checkpoints import population_id, unfinished
 from normlab.runs.errors import LabError, Preempted, StorageError
@@ -220,7 +221,8 @@ def main() -> None:
         if doubt := use_cache():
             worker.emit("warning", message=f"{doubt}; NORMLAB_CACHE=DIR names another place")
         jax.devices()  # fails where JAX_PLATFORMS names what is not there
-        add_norms(options["norms"], [Path(file).stem for file in options["norms"]])
+        for kind, add in (("norms", add_norms), ("models", add_models)):
+            add(options[kind], [Path(file).stem for file in options[kind]])
         recall_data(store.root)
     except Exception as error:
         worker.emit("unfit", message=unfit(error))

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from normlab.models.activations import ACTIVATIONS, kernel_inits
 from normlab.models.table import MODELS
-from normlab.norms.builder import build, module_of
+from normlab.norms.builder import Layers, build, module_of
 from normlab.norms.table import COMMON, find_norm
 from normlab.settings import Config
 
@@ -18,16 +18,24 @@ def norm_options(config: Config) -> dict[str, Any]:
     return {o: config[f"norm.{o}"] for o in find_norm(config["norm.name"]).options + COMMON}
 
 
+def make_network(config: Config, classes: int, layers: Layers) -> nn.Module:
+    """Return the network of `config` with these layers. An external network may do without
+    `kernel_init` and `head_init`."""
+    row = MODELS[config["model.name"]]
+    module = module_of(row.module)
+    inits = kernel_inits(config["init.kernel"], activation(config))
+    given = dict(zip(("kernel_init", "head_init"), inits, strict=True))
+    kept = {n: v for n, v in given.items() if n in getattr(module, "__dataclass_fields__", {})}
+    return module(layers=layers, classes=classes, **kept, **row.fields(config))
+
+
+def activation(config: Config) -> str:
+    """Return the name of the activation: the network's own, or what the configuration chooses."""
+    return MODELS[config["model.name"]].act or config["model.act"]
+
+
 def build_model(config: Config, classes: int, conv_form: str, **overrides: Any) -> nn.Module:
     """Return the network of `config`; `overrides` replace options of its norm."""
-    row = MODELS[config["model.name"]]
-    name = row.act or config["model.act"]
-    act, (kernel_init, head_init) = ACTIVATIONS[name][0], kernel_inits(config["init.kernel"], name)
-    options = norm_options(config) | overrides
-    return module_of(row.module)(
-        layers=build(config["norm.name"], act=act, conv_form=conv_form, **options),
-        classes=classes,
-        kernel_init=kernel_init,
-        head_init=head_init,
-        **row.fields(config),
-    )
+    act, options = ACTIVATIONS[activation(config)][0], norm_options(config) | overrides
+    layers = build(config["norm.name"], act=act, conv_form=conv_form, **options)
+    return make_network(config, classes, layers)

@@ -6,6 +6,8 @@ import re
 import shlex
 
 from normlab.data import outside_data
+from normlab.models.outside import OutsideModel
+from normlab.models.table import MODELS
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
 from normlab.settings import SETTINGS, defaults
@@ -73,6 +75,10 @@ def command(study: Study, profile: str) -> str:
         is_setting, own_data = setting in SETTINGS, outside_data()
         if setting == "data.name" and value in own_data:
             flags.append(f"--data={own_data[value].file}")
+            continue
+        model = MODELS.get(value) if setting == "model.name" else None
+        if isinstance(model, OutsideModel):
+            flags.append(f"--model={model.file}")
             continue
         flags.append(f"--config.{change}" if is_setting else f"--{change}")
     return shlex.join(["python", "scripts/study.py", *flags])

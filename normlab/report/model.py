@@ -14,6 +14,7 @@ from pathlib import Path
 from normlab.report.formatting import command
 from normlab.report.provenance import ProvenanceSummary
 from normlab.report.tables import Table
+from normlab.runs.kept_rows import recall_rows
 from normlab.runs.record import Record
 from normlab.runs.store import Records, Store
 from normlab.studies.decisions import Verdict, decide
@@ -99,7 +100,7 @@ def collect(
     records: Mapping[str, Record] | None = None,
 ) -> list[StudyReport]:
     """Return the reports of those studies that have the profile; raises StorageError."""
-    store.recall_norms()
+    recall_rows(store.root)
     cache = cache or ConfigCache()
     found = Records(store) if records is None else records
     reports = []

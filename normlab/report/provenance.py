@@ -86,5 +86,6 @@ READERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "data sha256": lambda p: str(p.get("data_sha256"))[:16],
     "continued with a change of": _changes,
     "norm from outside, sha256": lambda p: p["norm.file"][:16] if "norm.file" in p else None,
+    "network from outside, sha256": lambda p: p["model.file"][:16] if "model.file" in p else None,
 }
 """What the page says of the provenance of runs -> how it is read; None: nothing."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from normlab.data import DATASETS, OutsideData, UnknownDataset, check
 from normlab.layers.table import find_kernel
 from normlab.models.table import MODELS
-from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import COMMON, NORMS, Norm, find_norm
+from normlab.outside import OutsideRow
 from normlab.runs.constraints import check_constraints, training_examples
 from normlab.runs.errors import ConfigError
 from normlab.settings import LATER, SETTINGS, Config, defaults, nearest_setting, program_key
@@ -47,7 +47,8 @@ def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True
         hint = "; one of your own needs --data=FILE" if isinstance(error, UnknownDataset) else hint
         raise ConfigError(f"{error}{hint}") from error
     if full["model.name"] not in MODELS:
-        raise ConfigError(f"unknown model {full['model.name']!r} (models: {', '.join(MODELS)})")
+        models = f"models: {', '.join(MODELS)}; one of your own needs --model=FILE"
+        raise ConfigError(f"unknown model {full['model.name']!r} ({models})")
     resolved = Resolved(*_reset_unused(full, row))
     check_constraints(resolved.config)
     return resolved
@@ -143,9 +144,9 @@ def identity(config: Config) -> Config:
 
 
 def outside_file(config: Config) -> Config:
-    """Return the hash of the file that a run's norm comes from, {} for a norm of normlab."""
-    row = find_norm(config["norm.name"])
-    return {"norm.file": row.sha256} if isinstance(row, OutsideNorm) else {}
+    """Return the hashes of the files that a run's norm and its network come from, if any."""
+    rows = {"norm": find_norm(config["norm.name"]), "model": MODELS[config["model.name"]]}
+    return {f"{k}.file": row.sha256 for k, row in rows.items() if isinstance(row, OutsideRow)}
 
 
 def _digest(value: Any) -> str:

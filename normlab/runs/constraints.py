@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from normlab.data.table import DATASETS
 from normlab.diagnostics.names import probe_names
 from normlab.layers.table import find_kernel
+from normlab.models.outside import check_network
 from normlab.models.row import Shape
 from normlab.models.table import MODELS
 from normlab.norms.table import Norm, find_norm
@@ -196,6 +197,7 @@ def _network(config: Config) -> Iterator[str]:
     try:
         if model.check:
             model.check(config, row)
+        check_network(config, image)
         shapes = model.shapes(config, image)
     except ValueError as error:
         yield str(error)
@@ -213,7 +215,7 @@ def _network(config: Config) -> Iterator[str]:
             f"model.placement = 'peri' has a branch between two norms, {config['model.name']!r} "
             "has none; use pre or post, or model.name=encoder"
         )
-    if config["model.placement"] == "post":
+    if config["model.placement"] == "post" and shapes:
         yield from _after_the_activation(config, row, shapes[-1][2])
 
 

@@ -17,6 +17,7 @@ from normlab.runs import files
 from normlab.runs.checkpoints import POPULATION, PopulationFolder
 from normlab.runs.errors import BadResultsDirectory, Damaged, NoCheckpoint
 from normlab.runs.kept_data import read_data
+from normlab.runs.kept_rows import read_row
 from normlab.runs.store import Store
 
 DAMAGE = ("damaged", "lost")
@@ -62,8 +63,8 @@ def _read_json(_: Store, path: Path) -> None:
     files.read_json(path)
 
 
-def _read_norm(store: Store, path: Path) -> None:
-    store.read_norm(path)
+def _read_row(_: Store, path: Path) -> None:
+    read_row(path)
 
 
 def _read_data(_: Store, path: Path) -> None:
@@ -72,7 +73,7 @@ def _read_data(_: Store, path: Path) -> None:
 
 
 def _read_code(_: Store, path: Path) -> None:
-    """Compare the code of a norm with its name, as a worker does before it runs the code."""
+    """Compare code from outside with its name, as a worker does before it runs the code."""
     if hashlib.sha256(files.read_bytes(path, files.LARGEST_JSON)).hexdigest() != path.stem:
         raise Damaged(path, "sha256 mismatch")
 
@@ -131,8 +132,10 @@ READERS: dict[str, Callable[[Store, Path], Iterator[Finding] | None]] = {
     "studies/*.json": _read_json,
     "bench/*.json": _read_json,
     "data/*.json": _read_data,
-    "norms/*.json": _read_norm,
+    "norms/*.json": _read_row,
     "norms/*.py": _read_code,
+    "models/*.json": _read_row,
+    "models/*.py": _read_code,
     "populations/*/manifest.json": _read_json,
     "populations/*/": _read_population,
     "runs/*/": _read_run,

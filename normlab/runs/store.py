@@ -2,7 +2,7 @@
 
     results/runs/<run id>/   result.json (the only done marker), curve.jsonl, failure.json, .lock
     results/populations/<id>/   which runs train together, and checkpoints: runs/checkpoints.py
-    results/norms/<name>.json, <sha256>.py   norms from outside: the row as last used, its file
+    results/norms, results/models   norms and networks from outside: kept_rows.py
     results/data/<name>.json, <name>.npz   data of your own: kept_data.py
 
 All JSON but the lines of curve.jsonl ends with its own checksum; a result holds that of its curve.
@@ -19,11 +19,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from normlab.norms.outside import OutsideNorm, outside_norms
-from normlab.norms.table import NORMS
 from normlab.runs import files
 from normlab.runs.errors import BadResultsDirectory, Damaged, StorageError
 from normlab.runs.kept_data import keep_data
+from normlab.runs.kept_rows import keep_rows
 from normlab.runs.provenance import is_commit_lost, missing_facts
 from normlab.runs.record import Record, record_of
 
@@ -45,41 +44,9 @@ class Store:
                 f"results directory {str(self.root)!r} cannot be used ({error.strerror}); "
                 "give another one with --results=DIR"
             ) from error
-        self._keep_norms()
+        keep_rows(self.root)
         keep_data(self.root)
         return self
-
-    def _keep_norms(self) -> None:
-        """Keep the norms from outside. Workers load the kept files, so editing one while a study
-        runs changes nothing. With the kept rows reports need neither file nor jax."""
-        for name, row in outside_norms().items():
-            files.make_folder(self.root, "norms")
-            files.write_atomic(self._norm_file(row), row.code)
-            files.write_json(self.root / "norms" / f"{name}.json", row.facts() | {"name": name})
-
-    def _norm_file(self, row: OutsideNorm) -> Path:
-        return self.root / "norms" / f"{row.sha256}.py"
-
-    def norm_files(self) -> list[Path]:
-        """Return the kept files of the norms from outside that this command knows. Each is named by
-        its sha256, which the worker checks before it runs one."""
-        return sorted({self._norm_file(row) for row in outside_norms().values()})
-
-    def read_norm(self, path: Path) -> OutsideNorm:
-        """Return the kept row of a norm from outside; raises Damaged."""
-        facts = files.read_json(path)
-        try:
-            if facts["name"] != path.stem:
-                raise ValueError(f"it is of the norm {facts['name']!r}")
-            return OutsideNorm.from_facts(facts)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Damaged(path, str(error)) from error
-
-    def recall_norms(self) -> None:
-        """Add the kept rows to the table where their names are free; raises StorageError."""
-        for path in sorted((self.root / "norms").glob("*.json")):
-            if path.stem not in NORMS:
-                NORMS[path.stem] = self.read_norm(path)
 
     def check(self) -> None:
         """Raise BadResultsDirectory, writing nothing, where the directory cannot be used."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from normlab.data import outside_data
+from normlab.models.outside import outside_models
 from normlab.norms.table import NORMS, meant_by
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
@@ -17,7 +18,7 @@ from normlab.settings import SETTINGS, Config, nearest_setting
 from normlab.studies.effects import Claim
 from normlab.studies.panel import VARIED, Line
 from normlab.studies.ranking import Ranking
-from normlab.studies.setup import ROOT, Arm, Setup, load_config, load_module, norm_arms
+from normlab.studies.setup import ROOT, Arm, Setup, load_config, load_module, norm_arms, scheme
 
 PROFILES = ("quick", "standard", "full")
 SECTIONS = ("Fair test", "Source", "Expect", "Refuted if", "Cost")
@@ -63,7 +64,7 @@ class Study:
     """Whether it is expensive: --study=all leaves it out."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks whose record in results/bench its claims read."""
-    on_data: Callable[[str], Study] | None = None
+    on_data: Callable[[str, str], Study] | None = None
     """Returns a study of the same question on a data set of your own, by its name."""
     file: str = ""
     """What --study=... takes for it: its name in experiments/, else its path."""
@@ -215,14 +216,19 @@ def adapt(
 
 
 def on_own_data(study: Study, overrides: Config) -> Study:
-    """Return the study on a data set of your own, where the overrides name one.
+    """Return the study on a data set or a network of your own, where the overrides name one.
 
     It is what the study has for such data, or else the arms that can run there. Raises ConfigError
     where none can."""
-    if "data.name" not in overrides or overrides["data.name"] not in outside_data():
+    data, model = overrides.get("data.name", ""), overrides.get("model.name", "")
+    if data not in outside_data() and model not in outside_models():
         return study
     if study.on_data:
-        return replace(study.on_data(overrides["data.name"]), file=study.file)
+        study = replace(study.on_data(data or "digits", model), file=study.file)
+        for setup in study.all_setups:
+            plain = Arm("none", scheme("none"))
+            if not setup.arms and (error := refusal(setup, plain, overrides)):
+                raise error
     refused: list[ConfigError] = []
 
     def able(setup: Setup) -> Setup:

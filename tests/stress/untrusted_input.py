@@ -34,6 +34,7 @@ from normlab.runs.checkpoints import PopulationFolder, unfinished
 from normlab.runs.errors import LabError
 from normlab.runs.fsck import examine
 from normlab.runs.kept_data import recall_data
+from normlab.runs.kept_rows import recall_rows
 from normlab.runs.store import Record, Store
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import load_study
@@ -105,7 +106,7 @@ def readers(target: Target, place: str, content: bytes) -> Found:
 
     acts: dict[str, Callable[[], object]] = {
         "Store.read": lambda: store.read(target.run),
-        "recall_norms": store.recall_norms,
+        "recall_rows": lambda: recall_rows(store.root),
         "recall_data": lambda: read_data_sets(store),
         "started_studies": lambda: sweep.started_studies(store),
         "fsck": lambda: list(examine(store.root)),
@@ -184,7 +185,7 @@ def code(target: Target) -> Found:
         NORMS.pop("planted", None)
         kept = store.root / "norms" / "planted.json"
         files.write_json(kept, files.read_json(kept) | {"code": target.code, "sha256": digest})
-        wrong += end_of(store.recall_norms)
+        wrong += end_of(lambda: recall_rows(store.root))
         wrong += [f"the row of {name} has its code" for name in outside.outside_norms()]
         wrong += end_of(store.open)
     return [*wrong, *target.escaped()]

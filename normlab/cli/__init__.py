@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import math
 import os
 import shlex
@@ -19,15 +18,44 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import normlab
-from normlab.data import DataError, add_data, outside_data
-from normlab.launch.surroundings import STOPS, heed, prepare_process, without_accelerator
+from normlab.cli.files import (
+    USAGE,
+    PathsParser,
+    UsageError,
+    define_data,
+    define_data_dir,
+    define_model,
+    define_norms,
+    define_path,
+    define_paths,
+    define_results,
+    given_data,
+    given_model,
+    load_models,
+    load_norms,
+)
+from normlab.data import DataError
+from normlab.launch.surroundings import STOPS, heed, prepare_process
 from normlab.lookup import local_path
-from normlab.norms.outside import add_norms
 from normlab.runs.errors import ConfigError, LabError, Preempted, StorageError
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
 from normlab.studies.setup import ROOT, config_names
 
-OK, USAGE, DIVERGED, INTERNAL, INTERRUPTED = 0, 2, 3, 70, 130
+__all__ = [
+    "PathsParser",
+    "UsageError",
+    "define_data",
+    "define_data_dir",
+    "define_model",
+    "define_norms",
+    "define_path",
+    "define_paths",
+    "define_results",
+    "load_models",
+    "load_norms",
+]
+
+OK, DIVERGED, INTERNAL, INTERRUPTED = 0, 3, 70, 130
 """Exit codes; runs/errors.py has those of errors."""
 
 SETTINGS_HELP = (
@@ -41,46 +69,6 @@ ECHO = 0.5
 """Seconds within which a repeated signal is the same one."""
 
 FLAGS = flags.FLAGS
-
-
-class UsageError(LabError):
-    """A command line that means nothing."""
-
-    code, kind = USAGE, "usage"
-
-
-class PathParser(flags.ArgumentParser):
-    """The value of a flag is a path of this machine."""
-
-    def parse(self, argument: str) -> str:
-        return local_path(argument)
-
-
-class PathsParser(flags.ListParser):
-    """The same for a list."""
-
-    def parse(self, argument: str | list[str]) -> list[str]:
-        return [local_path(path) for path in super().parse(argument)]
-
-
-def define_path(name: str, default: str | None, text: str) -> None:
-    """Define a flag that is a path."""
-    flags.DEFINE(PathParser(), name, default, text, serializer=flags.ArgumentSerializer())
-
-
-def define_paths(name: str, text: str) -> None:
-    """Define a flag that is a list of paths, or of names."""
-    flags.DEFINE(PathsParser(), name, [], text, serializer=flags.CsvListSerializer(","))
-
-
-def define_results() -> None:
-    """Define `--results=DIR`."""
-    define_path("results", "results", "Directory of all results.")
-
-
-def define_data_dir() -> None:
-    """Define `--data_dir=DIR`."""
-    define_path("data_dir", None, "Directory of prepared data sets.")
 
 
 def refuse_unknown_settings(argv: list[str]) -> None:
@@ -127,48 +115,13 @@ def complete(config: Any) -> Any:
     return ConfigDict(nest(defaults() | given))
 
 
-def define_norms() -> None:
-    """Define `--norms=FILE,...`."""
-    define_paths("norms", "Files with norms of your own, see docs/your_own_norm.md.")
+def overrides(has_models: bool = False) -> Config:
+    """Return the settings that the command line gives, those of --data and --model included.
 
-
-def load_norms() -> list[str]:
-    """Add the norms of --norms to the table and return their names; raises ConfigError.
-
-    Only here does a command line run a file that may import jax, which takes a second. A helper
-    process would take as long, and its answer would have to be checked again.
+    `has_models`: for a study that names networks itself. --model then chooses none.
     """
-    try:
-        with without_accelerator():
-            return add_norms(FLAGS.norms)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def define_data() -> None:
-    """Define `--data=FILE`."""
-    text = "A data set of your own, in place of data.name: see docs/your_own_data.md."
-    define_path("data", None, text)
-
-
-@functools.cache
-def given_data() -> Config:
-    """Add the data set of --data to the table, print what it is, and return the setting that
-    chooses it; {} without --data. Raises DataError, and UsageError where two data sets are named.
-    """
-    if "data" not in FLAGS or not FLAGS.data:
-        return {}
-    if "config" in FLAGS and "data.name" in config_flags.get_override_values(FLAGS["config"]):
-        raise UsageError("--data and --config.data.name name two data sets; leave one of them out")
-    with without_accelerator():
-        name = add_data(FLAGS.data)
-    print(outside_data()[name].line(name), flush=True)
-    return {"data.name": name}
-
-
-def overrides() -> Config:
-    """Return the settings that were given on the command line, that of --data included."""
-    return dict(config_flags.get_override_values(FLAGS["config"])) | given_data()
+    given = dict(config_flags.get_override_values(FLAGS["config"])) | given_data()
+    return given if has_models else given | given_model()
 
 
 def config_from_flags() -> Config:
@@ -180,7 +133,7 @@ def config_from_flags() -> Config:
     except Exception as error:  # the file is Python: it can raise anything
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"the configuration file cannot be loaded ({reason})") from error
-    return config | given_data()
+    return config | given_data() | given_model()
 
 
 def find_config(argv: list[str]) -> list[str]:
