@@ -106,7 +106,7 @@ def add_rows(
     files: Sequence[str],
     sha256: Sequence[str],
     read: Callable[[str, str], Mapping[str, Row]],
-    check: Callable[[str, Row], None],
+    check: Callable[[str, Any], None],
 ) -> list[str]:
     """Add the rows of all files to the table, or none of them; return their names.
 

@@ -69,9 +69,9 @@ def _fields(row: Model, config: Config) -> dict[str, Any]:
     return {o: config[f"model.{o}"] for o in row.options if o in fields}
 
 
-def _check(name: str, row: Model) -> None:
+def _check(name: str, row: OutsideModel) -> None:
     """Raise ValueError where no configuration could build a row."""
-    where = f"model file {getattr(row, 'file', '')!r}: {name!r}"
+    where = f"model file {row.file!r}: {name!r}"
     fields = getattr(row.module, "__dataclass_fields__", None)
     if fields is None or not callable(getattr(row.module, "apply", None)):
         raise ValueError(f"{where}: module = {row.module!r} is no class of flax.linen.Module")

@@ -51,11 +51,11 @@ def read_norms(file: str, sha256: str = "") -> dict[str, OutsideNorm]:
     return {name: OutsideNorm(**vars(row) | vars(own)) for name, row in found.items()}
 
 
-def _check(name: str, row: Norm) -> None:
+def _check(name: str, row: OutsideNorm) -> None:
     """Raise ValueError where a row could not be resolved or built."""
     from normlab.norms.builder import build, module_of
 
-    where = f"norm file {getattr(row, 'file', '')!r}: {name!r}"
+    where = f"norm file {row.file!r}: {name!r}"
     for letter in row.over:
         if letter not in LETTERS:
             raise ValueError(f"{where}: over = {row.over!r} has {letter!r}, not of {LETTERS}")
