@@ -8,22 +8,39 @@ const number = cell => {
   const found = cell.textContent.trim().replace(/−/g, "-").match(/^(?:≥ )?(-?(?:∞|[\d.]+(?:e[-+]?\d+)?))/);
   return found ? Number(found[1].replace("∞", "Infinity")) : NaN;
 };
+const word = cell => cell.textContent.trim().replace(/^[^\p{L}\d]+ /u, "");  // without a verdict's sign
 const order = (a, b, sign) => {
+  if (!a || !b) return !a - !b;
   const [x, y] = [number(a), number(b)];
   if (isNaN(x) !== isNaN(y)) return isNaN(x) - isNaN(y);
-  return sign * (isNaN(x) ? a.textContent.localeCompare(b.textContent) : x === y ? 0 : x < y ? -1 : 1);
+  return sign * (isNaN(x) ? word(a).localeCompare(word(b), "en", {numeric: true}) : x === y ? 0 : x < y ? -1 : 1);
 };
-for (const table of document.querySelectorAll("table.arms")) {
+// Rows to sort, each with the folded ones below it. A claim stays above its results.
+const units = body => {
+  const found = [];
+  for (const row of body.rows) {
+    if (row.matches(".claim, .fold")) found.at(-1)?.push(row); else found.push([row]);
+  }
+  return found;
+};
+for (const table of document.querySelectorAll("table:has(thead)")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, i) => {
     const button = add(head, "button", head.textContent, {type: "button", title: "Sort"});
     head.firstChild.remove();
+    // A claim sorts by its own word where it has one, or by its first result.
+    const first = body => {
+      const own = i === heads.length - 1 && body.querySelector(".claim td");
+      return own && word(own) ? own : units(body)[0]?.[0].cells[i];
+    };
     button.onclick = () => {
       const sign = head.ariaSort === "ascending" ? -1 : 1;
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-      const rows = [...table.tBodies[0].rows];
-      table.tBodies[0].append(...rows.sort((a, b) => order(a.cells[i], b.cells[i], sign)));
+      for (const body of table.tBodies) {
+        body.append(...units(body).sort((a, b) => order(a[0].cells[i], b[0].cells[i], sign)).flat());
+      }
+      table.append(...[...table.tBodies].sort((a, b) => order(first(a), first(b), sign)));
     };
   });
 }
