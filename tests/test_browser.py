@@ -38,7 +38,7 @@ addEventListener("load", () => {
   const verdicts = document.querySelector("table.verdicts");
   const parts = () => [...verdicts.tBodies].map(body => [...body.rows].map(
     row => row.className + " " + (row.querySelector(".id, .command")?.textContent ?? "")));
-  const cells = i => [...verdicts.querySelectorAll(".row")].map(row => row.cells[i].textContent.trim());
+  const cells = i => all(".verdicts .row").map(row => row.cells[i].textContent.trim());
   const before = parts();
   const sorted = [0, 1, 3].flatMap(i => ["first", "again"].map(() => {
     const head = verdicts.tHead.rows[0].cells[i];
