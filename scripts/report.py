@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not
 from absl import flags
 
 from normlab import cli
-from normlab.launch.sweep import started_studies
 from normlab.report.model import StudyReport, collect
 from normlab.report.terminal import headline
 from normlab.runs.errors import ConfigError, StorageError
 from normlab.runs.kept_data import recall_data
 from normlab.runs.store import Records, Store
 from normlab.studies.planning import ConfigCache
+from normlab.studies.rules import started_studies
 from normlab.studies.study import PROFILES, Study, load_studies
 
 cli.define_results()

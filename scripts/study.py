@@ -47,16 +47,18 @@ from normlab import cli
 from normlab.launch.batching import stopped_populations
 from normlab.launch.failures import Failure, error_of, lost_runs
 from normlab.launch.progress import clock
-from normlab.launch.sweep import Job, started_studies
+from normlab.launch.sweep import Job
 from normlab.report.claims import claim_order
 from normlab.runs.errors import ConfigError
 from normlab.runs.kept_data import recall_data
 from normlab.runs.store import Store
 from normlab.settings import Config
+from normlab.studies.checks import check_study
 from normlab.studies.decisions import decide
 from normlab.studies.looks import StudyRuns
 from normlab.studies.planning import ConfigCache
-from normlab.studies.study import PROFILES, Study, adapt, check_study, load_studies, study_names
+from normlab.studies.rules import started_studies
+from normlab.studies.study import PROFILES, Study, adapt, load_studies, study_names
 
 cli.define_paths("study", "Studies by name, or files; 'all' for every one but the extra ones.")
 flags.DEFINE_enum("profile", "quick", PROFILES, "Data and sizes.")

@@ -22,9 +22,10 @@ from normlab.runs.fsck import DAMAGE, examine
 from normlab.runs.kept_data import recall_data
 from normlab.runs.record import Record
 from normlab.runs.store import Store
+from normlab.studies.checks import check_study
 from normlab.studies.metrics import is_failed
 from normlab.studies.setup import load_config
-from normlab.studies.study import Study, adapt, check_study, load_study
+from normlab.studies.study import Study, adapt, load_study
 
 RNG = np.random.default_rng(0)
 FEATURES, IMAGES = RNG.normal(size=(30, 4)), RNG.integers(0, 256, (30, 8, 6, 3))

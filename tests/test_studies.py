@@ -12,6 +12,7 @@ from normlab.report.formatting import command
 from normlab.report.model import StudyReport
 from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
+from normlab.studies.checks import check_study
 from normlab.studies.effects import looks
 from normlab.studies.looks import look_at_study
 from normlab.studies.planning import ConfigCache, SetupRuns
@@ -22,7 +23,6 @@ from normlab.studies.study import (
     PROFILES,
     Study,
     adapt,
-    check_study,
     load_study,
     study_names,
     varied_settings,

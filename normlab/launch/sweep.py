@@ -25,7 +25,7 @@ from normlab.studies.looks import StudyRuns, look_at_study
 from normlab.studies.measurements import measurements
 from normlab.studies.planning import ConfigCache, RequiredRun
 from normlab.studies.rules import write_rule
-from normlab.studies.study import Study, load_study, study_names
+from normlab.studies.study import Study
 
 
 class Job:
@@ -230,13 +230,3 @@ class Job:
         done, known = len(self._required) - len(left), len(self._required) + len(ahead)
         seconds = costs.seconds([*left.items(), *ahead.items()], workers)
         return f"{done:,} of about {known:,} runs, {so_far}, about {clock(seconds)} left"
-
-
-def started_studies(store: Store) -> list[tuple[Study, str]]:
-    """Return (study, profile) of every study of experiments/ that was ever started as planned."""
-    found = []
-    for path in sorted((store.root / "studies").glob("*.json")):
-        name, _, profile = path.stem.rpartition("-")
-        if name in study_names():  # any other runs only where the command names it
-            found.append((load_study(name), profile))
-    return found

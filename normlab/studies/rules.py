@@ -24,7 +24,7 @@ from normlab.studies.looks import look_at_study
 from normlab.studies.planning import ConfigCache
 from normlab.studies.protocols import Edges, Tuning
 from normlab.studies.setup import FIRST_SEED, Setup
-from normlab.studies.study import Study
+from normlab.studies.study import Study, load_study, study_names
 
 DRAWN = ("seed", "init.seed", "optim.lr")
 """What the protocol chooses for every run."""
@@ -192,3 +192,13 @@ def read_rule(
     kept, today = read_json(path), rule_of(study, profile, cache)
     changes = tuple(differences(kept["rule"], today)) if "rule" in kept else (UNKNOWN,)
     return KeptRule(str(kept.get("written")), changes)
+
+
+def started_studies(store: Store) -> list[tuple[Study, str]]:
+    """Return (study, profile) of every study of experiments/ that was ever started as planned."""
+    found = []
+    for path in sorted((store.root / "studies").glob("*.json")):
+        name, _, profile = path.stem.rpartition("-")
+        if name in study_names():  # any other runs only where the command names it
+            found.append((load_study(name), profile))
+    return found

@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from normlab.layers.table import KERNELS
+from normlab.lookup import did_you_mean
 from normlab.norms.outside import OutsideNorm
-from normlab.norms.table import NORMS
+from normlab.norms.table import NORMS, find_norm
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError
 from normlab.runs.provenance import ROOT
@@ -46,7 +47,8 @@ class Arm:
 
 def scheme(name: str) -> Config:
     """Return the settings of a scheme. Averages that training reads follow in tens of steps."""
-    return {"norm.name": name} | ({"norm.momentum": 0.9} if NORMS[name].trains_on_averages else {})
+    momentum = {"norm.momentum": 0.9} if find_norm(name).trains_on_averages else {}
+    return {"norm.name": name} | momentum
 
 
 def norm_arms(*names: str, primary: tuple[str, ...] = ()) -> tuple[Arm, ...]:
@@ -228,5 +230,8 @@ def config_names() -> list[str]:
 
 
 def load_config(name: str) -> Config:
-    """Return the configuration of configs/<name>.py."""
+    """Return the configuration of configs/<name>.py; raises ConfigError."""
+    if name not in (known := config_names()):
+        hint = did_you_mean(str(name), known)
+        raise ConfigError(f"unknown configuration {name!r}{hint} (there are: {', '.join(known)})")
     return flatten(load_module(ROOT / "configs" / f"{name}.py").get_config().to_dict())

@@ -18,7 +18,16 @@ from normlab.settings import SETTINGS, Config, nearest_setting
 from normlab.studies.effects import Claim
 from normlab.studies.panel import VARIED, Line
 from normlab.studies.ranking import Ranking
-from normlab.studies.setup import ROOT, Arm, Setup, load_config, load_module, norm_arms, scheme
+from normlab.studies.setup import (
+    ROOT,
+    Arm,
+    FollowUp,
+    Setup,
+    load_config,
+    load_module,
+    norm_arms,
+    scheme,
+)
 
 PROFILES = ("quick", "standard", "full")
 SECTIONS = ("Fair test", "Source", "Expect", "Refuted if", "Cost")
@@ -81,6 +90,11 @@ class Study:
         return not self.variant and not self.norms
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is a file outside of experiments/."""
+        return self.file.endswith(".py")
+
+    @property
     def all_setups(self) -> list[Setup]:
         """The setups of all profiles."""
         return [setup for setups in self.setups.values() for setup in setups]
@@ -134,7 +148,9 @@ def load_study(name: str) -> Study:
         told = f"{type(error).__name__}: {error}"
         raise ConfigError(f"study file {str(path)!r} cannot be loaded ({told})") from error
     if not isinstance(study, Study):
-        raise ConfigError(f"study file {str(path)!r}: STUDY = {study!r} is not a Study")
+        raise ConfigError(f"study file {str(path)!r}: STUDY = {study!r:.80} is not a Study")
+    if wrong := wrong_part(study):
+        raise ConfigError(f"study file {str(path)!r}: {wrong}")
     for name in (study.name, *(setup.name for setup in study.all_setups)):
         if not NAME.fullmatch(name):
             raise ConfigError(
@@ -148,6 +164,19 @@ def load_study(name: str) -> Study:
         )
     own = str(path.resolve()) if path.parent != ROOT / "experiments" else study.name
     return replace(study, file=own)
+
+
+def wrong_part(study: Study) -> str:
+    """Return which part of a study is none, in a line; empty where all are right."""
+    parts: list[tuple[str, Any, type]] = [("claims", study.claims, Claim)]
+    parts += [("figures", study.figures, Figure), ("rankings", study.rankings, Ranking)]
+    parts += [(f"setups[{name!r}]", found, Setup) for name, found in study.setups.items()]
+    for name, found, kind in parts:
+        if not isinstance(found, tuple) or not all(isinstance(part, kind) for part in found):
+            return f"{name} = {found!r:.80} is no tuple of {kind.__name__}; (x,) has one"
+        for setup in found if kind is Setup else ():  # the list grows by these
+            parts += [("arms", setup.arms, Arm), ("follows", setup.follows, FollowUp)]
+    return ""
 
 
 def varied_settings(study: Study) -> set[str]:
@@ -278,20 +307,3 @@ def join_norms(study: Study, norms: Sequence[str], overrides: Config) -> Study:
         if not any(setup.arm(name) for setup in study.all_setups):
             raise refused[name]
     return replace(study, norms=tuple(joined))
-
-
-def check_study(study: Study, profile: str, data_dir: str | None = None) -> None:
-    """Raise ConfigError where any arm of the profile could not run."""
-    if profile not in study.setups:
-        raise ConfigError(
-            f"study {study.name!r} has no profile {profile!r} (profiles: {', '.join(study.setups)})"
-        )
-    if not any(setup.arms for setup in study.setups[profile]):
-        raise ConfigError(f"study {study.name!r}, profile {profile!r}: no setup has such an arm")
-    for setup in study.setups[profile]:
-        base = load_config(setup.base) | setup.settings
-        for arm in setup.arms:
-            resolve(base | arm.settings | setup.report_settings, data_dir)
-        for follow_up in setup.follows:
-            told = setup.arm(follow_up.arm)
-            resolve(base | (told.settings if told else {}) | follow_up.settings, data_dir)

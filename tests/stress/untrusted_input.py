@@ -36,6 +36,7 @@ from normlab.runs.fsck import examine
 from normlab.runs.kept_data import recall_data
 from normlab.runs.kept_rows import recall_rows
 from normlab.runs.store import Record, Store
+from normlab.studies import rules
 from normlab.studies.planning import ConfigCache
 from normlab.studies.study import load_study
 from stress.campaign import Report, Workspace, report
@@ -108,7 +109,7 @@ def readers(target: Target, place: str, content: bytes) -> Found:
         "Store.read": lambda: store.read(target.run),
         "recall_rows": lambda: recall_rows(store.root),
         "recall_data": lambda: read_data_sets(store),
-        "started_studies": lambda: sweep.started_studies(store),
+        "started_studies": lambda: rules.started_studies(store),
         "fsck": lambda: list(examine(store.root)),
         "populations": lambda: read_populations(store),
         "plan": plan,
@@ -175,7 +176,7 @@ def code(target: Target) -> Found:
         facts = {"file": str(store.root / "evil.py"), "written": "x"}
         files.write_json(store.root / "studies" / f"{stem}.json", facts)
     with contextlib.chdir(store.root):
-        wrong += end_of(lambda: sweep.started_studies(store))
+        wrong += end_of(lambda: rules.started_studies(store))
     changed = store.root / target.norm
     changed.write_text(f"{target.code}  # changed")
     with contextlib.suppress(ValueError):
@@ -230,7 +231,7 @@ def mutants(target: Target) -> dict[str, tuple[tuple[Any, str, Any], Callable[[]
         "unescaped Markdown": ((tables, "markdown_text", str), pages, ".md"),
         "followed links": ((files, "inside", _follow_names), linked, "outside: "),
         "unchecked records": ((Store, "read", _read_unchecked), forged, "KeyError"),
-        "a study by its file": ((sweep, "started_studies", _start_named_files), run_code, "canary"),
+        "a study by its file": ((rules, "started_studies", _start_named_files), run_code, "canary"),
         "unhashed norms": ((outside, "read_norms", _read_norms_unhashed), run_code, "canary"),
     }
 
