@@ -22,8 +22,9 @@ from normlab.runs.config import ConfigError, program_id, resolve, run_id
 from normlab.runs.kept_rows import recall_rows, row_files
 from normlab.runs.store import StorageError, Store
 from normlab.settings import defaults
+from normlab.studies.checks import check_study
 from normlab.studies.setup import load_config
-from normlab.studies.study import adapt, check_study, load_study
+from normlab.studies.study import adapt, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "my_network.py"
