@@ -56,8 +56,6 @@ from normlab.settings import Config
 from normlab.studies.checks import check_study
 from normlab.studies.decisions import decide
 from normlab.studies.looks import StudyRuns
-from normlab.studies.planning import ConfigCache
-from normlab.studies.rules import started_studies
 from normlab.studies.study import PROFILES, Study, adapt, load_studies, study_names
 
 cli.define_paths("study", "Studies by name, or files; 'all' for every one but the extra ones.")
@@ -81,6 +79,7 @@ cli.define_data_dir()
 cli.define_norms()
 cli.define_data()
 cli.define_model()
+cli.define_keep_params()
 cli.define_overrides()
 FLAGS = flags.FLAGS
 
@@ -246,29 +245,11 @@ def raise_lost(lost: dict[str, Failure]) -> None:
 
 
 def report(job: Job) -> None:
-    """Write the report and print its headline.
-
-    All studies that run as planned share one page. Anything exploratory has its own page, so that
-    it cannot replace a verdict.
-    """
-    from normlab.report.model import collect
+    """Write the report and print its headline."""
+    from normlab.report.job import write_job  # matplotlib takes a while
     from normlab.report.terminal import headline
-    from normlab.report.write import write_report
 
-    is_planned = all(study.is_planned for study in job.studies)
-    cache = ConfigCache(job.data_dir, needs_data=False)
-    reports = collect(job.store, list(job.studies), job.profile, cache, job.records)
-    text = headline(reports, is_coloured=sys.stdout.isatty())
-    if is_planned:
-        shown = {(r.study.name, r.profile) for r in reports}
-        for study, profile in started_studies(job.store):
-            if (study.name, profile) not in shown:
-                reports += collect(job.store, [study], profile, cache, job.records)
-        page = write_report(job.store, reports)
-    else:
-        page = write_report(job.store, reports, f"report-exploratory/{reports[0].stem}")
-    print(text)
-    print(f"page: {page}")
+    print(headline(*write_job(job), sys.stdout.isatty()))
 
 
 if __name__ == "__main__":

@@ -31,25 +31,21 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
 
 from absl import flags
 
 from normlab import cli
-from normlab.launch.failures import error_of
-from normlab.launch.progress import notice
-from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.launch.single import format_value, train
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import resolve, run_id
-from normlab.runs.errors import ConfigError, InUse
+from normlab.runs.errors import ConfigError
 from normlab.runs.kept_data import recall_data
+from normlab.runs.params import is_unkept
 from normlab.runs.record import Record
 from normlab.runs.store import Store
-from normlab.settings import Config
 
 flags.DEFINE_bool("restart", False, "Train from step 0 even if the run is finished or was stopped.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
@@ -59,69 +55,9 @@ cli.define_data_dir()
 cli.define_norms()
 cli.define_data()
 cli.define_model()
+cli.define_keep_params()
 cli.define_config_file()
 FLAGS = flags.FLAGS
-COLUMNS = ("train_loss", "loss", "accuracy", "running_loss", "running_accuracy")
-
-
-def format_value(name: str, value: float, digits: int) -> str:
-    """Return a metric as text: losses in nats, accuracies in percent with `digits` digits."""
-    return f"{100 * value:.{digits}f} %" if name.endswith("accuracy") else f"{value:.4f}"
-
-
-def format_row(row: dict[str, float]) -> str:
-    """Return an evaluation as one line."""
-    cells = [
-        f"{name.replace('_', ' ')} {format_value(name, row[name], 1)}"
-        for name in COLUMNS
-        if name in row
-    ]
-    return "  ".join([f"step {row['step']:>6}", *cells])
-
-
-class Screen:
-    """Prints every evaluation once, as soon as it is in the run's curve."""
-
-    def __init__(self, store: Store, name: str):
-        self.store, self.name = store, name
-        self.shown = 0
-        self.began = time.monotonic()
-
-    def show(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
-        """Print an event; raises InUse where another process trains the run."""
-        if event == "done" and facts["busy"]:
-            raise InUse(f"run {self.name} is being trained by another process; wait for it")
-        if event == "given":
-            print("compiling (fast once the cache is warm) ...", flush=True)
-        if event == "traced":
-            print(
-                f"profile of {facts['steps']} steps in {facts['folder']}; open its "
-                "plugins/profile/*/*.trace.json.gz at https://ui.perfetto.dev",
-                flush=True,
-            )
-        if event in ("chunk", "done"):
-            rows = self.store.live_curve(self.name)
-            for row in rows[self.shown :]:
-                print(f"{time.monotonic() - self.began:6.1f} s  {format_row(row)}", flush=True)
-            self.shown = len(rows)
-        line = notice(worker, event, facts)
-        if line:
-            print(line, flush=True)
-
-
-def train(store: Store, name: str, config: Config) -> None:
-    """Train the run in a worker process; raises InUse where another process trains it."""
-    with Supervisor(
-        store,
-        processes=1,
-        data_dir=FLAGS.data_dir,
-        profile_trace=FLAGS.profile_trace,
-        retries=0,
-        on_event=Screen(store, name).show,
-    ) as supervisor:
-        supervisor.run(lambda: {} if store.is_done(name) else {name: config})
-        for failure in supervisor.failures:
-            raise error_of([failure])(failure.message)
 
 
 def make_trace_folder() -> None:
@@ -187,12 +123,15 @@ def main() -> int:
         begin_again(store, name)
     if store.is_done(name):
         untraced = ", so no profile of it is written" if FLAGS.profile_trace else ""
-        print(f"run {name} is finished{untraced}; --restart repeats it")
+        unkept = is_unkept(store.read(name), config)
+        unkept = ", its parameters were not kept" if unkept else ""
+        print(f"run {name} is finished{untraced}{unkept}; --restart repeats it")
     else:
         for doubt in store.doubts():
             cli.warn(doubt)
         print(f"run {name}: {config['data.name']} {config['model.name']} {config['norm.name']}")
-        train(store, name, config)
+        options = {"data_dir": FLAGS.data_dir, "profile_trace": FLAGS.profile_trace}
+        train(store, name, config, **options)
     record = store.read(name)
     print_result(store, record)
     return cli.DIVERGED if record.diverged_at is not None else cli.OK

@@ -64,3 +64,14 @@ def restored_norms() -> Iterator[None]:
     yield
     NORMS.clear()
     NORMS.update(before)
+
+
+@pytest.fixture
+def restored_models() -> Iterator[None]:
+    """Leave the table of networks as it was."""
+    from normlab.models.table import MODELS
+
+    before = dict(MODELS)
+    yield
+    MODELS.clear()
+    MODELS.update(before)

@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-import normlab
 from normlab.cli.files import (
     USAGE,
     PathsParser,
@@ -40,6 +39,7 @@ from normlab.lookup import local_path
 from normlab.runs.errors import ConfigError, LabError, Preempted, StorageError
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
 from normlab.studies.setup import ROOT, config_names
+from normlab.version import VERSION
 
 __all__ = [
     "PathsParser",
@@ -103,6 +103,16 @@ def define_config_file() -> None:
     parser.parse = lambda path: complete(load(path))
 
 
+def define_keep_params() -> None:
+    """Define `--keep_params`."""
+    text = "Keep the parameters of each run that reports: params.safetensors in its folder."
+    flags.DEFINE_bool("keep_params", False, text)
+
+
+def kept_params() -> Config:
+    return {"host.keep_params": True} if "keep_params" in FLAGS and FLAGS.keep_params else {}
+
+
 def complete(config: Any) -> Any:
     """Return a configuration with every setting, so that each can be overridden."""
     try:
@@ -120,7 +130,7 @@ def overrides(has_models: bool = False) -> Config:
 
     `has_models`: for a study that names networks itself. --model then chooses none.
     """
-    given = dict(config_flags.get_override_values(FLAGS["config"])) | given_data()
+    given = dict(config_flags.get_override_values(FLAGS["config"])) | given_data() | kept_params()
     return given if has_models else given | given_model()
 
 
@@ -133,7 +143,7 @@ def config_from_flags() -> Config:
     except Exception as error:  # the file is Python: it can raise anything
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"the configuration file cannot be loaded ({reason})") from error
-    return config | given_data() | given_model()
+    return config | given_data() | given_model() | kept_params()
 
 
 def find_config(argv: list[str]) -> list[str]:
@@ -192,7 +202,7 @@ def parse(argv: list[str]) -> list[str]:
     """Parse the flags and return the other words: bad usage is one line and exit code 2, --help
     exit code 0."""
     if "--version" in argv[1:]:
-        print(f"normlab {normlab.__version__}")
+        print(f"normlab {VERSION}")
         sys.exit(OK)
     try:
         return FLAGS(find_config(argv))

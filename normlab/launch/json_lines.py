@@ -6,6 +6,7 @@ its first moment on, goes to standard error and cannot mix with the answers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -60,6 +61,13 @@ def send(process: subprocess.Popen[str], request: Mapping[str, Any]) -> None:
         process.stdin.flush()
     except BrokenPipeError:
         pass
+
+
+def close_requests(process: subprocess.Popen[str]) -> None:
+    """Close what a worker that has ended cannot read any more."""
+    with contextlib.suppress(BrokenPipeError):  # what was not sent is lost
+        if process.stdin:
+            process.stdin.close()
 
 
 def receive(lines: IO[str] | None) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ from normlab.launch.batching import (
 )
 from normlab.launch.devices import find_devices
 from normlab.launch.failures import Failure
-from normlab.launch.json_lines import receive, send, start_worker
+from normlab.launch.json_lines import close_requests, receive, send, start_worker
 from normlab.runs.checkpoints import PopulationFolder, population_id
 from normlab.runs.errors import NoWorker, Preempted, StorageError
 from normlab.runs.kept_rows import row_files
@@ -110,6 +110,7 @@ class Supervisor:
             for worker in self.workers:
                 worker.process.kill()
                 worker.process.wait()
+                close_requests(worker.process)
 
     def _busy(self) -> list[WorkerProcess]:
         return [worker for worker in self.workers if worker.population]
@@ -147,6 +148,8 @@ class Supervisor:
                 self.events.put((worker, facts))
         finally:
             self.events.put((worker, {"event": "gone"}))
+            if worker.process.stdout:
+                worker.process.stdout.close()
 
     def _assign(self, worker: WorkerProcess, population: PlannedPopulation) -> None:
         worker.population, worker.silent = population, 0.0

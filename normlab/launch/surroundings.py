@@ -56,10 +56,15 @@ def prepare_process() -> list[str]:
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
     print_anything()
     os.environ.update(MATPLOTLIB)
-    left_out = [n for n in os.environ if n.startswith("JAX_") and not n.startswith(HARMLESS)]
+    left_out = sorted(filter(changes_numbers, os.environ))
     for name in left_out:
         del os.environ[name]
-    return sorted(left_out)
+    return left_out
+
+
+def changes_numbers(name: str) -> bool:
+    """Return whether a variable is a setting of JAX that may change results."""
+    return name.startswith("JAX_") and not name.startswith(HARMLESS)
 
 
 def print_anything() -> None:
@@ -88,12 +93,14 @@ def heed(handler: Handler, names: Sequence[str] = STOPS) -> None:
 
 
 def worker_environment(own: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a worker: those of this process, `own` on top of them.
+    """Return the variables of a worker: those of this process without what changes numbers, `own`
+    on top of them.
 
     It imports normlab from where this command has it. An empty entry of PYTHONPATH would be the
     working directory, whose files may be named like modules.
     """
-    variables = os.environ | dict(own)
+    kept = {name: text for name, text in os.environ.items() if not changes_numbers(name)}
+    variables = kept | dict(own)
     entries = [str(ROOT), *variables.get("PYTHONPATH", "").split(os.pathsep)]
     return variables | {"PYTHONPATH": os.pathsep.join(filter(None, entries))}
 

@@ -13,12 +13,13 @@ from normlab.launch.costs import CompileClock, memory_facts, speed_facts
 from normlab.runs.checkpoints import Checkpoint, PopulationFolder, population_id
 from normlab.runs.config import config_sha256, outside_file
 from normlab.runs.errors import Drift, Preempted, StorageError
+from normlab.runs.params import save_params
 from normlab.runs.provenance import DECIDES_BITS, changed_facts, host_facts, now
 from normlab.runs.store import Store
 from normlab.settings import Config
 from normlab.training.flops import matmul_rate
 from normlab.training.population import Population, Progress
-from normlab.training.snapshot import Snapshot
+from normlab.training.snapshot import Snapshot, arrays_of
 
 SHARE = 0.03
 """Of the training time that checkpoints may take."""
@@ -84,7 +85,9 @@ class Trainer:
         training = time.monotonic() - entered - (self.clock.seconds - ready)
         steps = int(jax.device_get(states.step[: len(self.names)]).sum()) - steps_before
         costs = speed_facts(max(steps, 1), max(training, 1e-9), self.population.flops)
-        self._finish(costs | memory_facts() | {"attempts": attempts})
+        keeps = any(config["host.keep_params"] for config in self.configs.values())
+        kept = arrays_of(states, len(self.names))[0] if keeps else {}
+        self._finish(costs | memory_facts() | {"attempts": attempts}, kept)
 
     def _resume(self) -> Snapshot | None:
         """Return where to continue; None to begin. Raises NoCheckpoint and Drift."""
@@ -174,17 +177,20 @@ class Trainer:
         }
         return past | {name: round(past[name] + more, 3) for name, more in spent.items()}
 
-    def _finish(self, costs: dict[str, Any]) -> None:
+    def _finish(self, costs: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Write the results. `arrays`: the states of all members, where they are to be kept."""
         times = self._times()
         common = self.facts | outside_file(self.config) | costs | times
         common |= {"population": self.folder.name, "members": len(self.names), "ended": now()}
         common |= {"data_sha256": self.dataset.sha256, "chance": self.dataset.chance}
         common["bit_exact"] = not any(restart["changed"] for restart in times["restarts"])
-        for name, outcome in zip(self.names, self.population.outcomes, strict=True):
+        for i, (name, outcome) in enumerate(zip(self.names, self.population.outcomes, strict=True)):
             if self.store.is_done(name):
                 continue  # by this population, before it was killed between two results
             config = self.configs[name]
             own = {"config_sha256": config_sha256(config), "seed": config["seed"]}
+            if config["host.keep_params"] and outcome.status == "trained":
+                own |= save_params(self.store.run_dir(name), {n: a[i] for n, a in arrays.items()})
             result = {
                 "config": config,
                 "status": outcome.status,

@@ -18,6 +18,7 @@ from normlab.runs.checkpoints import POPULATION, PopulationFolder
 from normlab.runs.errors import BadResultsDirectory, Damaged, NoCheckpoint
 from normlab.runs.kept_data import read_data
 from normlab.runs.kept_rows import read_row
+from normlab.runs.params import load_params
 from normlab.runs.store import Store
 
 DAMAGE = ("damaged", "lost")
@@ -100,8 +101,10 @@ def _read_population(store: Store, path: Path) -> Iterator[Finding]:
 def _read_run(store: Store, path: Path) -> Iterator[Finding]:
     names, name = os.listdir(path), f"runs/{path.name}"
     if "result.json" in names:
-        is_diverged = store.read(path.name).status == "diverged"
-        yield Finding("diverged" if is_diverged else "finished", name)
+        run = store.read(path.name)
+        yield Finding("diverged" if run.status == "diverged" else "finished", name)
+        if "params_sha256" in run.provenance:
+            load_params(path, run)
     elif _is_held(store, path.name):
         yield Finding("trained now", name)
     elif "failure.json" in names:

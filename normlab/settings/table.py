@@ -332,6 +332,12 @@ SETTINGS: dict[str, Setting] = {
         "form of the convolutions: cpu, lax (accelerators) or patches (members at once on a CPU)",
         choices=("auto", "cpu", "lax", "patches"),
     ),
+    "host.keep_params": Setting(
+        False,
+        "execution",
+        "keep the parameters and statistics after the last step, as params.safetensors in the "
+        "folder of the run; of a study, those of runs that report",
+    ),
     "host.processes": Setting(
         0,
         "execution",

@@ -160,7 +160,8 @@ class SetupRuns:
         """Ask for the runs of a grid; return whether all of them are there."""
         protocol, is_known = self.setup.protocol, True
         stop_at = self.setup.stop_at or self.setup.target
-        settings = {"train.stop_at": stop_at} if protocol.times_steps else {}
+        settings: Config = {"train.stop_at": stop_at} if protocol.times_steps else {}
+        settings |= {"host.keep_params": False}  # of runs that report, these are asked for anew
         for arm in group:
             tuning = protocol.seeds if arm.is_primary else protocol.seeds[:SCREENING_SEEDS]
             seeds = tuning or self.setup.seeds_of(arm)

@@ -1,0 +1,83 @@
+"""Train one run: a population of one, with its evaluations on the screen."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from normlab.launch.failures import error_of
+from normlab.launch.progress import notice
+from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.runs.errors import InUse
+from normlab.runs.store import Store
+from normlab.settings import Config
+
+COLUMNS = ("train_loss", "loss", "accuracy", "running_loss", "running_accuracy")
+
+
+def format_value(name: str, value: float, digits: int) -> str:
+    """Return a metric as text: losses in nats, accuracies in percent with `digits` digits."""
+    return f"{100 * value:.{digits}f} %" if name.endswith("accuracy") else f"{value:.4f}"
+
+
+def format_row(row: dict[str, float]) -> str:
+    """Return an evaluation as one line."""
+    cells = [
+        f"{name.replace('_', ' ')} {format_value(name, row[name], 1)}"
+        for name in COLUMNS
+        if name in row
+    ]
+    return "  ".join([f"step {row['step']:>6}", *cells])
+
+
+class Screen:
+    """Prints every evaluation once, as soon as it is in the run's curve."""
+
+    def __init__(self, store: Store, name: str):
+        self.store, self.name = store, name
+        self.shown = 0
+        self.began = time.monotonic()
+
+    def show(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+        """Print an event; raises InUse where another process trains the run."""
+        if event == "done" and facts["busy"]:
+            raise InUse(f"run {self.name} is being trained by another process; wait for it")
+        if event == "given":
+            print("compiling (fast once the cache is warm) ...", flush=True)
+        if event == "traced":
+            print(
+                f"profile of {facts['steps']} steps in {facts['folder']}; open its "
+                "plugins/profile/*/*.trace.json.gz at https://ui.perfetto.dev",
+                flush=True,
+            )
+        if event in ("chunk", "done"):
+            rows = self.store.live_curve(self.name)
+            for row in rows[self.shown :]:
+                print(f"{time.monotonic() - self.began:6.1f} s  {format_row(row)}", flush=True)
+            self.shown = len(rows)
+        line = notice(worker, event, facts)
+        if line:
+            print(line, flush=True)
+
+
+def train(
+    store: Store,
+    name: str,
+    config: Config,
+    *,
+    data_dir: str | None = None,
+    profile_trace: str | None = None,
+) -> None:
+    """Train a run in a worker process and print its evaluations; raises InUse where another process
+    trains it, and the error that ended it."""
+    with Supervisor(
+        store,
+        processes=1,
+        data_dir=data_dir,
+        profile_trace=profile_trace,
+        retries=0,
+        on_event=Screen(store, name).show,
+    ) as supervisor:
+        supervisor.run(lambda: {} if store.is_done(name) else {name: config})
+        for failure in supervisor.failures:
+            raise error_of([failure])(failure.message)
