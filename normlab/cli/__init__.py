@@ -222,8 +222,9 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
     left_out = prepare_process()
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
     flags.DEFINE_bool("version", False, "Print the version and stop.")
-    for flag in FLAGS.get_flags_for_module(__name__):  # --help shows those of the script itself
-        FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    for module in (__name__, f"{__name__}.files"):  # --help shows those of the script itself
+        for flag in FLAGS.get_flags_for_module(module):
+            FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def guarded(argv: list[str]) -> None:
         words = argv[1:]
