@@ -6,6 +6,7 @@ the sentence.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return ordered[k - 1], ordered[n - k], covered[k]
 
 
+@functools.cache
 def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the exact interval of a probability."""
     found = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="exact")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -229,9 +230,14 @@ def config_names() -> list[str]:
     return sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 
 
+@functools.cache
+def _config(name: str) -> Config:
+    return flatten(load_module(ROOT / "configs" / f"{name}.py").get_config().to_dict())
+
+
 def load_config(name: str) -> Config:
     """Return the configuration of configs/<name>.py; raises ConfigError."""
     if name not in (known := config_names()):
         hint = did_you_mean(str(name), known)
         raise ConfigError(f"unknown configuration {name!r}{hint} (there are: {', '.join(known)})")
-    return flatten(load_module(ROOT / "configs" / f"{name}.py").get_config().to_dict())
+    return dict(_config(name))
