@@ -67,7 +67,7 @@ class Results:
                 place, seed, rate = folder / "runs" / row["run"], row["seed"], row["optim.lr"]
                 is_finite, steps = row["status"] == "trained", int(row["train.steps"])
                 run = Run(place, int(seed), float(rate), steps, is_finite, known)
-                for use in row["used_by"].split("; "):
+                for use in filter(None, row["used_by"].split("; ")):
                     _, setup, rest = use.split("/", 2)
                     arm, stage = rest.rsplit("/", 1)
                     self.runs[setup, arm, stage].append(run)

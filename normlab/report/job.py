@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from normlab.launch.sweep import Job
+from normlab.report.exports import readable
 from normlab.report.model import StudyReport, collect
 from normlab.report.write import write_report
 from normlab.studies.planning import ConfigCache
@@ -24,7 +25,11 @@ def write_job(job: Job) -> tuple[list[StudyReport], Path]:
         return reports, write_report(job.store, reports, name)
     others: list[StudyReport] = []
     shown = {(r.study.name, r.profile) for r in reports}
-    for study, profile in started_studies(job.store):
+    started, left_out = started_studies(job.store)
+    for study, profile in started:
         if (study.name, profile) not in shown:
             others += collect(job.store, [study], profile, cache, job.records)
-    return reports, write_report(job.store, [*reports, *others])
+    for stem in left_out.keys() - {r.stem for r in reports}:
+        job.warn(left_out[stem])
+    page = write_report(job.store, [*reports, *others], others=readable(job.records))
+    return reports, page

@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 from normlab.report.claims import claim_order, verdict_table
+from normlab.report.exports import runs_csv
 from normlab.report.figures.draw import KINDS, draw, save
 from normlab.report.figures.forest import READING, draw_effects
 from normlab.report.html import html
 from normlab.report.markdown import write_claims_page
 from normlab.report.model import Picture, StudyReport
 from normlab.report.panel import panel, rows_of
-from normlab.report.provenance import runs_of
 from normlab.report.setup_table import setup_table
-from normlab.report.tables import csv_text
 from normlab.report.which_norm import columns_of, matrix
 from normlab.runs.files import make_folder, write_atomic
-from normlab.runs.record import is_stale
+from normlab.runs.record import Record
 from normlab.runs.store import Store
-from normlab.settings import SETTINGS
 from normlab.studies.planning import ConfigCache
 from normlab.studies.rules import read_rule
 
-ORIGIN = ("git_commit", "training_version", "processor", "cores", "device", "mode", "width")
-"""What runs.csv has of the provenance of a run."""
-
 
 def write_report(
-    store: Store, reports: Sequence[StudyReport], name: str = "report", ledger: Path | None = None
+    store: Store,
+    reports: Sequence[StudyReport],
+    name: str = "report",
+    ledger: Path | None = None,
+    *,
+    out: Path | None = None,
+    others: Iterable[Record] = (),
 ) -> Path:
-    """Write results/<name>: index.html, tables, figures, runs.csv; return the page. With `ledger`,
-    also the table of claims as that Markdown file, with a folder of figures next to it."""
-    folder = store.root / name
+    """Write results/<name>, or `out`: index.html, tables, figures, runs.csv; return the page.
+
+    runs.csv also has the runs `others`. With `ledger`, also write the table of claims as that
+    Markdown file, with a folder of figures next to it.
+    """
+    folder = out or store.root / name
     for part in ("tables", "figures"):
-        make_folder(store.root, *name.split("/"), part)
+        make_folder(out or store.root, *([] if out else name.split("/")), part)
     cache = ConfigCache(needs_data=False)
     done = [complete(store, report, folder, cache) for report in sorted(reports, key=_order)]
     tables = {f"{report.stem}-{name}": t for report in done for name, t in report.tables.items()}
@@ -50,8 +54,8 @@ def write_report(
         texts = {"md": table.to_markdown(), "csv": table.to_csv(), "tex": table.to_latex()}
         for ending, text in texts.items():
             write_atomic(folder / "tables" / f"{name}.{ending}", text)
-    write_atomic(folder / "runs.csv", runs_csv(done))
-    write_atomic(folder / "index.html", html(done, other_pages(store, folder)))
+    write_atomic(folder / "runs.csv", runs_csv(done, others))
+    write_atomic(folder / "index.html", html(done, () if out else other_pages(store, folder)))
     if ledger:
         write_claims_page(ledger, done)
     return folder / "index.html"
@@ -101,24 +105,3 @@ def draw_all(report: StudyReport, folder: Path) -> dict[str, list[Picture]]:
             svg = save(drawing, folder / name)
             drawn[figure.setup].append(Picture(svg, figure.caption, KINDS[figure.kind].reading))
     return drawn
-
-
-def runs_csv(reports: Sequence[StudyReport]) -> str:
-    """Return one line for each run: who uses it, every setting, finals, seconds, provenance."""
-    runs = {run.run_id: run for r in reports for run in runs_of(r.evidences.values())}
-    users: dict[str, list[str]] = {}
-    for report in reports:
-        for name, setup in report.evidences.items():
-            for run_id, uses in setup.users.items():
-                found = [f"{report.stem}/{name}/{use}" for use in uses]
-                users.setdefault(run_id, []).extend(found)
-    finals = sorted({name for run in runs.values() for name in run.final})
-    columns = ["run", "used_by", *SETTINGS, "status", "diverged_at", *finals, "seconds", "stale"]
-    rows = []
-    for run_id, run in sorted(runs.items()):
-        settings = [run.config.get(name) for name in SETTINGS]
-        scores = [run.final.get(name) for name in finals]
-        row = [run_id, "; ".join(users[run_id]), *settings, run.status, run.diverged_at, *scores]
-        row += [run.seconds, "yes" if is_stale(run) else "no"]
-        rows.append([*row, *(run.provenance.get(name) for name in ORIGIN)])
-    return csv_text([*columns, *ORIGIN], rows)

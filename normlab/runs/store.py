@@ -48,16 +48,18 @@ class Store:
         keep_data(self.root)
         return self
 
-    def check(self) -> None:
+    def check(self, is_written: bool = True) -> None:
         """Raise BadResultsDirectory, writing nothing, where the directory cannot be used."""
+        needed = os.R_OK | os.X_OK | (os.W_OK if is_written else 0)
         for part in ("", "runs", "populations", "studies"):
             place = self.root / part
             while not os.path.lexists(place) and place != place.parent:
                 place = place.parent
-            if not place.is_dir() or not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            if not place.is_dir() or not os.access(place, needed):
+                kind = "readable and writable" if is_written else "readable"
                 raise BadResultsDirectory(
                     f"results directory {str(self.root)!r} cannot be used: {str(place)!r} is not a "
-                    "readable and writable directory; give another one with --results=DIR"
+                    f"{kind} directory; give another one with --results=DIR"
                 )
 
     def doubts(self) -> list[str]:

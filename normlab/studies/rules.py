@@ -7,13 +7,17 @@ difference: which value became which.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from normlab.runs.config import identity
+from normlab.runs.errors import ConfigError, LabError
 from normlab.runs.files import make_folder, read_json, write_json
 from normlab.runs.provenance import now
 from normlab.runs.store import Store
@@ -174,11 +178,15 @@ def _cut(value: Any) -> str:
 
 
 def write_rule(store: Store, study: Study, profile: str, cache: ConfigCache) -> None:
-    """Keep the rule of a study as it is before its first run; a kept one is never replaced."""
+    """Keep the rule of a study as it is before its first run; a kept one is never replaced. Where
+    the file of a study of your own is, and what it holds, is kept as of today."""
     path = make_folder(store.root, "studies") / f"{study.name}-{profile}.json"
+    place = {"file": study.file} | ({"file_sha256": sha256_of(study.file)} if study.is_own else {})
     if not path.exists():
         rule = rule_of(study, profile, cache)
-        write_json(path, {"rule": rule, "file": study.file, "written": now()})
+        write_json(path, {"rule": rule, "written": now()} | place)
+    elif study.is_own and not place.items() <= (kept := read_json(path)).items():
+        write_json(path, kept | place)
 
 
 def read_rule(
@@ -194,11 +202,51 @@ def read_rule(
     return KeptRule(str(kept.get("written")), changes)
 
 
-def started_studies(store: Store) -> list[tuple[Study, str]]:
-    """Return (study, profile) of every study of experiments/ that was ever started as planned."""
-    found = []
+def sha256_of(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def started_studies(store: Store) -> tuple[list[tuple[Study, str]], dict[str, str]]:
+    """Return (study, profile) of all that were started as planned, and why others are left out.
+
+    The file of a study of your own is code, and results may be somebody else's. So it is run only
+    where `check_started` finds nothing against it.
+    """
+    found: list[tuple[Study, str]] = []
+    left_out: dict[str, str] = {}
     for path in sorted((store.root / "studies").glob("*.json")):
         name, _, profile = path.stem.rpartition("-")
-        if name in study_names():  # any other runs only where the command names it
+        if name in study_names():
             found.append((load_study(name), profile))
-    return found
+            continue
+        try:
+            kept = read_json(path)
+            check_started(store, str(kept.get("file")), kept.get("file_sha256"))
+            found.append((load_study(str(kept["file"])), profile))
+        except LabError as error:
+            why = f"the study {path.stem!r:.200} is left out: {error}"
+            left_out[path.stem] = f"{why}; name its file with --study=FILE"
+    return found, left_out
+
+
+def check_started(store: Store, file: str, sha256: object) -> None:
+    """Raise ConfigError where the file that a started study names should not be run.
+
+    It must be a study by its text, hold what was started, lie outside of the results, and belong to
+    the user.
+    """
+    path, name = Path(file), f"its file {file!r:.200}"
+    if not sha256:
+        raise ConfigError(f"{name} was started by an older normlab")
+    try:
+        content, owner = path.read_bytes(), path.stat().st_uid
+        lines = ast.parse(content).body
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ConfigError(f"{name} is gone, or cannot be read") from error
+    if sha256 != hashlib.sha256(content).hexdigest():
+        raise ConfigError(f"{name} has changed since it was started")
+    names = [getattr(to, "id", "") for line in lines for to in getattr(line, "targets", ())]
+    if "STUDY" not in names or path.resolve().is_relative_to(store.root.resolve()):
+        raise ConfigError(f"{name} is no study outside of the results")
+    if owner != os.getuid():
+        raise ConfigError(f"{name} is another user's")

@@ -171,9 +171,10 @@ def code(target: Target) -> Found:
     """Return which code in the results runs. It lies in a file that a started study names, in a
     norm's file that was changed, or in a row."""
     store, wrong = target.renew(), []
-    (store.root / "evil.py").write_text(target.code)
+    (store.root / "evil.py").write_text(f"STUDY = None\n{target.code}")
     for stem in ("evil.py-quick", "evil-quick"):
         facts = {"file": str(store.root / "evil.py"), "written": "x"}
+        facts |= {"file_sha256": rules.sha256_of(facts["file"])}
         files.write_json(store.root / "studies" / f"{stem}.json", facts)
     with contextlib.chdir(store.root):
         wrong += end_of(lambda: rules.started_studies(store))
