@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from normlab.report import exports
 from normlab.report.exports import curves_csv, no_longer_there, readable, write_curves
 from normlab.report.model import collect
 from normlab.report.write import write_report
+from normlab.runs.errors import BadResultsDirectory
 from normlab.runs.files import read_json, write_json
 from normlab.runs.store import Records, Store
 from normlab.studies.rules import sha256_of, started_studies
@@ -183,3 +185,10 @@ def test_what_a_page_loses_is_read_from_its_own_table(tmp_path):
     assert no_longer_there(tmp_path / "nowhere", []) == []
     (tmp_path / "report" / "runs.csv").write_bytes(b"\xff\n")
     assert no_longer_there(tmp_path / "report", []) == []
+
+
+def test_results_that_are_only_read_need_no_right_to_write(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.access", lambda path, rights: not rights & os.W_OK)
+    Store(tmp_path).check(is_written=False)
+    with pytest.raises(BadResultsDirectory, match="not a readable and writable directory"):
+        Store(tmp_path).check()
