@@ -28,10 +28,10 @@ REMARK = re.compile(r"\s#|\s>|\s{2}")
 FILES = ("*.md", "docs/**/*.md", "scripts/*", "configs/*.py", "experiments/*.py", "docs/**/*.py")
 FILES += ("normlab/**/*.py", "benchmarks/**/*.py")
 DRIVER = """
-import json, os, runpy, sys, traceback
-import absl.flags, ml_collections.config_flags, numpy
+import gc, json, os, runpy, sys, traceback
+import absl.flags, ml_collections.config_flags, numpy, flax.linen
 import normlab.cli, normlab.data, normlab.report.terminal, normlab.runs.config
-import normlab.launch.sweep
+import normlab.launch.sweep, normlab.report.write
 
 normlab.runs.config.check = lambda *_: None  # plans need no prepared data
 start, is_planned = normlab.cli.start, ("study", "train", "list", "report")
@@ -51,6 +51,7 @@ def run(script, flags):
     runpy.run_path(script, run_name="__main__")
 
 
+gc.freeze()
 for line in sys.stdin:
     read, write = os.pipe()
     child = os.fork()
@@ -118,14 +119,15 @@ def planned(words: list[str], results: Path) -> tuple[str, list[str]]:
     it starts."""
     script, flags = words[1], words[2:]
     if script == "scripts/reproduce.sh":
-        first = ["--study=convergence,learning_rate,batch_size", "--profile=quick"]
-        script, flags = "scripts/study.py", [*first, *flags]
-        flags = ["--study=all" if flag == "--all" else flag for flag in flags]
+        study = "all" if "--all" in flags else "convergence,learning_rate,batch_size"
+        flags = [flag for flag in flags if flag != "--all"]
+        script, flags = "scripts/study.py", [f"--study={study}", "--profile=quick", *flags]
     if script in ("scripts/study.py", "scripts/train.py"):
         flags = [*flags, "--dry_run"]
     if script in ("scripts/study.py", "scripts/train.py", "scripts/report.py"):
         flags = [*flags, f"--results={results}"]
-    return script, [EXAMPLE if flag == "my_norms.py" else flag for flag in flags]
+    named = [EXAMPLE if flag == "my_norms.py" else flag for flag in flags]
+    return script, list(dict.fromkeys(named))
 
 
 @pytest.mark.usefixtures("restored_norms")
