@@ -9,7 +9,7 @@ from made_up_runs import runs_for
 from workspace import run_script
 
 from normlab.runs.errors import ConfigError
-from normlab.studies.checks import check_claims, check_study
+from normlab.studies.checks import check_claims, check_names, check_study
 from normlab.studies.decisions import decide
 from normlab.studies.looks import look_at_study
 from normlab.studies.study import adapt, load_study, study_names
@@ -20,6 +20,8 @@ TEXT = EXAMPLE.read_text(encoding="utf-8")
 ERROR = "error_points(none) -"
 SESOI, LOOKS = "sesoi=0.5", "sesoi=0.5, looks=(12,)"
 RETURN = "return {seed: error_points(none) - error_points(layer) for"
+GRID = "exponents=(-1.0, -0.5, 0.0, 0.5),"
+TOO = " also=((%s),),"
 FOLLOW = "target=0.9, follows=(FollowUp('f', 'layer', 'nonne'),),"
 MISTAKES: dict[str, tuple[str, str, str]] = {
     "setup": ("ERROR, NET.name", "ERROR, 'my-mpl'", "did you mean 'my-mlp'?"),
@@ -48,7 +50,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "nothing": (RETURN, RETURN[7:], "it returns None, not seed -> effect"),
     "one setup": ("(NET,)}", "(NET)}", "is no tuple of Setup; (x,) has one"),
     "claims": ("claims=(", "claims=[] and (", "claims = [] is no tuple of Claim"),
-    "other profile": ('"quick": (NET', '"quik": (NET', "no profile 'quick' (profiles: quik)"),
+    "other profile": ('"quick": (NET', '"quik": (NET', "the profile 'quik' does not exist"),
     "no profile": ("(NET,)}", '(NET,), "quik": (NET,)}', "the profile 'quik' does not exist"),
     "same id": ('"M2"', '"M1"', "two claims are named 'M1'"),
     "same setup": ("(NET,)}", "(NET, NET)}", "two setups are named 'my-mlp'"),
@@ -62,6 +64,10 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "arms": ("arms=norm_arms(*ARMS, primary=ARMS)", "arms=ARMS", "is no tuple of Arm"),
     "protocol": ("protocol=Tuning(", "protocol=dict(", "is not a Tuning or Edges"),
     "follow-up": ("target=0.9,", FOLLOW, "the arm 'nonne' does not exist; did you mean 'none'?"),
+    "tuned too": (GRID, GRID + TOO % "'optim.wd', (0.0, 1.0)", "unknown setting 'optim.wd'"),
+    "one value": (GRID, GRID + TOO % "'optim.momentum', (0.9,)", "is not a setting that no arm"),
+    "twice": (GRID, GRID + TOO % "'norm.name', ('none', 'rms')", "is not a setting that no arm"),
+    "tuned value": (GRID, GRID + TOO % "'optim.momentum', (0.9, 2.0)", "optim.momentum = 2.0"),
     "percent": ("target=0.9,", "target=90,", "target = 90 is not an accuracy"),
     "docstring": ("Refuted if:", "Refuted:", "has no Refuted if"),
 }
@@ -95,6 +101,7 @@ def test_the_command_refuses_before_it_writes_anything(tmp_path):
 
 @pytest.mark.parametrize("name", study_names())
 def test_the_claims_of_every_study_pass(name):
+    check_names(load_study(name))
     check_claims(load_study(name), "quick")
 
 

@@ -33,6 +33,7 @@ def protocol_facts(e: SetupRuns) -> list[tuple[str, str]]:
     screened = f" Screening, no verdict: {others}." if others else ""
     facts = [
         ("Rates", protocol.rates_text()),
+        ("Tuned with the rate", _also(e)),
         ("Seeds", f"{seeds[0].upper()}{seeds[1:]}. {shared}"),
         ("Target", target),
         ("Evaluation", _evaluation(e)),
@@ -43,6 +44,21 @@ def protocol_facts(e: SetupRuns) -> list[tuple[str, str]]:
         text = follow_up.text(setup.seeds_of(arm) if arm else range(0))
         facts.append((f"Also: {follow_up.name}", text))
     return [(name, text) for name, text in facts if text]
+
+
+def _also(e: SetupRuns) -> str:
+    """Return which further settings were tuned and what each arm took; empty: none were."""
+    also = e.setup.protocol.also
+    if not also:
+        return ""
+    values = "; ".join(f"{name} of {', '.join(map(str, tried))}" for name, tried in also)
+    found = []
+    for arm in (arm.name for arm in e.setup.arms if arm.name in e.best):
+        edges = [n for n, tried in also if e.also[arm][n] in (tried[0], tried[-1])]
+        taken = ", ".join(f"{name}={value}" for name, value in e.also[arm].items())
+        found.append(f"{arm} {taken}" + (f" ({', '.join(edges)} at the edge)" if edges else ""))
+    text = f"{values}, in every combination with the whole grid of rates, on validation."
+    return f"{text} Taken: {'; '.join(found)}." if found else text
 
 
 def _evaluation(e: SetupRuns) -> str:

@@ -24,7 +24,7 @@ from normlab.studies.decisions import look_at
 from normlab.studies.effects import Claim, Effect
 from normlab.studies.metrics import RUNNING
 from normlab.studies.planning import ConfigCache, RequiredRun, SetupRuns
-from normlab.studies.protocols import GOALS, Edges, Tuning
+from normlab.studies.protocols import GOALS, Tuning
 from normlab.studies.setup import Setup, load_config
 from normlab.studies.study import PROFILES, Kind, Study
 from normlab.training.evaluation_steps import eval_steps
@@ -42,6 +42,8 @@ def check_study(study: Study, profile: str, data_dir: str | None = None) -> None
     `experiments/` are tested once, by the tests.
     """
     try:
+        if study.is_own:
+            check_names(study.planned or study)
         check_arms(study, profile, data_dir)
         if study.is_own:
             check_claims(study.planned or study, profile)
@@ -61,16 +63,21 @@ def check_arms(study: Study, profile: str, data_dir: str | None) -> None:
     for setup in study.setups[profile]:
         base = load_config(setup.base) | setup.settings
         for arm in setup.arms:
-            resolve(base | arm.settings | setup.report_settings, data_dir)
+            for also in setup.protocol.combinations:
+                resolve(base | arm.settings | also | setup.report_settings, data_dir)
         for follow_up in setup.follows:
             told = setup.arm(follow_up.arm)
             resolve(base | (told.settings if told else {}) | follow_up.settings, data_dir)
 
 
-def check_claims(study: Study, profile: str) -> None:
-    """Raise ConfigError for the first mistake in names and rules, or in what a claim computes."""
+def check_names(study: Study) -> None:
+    """Raise ConfigError for the first mistake in names and rules."""
     for mistake in mistakes(study):
         raise ConfigError(mistake)
+
+
+def check_claims(study: Study, profile: str) -> None:
+    """Raise ConfigError for the first mistake in what a claim computes."""
     setups = {setup.name: setup for setup in study.setups.get(profile, ())}
     cache, known = ConfigCache(needs_data=False), {}
     for claim in () if study.benchmarks else study.claims:
@@ -114,8 +121,6 @@ def mistakes(study: Study) -> Iterator[str]:
 
 def mistakes_of_setup(setup: Setup) -> Iterator[str]:
     arms, protocol = [arm.name for arm in setup.arms], setup.protocol
-    if not isinstance(protocol, Tuning | Edges):
-        yield f"protocol = {protocol!r:.80} is not a Tuning or Edges"
     yield from repeated("arms", names_of(setup))
     for follow_up in setup.follows:
         yield from unknown("the arm", [follow_up.arm, follow_up.rate_of], arms)
@@ -123,6 +128,10 @@ def mistakes_of_setup(setup: Setup) -> Iterator[str]:
         yield f"target = {setup.target!r} is not an accuracy between 0 and 1"
     if not protocol.exponents or not all(map(math.isfinite, protocol.exponents)):
         yield f"exponents = {protocol.exponents!r} are not log10 of rates"
+    given = {"optim.lr", "seed", *(name for arm in setup.arms for name in arm.settings)}
+    for name, values in protocol.also:
+        if len(set(values)) < 2 or name in given:
+            yield f"also = {name} of {values!r} is not a setting that no arm has, with two values"
     if isinstance(protocol, Tuning):
         yield from unknown("the metric", [protocol.metric], GOALS)
         both = sorted(s for s in protocol.seeds if s >= setup.first_seed)

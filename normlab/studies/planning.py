@@ -77,6 +77,8 @@ class SetupRuns:
         """The runs on which contrasts depend, among the wanted ones."""
         self.grids: dict[str, dict[float, dict[int, Record]]] = {}
         """arm -> exponent -> seed -> run, of the tuning stage or below the edges."""
+        self.also: dict[str, Config] = {}
+        """arm -> what it takes of the further settings that are tuned."""
         self.reported: dict[str, ReportedRates] = {}
         """arm or follow-up -> its runs with the reporting seeds, where all of them are there."""
         self.reports: dict[str, dict[int, Record]] = {}
@@ -119,7 +121,8 @@ class SetupRuns:
         found: dict[int, Record] = {}
         decides = self.setup.decides(arm, stage)
         for seed in seeds:
-            changed = arm.settings | settings | {"optim.lr": rate_of(exponent)}
+            changed = arm.settings | self.also.get(arm.name, {}) | settings
+            changed |= {"optim.lr": rate_of(exponent)}
             changed |= self.setup.seed_settings(seed)
             name, config = self.cache.look_up(self.setup, changed)
             self.wanted[name] = RequiredRun(name, config, self.setup.name, arm.name, stage)
@@ -165,9 +168,18 @@ class SetupRuns:
         for arm in group:
             tuning = protocol.seeds if arm.is_primary else protocol.seeds[:SCREENING_SEEDS]
             seeds = tuning or self.setup.seeds_of(arm)
-            grid = {e: self.ask(arm, protocol.stage, e, seeds, settings) for e in exponents}
-            self.grids[arm.name] = grid
-            is_known &= all(len(runs) == len(seeds) for runs in grid.values())
+            tried = protocol.combinations
+            grids = [
+                {e: self.ask(arm, protocol.stage, e, seeds, settings | more) for e in exponents}
+                for more in tried
+            ]
+            is_there = all(len(runs) == len(seeds) for grid in grids for runs in grid.values())
+            at = 0
+            if len(tried) > 1 and is_there and isinstance(protocol, Tuning):
+                standings = [protocol.standing(grid, self.setup.target) for grid in grids]
+                at = standings.index(min(standings))
+            self.grids[arm.name], self.also[arm.name] = grids[at], tried[at]
+            is_known &= is_there
         return is_known
 
     def _report(self, arm: Arm, protocol: Tuning) -> None:
@@ -234,7 +246,7 @@ class SetupRuns:
     def _plan_follow_up(self, follow_up: FollowUp) -> None:
         arm, of = self.setup.arm(follow_up.arm), follow_up.rate_of
         best = self.best.get(of, math.inf)
-        if arm is None or not math.isfinite(best):
+        if arm is None or not math.isfinite(best) or arm.name not in self.best:
             return
         stage, seeds = follow_up.stage, follow_up.seeds_of(self.setup.seeds_of(arm))
         chooser, shift = self.reported.get(of), math.log10(follow_up.factor)

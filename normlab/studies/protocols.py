@@ -6,13 +6,15 @@ page takes its sentences and the names of its columns from it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from normlab.runs.record import Record
+from normlab.settings import Config
 from normlab.studies.metrics import (
     MISSED_STEPS,
     accuracy,
@@ -89,9 +91,18 @@ class Tuning:
     reported: Literal["one", "two", "window"] = "one"
     """What the reporting seeds run: the arm's rate, or the two best rates of the grid, or a window.
     In a window of five rates all reporting seeds together choose again."""
+    also: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    """Further settings with their values, ("optim.weight_decay", (0.0, 1e-4)) say. Every arm tries
+    each combination with the whole grid of rates, and takes the one whose best rate is best."""
 
     kind, stage = "tuning", "tune"
     rate_column, failed_column = "tuned rate", "failed"
+
+    @property
+    def combinations(self) -> list[Config]:
+        """The values of the further settings in every combination; one, empty, without any."""
+        names, values = [name for name, _ in self.also], [tried for _, tried in self.also]
+        return [dict(zip(names, found, strict=True)) for found in itertools.product(*values)]
 
     @property
     def times_steps(self) -> bool:
@@ -143,6 +154,15 @@ class Tuning:
             return means[exponent], statistics.fmean(errors), exponent
 
         return min(means, key=rank)
+
+    def standing(self, grid: Grid, target: float) -> tuple[float, float, float]:
+        """Return how a combination stands by its best rate: the least is the best. First counts the
+        share of failed runs, if it is too large, then the mean value, then the validation error."""
+        best = self.best(grid, target)
+        runs = grid[best].values()
+        failed = max(MAY_FAIL, statistics.fmean(map(is_failed, runs)))
+        error = statistics.fmean(error_points(run, "validation") for run in runs)
+        return failed, self.means(grid, target)[best], error
 
     def chosen(self, grid: Grid, target: float) -> float:
         """Return the exponent of the arm's rate."""
@@ -213,6 +233,7 @@ class Edges:
     kind, stage, seeds = "edges", "edge", ()
     rate_column, failed_column = "best rate", "failed, all rates"
     times_steps, has_target, reference = False, False, "none"
+    also, combinations = (), ({},)
 
     def passes(self, grid: Grid, seed: int, run: Record) -> bool:
         best = max(accuracy(runs[seed], "validation") for runs in grid.values())

@@ -127,7 +127,9 @@ def setup_content(setup: Setup, cache: ConfigCache) -> dict[str, Any]:
             | {"is primary": arm.is_primary, "tuned with": arm.group}
             for arm in setup.arms
         },
-        "protocol": content_of(setup.protocol) | _fixed(setup.protocol),
+        # rules that were kept before further settings were tuned have no such part
+        "protocol": content_of(setup.protocol, *(() if setup.protocol.also else ("also",)))
+        | _fixed(setup.protocol),
         "screening seeds": setup.screening_seeds,
         **({"first seed": setup.first_seed} if setup.first_seed != Setup.first_seed else {}),
         "data orders": setup.data_orders,

@@ -17,6 +17,7 @@ from normlab.runs.files import NAME
 from normlab.settings import SETTINGS, Config, nearest_setting
 from normlab.studies.effects import Claim
 from normlab.studies.panel import VARIED, Line
+from normlab.studies.protocols import Edges, Tuning
 from normlab.studies.ranking import Ranking
 from normlab.studies.setup import (
     ROOT,
@@ -176,6 +177,8 @@ def wrong_part(study: Study) -> str:
             return f"{name} = {found!r:.80} is no tuple of {kind.__name__}; (x,) has one"
         for setup in found if kind is Setup else ():  # the list grows by these
             parts += [("arms", setup.arms, Arm), ("follows", setup.follows, FollowUp)]
+            if not isinstance(setup.protocol, Tuning | Edges):
+                return f"protocol = {setup.protocol!r:.80} is not a Tuning or Edges"
     return ""
 
 
@@ -183,7 +186,7 @@ def varied_settings(study: Study) -> set[str]:
     """Return the settings that a study varies, which an override may therefore not touch."""
     names = {"seed", "optim.lr", *(VARIED if study.panel else ())}
     for setup in study.all_setups:
-        names |= {*setup.seed_settings(0), *setup.report_settings}
+        names |= {*setup.seed_settings(0), *setup.report_settings, *dict(setup.protocol.also)}
         names |= {name for arm in setup.arms for name in arm.settings}
     return names
 
