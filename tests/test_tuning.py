@@ -31,20 +31,22 @@ class Decays(Lab):
     """Runs that are the worse the farther rate and weight decay are from the best of their arm."""
 
     fails: tuple[float, ...] = ()
-    """Weight decays at which every other tuning run fails."""
+    """Weight decays at which one run of six fails, by little."""
+    cost: float = 0.5
+    """Of a decade of weight decay, in decades of the rate."""
 
     def train(self, wanted: RequiredRun) -> Record:
         run, (rate, decay) = super().train(wanted), BEST[wanted.config["norm.name"]]
         away = abs(math.log10(wanted.config["optim.lr"]) - rate)
-        away += 0.5 * abs(math.log10(max(1e-4, wanted.config["optim.weight_decay"]) / decay))
+        away += self.cost * abs(math.log10(max(1e-4, wanted.config["optim.weight_decay"]) / decay))
         end = 0.95 - 0.05 * away + 0.01 * (wanted.config["optim.momentum"] == 0.8)
-        if wanted.config["optim.weight_decay"] in self.fails and wanted.config["seed"] % 2:
-            end = 0.1
+        if wanted.config["optim.weight_decay"] in self.fails and wanted.config["seed"] == 1000:
+            end = 0.45
         return replace(run, final={f"{part}_accuracy": end for part in ("validation", "test")})
 
 
-def lab_of(setup: Setup, fails: tuple[float, ...] = ()) -> Lab:
-    return type("Some", (Decays,), {"fails": fails})(setup, lambda *_: 0.5)
+def lab_of(setup: Setup, **facts: object) -> Lab:
+    return type("Some", (Decays,), facts)(setup, lambda *_: 0.5)
 
 
 def decays(lab: Lab, arm: str, stage: str) -> set[float]:
@@ -78,7 +80,8 @@ def test_two_further_settings_are_tried_in_every_combination():
 
 
 def test_a_combination_that_fails_too_often_is_not_taken():
-    lab = lab_of(TWICE, fails=(1e-4,))
+    """Though its mean is the best: the next one is 20 points worse."""
+    lab = lab_of(TWICE, fails=(1e-4,), cost=4.0)
     assert lab.evidence.also["none"] == {"optim.weight_decay": 1e-3}
 
 
