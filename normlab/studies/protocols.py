@@ -156,7 +156,7 @@ class Tuning:
         return min(means, key=rank)
 
     def standing(self, grid: Grid, target: float) -> tuple[float, float, float]:
-        """Return how good a combination is by its best rate: the least is the best. First counts the
+        """Return how good a combination is at its best rate: least is best. First counts the
         share of failed runs, if it is too large, then the mean value, then the validation error."""
         best = self.best(grid, target)
         runs = grid[best].values()
