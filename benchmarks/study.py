@@ -29,9 +29,9 @@ from benchmarks.training import LIBRARIES, form_text, forms_of, number
 from normlab.data import load
 from normlab.report.tables import Table
 from normlab.settings import Config
+from normlab.shipped import ROOT
 from normlab.studies.checks import check_study
 from normlab.studies.planning import SetupRuns
-from normlab.studies.setup import ROOT
 from normlab.studies.study import adapt, load_study
 
 STUDY, PROFILE = "learning_rate", "quick"

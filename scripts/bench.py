@@ -39,7 +39,7 @@ from absl import flags
 
 from normlab import cli
 from normlab.runs.errors import ConfigError
-from normlab.studies.setup import ROOT
+from normlab.shipped import ROOT
 
 SUITES = {
     "numerics": ("numerics", "numerics"),

@@ -27,7 +27,8 @@ from normlab.models.table import MODELS
 from normlab.norms.table import COMMON, NORMS
 from normlab.report.tables import Table
 from normlab.settings import SETTINGS
-from normlab.studies.setup import ROOT, config_names
+from normlab.shipped import ROOT
+from normlab.studies.setup import config_names
 from normlab.studies.study import load_study, study_names
 
 flags.DEFINE_bool("markdown", False, "norms: print docs/norms.md.")

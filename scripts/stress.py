@@ -23,7 +23,7 @@ from absl import flags
 from normlab import cli
 from normlab.launch.progress import clock
 from normlab.runs.errors import ConfigError
-from normlab.studies.setup import ROOT
+from normlab.shipped import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))  # where `stress` is found
 from stress.campaign import CAMPAIGNS, Report, Workspace, find_campaign

@@ -24,11 +24,11 @@ from normlab.report.numbers import effect_text
 from normlab.report.tables import markdown_text
 from normlab.runs.errors import StorageError
 from normlab.runs.record import Record
+from normlab.shipped import ROOT
 from normlab.studies.decisions import Contrast, decide, word_of
 from normlab.studies.intervals import AT_LEAST, AT_MOST, MAX_ERROR, PAIRED_T, QUANTILE, Estimate
 from normlab.studies.literature import claims, entries, entry_of
 from normlab.studies.rules import KeptRule
-from normlab.studies.setup import ROOT
 from normlab.studies.study import load_study, study_names
 from normlab.studies.units import FAILED, NATS, OCTAVES, POINTS, Unit
 

@@ -32,9 +32,9 @@ from benchmarks.validation.calibration_surfaces import (
 from normlab.report.figures.style import MARKERS, OWN, STYLE, legend
 from normlab.report.tables import Table
 from normlab.runs.store import Store
+from normlab.shipped import ROOT
 from normlab.studies.decisions import Look
 from normlab.studies.intervals import Estimate
-from normlab.studies.setup import ROOT
 
 NULLS, TIMES = 2000, 400
 """Repetitions without an effect, and of each other truth."""

@@ -33,9 +33,9 @@ from benchmarks.validation.stability_runs import (
 )
 from normlab.report.figures.style import MARKERS, OWN, STYLE, legend
 from normlab.report.tables import Table
+from normlab.shipped import ROOT
 from normlab.studies.decisions import Contrast, look_at
 from normlab.studies.intervals import PAIRED_T
-from normlab.studies.setup import ROOT
 
 TIMES = 100
 """Replications of each contrast."""

@@ -38,7 +38,8 @@ from normlab.launch.surroundings import STOPS, heed, prepare_process
 from normlab.lookup import local_path
 from normlab.runs.errors import ConfigError, LabError, Preempted, StorageError
 from normlab.settings import SETTINGS, Config, defaults, flatten, nearest_setting, nest
-from normlab.studies.setup import ROOT, config_names
+from normlab.shipped import IS_INSTALLED, ROOT, as_called, extra_of, words_of
+from normlab.studies.setup import config_names
 from normlab.version import VERSION
 
 __all__ = [
@@ -58,7 +59,7 @@ __all__ = [
 OK, DIVERGED, INTERNAL, INTERRUPTED = 0, 3, 70, 130
 """Exit codes; runs/errors.py has those of errors."""
 
-SETTINGS_HELP = (
+SETTINGS_HELP = as_called(
     "--config.a.b=v changes a setting: python scripts/list.py settings has all of them with their "
     "reasons."
 )
@@ -193,7 +194,7 @@ def parse_settings(pairs: list[str]) -> Config:
 
 def leave(code: int, kind: str, message: str) -> NoReturn:
     """Print one line and exit with `code`."""
-    line = " ".join(str(message).split())
+    line = as_called(" ".join(str(message).split()))
     print(f"normlab: error[{kind}]: {line}", file=sys.stderr)
     sys.exit(code)
 
@@ -210,6 +211,8 @@ def parse(argv: list[str]) -> list[str]:
         leave(USAGE, "usage", f"{error}; see --help")
     except SystemExit as done:
         sys.exit(OK if done.code == 1 else done.code)  # absl leaves --help with 1
+    except BrokenPipeError:
+        leave_unread()
     except Exception as error:  # ml-collections reads the configuration file while it parses
         leave(USAGE, "config", f"{error}; see --help")
 
@@ -220,6 +223,8 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
     `takes_words`: main gets the words of the command line that are no flags.
     """
     left_out = prepare_process()
+    script = sys.modules["__main__"]
+    script.__doc__ = as_called(script.__doc__ or "")  # --help shows it
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
     flags.DEFINE_bool("version", False, "Print the version and stop.")
     for module in (__name__, f"{__name__}.files"):  # --help shows those of the script itself
@@ -267,6 +272,8 @@ def leave_unread() -> NoReturn:
 
 def this_command() -> str:
     """Return the command line of this process, for a shell."""
+    if IS_INSTALLED:
+        return shlex.join([*words_of(Path(sys.argv[0]).stem), *sys.argv[1:]])
     found = shutil.which("python")
     is_found = found is not None and Path(found).resolve() == Path(sys.executable).resolve()
     return shlex.join(["python" if is_found else sys.executable, *sys.argv])
@@ -308,4 +315,7 @@ def explain(error: Exception) -> NoReturn:
             way_out = "raise the limit, as with ulimit -n 1024"
         message = f"{error}; {way_out}"
         leave(StorageError.code, StorageError.kind, message)
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_of(str(error.name))):
+        way_out = f"install it with pip install 'normlab[{extra}]'"
+        leave(USAGE, "install", f"{error.name} is needed for this; {way_out}")
     leave(INTERNAL, "internal", f"{type(error).__name__}: {error}; --debug shows where")

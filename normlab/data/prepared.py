@@ -17,6 +17,7 @@ import numpy as np
 from normlab.data.table import DataUnavailable, Row
 from normlab.data.text import windows
 from normlab.lookup import local_path
+from normlab.shipped import as_called
 
 CACHE = "normlab_uint8.npz"
 CHUNK = 4096  # examples decoded at once: 2.5 times faster than one by one
@@ -72,7 +73,7 @@ def read_prepared(name: str, row: Row, data_dir: str | None) -> tuple[np.ndarray
 
 def _how_to_prepare(name: str, row: Row, folder: Path, data_dir: str | None) -> str:
     place = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
-    command = f"python scripts/data.py --prepare={name}"
+    command = as_called(f"python scripts/data.py --prepare={name}")
     return (
         f"{name}: no prepared copy in {folder}; prepare it once with `{command} --manual_dir=DIR"
         f"{place}` (DIR holds {row.originals}) or, with a network, `{command} --download"

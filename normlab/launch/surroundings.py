@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import TextIOWrapper
 from types import FrameType
 
-from normlab.runs.provenance import ROOT
+from normlab.shipped import PACKAGES
 
 HARMLESS = (
     "JAX_CHECK_PROXY_ENVS",
@@ -101,7 +101,7 @@ def worker_environment(own: Mapping[str, str]) -> dict[str, str]:
     """
     kept = {name: text for name, text in os.environ.items() if not changes_numbers(name)}
     variables = kept | dict(own)
-    entries = [str(ROOT), *variables.get("PYTHONPATH", "").split(os.pathsep)]
+    entries = [str(PACKAGES), *variables.get("PYTHONPATH", "").split(os.pathsep)]
     return variables | {"PYTHONPATH": os.pathsep.join(filter(None, entries))}
 
 

@@ -11,6 +11,7 @@ from normlab.models.table import MODELS
 from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS
 from normlab.settings import SETTINGS, defaults
+from normlab.shipped import words_of
 from normlab.studies.decisions import Verdict, stops
 from normlab.studies.study import Study
 
@@ -81,4 +82,4 @@ def command(study: Study, profile: str) -> str:
             flags.append(f"--model={model.file}")
             continue
         flags.append(f"--config.{change}" if is_setting else f"--{change}")
-    return shlex.join(["python", "scripts/study.py", *flags])
+    return shlex.join([*words_of("study"), *flags])

@@ -28,6 +28,7 @@ from normlab.report.model import StudyReport, provenance
 from normlab.report.panel import panel, rows_of
 from normlab.report.protocol import listed_settings, protocol_facts
 from normlab.report.which_norm import EQUAL, columns_of, matrix
+from normlab.shipped import as_called
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = TEMPLATES / "page.js"
@@ -54,7 +55,7 @@ def render(
         keep_trailing_newline=True,
     )
     environment.filters.update(filters)
-    return environment.get_template(name).render(**facts)
+    return as_called(environment.get_template(name).render(**facts))
 
 
 def cited(text: str) -> Markup:

@@ -16,7 +16,7 @@ from normlab.report.tables import Markdown, markdown_text
 from normlab.report.which_norm import columns_of, matrix
 from normlab.runs.errors import StorageError
 from normlab.runs.files import write_atomic
-from normlab.studies.setup import ROOT
+from normlab.shipped import ROOT
 from normlab.studies.study import Study
 
 

@@ -11,10 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from normlab.shipped import ROOT
 from normlab.training.version import TRAINING_VERSION, training_version_of
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The folder of the code, a repository where it was cloned."""
 OTHER_FLAGS = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections")
 NUMBER = (int, float)

@@ -25,6 +25,7 @@ from normlab.runs.kept_data import keep_data
 from normlab.runs.kept_rows import keep_rows
 from normlab.runs.provenance import is_commit_lost, missing_facts
 from normlab.runs.record import Record, record_of
+from normlab.shipped import as_called
 
 
 class Store:
@@ -106,7 +107,7 @@ class Store:
             raise Damaged(
                 f"the record of run {run_id} in {str(folder)!r}",
                 error.why if isinstance(error, Damaged) else f"{type(error).__name__}: {error}",
-                "scripts/study.py sets it aside and trains the run again",
+                as_called("scripts/study.py sets it aside and trains the run again"),
                 run_id,
             ) from error
 

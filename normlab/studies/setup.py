@@ -15,8 +15,8 @@ from normlab.norms.outside import OutsideNorm
 from normlab.norms.table import NORMS, find_norm
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError
-from normlab.runs.provenance import ROOT
 from normlab.settings import Config, flatten
+from normlab.shipped import ROOT
 from normlab.studies.protocols import Edges, Tuning
 
 PAIR = ("none", "batch")

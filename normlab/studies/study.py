@@ -15,12 +15,12 @@ from normlab.runs.config import resolve
 from normlab.runs.errors import ConfigError
 from normlab.runs.files import NAME
 from normlab.settings import SETTINGS, Config, nearest_setting
+from normlab.shipped import ROOT
 from normlab.studies.effects import Claim
 from normlab.studies.panel import VARIED, Line
 from normlab.studies.protocols import Edges, Tuning
 from normlab.studies.ranking import Ranking
 from normlab.studies.setup import (
-    ROOT,
     Arm,
     FollowUp,
     Setup,

@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 from normlab.runs.checkpoints import Checkpoint, PopulationFolder, unfinished
 from normlab.runs.store import Store
-from normlab.studies.setup import ROOT
+from normlab.shipped import ROOT
 from stress.campaign import Broken, Report, Workspace, error_of, report
 from stress.crash_injection import CRASHED, CrashPoint, ask, in_child
 from stress.mutants import WRITERS
