@@ -69,6 +69,7 @@ def main() -> int:
             "another directory with --results=DIR"
         )
     from normlab.report.exports import no_longer_there, readable, runs_csv, write_curves
+    from normlab.report.job import write_variants
     from normlab.report.write import write_report  # matplotlib takes a while
 
     cache = ConfigCache(needs_data=False)
@@ -92,6 +93,9 @@ def main() -> int:
         write_atomic(folder / "runs.csv", runs_csv([], runs))
         print(f"runs: {folder / 'runs.csv'}")
     print(f"curves: {write_curves(folder, runs)}")
+    if not FLAGS.study and not FLAGS.profile and not out:
+        for page in write_variants(store, records, cache, cli.warn):
+            print(f"page: {page}")
     return cli.OK
 
 

@@ -14,11 +14,13 @@ from workspace import ROOT, Workspace, finish, run_script
 
 from normlab.report import exports
 from normlab.report.exports import curves_csv, no_longer_there, readable, write_curves
+from normlab.report.job import write_variants
 from normlab.report.model import collect
 from normlab.report.write import write_report
 from normlab.runs.errors import BadResultsDirectory
 from normlab.runs.files import read_json, write_json
 from normlab.runs.store import Records, Store
+from normlab.studies.planning import ConfigCache
 from normlab.studies.rules import sha256_of, started_studies
 
 RUNS = 12
@@ -192,3 +194,25 @@ def test_results_that_are_only_read_need_no_right_to_write(monkeypatch, tmp_path
     Store(tmp_path).check(is_written=False)
     with pytest.raises(BadResultsDirectory, match="not a readable and writable directory"):
         Store(tmp_path).check()
+
+
+def test_exploratory_pages_are_made_again(work):
+    flags = [f"--study={work.study}", "--arms=none,batch", "--config.model.widths=16"]
+    assert run_script("study", f"--results={work.results}", *flags).returncode == 0
+    (page,) = work.results.glob("report-exploratory/*/index.html")
+    before = page.read_bytes()
+    page.write_text("")
+    done = report(work.results)
+    assert page.read_bytes() == before and str(page) in done.stdout and done.stderr == ""
+    note = page.with_name("variant.json")
+    kept = read_json(note)
+    for wrong in (
+        kept | {"studies": 3},
+        kept | {"studies": [kept["studies"][0] | {"file_sha256": "x"}]},
+        kept | {"studies": [kept["studies"][0] | {"overrides": {"model.depth": "x"}}]},
+    ):
+        write_json(note, wrong)
+        warned: list[str] = []
+        records = Records(work.store)
+        assert not write_variants(work.store, records, ConfigCache(needs_data=False), warned.append)
+        assert len(warned) == 1 and "stays as it is" in warned[0] and page.read_bytes() == before

@@ -183,7 +183,7 @@ def write_rule(store: Store, study: Study, profile: str, cache: ConfigCache) -> 
     """Keep the rule of a study as it is before its first run; a kept one is never replaced. Where
     the file of a study of your own is, and what it holds, is kept as of today."""
     path = make_folder(store.root, "studies") / f"{study.name}-{profile}.json"
-    place = {"file": study.file} | ({"file_sha256": sha256_of(study.file)} if study.is_own else {})
+    place = place_of(study)
     if not path.exists():
         rule = rule_of(study, profile, cache)
         write_json(path, {"rule": rule, "written": now()} | place)
@@ -202,6 +202,12 @@ def read_rule(
     kept, today = read_json(path), rule_of(study, profile, cache)
     changes = tuple(differences(kept["rule"], today)) if "rule" in kept else (UNKNOWN,)
     return KeptRule(str(kept.get("written")), changes)
+
+
+def place_of(study: Study) -> dict[str, str]:
+    """Return where the file of a study is, and if it is your own what it holds."""
+    own = {"file_sha256": sha256_of(study.file)} if study.is_own else {}
+    return {"file": study.file} | own
 
 
 def sha256_of(file: str) -> str:
@@ -223,12 +229,19 @@ def started_studies(store: Store) -> tuple[list[tuple[Study, str]], dict[str, st
             continue
         try:
             kept = read_json(path)
-            check_started(store, str(kept.get("file")), kept.get("file_sha256"))
-            found.append((load_study(str(kept["file"])), profile))
+            found.append((load_started(store, kept), profile))
         except LabError as error:
             why = f"the study {path.stem!r:.200} is left out: {error}"
             left_out[path.stem] = f"{why}; name its file with --study=FILE"
     return found, left_out
+
+
+def load_started(store: Store, kept: Mapping[str, Any]) -> Study:
+    """Return the study of a place that `place_of` returned; raises ConfigError."""
+    file = str(kept.get("file"))
+    if file not in study_names():
+        check_started(store, file, kept.get("file_sha256"))
+    return load_study(file)
 
 
 def check_started(store: Store, file: str, sha256: object) -> None:

@@ -82,6 +82,8 @@ class Study:
     """What a command line changed: overrides, arms, seeds. It has a page of its own."""
     norms: tuple[str, ...] = ()
     """Norms that joined its arms: they are screened, and it has a page of its own."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The same as arguments of `adapt`, for a later report."""
     planned: Study | None = None
     """The study as its file has it, where a command line changed it; the rule is from there."""
 
@@ -244,7 +246,8 @@ def adapt(
 
     study = study.changed(change, variant=", ".join(changes), planned=planned)
     with_arms = {p: tuple(s for s in setups if s.arms) for p, setups in study.setups.items()}
-    return replace(study, setups=with_arms)
+    options = {"overrides": overrides, "arms": arms, "seeds": seeds, "norms": [*norms]}
+    return replace(study, setups=with_arms, options=options)
 
 
 def on_own_data(study: Study, overrides: Config) -> Study:
