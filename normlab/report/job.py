@@ -33,7 +33,7 @@ def write_job(job: Job) -> tuple[list[StudyReport], Path]:
     if not all(study.is_planned for study in job.studies):
         name = f"report-exploratory/{reports[0].stem}"
         page = write_report(job.store, reports, name)
-        facts = [place_of(study) | study.options for study in job.studies]
+        facts = [{**place_of(study), **study.options} for study in job.studies]
         write_json(page.with_name(VARIANT), {"profile": job.profile, "studies": facts})
         return reports, page
     others: list[StudyReport] = []
