@@ -14,7 +14,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 peers=no
 selected=no
-pytest_args=(-n 2)
+# The tests of a file share compiled programs and fixtures, so one process runs all of them.
+pytest_args=(-n 2 --dist loadfile --no-loadscope-reorder)
 for argument in "$@"; do
     if [[ "$argument" == --peers ]]; then
         peers=yes

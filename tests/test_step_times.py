@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_the_first_worker_of_the_training_measures_while_the_others_rest(tmp_pat
     """What others said before is of no concern; the end of the first is."""
     sent: list[Any] = []
     monkeypatch.setattr("normlab.launch.supervisor.send", lambda process, what: sent.append(what))
-    processes: list[Any] = [SimpleNamespace(kill=lambda: None, wait=lambda: None)] * 2
+    processes: list[Any] = [SimpleNamespace(kill=print, wait=print, stdin=StringIO())] * 2
     first, other = (WorkerProcess(i, process) for i, process in enumerate(processes))
     with Supervisor(Store(tmp_path).open()) as supervisor:
         supervisor.workers = [first, other]
