@@ -21,6 +21,7 @@ WHAT = {
     "list": "norms, networks, studies, settings, data sets",
     "check": "check a norm of your own",
     "data": "prepare a data set",
+    "export": "curves for TensorBoard or Weights & Biases",
     "fsck": "examine a results directory",
 }
 MORE = {

@@ -22,6 +22,7 @@ COMMANDS = {
     "list": "list",
     "check": "check_norm",
     "data": "data",
+    "export": "export",
     "fsck": "fsck",
     "which": "study",
     "demo": "study",
@@ -55,6 +56,8 @@ def as_called(text: str, is_installed: bool = IS_INSTALLED) -> str:
 
 EXTRAS = {
     "data": ("tensorflow_datasets", "importlib_resources", "PIL", "array_record"),
+    "tensorboard": ("tensorboardX",),
+    "wandb": ("wandb",),
 }
 """Extra of pyproject.toml -> the modules that it brings."""
 

@@ -32,11 +32,13 @@ Exit codes:
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
@@ -48,6 +50,7 @@ from normlab.launch.batching import stopped_populations
 from normlab.launch.failures import Failure, error_of, lost_runs
 from normlab.launch.progress import clock
 from normlab.launch.sweep import Job
+from normlab.launch.trackers import Tracker, add_run
 from normlab.report.claims import claim_order
 from normlab.runs.errors import ConfigError
 from normlab.runs.kept_data import recall_data
@@ -80,6 +83,7 @@ cli.define_norms()
 cli.define_data()
 cli.define_model()
 cli.define_keep_params()
+cli.define_trackers()
 cli.define_overrides()
 FLAGS = flags.FLAGS
 
@@ -194,13 +198,23 @@ def main() -> int:
     if FLAGS.dry_run:
         print_plan(job)
         return cli.OK
-    failures = train(job)
+    with ExitStack() as stack:
+        trackers = [stack.enter_context(closing(t)) for t in cli.make_trackers()]
+        job.on_done = functools.partial(add_runs, store, trackers)
+        failures = train(job)
     print(f"{job.trained:,} runs trained in {clock(time.monotonic() - began)}", flush=True)
     report(job)
     for failure in failures:
         print(f"{failure.status}: {failure.population.label}: {failure.message}", file=sys.stderr)
     raise_lost(lost_runs(failures, store))
     return cli.OK
+
+
+def add_runs(store: Store, trackers: Sequence[Tracker], ids: Sequence[str]) -> None:
+    """Add finished runs to trackers."""
+    for name in ids if trackers else ():
+        for tracker in trackers:
+            add_run(tracker, store.read(name))
 
 
 def print_settled(study: Study, runs: StudyRuns, claims: Collection[str]) -> None:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
@@ -56,6 +57,7 @@ cli.define_norms()
 cli.define_data()
 cli.define_model()
 cli.define_keep_params()
+cli.define_trackers()
 cli.define_config_file()
 FLAGS = flags.FLAGS
 
@@ -131,7 +133,9 @@ def main() -> int:
             cli.warn(doubt)
         print(f"run {name}: {config['data.name']} {config['model.name']} {config['norm.name']}")
         options = {"data_dir": FLAGS.data_dir, "profile_trace": FLAGS.profile_trace}
-        train(store, name, config, **options)
+        with ExitStack() as stack:
+            trackers = [stack.enter_context(closing(t)) for t in cli.make_trackers()]
+            train(store, name, config, trackers=trackers, **options)
     record = store.read(name)
     print_result(store, record)
     return cli.DIVERGED if record.diverged_at is not None else cli.OK

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,10 +41,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     peer) is not installed; with `--peers` they run and fail."""
     if config.getoption("--peers"):
         return
-    missing = {name for name in PEERS if find_spec(name) is None}
+    is_there = cache(lambda name: find_spec(name) is not None)
     for item in items:
         for mark in item.iter_markers("peers"):
-            absent = [name for name in mark.args or PEERS if name in missing]
+            absent = [name for name in mark.args or PEERS if not is_there(name)]
             if absent:
                 reason = f"needs {', '.join(absent)}: bash scripts/test.sh --peers"
                 item.add_marker(pytest.mark.skip(reason=reason))

@@ -28,10 +28,12 @@ from normlab.cli.files import (
     define_path,
     define_paths,
     define_results,
+    define_trackers,
     given_data,
     given_model,
     load_models,
     load_norms,
+    make_trackers,
 )
 from normlab.data import DataError
 from normlab.launch.surroundings import STOPS, heed, prepare_process
@@ -52,8 +54,10 @@ __all__ = [
     "define_path",
     "define_paths",
     "define_results",
+    "define_trackers",
     "load_models",
     "load_norms",
+    "make_trackers",
 ]
 
 OK, DIVERGED, INTERNAL, INTERRUPTED = 0, 3, 70, 130

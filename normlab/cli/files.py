@@ -9,6 +9,7 @@ from ml_collections import config_flags
 
 from normlab.data import add_data, outside_data
 from normlab.launch.surroundings import without_accelerator
+from normlab.launch.trackers import KINDS, Tracker
 from normlab.lookup import local_path
 from normlab.models.outside import add_models
 from normlab.norms.outside import add_norms
@@ -59,6 +60,17 @@ def define_results() -> None:
 def define_data_dir() -> None:
     """Define `--data_dir=DIR`."""
     define_path("data_dir", None, "Directory of prepared data sets.")
+
+
+def define_trackers() -> None:
+    """Define `--tensorboard=DIR` and `--wandb=DIR`."""
+    define_path("tensorboard", None, "Write curves for TensorBoard below this directory.")
+    define_path("wandb", None, "Write offline runs of Weights & Biases below this directory.")
+
+
+def make_trackers() -> list[Tracker]:
+    """Return the trackers that the flags ask for."""
+    return [make(FLAGS[flag].value) for flag, make in KINDS.items() if FLAGS[flag].value]
 
 
 def define_norms() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from normlab.launch.failures import error_of
 from normlab.launch.progress import notice
 from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.launch.trackers import Tracker, add_end
 from normlab.runs.errors import InUse
 from normlab.runs.store import Store
 from normlab.settings import Config
@@ -33,8 +35,8 @@ def format_row(row: dict[str, float]) -> str:
 class Screen:
     """Prints every evaluation once, as soon as it is in the run's curve."""
 
-    def __init__(self, store: Store, name: str):
-        self.store, self.name = store, name
+    def __init__(self, store: Store, name: str, config: Config, trackers: Sequence[Tracker] = ()):
+        self.store, self.name, self.config, self.trackers = store, name, config, trackers
         self.shown = 0
         self.began = time.monotonic()
 
@@ -54,6 +56,8 @@ class Screen:
             rows = self.store.live_curve(self.name)
             for row in rows[self.shown :]:
                 print(f"{time.monotonic() - self.began:6.1f} s  {format_row(row)}", flush=True)
+            for tracker in self.trackers:
+                tracker.add(self.name, self.config, rows[self.shown :])
             self.shown = len(rows)
         line = notice(worker, event, facts)
         if line:
@@ -67,6 +71,7 @@ def train(
     *,
     data_dir: str | None = None,
     profile_trace: str | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> None:
     """Train a run in a worker process and print its evaluations; raises InUse where another process
     trains it, and the error that ended it."""
@@ -76,8 +81,10 @@ def train(
         data_dir=data_dir,
         profile_trace=profile_trace,
         retries=0,
-        on_event=Screen(store, name).show,
+        on_event=Screen(store, name, config, trackers).show,
     ) as supervisor:
         supervisor.run(lambda: {} if store.is_done(name) else {name: config})
         for failure in supervisor.failures:
             raise error_of([failure])(failure.message)
+    for tracker in trackers:
+        add_end(tracker, store.read(name))

@@ -42,10 +42,12 @@ class Job:
         setups: Collection[str] = (),
         warn: Callable[[str], None] = lambda message: None,
         on_settled: Callable[[Study, StudyRuns, Collection[str]], None] = lambda *_: None,
+        on_done: Callable[[Sequence[str]], None] = lambda ids: None,
     ):
         """`only`: settings of the runs to train; `setups`: names of the setups, () for all.
-        `on_settled(study, runs, ids)` gets the claims that need no more runs, each once."""
-        self.on_settled = on_settled
+        `on_settled(study, runs, ids)` gets the claims that need no more runs, each once.
+        `on_done(ids)` gets the runs of a population that ended."""
+        self.on_settled, self.on_done = on_settled, on_done
         self.studies, self.profile, self.store, self.data_dir = studies, profile, store, data_dir
         self.only, self.setups, self.warn = only or {}, setups, warn
         self.cache = ConfigCache(data_dir)
@@ -210,6 +212,8 @@ class Job:
                 self.records.ids |= {n for n in facts["busy"] if self.store.is_done(n)}
             costs.note(worker, event, facts)
             display.show(worker, event, facts)
+            if event == "done":
+                self.on_done(facts["ids"])
 
         options: dict[str, Any] = {"processes": processes, "retries": retries}
         options |= {"data_dir": self.data_dir, "on_event": on_event}

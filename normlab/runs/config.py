@@ -47,8 +47,10 @@ def resolve(config: Config, data_dir: str | None = None, needs_data: bool = True
         hint = "; one of your own needs --data=FILE" if isinstance(error, UnknownDataset) else hint
         raise ConfigError(f"{error}{hint}") from error
     if full["model.name"] not in MODELS:
-        models = f"models: {', '.join(MODELS)}; one of your own needs --model=FILE"
-        raise ConfigError(f"unknown model {full['model.name']!r} ({models})")
+        raise ConfigError(
+            f"unknown model {full['model.name']!r} (models: {', '.join(MODELS)}); one of your own "
+            "needs --model=FILE"
+        )
     resolved = Resolved(*_reset_unused(full, row))
     check_constraints(resolved.config)
     return resolved
@@ -145,7 +147,7 @@ def identity(config: Config) -> Config:
 
 def outside_file(config: Config) -> Config:
     """Return the hashes of the files that a run's norm and its network come from, if any."""
-    rows = {"norm": find_norm(config["norm.name"]), "model": MODELS[config["model.name"]]}
+    rows = {"norm": find_norm(config["norm.name"]), "model": MODELS.get(config["model.name"])}
     return {f"{k}.file": row.sha256 for k, row in rows.items() if isinstance(row, OutsideRow)}
 
 
