@@ -457,7 +457,9 @@ def test_the_command_writes_the_claims(tmp_path):
     flags = ["--study=convergence", "--profile=quick", "--ledger=claims.md"]
     command = [sys.executable, str(ROOT / "scripts" / "report.py"), "--results=results", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.endswith(f"page: {Path('results', 'report', 'index.html')}\n")
+    report = Path("results", "report")
+    told = f"page: {report / 'index.html'}\ncurves: {report / 'curves.csv'}\n"
+    assert done.stdout.endswith(told)
     assert "- **… not run**: delta 0.32 octaves (1.25×); n = 0 of 12" in (
         tmp_path / "claims.md"
     ).read_text(encoding="utf-8")

@@ -138,7 +138,7 @@ def test_code_returns_arrays_or_has_them(tmp_path):
     assert one.sha256 == two.sha256 and one.shape == (1, 1, 2)
     four = row(text(tmp_path / "c.py", head + "def read(): return x, y, x[:6], y[:6]\n"))[1]
     assert four.official_test and four.test == 6
-    assert row(str(ROOT / "docs" / "examples" / "my_data.py"))[1].examples == 178
+    assert row(str(ROOT / "docs" / "examples" / "my_data.py"))[1].examples == 450
 
 
 def lines(*changed: str) -> Callable[[Path], str]:

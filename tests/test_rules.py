@@ -11,7 +11,7 @@ from normlab.runs.provenance import changed_facts, timing_place
 from normlab.runs.record import Record, is_stale
 from normlab.runs.store import Store
 from normlab.settings import SETTINGS
-from normlab.studies import effects, intervals, metrics, planning, rates, rules
+from normlab.studies import effects, intervals, metrics, planning, rates, rules, setup
 from normlab.studies.intervals import DISCORDANT
 from normlab.studies.planning import ConfigCache
 from normlab.studies.protocols import Tuning
@@ -96,6 +96,7 @@ def test_the_rule_kept_before_the_first_run_is_compared_with_todays(tmp_path, mo
     assert f"{mlp.name}, settings, train.steps: " in lines and "→ 301" in lines
     epsilon = replace(SETTINGS["norm.epsilon"], default=0.01, frozen=1e-5)
     monkeypatch.setitem(SETTINGS, "norm.epsilon", epsilon)
+    monkeypatch.setattr(setup, "_config", setup._config.__wrapped__)  # none with the old default
     kept = read_rule(store, STUDY, "quick", ConfigCache())
     assert kept and any("norm.epsilon: none → 0.01" in change for change in kept.changes)
 

@@ -135,7 +135,7 @@ def test_paths_are_of_this_machine(path, words, monkeypatch):
 
 def test_every_flag_that_is_a_path_is_read_as_one():
     plain = re.compile(r"DEFINE_(?:string|list)\((.*?)\)\n", re.S)
-    for file in (*(ROOT / "scripts").glob("*.py"), ROOT / "normlab" / "cli.py"):
+    for file in (*(ROOT / "scripts").glob("*.py"), *(ROOT / "normlab" / "cli").glob("*.py")):
         for definition in plain.findall(file.read_text()):
             assert not re.search(r"\b([Dd]irectory|[Ff]iles|Markdown)\b", definition), (
                 file,
@@ -204,7 +204,7 @@ def watched(tmp_path, monkeypatch) -> tuple[Supervisor, WorkerProcess, list[Any]
     events: list[Any] = []
     supervisor = Supervisor(Store(tmp_path).open(), processes=1)
     supervisor.on_event = lambda worker, event, facts: events.append(event)
-    process: Any = SimpleNamespace(wait=lambda: -6, kill=lambda: None)
+    process: Any = SimpleNamespace(wait=lambda: -6, kill=lambda: None, stdin=None)
     population = PlannedPopulation({"a": defaults() | {"host.time_limit": 3.0}})
     worker = WorkerProcess(0, process, population, is_ready=True)
     supervisor.workers.append(worker)

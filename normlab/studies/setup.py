@@ -231,8 +231,10 @@ def config_names() -> list[str]:
 
 
 @functools.cache
-def _config(name: str) -> Config:
-    return flatten(load_module(ROOT / "configs" / f"{name}.py").get_config().to_dict())
+def _config(path: Path, written: int) -> Config:
+    """`written`: when the file was, since a notebook goes on after a change of it."""
+    del written
+    return flatten(load_module(path).get_config().to_dict())
 
 
 def load_config(name: str) -> Config:
@@ -240,4 +242,5 @@ def load_config(name: str) -> Config:
     if name not in (known := config_names()):
         hint = did_you_mean(str(name), known)
         raise ConfigError(f"unknown configuration {name!r}{hint} (there are: {', '.join(known)})")
-    return dict(_config(name))
+    path = ROOT / "configs" / f"{name}.py"
+    return dict(_config(path, path.stat().st_mtime_ns))

@@ -65,7 +65,7 @@ def test_a_campaign_that_is_killed_leaves_no_process_running(workspace):
     assert processes.until(lambda: not processes.members(group), 20)
 
 
-ALLOWED = {"lookup.py: exec"}
+ALLOWED = {"outside.py: exec"}
 """A norm or a reader from outside is run, from the bytes that were hashed."""
 SOURCES = (
     "import pickle",
