@@ -232,7 +232,7 @@ def config_names() -> list[str]:
 
 @functools.cache
 def _config(path: Path, written: int) -> Config:
-    """`written`: when the file was, since a notebook goes on after a change of it."""
+    """`written`: when the file was, since a notebook lives longer than it."""
     del written
     return flatten(load_module(path).get_config().to_dict())
 
