@@ -21,12 +21,14 @@ import normlab
 from normlab import norms
 from normlab.api import settings_of
 from normlab.data import load
+from normlab.launch.supervisor import Supervisor
 from normlab.launch.surroundings import worker_environment
 from normlab.models.table import MODELS
 from normlab.norms import NORMS
-from normlab.runs.config import resolve
+from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError, Damaged, StorageError
 from normlab.runs.fsck import examine
+from normlab.runs.store import Store
 
 TINY = {"data": "synthetic", "steps": 20, "widths": (16,)}
 DOCS = ROOT / "docs" / "examples"
@@ -244,3 +246,19 @@ def test_an_interrupted_run_is_continued(tmp_path):
     again.send_signal(signal.SIGINT)
     again.communicate(timeout=60)
     assert step >= 200 and any(f"continued from step {step}" in line for line in lines), lines
+
+
+def test_of_runs_that_train_together_only_some_are_kept():
+    store, configs = Store("results").open(), {}
+    for seed in (0, 1, 2):
+        config = small(seed=seed, host__keep_params=seed == 1, host__width=3)
+        config = resolve(config).config
+        configs[run_id(config)] = config
+    with Supervisor(store, processes=1) as supervisor:
+        supervisor.run(lambda: {n: c for n, c in configs.items() if not store.is_done(n)})
+        assert not supervisor.failures
+    for name, config in configs.items():
+        record = store.read(name)
+        is_kept = (store.run_dir(name) / "params.safetensors").exists()
+        assert record.provenance["members"] == 3
+        assert is_kept == ("params_sha256" in record.provenance) == (config["seed"] == 1)
