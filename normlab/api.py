@@ -18,11 +18,12 @@ from typing import Any
 from normlab import cli
 from normlab.data import DATASETS, add_data
 from normlab.launch import single
-from normlab.launch.failures import error_of, lost_runs
+from normlab.launch.failures import raise_lost
 from normlab.launch.sweep import Job
 from normlab.lookup import did_you_mean, local_path
 from normlab.models.outside import add_models, outside_models
 from normlab.norms.outside import add_norms, outside_norms
+from normlab.outside import OutsideRow
 from normlab.runs.checkpoints import tidy
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError
@@ -30,7 +31,7 @@ from normlab.runs.kept_data import recall_data
 from normlab.runs.params import load_params
 from normlab.runs.record import Record
 from normlab.runs.store import Records, Store
-from normlab.settings import SETTINGS, Config, flatten
+from normlab.settings import SETTINGS, Config, flatten, from_json
 from normlab.studies.checks import check_study
 from normlab.studies.decisions import Verdict
 from normlab.studies.setup import config_names, load_config
@@ -67,9 +68,8 @@ class Run(Record):
         data, config = load_data(self.config, data_dir), self.config
         sizes = config["data.train_examples"], config["data.validation_examples"]
         rows = getattr(data.split(config["seed"], *sizes), part)
-        return Resident(data.images, input_shape(config, data.shape)).gather(rows), data.labels[
-            rows
-        ]
+        x = Resident(data.images, input_shape(config, data.shape)).gather(rows)
+        return x, data.labels[rows]
 
     def __repr__(self) -> str:
         parts = [self.config[f"{group}.name"] for group in ("data", "model", "norm")]
@@ -109,8 +109,8 @@ def settings_of(short: Mapping[str, Any], settings: Mapping[str, Any] | None = N
             words = [*GROUPS, *(s.rpartition(".")[2] for s in SETTINGS)]
             hint = f" (it may be {', '.join(whole)}: use settings={{...}})" if whole else ""
             raise ConfigError(f"unknown setting {name!r}{hint or did_you_mean(name, words)}")
-        found[whole[0]] = list(value) if isinstance(value, tuple) else value
-    return {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
+        found[whole[0]] = value
+    return from_json(found)
 
 
 def is_file(value: Any) -> bool:
@@ -119,37 +119,32 @@ def is_file(value: Any) -> bool:
     )
 
 
-def with_files(given: Config, norms: Sequence[str | Path]) -> Config:
-    """Return the settings with files of data, networks and norms read and named. A file that was
-    read before is not read again, unless it has changed."""
+def with_files(given: Config, norms: Sequence[str | Path]) -> tuple[Config, list[str]]:
+    """Return the settings with files of data and networks read and named, and the names of the
+    norms of these files. A file that was read before is not added again, unless it has changed."""
     given = dict(given)
-    for file in norms:
-        if not _known(outside_norms(), file):
-            add_norms([str(file)])
+    names_of_norms = [
+        name for file in norms for name in _known(outside_norms(), file) or add_norms([str(file)])
+    ]
     if is_file(given.get("data.name")):
         given["data.name"] = add_data(local_path(str(given["data.name"])))
     if is_file(given.get("model.name")):
         file = local_path(str(given["model.name"]))
         names = _known(outside_models(), file) or add_models([file])
         if len(names) > 1:
-            problem = f"model file {file!r} has {', '.join(names)}"
-            raise ConfigError(f"{problem}; add one with add_models and name it: model={names[0]!r}")
+            raise ConfigError(
+                f"model file {file!r} has {', '.join(names)}; name one, as in model={names[0]!r}"
+            )
         given["model.name"] = names[0]
-    return given
+    return given, names_of_norms
 
 
-def _known(rows: Mapping[str, Any], file: str | Path) -> list[str]:
-    """Return the names of the rows that came from this very content; raises ConfigError where the
-    file has changed since, because the names are taken."""
-    place = str(Path(file).resolve())
-    return [n for n, row in rows.items() if row.file == place and row.code == _text(place)]
-
-
-def _text(place: str) -> str:
-    try:
-        return Path(place).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
+def _known(rows: Mapping[str, OutsideRow], file: str | Path) -> list[str]:
+    """Return the names of the rows that came from this file with the content that it has now."""
+    place = Path(file).resolve()
+    own = {name: row for name, row in rows.items() if row.file == str(place)}
+    content = place.read_bytes() if own and place.is_file() else b""
+    return [name for name, row in own.items() if row.code.encode() == content]
 
 
 def run(
@@ -177,7 +172,7 @@ def run(
     store = Store(results)
     store.check()
     recall_data(store.root)
-    chosen = with_files(settings_of(short, settings), norms)
+    chosen, _ = with_files(settings_of(short, settings), norms)
     kept = {"host.keep_params": keep_params}
     full, notes = resolve(base | chosen | kept, data_dir)
     for note in notes:
@@ -228,28 +223,22 @@ def study(
     store = Store(results)
     store.check()
     recall_data(store.root)
-    chosen = with_files(settings_of(short, settings), norms)
+    chosen, joined = with_files(settings_of(short, settings), norms)
     chosen |= {"host.keep_params": True} if keep_params else {}
     options: dict[str, Any] = {"overrides": chosen, "arms": tuple(arms), "seeds": seeds}
-    joined = [n for n in outside_norms() if any(_known({n: outside_norms()[n]}, f) for f in norms)]
     names = [str(name)] if isinstance(name, (str, Path)) else list(name)
     studies: list[Study] = [adapt(s, **options, norms=joined) for s in load_studies(names)]
     for each in studies:
         check_study(each, profile, data_dir)
     job = Job(studies, profile, store, data_dir=data_dir, setups=setups, warn=cli.warn)
-    is_planned = all(each.is_planned for each in studies)
     store.open()
-    if is_planned:
+    if job.is_planned:
         job.write_rules()
     job.prepare()
     processes = chosen.get("host.processes", 0)
-    failures = job.run(processes=processes, on_timing=(lambda: None) if is_planned else None)
+    failures = job.run(processes=processes, on_timing=(lambda: None) if job.is_planned else None)
     reports, page = write_job(job)
-    lost = lost_runs(failures, store)
-    if lost:
-        raise error_of(lost.values())(
-            f"{len(lost)} runs could not be finished, as {next(iter(lost))}"
-        )
+    raise_lost(failures, store)
     verdicts = {v.contrast.id: v for report in reports for v in report.verdicts}
     done = [job.records[n] for n in job.required() if n in job.records]
     return StudyResult(headline(reports), page, verdicts, [_run(store, r) for r in done])

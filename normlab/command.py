@@ -11,6 +11,7 @@ import sys
 from importlib.util import find_spec
 
 from normlab.shipped import COMMANDS, ROOT
+from normlab.version import VERSION
 
 WHAT = {
     "demo": "a first verdict with its page, in seconds",
@@ -39,23 +40,24 @@ def main() -> None:
         print("\n".join(f"  normlab {command:<8} {what}" for command, what in WHAT.items()))
         sys.exit(0)
     if name == "--version":
-        name = "list"
-        flags = ["--version"]
+        print(f"normlab {VERSION}")
+        sys.exit(0)
     if name not in WHAT:
         near = difflib.get_close_matches(name, WHAT, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        leave(f"usage]: unknown command {name!r}{hint} (commands: {', '.join(WHAT)})")
+        leave("usage", f"unknown command {name!r}{hint} (commands: {', '.join(WHAT)})")
     lacking = [library for library in NEEDED if find_spec(library) is None]
     if lacking:
         leave(
-            f"install]: normlab {name} needs {', '.join(lacking)}; install the laboratory with "
-            "pip install 'normlab[lab]'"
+            "install",
+            f"normlab {name} needs {', '.join(lacking)}; install the laboratory with "
+            "pip install 'normlab[lab]'",
         )
     script = ROOT / "scripts" / f"{COMMANDS[name]}.py"
     sys.argv = [str(script), *MORE.get(name, []), *flags]
     runpy.run_path(str(script), run_name="__main__")
 
 
-def leave(message: str) -> None:
-    print(f"normlab: error[{message}", file=sys.stderr)
+def leave(kind: str, message: str) -> None:
+    print(f"normlab: error[{kind}]: {message}", file=sys.stderr)
     sys.exit(2)

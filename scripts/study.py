@@ -47,7 +47,7 @@ from absl import flags
 
 from normlab import cli
 from normlab.launch.batching import stopped_populations
-from normlab.launch.failures import Failure, error_of, lost_runs
+from normlab.launch.failures import Failure, raise_lost
 from normlab.launch.progress import clock
 from normlab.launch.sweep import Job
 from normlab.launch.trackers import Tracker, add_run
@@ -206,7 +206,7 @@ def main() -> int:
     report(job)
     for failure in failures:
         print(f"{failure.status}: {failure.population.label}: {failure.message}", file=sys.stderr)
-    raise_lost(lost_runs(failures, store))
+    raise_lost(failures, store)
     return cli.OK
 
 
@@ -234,28 +234,18 @@ def train(job: Job) -> list[Failure]:
     if FLAGS.rerun == "stale":
         print(f"{job.set_stale_aside()} runs of an older training version are repeated")
     job.store.open()
-    if all(study.is_planned for study in job.studies):
+    if job.is_planned:
         job.write_rules()
     job.prepare(FLAGS.restart)
     return job.run(
         processes=cli.overrides().get("host.processes", 0),
         retries=FLAGS.retries,
-        on_timing=tell_timing if all(study.is_planned for study in job.studies) else None,
+        on_timing=tell_timing if job.is_planned else None,
     )
 
 
 def tell_timing() -> None:
     print("measuring single steps ...", flush=True)
-
-
-def raise_lost(lost: dict[str, Failure]) -> None:
-    """Raise an error for runs that could not be finished: the kind of the first that has one."""
-    if lost:
-        message = (
-            f"{len(lost)} runs could not be finished, the first is {next(iter(lost))}; the reasons "
-            f"are above and in {FLAGS.results}/runs/*/failure.json"
-        )
-        raise error_of(lost.values())(message)
 
 
 def report(job: Job) -> None:

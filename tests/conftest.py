@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,15 +58,19 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+def restored(table: dict[str, Any]) -> Iterator[None]:
+    before = dict(table)
+    yield
+    table.clear()
+    table.update(before)
+
+
 @pytest.fixture
 def restored_norms() -> Iterator[None]:
     """Leave the table of norms as it was."""
     from normlab.norms.table import NORMS
 
-    before = dict(NORMS)
-    yield
-    NORMS.clear()
-    NORMS.update(before)
+    yield from restored(NORMS)
 
 
 @pytest.fixture
@@ -73,7 +78,4 @@ def restored_models() -> Iterator[None]:
     """Leave the table of networks as it was."""
     from normlab.models.table import MODELS
 
-    before = dict(MODELS)
-    yield
-    MODELS.clear()
-    MODELS.update(before)
+    yield from restored(MODELS)

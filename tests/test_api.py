@@ -211,18 +211,23 @@ def test_workers_take_no_setting_of_jax_from_a_notebook(monkeypatch):
     assert "JAX_ENABLE_X64" not in found and found["JAX_PLATFORMS"] == "cpu" and found["OWN"] == "1"
 
 
-def test_an_interrupted_run_is_continued(tmp_path):
-    code = "import normlab; normlab.run('digits_mlp', steps={}, eval_every=200, settings={})"
-    long = code.format(60_000, {"host.chunk": 200})
-    process = subprocess.Popen(
-        [sys.executable, "-c", long],
-        cwd=tmp_path,
+def start(code: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start a program in a session of its own, as a notebook's kernel has."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=cwd,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )
+
+
+def test_an_interrupted_run_is_continued(tmp_path):
+    code = "import normlab; normlab.run('digits_mlp', steps={}, eval_every=200, settings={})"
+    long = code.format(60_000, {"host.chunk": 200})
+    process = start(long, tmp_path)
     assert process.stdout
     for line in process.stdout:
         if "step    200" in line:
@@ -232,15 +237,7 @@ def test_an_interrupted_run_is_continued(tmp_path):
     assert "saving ..." in rest and "KeyboardInterrupt" in errors and process.returncode != 0
     (facts,) = tmp_path.glob("results/populations/*/checkpoint-*.json")
     step = json.loads(facts.read_text())["step"]
-    again = subprocess.Popen(
-        [sys.executable, "-c", long],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
+    again = start(long, tmp_path)
     assert again.stdout
     lines = [next(again.stdout) for _ in range(2)]
     again.send_signal(signal.SIGINT)

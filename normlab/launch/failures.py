@@ -39,3 +39,13 @@ def lost_runs(failures: Iterable[Failure], store: Store) -> dict[str, Failure]:
     """Return the runs of failed populations that are still not done, each with its last failure."""
     lost = {n: f for f in failures for n in f.population.configs if not store.is_done(n)}
     return dict(sorted(lost.items()))
+
+
+def raise_lost(failures: Iterable[Failure], store: Store) -> None:
+    """Raise an error for runs that could not be finished: the kind of the first that has one."""
+    if lost := lost_runs(failures, store):
+        message = (
+            f"{len(lost)} runs could not be finished, the first is {next(iter(lost))}; the reasons "
+            f"are above and in {store.root}/runs/*/failure.json"
+        )
+        raise error_of(lost.values())(message)

@@ -50,6 +50,8 @@ class Job:
         self.on_settled, self.on_done = on_settled, on_done
         self.studies, self.profile, self.store, self.data_dir = studies, profile, store, data_dir
         self.only, self.setups, self.warn = only or {}, setups, warn
+        self.is_planned = all(study.is_planned for study in studies)
+        """Whether no command line changed a study."""
         self.cache = ConfigCache(data_dir)
         self.records = Records(store)
         self.trained = 0

@@ -30,7 +30,7 @@ def write_job(job: Job) -> tuple[list[StudyReport], Path]:
     """
     cache = ConfigCache(job.data_dir, needs_data=False)
     reports = collect(job.store, list(job.studies), job.profile, cache, job.records)
-    if not all(study.is_planned for study in job.studies):
+    if not job.is_planned:
         name = f"report-exploratory/{reports[0].stem}"
         page = write_report(job.store, reports, name)
         facts = [{**place_of(study), **study.options} for study in job.studies]
