@@ -18,10 +18,10 @@ Cost: quick: about 90 minutes on 2 cores under other work; standard: not measure
 
 from dataclasses import replace
 
-from normlab.data import DATASETS
+from normlab.data import DATASETS, Row
 from normlab.models.table import MODELS
 from normlab.settings import Config
-from normlab.studies.protocols import ADAM_WINDOW, WINDOW, Edges, Tuning
+from normlab.studies.protocols import ADAM_RATES, ADAM_WINDOW, WINDOW, Edges, Tuning
 from normlab.studies.ranking import ERROR, SPEED, TOLERANCE, Ranking
 from normlab.studies.setup import FIRST_SEED, OFTEN, Setup, all_norms
 from normlab.studies.study import Study, study
@@ -32,7 +32,7 @@ HALVES = tuple(e / 2 for e in range(-4, 2))
 GRID = Tuning((-2.0, -1.5, -1.0, -0.5, 0.0), seeds=(1000, 1001))
 DOZEN = ("none", "batch", "batch_renorm", "layer", "instance", "group", "rms", "frn", "evonorm_s0")
 DOZEN += ("dynamic_tanh", "weight_norm", "scaled_standardize")
-"""Schemes for images of your own: with all of them a CNN takes too long."""
+"""Schemes for images and sequences of your own: with all of them their networks take too long."""
 PURPOSES = {"steps": SPEED, "rate": TOLERANCE, "error": ERROR, "small": ERROR}
 
 
@@ -131,33 +131,46 @@ SESOI = {
 }
 
 
+def own_networks(row: Row, model: str) -> list[tuple[str, str, Config]]:
+    """Return title, base and settings of each network that is asked about data of your own."""
+    side = min(row.shape[:2])
+    sized = {"model.stride": 1 if side < 16 else 2 if side < 64 else 4}
+    small = ("MLP 3x100", "digits_mlp", {}), ("ReLU CNN 16-32-64", "digits_cnn", sized)
+    timed: Config = {"norm.time": "sequence"}
+    if model:
+        has_time, is_cnn = MODELS[model].has_time, MODELS[model].is_convolutional and side >= 4
+        _, base, settings = ("", "digits_rnn", timed) if has_time else small[is_cnn]
+        return [(MODELS[model].title, base, settings | {"model.name": model})]
+    if row.kind == "sequences":
+        gru = timed | {"model.normed": "input"}
+        return [
+            ("GRU 32", "digits_rnn", gru),
+            ("transformer 32, 2 blocks", "digits_encoder", timed),
+        ]
+    return [small[side >= 4]]  # an image that is left after two pools
+
+
 def on_data(name: str, model: str = "") -> Study:
     """Return the study on data of your own: the test error alone, with batches of 64 and of 4.
 
     `model` names a network of your own, or none.
     """
     row, own = DATASETS[name], []
-    side, base, title = min(row.shape[:2]), "digits_mlp", "MLP 3x100"
-    settings: Config = {"data.name": name, "optim.schedule": "cosine"}
-    if model:
-        settings["model.name"] = model
-    if model and not MODELS[model].is_convolutional:
-        side = 1
-    if side >= 4:  # images that are left after two pools
-        base, title = "digits_cnn", "ReLU CNN 16-32-64"
-        settings["model.stride"] = 1 if side < 16 else 2 if side < 64 else 4
-    title = MODELS[model].title if model else title
     large = min(64, 2 ** (row.train.bit_length() - 1))
-    for purpose, steps, batch in (("error", 300, large), ("small", 1200, 4)):
-        length = {"train.steps": steps, "train.eval_every": steps // 3, "data.batch": batch}
-        arms = all_norms(base, settings | length)
-        arms = tuple(arm for arm in arms if side < 4 or arm.name in DOZEN)
-        setup = Setup(f"which-own-{purpose}", title, base, arms, GRID, settings | length)
-        own.append(setup)
+    for i, (title, base, settings) in enumerate(own_networks(row, model)):
+        for purpose, steps, batch in (("error", 300, large), ("small", 1200, 4))[: 2 - i]:
+            given = settings | {"data.name": name, "optim.schedule": "cosine", "data.batch": batch}
+            given |= {"train.steps": steps, "train.eval_every": steps // 3}
+            arms = all_norms(base, given)
+            if base != "digits_mlp":
+                arms = tuple(arm for arm in arms if arm.name in DOZEN)
+            end = "transformer" if i else purpose
+            protocol = replace(GRID, exponents=ADAM_RATES) if i else GRID
+            own.append(Setup(f"which-own-{end}", title, base, arms, protocol, given))
     return replace(
         STUDY,
-        fair_test="Every scheme that can run in the network, of a CNN twelve, is an arm with its "
-        "own learning rate. "
+        fair_test="Every scheme that can run in the network is an arm with its own learning rate; "
+        "of a CNN and networks with time those of a list of twelve. "
         "All share split, data order and, as far as they have the same parameters, initial "
         "weights.",
         cost="digits or less data: about 5 minutes of processor time",

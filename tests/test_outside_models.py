@@ -74,7 +74,7 @@ REFUSED = {
     "its name": (net(options="options=('name',)"), "there is no option 'name'"),
     "act": (net(options="act='gelu'"), "act = 'gelu' is not one of relu"),
     "kind": (net(options="kinds=('sounds',)"), "kinds = ('sounds',)"),
-    "time": (net(options="has_time=True"), "has_time = True"),
+    "time": (net(options="has_time=True, kinds=('images',)"), "has no field 'time'"),
     "features of a shape": (net(options="kinds=('features',)"), "features have no shape"),
 }
 

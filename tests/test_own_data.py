@@ -228,7 +228,7 @@ BAD: dict[str, tuple[Callable[[Path], str], str]] = {
     "leaves": (code("raise SystemExit(0)"), "cannot be read (SystemExit: 0)"),
     "syntax": (code("def"), "cannot be read (SyntaxError"),
     "no arrays": (code("a = 3"), "nor x_train, y_train, x_test, y_test, but a;"),
-    "three": (code("def read(): return 1, 2, 3"), "read() must return (x, y) or (x_train"),
+    "five": (code("def read(): return 1, 2, 3, 4, 5"), "read() must return (x, y) or (x_train"),
     "ragged": (code("x, y = [[1], [1, 2]], [0, 1]"), "cannot be read (ValueError"),
 }
 

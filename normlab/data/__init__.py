@@ -9,7 +9,7 @@ from normlab.data.build import prepare
 from normlab.data.dataset import Dataset, check, load
 from normlab.data.outside import OutsideData, add_data, outside_data
 from normlab.data.prepared import data_root
-from normlab.data.sequences import as_sequences, longest
+from normlab.data.sequences import as_sequences, sequence_shape
 from normlab.data.split import Split
 from normlab.data.table import (
     DATASETS,
@@ -33,7 +33,7 @@ __all__ = [
     "check",
     "data_root",
     "load",
-    "longest",
     "outside_data",
     "prepare",
+    "sequence_shape",
 ]

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from normlab.data.readers import PARTS, WHOLE, Examples, read_file
+from normlab.data.readers import WHOLE, Examples, read_file
 from normlab.data.table import DATASETS, DataError, DataUnavailable, Row
 
 FEWEST = 2
 """Examples of the smallest split, and classes."""
 LONGEST_NAME = 40
 MOST = 2**31 - 1
+KINDS = ("images", "features", "sequences")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class OutsideData(Row):
     arrays: tuple[np.ndarray, np.ndarray] | None = dataclasses.field(
         default=None, repr=False, compare=False
     )
-    """uint8 [N, H, W, C] or float64 [N, D], and labels int32 [N], where the file was read."""
+    """uint8 [N, H, W, C] or float64 [N, D], and labels int32 [N], where the file was read.
+    Sequences are float64 [N, T, D + 1]; the last feature is 1 at the steps of each."""
 
     def facts(self) -> dict[str, Any]:
         """All but the examples, for JSON."""
@@ -58,7 +60,7 @@ class OutsideData(Row):
         if len(row.shape) != 3 or any(type(text) is not str for text in texts):
             raise ValueError("its shape or a text is none")
         plain = dataclasses.replace(row, prepared=False, official_validation=False, folder="")
-        if plain != row or row.kind not in ("images", "features") or type(row.chance) is not float:
+        if plain != row or row.kind not in KINDS or type(row.chance) is not float:
             raise ValueError("it is not of a file of yours")
         return row
 
@@ -74,13 +76,15 @@ class OutsideData(Row):
         """The examples as an .npz file, which `add_data` reads as the same data set."""
         if self.arrays is None:
             raise ValueError("the examples of a kept row are in its file")
-        arrays, names, cut = list(self.arrays), WHOLE, self.train + self.validation
+        arrays = dict(zip(WHOLE, self.arrays, strict=True))
+        if self.kind == "sequences":
+            x = self.arrays[0]
+            arrays |= {"x": x[..., :-1], "lengths": x[..., -1].sum(1).astype(int)}
+        cut, parts = self.train + self.validation, {"": slice(None)}
         if self.official_test:
-            arrays, names = (
-                [a[part] for part in (slice(cut), slice(cut, None)) for a in arrays],
-                PARTS,
-            )
-        file, named = io.BytesIO(), dict(zip(names, arrays, strict=True))
+            parts = {"_train": slice(cut), "_test": slice(cut, None)}
+        named = {name + end: a[part] for name, a in arrays.items() for end, part in parts.items()}
+        file = io.BytesIO()
         np.savez(file, allow_pickle=False, **named)
         return file.getvalue()
 
@@ -106,7 +110,8 @@ def read_row(file: str) -> OutsideData:
     """The row of a file, not yet in the table, with its examples; raises DataError."""
     try:
         found = read_file(Path(file))
-        x, y = inputs(found.x), labels(found.y)
+        x = inputs(found.x) if found.lengths is None else sequences(found.x, found.lengths)
+        y = labels(found.y)
         return row_with(found, x, y, str(Path(file).resolve()))
     except DataError as error:
         raise DataError(f"data {file!r}: {error}") from error
@@ -134,10 +139,7 @@ def row_with(found: Examples, x: np.ndarray, y: np.ndarray, file: str) -> Outsid
         raise DataError(f"its {n} labels have {len(counts)} different values; {problem}")
     if found.tests and len(np.unique(y[:others])) < len(counts):
         raise DataError("a class of its test examples has no other example")
-    is_image = x.dtype == np.uint8
-    shape = (x.shape[1], x.shape[2], x.shape[3]) if is_image else (1, 1, x.shape[1])
-    size = "x".join(map(str, shape))
-    title = f"images of {size}" if is_image else f"{shape[2]} features, standardized"
+    kind, shape, title = kind_of(x)
     return OutsideData(
         title=f"{title}, {found.note}" if found.note else title,
         shape=shape,
@@ -148,12 +150,25 @@ def row_with(found: Examples, x: np.ndarray, y: np.ndarray, file: str) -> Outsid
         source="your own",
         licence="your own",
         official_test=found.tests > 0,
-        kind="images" if is_image else "features",
+        kind=kind,
         file=file,
         sha256=content_sha256(x, y, found.tests),
         chance=float(counts.max() / n),
         arrays=(x, y),
     )
+
+
+def kind_of(x: np.ndarray) -> tuple[Any, tuple[int, int, int], str]:
+    """The kind of checked examples, their shape and what they are."""
+    if x.dtype == np.uint8:
+        shape = x.shape[1], x.shape[2], x.shape[3]
+        return "images", shape, f"images of {'x'.join(map(str, shape))}"
+    if x.ndim == 2:
+        return "features", (1, 1, x.shape[1]), f"{x.shape[1]} features, standardized"
+    lengths, features = x[..., -1].sum(1).astype(int), x.shape[2]
+    steps = f"{lengths.min()} to {lengths.max()}" if lengths.min() < x.shape[1] else lengths.max()
+    title = f"sequences of {steps} steps, {features - 1} features, standardized"
+    return "sequences", (x.shape[1], features, 1), title
 
 
 def content_sha256(x: np.ndarray, y: np.ndarray, tests: int) -> str:
@@ -179,7 +194,8 @@ def inputs(x: np.ndarray) -> np.ndarray:
     if x.dtype.kind not in "ui" or low < 0 or high > 255:
         raise DataError(
             f"its examples of shape {x.shape} are {x.dtype} from {low:g} to {high:g}; images are "
-            "integers from 0 to 255, and features have the shape [N, D]"
+            "integers from 0 to 255, features have the shape [N, D], and sequences [N, T, D] come "
+            "with an array of their lengths"
         )
     images = x if x.ndim == 4 else x[..., None]
     if images.shape[3] > 4:
@@ -187,6 +203,30 @@ def inputs(x: np.ndarray) -> np.ndarray:
             f"its images have {images.shape[3]} channels; give at most 4, channels last"
         )
     return np.ascontiguousarray(images, np.uint8)
+
+
+def sequences(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Sequences as float64 [N, T, D + 1], T that of the longest. The last feature is 1 at the steps
+    of an example. Behind them all features are 0, whatever was there. Raises DataError."""
+    if x.dtype.kind not in "buif" or not x.size:
+        raise DataError(f"its sequences are {x.dtype} of shape {x.shape}; give numbers")
+    if lengths.dtype.kind not in "ui" or lengths.min() < 1 or lengths.max() > x.shape[1]:
+        low, high = (lengths.min(), lengths.max()) if lengths.dtype.kind in "buif" else ("?", "?")
+        raise DataError(
+            f"its lengths are {lengths.dtype} from {low} to {high}; give whole numbers from 1 to "
+            f"{x.shape[1]}, the steps of x"
+        )
+    x = x[:, : lengths.max()]
+    valid = np.arange(x.shape[1]) < lengths[:, None]
+    out = np.zeros((*x.shape[:2], x.shape[2] + 1))
+    out[valid, :-1], out[valid, -1] = x[valid], 1
+    for row, step, column in np.argwhere(~np.isfinite(out)):
+        value = out[row, step, column]
+        raise DataError(
+            f"feature {column} of step {step} of example {row} is {value}; every one is needed up "
+            f"to its length, {lengths[row]}"
+        )
+    return out
 
 
 def labels(y: np.ndarray) -> np.ndarray:
@@ -211,18 +251,23 @@ def check_outside(name: str, row: OutsideData) -> None:
 
 
 def read_outside(name: str, row: OutsideData) -> tuple[np.ndarray, np.ndarray]:
-    """What networks see: flat uint8 pixels or standardized float32 features, and labels. Raises
-    DataUnavailable, and DataError where kept examples have changed."""
+    """What networks see: flat uint8 pixels or standardized float32 features, also of each step, and
+    labels. Raises DataUnavailable, and DataError where kept examples have changed."""
     check_outside(name, row)
     known = row if row.arrays is not None else read_row(row.kept)
     if known.arrays is None or known.sha256 != row.sha256:
         raise DataError(f"{name}: {row.kept!r} is not what was kept; give --data=FILE again")
     x, y = known.arrays
+    if row.kind == "sequences":
+        valid = x[..., -1] > 0
+        seen = x.astype(np.float32)
+        seen[valid, :-1] = standardized(x[valid, :-1])
+        return seen.reshape(len(x), -1), y.astype(np.int32)
     return (x.reshape(len(x), -1) if row.kind == "images" else standardized(x)), y.astype(np.int32)
 
 
 def standardized(x: np.ndarray) -> np.ndarray:
-    """(x - mean) / sd of each feature [N, D] over all examples, float32; 0 for a constant one."""
+    """(x - mean) / sd of each feature [N, D] over all rows, float32; 0 for a constant one."""
     x = x / np.maximum(np.abs(x).max(0), np.finfo(x.dtype).tiny)  # squares must not overflow
     away = x - x.mean(0)
     is_constant = (x == x[0]).all(0)

@@ -16,6 +16,9 @@ from normlab.outside import run_file
 WHOLE = ("x", "y")
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 """Names of the arrays: all examples, or with an official test split."""
+LENGTHS = {PARTS: ("lengths_train", "lengths_test"), WHOLE: ("lengths",)}
+"""Names of the arrays that make sequences of them."""
+RETURNED = {len(names): names for part in LENGTHS for names in (part, part + LENGTHS[part])}
 LABELS = ("label", "class", "target", "y")
 """Names of the column of labels; without one of them it is the last column."""
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -32,6 +35,8 @@ class Examples(NamedTuple):
     """How many examples at the end are an official test split."""
     note: str = ""
     """What was guessed."""
+    lengths: np.ndarray | None = None
+    """[N], where examples are sequences [T, D]: how many of the T steps each has."""
 
 
 def read_file(path: Path) -> Examples:
@@ -52,38 +57,96 @@ def read_npz(path: Path) -> Examples:
 
 
 def read_python(path: Path) -> Examples:
-    """What read() of a file of code returns, (x, y) or the four arrays of PARTS; without such a
-    function its variables of these names."""
+    """What read() of a file of code returns: (x, y) or the four arrays of PARTS, then lengths if
+    there are any. Without such a function its variables of these names are taken."""
     content = path.read_bytes()
     names = run_file(str(path), content, f"data_{hashlib.sha256(content).hexdigest()[:16]}")
     if "read" not in names:
         return from_arrays(names)
     found = names["read"]()
-    if not isinstance(found, tuple) or len(found) not in (2, 4):
-        raise DataError("read() must return (x, y) or (x_train, y_train, x_test, y_test)")
-    return from_arrays(dict(zip(WHOLE if len(found) == 2 else PARTS, found, strict=True)))
+    if not isinstance(found, tuple) or len(found) not in RETURNED:
+        raise DataError(
+            "read() must return (x, y) or (x_train, y_train, x_test, y_test); of sequences "
+            "(x, y, lengths) or the four arrays, lengths_train and lengths_test"
+        )
+    return from_arrays(dict(zip(RETURNED[len(found)], found, strict=True)))
 
 
 def from_arrays(found: Mapping[str, Any]) -> Examples:
     """Examples of arrays by name; those of an official test split come last."""
-    for names in (PARTS, WHOLE):
+    for names, ends in LENGTHS.items():
         if not found.keys() >= {*names}:
             continue
-        arrays = [np.asarray(found[name]) for name in names]
-        for x, y, name in zip(arrays[::2], arrays[1::2], names[::2], strict=True):
-            if x.ndim < 2 or y.ndim < 1 or len(x) != len(y):
-                raise DataError(
-                    f"{name} has shape {x.shape} and its labels have {y.shape}; the first axis of "
-                    "both must count the examples"
-                )
-            if x.shape[1:] != arrays[0].shape[1:]:
-                raise DataError(f"x_test is of {x.shape[1:]}, x_train of {arrays[0].shape[1:]}")
-        tests = len(arrays[2]) if names == PARTS else 0
-        return Examples(np.concatenate(arrays[::2]), np.concatenate(arrays[1::2]), tests)
+        parts = [
+            one_part(*three, found) for three in zip(names[::2], names[1::2], ends, strict=True)
+        ]
+        if names == PARTS:
+            return in_order(*parts)
+        return parts[0]
     there = ", ".join(sorted(name for name in found if not name.startswith("_"))) or "nothing"
     raise DataError(
         f"it has neither x and y nor {', '.join(PARTS)}, but {there[:120]}; rename its arrays"
     )
+
+
+def one_part(x_name: str, y_name: str, end_name: str, found: Mapping[str, Any]) -> Examples:
+    """The examples of one pair of arrays, with lengths where they are given or where x is a list
+    of sequences."""
+    x, lengths = padded(found[x_name], x_name)
+    y = np.asarray(found[y_name])
+    lengths = np.asarray(found[end_name]) if found.get(end_name) is not None else lengths
+    if x.ndim < 2 or y.ndim < 1 or len(x) != len(y):
+        raise DataError(
+            f"{x_name} has shape {x.shape} and its labels have {y.shape}; the first axis of both "
+            "must count the examples"
+        )
+    if lengths is not None and (x.ndim != 3 or lengths.shape != x.shape[:1]):
+        raise DataError(
+            f"{end_name} has shape {lengths.shape} and {x_name} has {x.shape}; give one length for "
+            "each sequence of x [N, T, D]"
+        )
+    return Examples(x, y, lengths=lengths)
+
+
+def padded(x: Any, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """A list of sequences [T, D], of floats or of different T, as [N, T, D] and their lengths. All
+    else is an array without lengths."""
+    try:
+        steps = [np.asarray(example) for example in x] if isinstance(x, (list, tuple)) else []
+    except ValueError as error:
+        raise DataError(f"{name} is a list of what are no arrays ({error})") from error
+    if not steps or {example.ndim for example in steps} != {2}:
+        return np.asarray(x), None
+    if len({example.shape for example in steps}) == 1 and steps[0].dtype.kind != "f":
+        return np.stack(steps), None
+    if len({example.shape[1] for example in steps}) > 1:
+        widths = sorted({example.shape[1] for example in steps})
+        raise DataError(f"the sequences of {name} have {widths} features; give all the same")
+    lengths = np.array([len(example) for example in steps])
+    kind = np.result_type(*steps)
+    out = np.zeros((len(steps), lengths.max(), steps[0].shape[1]), kind)
+    for i, example in enumerate(steps):
+        out[i, : len(example)] = example
+    return out, lengths
+
+
+def in_order(train: Examples, test: Examples) -> Examples:
+    """Both parts, those of an official test split last; sequences padded to the longest."""
+    x = [train.x, test.x]
+    if (train.lengths is None) != (test.lengths is None):
+        raise DataError(
+            "only one of its two parts has lengths; give lengths_train and lengths_test"
+        )
+    if train.lengths is not None and test.lengths is not None:
+        longest = max(part.shape[1] for part in x)
+        x = [np.pad(p, ((0, 0), (0, longest - p.shape[1]), (0, 0))) for p in x]
+    if x[0].shape[1:] != x[1].shape[1:]:
+        raise DataError(f"x_test is of {x[1].shape[1:]}, x_train of {x[0].shape[1:]}")
+    lengths = None
+    if train.lengths is not None and test.lengths is not None:
+        lengths = np.concatenate([train.lengths, test.lengths])
+    y = np.concatenate([train.y, test.y])
+    return Examples(np.concatenate(x), y, len(test.y), lengths=lengths)
 
 
 def read_csv(path: Path) -> Examples:

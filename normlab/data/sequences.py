@@ -69,7 +69,7 @@ def as_sequences(
     flat = out.reshape(len(images), -1)
     digest = hashlib.sha256(flat.data)
     digest.update(labels.data)
-    shape = (steps, features + 1, 1)
+    shape = sequence_shape(dataset.shape, length, spread, patch, law)
     return dataclasses.replace(
         dataset, images=flat, labels=labels, shape=shape, sha256=digest.hexdigest()
     )
@@ -84,6 +84,15 @@ def longest(
         return width
     own = height * width // patch**2 if patch else height
     return (length or own) + spread
+
+
+def sequence_shape(
+    shape: tuple[int, int, int], length: int, spread: int, patch: int, law: str = "even"
+) -> tuple[int, int, int]:
+    """(T, D + 1, 1) of the sequences that images [H, W, C] become."""
+    height, width, channels = shape
+    side = patch**2 if patch else height if law == "natural" else width
+    return longest(shape, length, spread, patch, law), side * channels + 1, 1
 
 
 def patches(dataset: Dataset, side: int) -> np.ndarray:

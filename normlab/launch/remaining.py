@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from normlab.data import DATASETS, longest
+from normlab.data import DATASETS
 from normlab.launch.batching import PlannedPopulation
 from normlab.launch.supervisor import WorkerProcess
 from normlab.models.table import MODELS
 from normlab.runs.config import cohort_id
+from normlab.runs.constraints import example_shape
 from normlab.settings import SETTINGS, Config, program_key
 from normlab.training.evaluation_steps import eval_steps
 
@@ -32,7 +33,7 @@ def guessed_seconds(config: Config) -> float:
     model, data = MODELS[config["model.name"]], DATASETS[config["data.name"]]
     kernel = 9 if model.is_convolutional else 1
     before = data.shape[2] if model.is_convolutional else math.prod(data.shape)
-    shapes, products = model.shapes(config, data.shape), 0
+    shapes, products = model.shapes(config, example_shape(config)), 0
     for height, width, channels in shapes:
         products += height * width * channels * before * kernel
         before = channels
@@ -45,8 +46,7 @@ def guessed_seconds(config: Config) -> float:
     operations = products * (6 * examples + 2 * points * scored)
     calls = len(shapes) * (steps + points * scored / config["eval.batch"])
     if model.has_time:
-        kind = (config["data.length"], config["data.length_spread"], config["data.patch"])
-        length = longest(data.shape, *kind, config["data.length_law"])
+        length = example_shape(config)[0]
         operations, calls = operations * length, calls * length
     factor = NORMED if config["norm.name"] != "none" else 1.0
     factor *= PROBED if config["eval.probes"] else 1.0
@@ -57,8 +57,8 @@ def guessed_seconds(config: Config) -> float:
 
 def guessed_compilation(config: Config) -> float:
     """Return about how long a program is compiled, where none was measured."""
-    model, data = MODELS[config["model.name"]], DATASETS[config["data.name"]]
-    seconds = COMPILE_S + COMPILE_LAYER_S * len(model.shapes(config, data.shape))
+    model = MODELS[config["model.name"]]
+    seconds = COMPILE_S + COMPILE_LAYER_S * len(model.shapes(config, example_shape(config)))
     return seconds * (PROBED if config["eval.probes"] else 1.0)
 
 

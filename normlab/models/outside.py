@@ -18,9 +18,11 @@ from normlab.norms.table import find_norm
 from normlab.outside import OutsideRow, add_rows, rows_of
 from normlab.settings import SETTINGS, Config
 
-TAKEN = ("images", "features")
+TAKEN = ("images", "features", "sequences")
 FIELDS = ("layers", "classes")
 """What every network gets."""
+FIELDS_OF_TIME = ("time", "is_masked", "least")
+"""What a network with time gets too, the last one with the option `cell`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class OutsideModel(OutsideRow, Model):
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> OutsideModel:
         row = super().from_facts(facts)
-        if not set(row.kinds) <= set(TAKEN) or row.has_time:
+        if not set(row.kinds) <= set(TAKEN):
             raise ValueError("its kinds are not known")
         return row
 
@@ -64,9 +66,15 @@ def read_models(file: str, sha256: str = "") -> dict[str, OutsideModel]:
 
 
 def _fields(row: Model, config: Config) -> dict[str, Any]:
-    """The options that are fields of the module."""
+    """The options that are fields of the module, and with time what its norms ask for."""
     fields = getattr(row.module, "__dataclass_fields__", {})
-    return {o: config[f"model.{o}"] for o in row.options if o in fields}
+    given = {option: config[f"model.{option}"] for option in row.options}
+    if row.has_time:
+        norm = find_norm(config["norm.name"])
+        given["time"] = "sequence" if norm.is_per_sample else config["norm.time"]
+        given["is_masked"] = config["norm.masked"] and bool(norm.over)
+        given["least"] = config["norm.least"]
+    return {name: value for name, value in given.items() if name in fields}
 
 
 def _check(name: str, row: OutsideModel) -> None:
@@ -75,9 +83,11 @@ def _check(name: str, row: OutsideModel) -> None:
     fields = getattr(row.module, "__dataclass_fields__", None)
     if fields is None or not callable(getattr(row.module, "apply", None)):
         raise ValueError(f"{where}: module = {row.module!r} is no class of flax.linen.Module")
-    for field in FIELDS:
+    of_time = FIELDS_OF_TIME[: 3 if "cell" in row.options else 2] if row.has_time else ()
+    for field in FIELDS + of_time:
         if field not in fields:
-            raise ValueError(f"{where}: its module has no field {field!r}, which every network has")
+            owner = "every network with time" if field in of_time else "every network"
+            raise ValueError(f"{where}: its module has no field {field!r}, which {owner} has")
     for option in row.options:
         if f"model.{option}" not in SETTINGS or option == "name":
             known = [n.removeprefix("model.") for n in SETTINGS if n.startswith("model.")]
@@ -86,11 +96,14 @@ def _check(name: str, row: OutsideModel) -> None:
     acts = SETTINGS["model.act"].choices
     if row.act and row.act not in acts:
         raise ValueError(f"{where}: act = {row.act!r} is not one of {', '.join(acts)}")
-    if not row.kinds or not set(row.kinds) <= set(TAKEN) or row.has_time:
+    taken = {k for k in TAKEN if k == "images" or (k == "sequences") == row.has_time}
+    if not row.kinds or not set(row.kinds) <= taken:
         raise ValueError(
             f"{where}: kinds = {row.kinds!r}, has_time = {row.has_time!r}; a network from a file "
-            f"takes {' or '.join(TAKEN)}, and no sequences"
+            "takes images or features, and with has_time=True images or sequences"
         )
+    if row.has_time and row.is_convolutional:
+        raise ValueError(f"{where}: a sequence has no shape [H, W, C]; add is_convolutional=False")
     if row.is_convolutional and "features" in row.kinds:
         raise ValueError(f"{where}: features have no shape [H, W, C]; add is_convolutional=False")
 

@@ -242,11 +242,6 @@ def check_time(config: Config, norm: Norm) -> None:
             f"norm.kernel = {kernel!r} is not made for the kernels of {config['model.name']!r}; "
             "use norm.kernel=none"
         )
-    if config["norm.time"] == "sequence" and config["norm.stats_batch"]:
-        raise ValueError(
-            f"norm.stats_batch = {config['norm.stats_batch']} groups examples, and "
-            "norm.time = 'sequence' puts all steps of all examples together; use norm.time=step"
-        )
     if (residual := config["model.residual"]) not in ("identity", "skipinit"):
         raise ValueError(
             f"model.residual = {residual!r} is not made for the blocks of "

@@ -25,6 +25,8 @@ from normlab.settings import Config
 
 EXAMPLES, CLASSES = 4, 7
 COLLECTIONS = ("params", "batch_stats", "norm_state")
+OF_TIME = ("norm.name", "norm.time", "norm.masked", "norm.least")
+"""Settings that networks with time look at."""
 
 
 class Trace(NamedTuple):
@@ -35,6 +37,10 @@ class Trace(NamedTuple):
     has_head: bool
     has_own_kernels: bool
     """Whether a kernel is not that of a `layers.conv`, `layers.dense` or `layers.head`."""
+
+
+Call = tuple[tuple[str, ...], tuple[int, ...], bool]
+"""Of a norm: its path, the shape of x, whether there was a mask."""
 
 
 class Witness(nn.Module):
@@ -48,9 +54,10 @@ class Witness(nn.Module):
 class Seen:
     """What was called."""
 
-    def __init__(self):
-        self.norms: dict[bool, list[tuple[str, tuple[int, ...], bool]]] = {True: [], False: []}
-        """Of training and evaluation: name, shape of x, whether there was a mask."""
+    def __init__(self, has_time: bool):
+        self.has_time = has_time
+        self.norms: dict[bool, list[Call]] = {True: [], False: []}
+        """Of training and evaluation."""
         self.is_training = True
         self.products = set[tuple[str, ...]]()
         self.has_act = False
@@ -60,12 +67,15 @@ class Seen:
         if context.method_name == "__call__" and not module.is_initializing():
             if module.__class__ is Witness:
                 mask = kwargs.get("mask", args[2] if len(args) > 2 else None)
-                self.norms[self.is_training].append(
-                    (module.name or "", args[0].shape, mask is not None)
-                )
+                self.norms[self.is_training].append((module.path, args[0].shape, mask is not None))
             elif module.__class__ in (Conv, Dense):
                 self.products.add(module.path)
         return call(*args, **kwargs)
+
+    def calls(self, is_training: bool) -> list[Call]:
+        """Return the calls; with time each norm once, since a loop over steps is traced twice."""
+        found = self.norms[is_training]
+        return list({call[0]: call for call in found}.values()) if self.has_time else found
 
     def layers(self, config: Config) -> Layers:
         """Layers of no scheme, whose calls are counted."""
@@ -79,15 +89,18 @@ class Seen:
 
 def traced(name: str, config: Config, image: Shape) -> Trace:
     """Return what the network `name` does on examples of the shape `image`; raises ValueError."""
-    options = tuple((n, v) for n, v in config.items() if n.startswith(("model.", "init.kernel")))
+    decisive = ("model.", "init.kernel") + (OF_TIME if MODELS[name].has_time else ())
+    options = tuple((n, v) for n, v in config.items() if n.startswith(decisive))
     return _traced(name, getattr(MODELS[name], "sha256", ""), options, image)
 
 
 @cache
 def _traced(name: str, sha256: str, options: tuple[tuple[str, Any], ...], image: Shape) -> Trace:
     del sha256  # another file, another network
-    row, seen, config = MODELS[name], Seen(), dict(options)
+    row, config = MODELS[name], dict(options)
+    seen = Seen(row.has_time)
     shape = image if row.is_convolutional else (math.prod(image),)
+    shape = (image[0], math.prod(image[1:])) if row.has_time else shape
     where = f"model {name!r} of {getattr(row, 'file', '')!r}"
     key, mask = jax.random.key(0), jnp.ones(EXAMPLES, bool)
 
@@ -107,29 +120,34 @@ def _traced(name: str, sha256: str, options: tuple[tuple[str, Any], ...], image:
     except Exception as error:  # an external file: anything can be wrong
         told = f"{error.__class__.__name__}: {error}".splitlines()[0]
         raise ValueError(f"{where} cannot be run on examples {shape} ({told})") from error
-    if wrong := _problem(seen, [tuple(leaf.shape) for leaf in logits], variables):
+    is_masked = row.has_time and row.fields(config)["is_masked"]
+    if wrong := _problem(seen, [tuple(leaf.shape) for leaf in logits], variables, is_masked):
+        raise ValueError(f"{where} {wrong}")
+    if row.has_time and (wrong := _problem_of_time(seen)):
         raise ValueError(f"{where} {wrong}")
     kernels = {path[:-1] for path in flatten_dict(variables["params"]) if path[-1] == "kernel"}
     return Trace(
-        shapes=tuple(_space(shape) for _, shape, _ in seen.norms[True]),
+        shapes=tuple(_space(shape) for _, shape, _ in seen.calls(True)),
         has_act=seen.has_act,
         has_head="head" in variables["params"],
         has_own_kernels=not kernels <= seen.products,
     )
 
 
-def _problem(seen: Seen, logits: list[tuple[int, ...]], variables: Any) -> str:
-    """Return what is wrong with a network that can be run, "" for nothing."""
+def _problem(seen: Seen, logits: list[tuple[int, ...]], variables: Any, is_masked: bool) -> str:
+    """Return what is wrong with a network that can be run, "" for nothing. `is_masked`: norms get a
+    mask in training too."""
     for shape in logits:
         if shape != (EXAMPLES, CLASSES):
             return f"returns {shape} for {EXAMPLES} examples and {CLASSES} classes; return logits"
-    training, evaluation = seen.norms[True], seen.norms[False]
+    training, evaluation = seen.calls(True), seen.calls(False)
     if not training:
         return "calls no layers.norm, so all norms would be the same; call it"
-    if [name for name, *_ in training] != [name for name, *_ in evaluation]:
+    if [path for path, *_ in training] != [path for path, *_ in evaluation]:
         return "has other norms in evaluation than in training; call the same ones"
-    for name, _, has_mask in evaluation:
-        if not name.startswith("norm_"):
+    for path, _, has_mask in evaluation + (training if is_masked else []):
+        name = "/".join(path)
+        if not any(part.startswith("norm_") for part in path):
             return f"has a norm named {name!r}; diagnostics look for norm_...: give it such a name"
         if not has_mask:
             return (
@@ -139,6 +157,17 @@ def _problem(seen: Seen, logits: list[tuple[int, ...]], variables: Any) -> str:
     for collection in variables:
         if collection not in COLLECTIONS:
             return f"keeps state in {collection!r}, which is lost; use batch_stats or norm_state"
+    return ""
+
+
+def _problem_of_time(seen: Seen) -> str:
+    """Return what is wrong with the norms of a network with time, "" for nothing."""
+    for path, shape, _ in seen.calls(True):
+        if len(shape) != 2:
+            return (
+                f"calls {'/'.join(path)!r} with {shape}, whose steps the norm would take for "
+                "height or width; use normlab.models.time.TimeNorm"
+            )
     return ""
 
 

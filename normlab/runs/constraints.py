@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from normlab.data.table import DATASETS
+from normlab.data import DATASETS, sequence_shape
 from normlab.diagnostics.names import probe_names
 from normlab.layers.table import find_kernel
 from normlab.models.outside import check_network
@@ -37,6 +37,16 @@ def check_constraints(config: Config) -> None:
 
 def training_examples(config: Config) -> int:
     return config["data.train_examples"] or DATASETS[config["data.name"]].train
+
+
+def example_shape(config: Config) -> Shape:
+    """Return the shape of an example as the network takes it: (H, W, C), or (T, D + 1, 1) where
+    images become sequences."""
+    row = DATASETS[config["data.name"]]
+    if row.kind != "images" or not MODELS[config["model.name"]].has_time:
+        return row.shape
+    kind = ("data.length", "data.length_spread", "data.patch", "data.length_law")
+    return sequence_shape(row.shape, *(config[name] for name in kind))
 
 
 def divisors(number: int) -> list[int]:
@@ -134,6 +144,11 @@ def _batch(config: Config) -> Iterator[str]:
             f"norm.stats_batch = {stats} does not divide data.batch = {batch}; "
             f"use one of {divisors(batch)}"
         )
+    if stats and config["norm.time"] == "sequence":
+        yield (
+            f"norm.stats_batch = {stats} groups examples, and norm.time = 'sequence' puts all steps "
+            "of all examples together; use norm.time=step"
+        )
     if config["eval.batch_statistics"] and stats and config["eval.batch"] % stats:
         yield (
             f"eval.batch = {config['eval.batch']} is not a multiple of norm.stats_batch = {stats}, "
@@ -192,7 +207,7 @@ def _diagnostics(config: Config) -> Iterator[str]:
 
 
 def _network(config: Config) -> Iterator[str]:
-    row, image = find_norm(config["norm.name"]), DATASETS[config["data.name"]].shape
+    row, image = find_norm(config["norm.name"]), example_shape(config)
     model, shapes = MODELS[config["model.name"]], []
     try:
         if model.check:
