@@ -146,8 +146,8 @@ def _batch(config: Config) -> Iterator[str]:
         )
     if stats and config["norm.time"] == "sequence":
         yield (
-            f"norm.stats_batch = {stats} groups examples, and norm.time = 'sequence' puts all steps "
-            "of all examples together; use norm.time=step"
+            f"norm.stats_batch = {stats} groups examples, and norm.time = 'sequence' puts all "
+            "steps of all examples together; use norm.time=step"
         )
     if config["eval.batch_statistics"] and stats and config["eval.batch"] % stats:
         yield (
