@@ -35,6 +35,7 @@ PROVENANCE = {
     "config_sha256": "cd" * 32,
     "data_sha256": "ab" * 32,
     "chance": 0.1,
+    "chance_loss": 2.3,
     "seed": 0,
     "population": "0123456789abcdef",
     "members": 1,

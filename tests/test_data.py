@@ -401,3 +401,12 @@ def test_script_helps_and_shows_tracebacks_only_on_request():
     done = run_script("data", "--help")
     assert done.returncode == 0 and "Examples:" in done.stdout
     assert "Traceback" in run_script("data", "--prepare=mnits", "--debug").stderr
+
+
+def test_chance_and_its_loss_are_those_of_the_shares_of_the_labels():
+    labels = np.array([[2, 0, 2, 2], [1, 2, 1, 0]], np.int32)
+    found = data.Dataset("digits", labels, labels, (4, 1, 1), 4, "")
+    assert found.chance == 0.5
+    assert found.chance_loss == pytest.approx(
+        0.5 * np.log(2) + 0.5 * np.log(4)
+    )  # class 3 is absent

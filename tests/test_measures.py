@@ -157,6 +157,22 @@ def test_failure_depends_on_chance(provenance, name, limit):
 
 
 @pytest.mark.parametrize(
+    "provenance, loss", [({"chance_loss": 3.3}, 2.97), ({}, 0.9 * math.log(65))]
+)
+def test_failure_on_text_depends_on_the_loss_of_the_shares_of_its_characters(provenance, loss):
+    """Accuracies of 30 to 50 %, which are usual there, decide nothing."""
+    config = defaults() | {"data.name": "tiny_shakespeare"}
+    one = replace(record(), config=config, provenance=provenance)
+    for by, failed in ((-0.001, False), (0.001, True)):
+        final = {"validation_loss": loss + by, "validation_accuracy": 0.3}
+        assert is_failed(replace(one, final=final)) is failed
+    assert is_failed(replace(one, final={"validation_accuracy": 0.9}))
+    assert is_failed(replace(one, status="diverged", final={"validation_loss": 1.0}))
+    on_digits = replace(one, config=defaults(), final={"validation_loss": 0.1})
+    assert is_failed(on_digits)  # there the loss decides nothing
+
+
+@pytest.mark.parametrize(
     "status, final, failed",
     [
         ("trained", {"validation_accuracy": 0.4601}, False),

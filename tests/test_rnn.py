@@ -13,16 +13,16 @@ import pytest
 from time_networks import check_against, check_ends, drawn, noise_until
 
 from normlab import data
-from normlab.data.sequences import lengths_of
+from normlab.data.sequences import lengths_of, order_of
 from normlab.models.build import build_model
 from normlab.models.rnn import CELLS
 from normlab.models.table import MODELS, PRODUCTS
 from normlab.models.time import TimeNorm
 from normlab.norms.builder import build
-from normlab.runs.config import resolve
+from normlab.runs.config import identity, resolve, run_id
 from normlab.runs.errors import ConfigError
 from normlab.settings import Config
-from normlab.training.batches import load_data
+from normlab.training.batches import data_key, load_data
 from normlab.training.evaluate import score
 from normlab.training.population import Population
 from normlab.training.program import Resident
@@ -369,6 +369,19 @@ def test_the_table_knows_the_cells():
         (VOWELS | {"data.length": 0, "eval.long": 3}, "long = 3: japanese_vowels has lengths"),
         ({"norm.name": "instance"}, "at least 2 are needed"),
         (VOWELS, "data.length = 7: japanese_vowels has lengths of its own; use 0"),
+        (
+            VOWELS | {"data.length": 0, "data.permuted": True},
+            "data.permuted = True takes rows or patches of images, japanese_vowels is sequences",
+        ),
+        ({"data.permuted": True}, "data.permuted = True and data.length = 7: between permuted"),
+        (
+            {"data.length": 0, "data.permuted": True, "eval.long": 3},
+            "data.permuted = True and eval.long = 3: between permuted steps nothing",
+        ),
+        (
+            {"data.length": 0, "data.permuted": True, "data.length_law": "natural"},
+            "data.permuted = True with data.length_law = 'natural': .* use False",
+        ),
         (VOWELS | {"data.length": 0, "data.length_spread": 2}, "spread = 2: japanese_vowels has"),
         (VOWELS | {"data.length": 0, "data.patch": 1}, "patch = 1: japanese_vowels has"),
         (VOWELS | {"model.name": "mlp"}, "vowels is sequences; use one of rnn, encoder"),
@@ -460,6 +473,29 @@ def test_rows_become_steps():
     assert real.dtype == np.float32 and np.array_equal(real[..., 8], steps[..., 8] > 0)
     close = np.abs(real[..., :8] + 100.25 * real[..., 8:] - steps[..., :8])
     assert 0.4 < close.max() <= 0.51
+
+
+def test_permuted_steps_have_one_order_for_all_examples_and_runs():
+    digits, pixels = data.load("digits"), {"data.length": 0, "data.patch": 1}
+    plain = data.as_sequences(digits, patch=1)
+    assert plain.shape == (64, 2, 1)
+    shown = plain.images.reshape(-1, 64, 2)
+    assert np.array_equal(shown[..., 0], digits.images) and np.all(shown[..., 1] == 255)
+    permuted = load_data(config_of(**pixels, **{"data.permuted": True, "seed": 5}))
+    order = order_of(64)
+    assert sorted(order) == [*range(64)] and np.mean(order == np.arange(64)) < 0.1
+    assert order[:6].tolist() == [47, 10, 0, 24, 49, 61]  # a change of it changes results
+    assert np.array_equal(permuted.images.reshape(-1, 64, 2), shown[:, order])
+    assert np.array_equal(permuted.labels, digits.labels) and permuted.sha256 != plain.sha256
+    rows = data.as_sequences(digits, is_permuted=True).images.reshape(-1, 8, 9)
+    assert np.array_equal(rows[..., :8], digits.images.reshape(-1, 8, 8)[:, order_of(8)])
+
+
+def test_permuted_steps_are_another_run_on_other_data():
+    plain, permuted = (config_of(**{"data.length": 0, "data.permuted": p}) for p in (False, True))
+    assert run_id(plain) != run_id(permuted) and data_key(plain) != data_key(permuted)
+    assert "data.permuted" not in identity(plain) and identity(permuted)["data.permuted"]
+    assert resolve({"data.permuted": True}).config["data.permuted"] is False  # an mlp has no steps
 
 
 def test_lengths_whose_logarithm_is_even():

@@ -45,6 +45,13 @@ class Dataset:
         """The accuracy of always naming the most frequent class."""
         return float(np.bincount(self.labels.ravel()).max() / self.labels.size)
 
+    @property
+    def chance_loss(self) -> float:
+        """The loss, in nats, of always predicting each class with its share of the labels."""
+        counts = np.bincount(self.labels.ravel())
+        shares = counts[counts > 0] / self.labels.size
+        return float(-np.sum(shares * np.log(shares)))
+
     def split(self, seed: int, train: int = 0, validation: int = 0) -> Split:
         """The rows of each split, see split_rows. Raises DataError for a seed beyond 2**64-1."""
         return split_rows(DATASETS[self.name], seed, train, validation)

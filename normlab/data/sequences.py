@@ -11,6 +11,8 @@ from normlab.data.dataset import Dataset
 
 LENGTHS_KEY = 2**64 - 2
 """Draws the lengths: a key of Philox that no seed of a run has."""
+STEPS_KEY = 2**64 - 3
+"""Draws the order of permuted steps, as LENGTHS_KEY does the lengths."""
 
 
 def lengths_of(examples: int, low: int, high: int, law: str = "even") -> np.ndarray:
@@ -29,6 +31,13 @@ def lengths_of(examples: int, low: int, high: int, law: str = "even") -> np.ndar
     return (low + above).astype(np.int32)
 
 
+def order_of(steps: int) -> np.ndarray:
+    """Which step of the data comes at each place when steps are permuted, [T]: the same one random
+    order for all examples of all runs. It ranks raw words of Philox."""
+    words = np.random.Philox(key=STEPS_KEY).random_raw(steps)
+    return np.argsort(words, kind="stable")
+
+
 def as_sequences(
     dataset: Dataset,
     length: int = 0,
@@ -36,6 +45,7 @@ def as_sequences(
     patch: int = 0,
     law: str = "even",
     longer: int = 0,
+    is_permuted: bool = False,
 ) -> Dataset:
     """The same examples as sequences [T, D + 1], T = length + spread, for networks with time.
 
@@ -47,6 +57,7 @@ def as_sequences(
     blank. So an example has the length that was drawn, and T is the image's width.
     `longer`: behind all examples they follow once more, evenly 1 to `longer` steps longer than T.
     Rows of both kinds then have T + longer steps, while `shape` has the T of the first kind.
+    `is_permuted`: the rows or patches come in the order of `order_of`.
     """
     images = patches(dataset, patch) if patch else dataset.images.reshape(-1, *dataset.shape)
     steps, labels = longest(dataset.shape, length, spread, patch, law), dataset.labels
@@ -55,6 +66,8 @@ def as_sequences(
     else:
         lengths = lengths_of(len(images), steps - 2 * spread, steps, law)
     images = images.reshape(*images.shape[:2], -1)
+    if is_permuted:
+        images = images[:, order_of(images.shape[1])]
     features = images.shape[2]
     if longer:
         more = lengths_of(len(images), steps + 1, steps + longer)
@@ -117,6 +130,8 @@ def columns(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def resampled(images: np.ndarray, steps: int) -> np.ndarray:
     """Rows [N, T, D] at `steps` even places, linear between neighbours, uint8 rounded."""
+    if steps == images.shape[1]:
+        return images
     places = np.linspace(0, images.shape[1] - 1, steps)
     before = places.astype(int)
     after = np.minimum(before + 1, images.shape[1] - 1)

@@ -183,6 +183,7 @@ class Trainer:
         common = self.facts | outside_file(self.config) | costs | times
         common |= {"population": self.folder.name, "members": len(self.names), "ended": now()}
         common |= {"data_sha256": self.dataset.sha256, "chance": self.dataset.chance}
+        common["chance_loss"] = self.dataset.chance_loss
         common["bit_exact"] = not any(restart["changed"] for restart in times["restarts"])
         for i, (name, outcome) in enumerate(zip(self.names, self.population.outcomes, strict=True)):
             if self.store.is_done(name):

@@ -98,7 +98,8 @@ def _unused(config: Config, row: Norm) -> list[str]:
     taken = {"norm": (*row.options, *COMMON), "model": model.options}
     if model.has_time and row.over and not row.is_per_sample:
         taken["norm"] += ("time", "masked", *(("least",) if "cell" in model.options else ()))
-    unused = [] if model.has_time else ["data.length", "data.length_spread", "data.patch"]
+    made = ["data.length", "data.length_spread", "data.patch", "data.permuted"]
+    unused = [] if model.has_time else made
     has_law = config["data.length_spread"] or config["data.length_law"] == "natural"
     unused += [] if model.has_time and has_law else ["data.length_law"]
     unused += [] if "cell" in model.options else ["eval.long"]

@@ -16,7 +16,7 @@ from normlab.models.row import Shape
 from normlab.models.table import MODELS
 from normlab.norms.table import Norm, find_norm
 from normlab.runs.errors import ConfigError
-from normlab.settings import Config
+from normlab.settings import SETTINGS, Config
 
 
 def check_constraints(config: Config) -> None:
@@ -84,6 +84,8 @@ def _kind(config: Config) -> Iterator[str]:
     for setting in ("data.length", "data.length_spread", "data.patch", "eval.long"):
         if kind != "images" and config[setting]:
             yield f"{setting} = {config[setting]}: {name} has lengths of its own; use 0"
+    if kind != "images" and config["data.permuted"]:
+        yield f"data.permuted = True takes rows or patches of images, {name} is {kind}; use False"
     if kind != "images" and config["data.length_law"] == "natural":
         yield f"data.length_law = 'natural' takes columns of images, {name} is {kind}; use even"
     if kind == "text" and config["data.label_noise"]:
@@ -118,11 +120,17 @@ def _sequence(config: Config) -> Iterator[str]:
                 f"data.patch = {patch} and {setting} = {config[setting]}: only rows can be "
                 "resampled to a length; set one of them to 0"
             )
-    for setting in ("data.length", "data.length_spread", "data.patch", "eval.long"):
+        if config["data.permuted"] and config[setting]:
+            yield (
+                f"data.permuted = True and {setting} = {config[setting]}: between permuted steps "
+                f"nothing can be resampled; use data.permuted=False or {setting}=0"
+            )
+    ordered = ("data.length", "data.length_spread", "data.patch", "data.permuted", "eval.long")
+    for setting in ordered:
         if config["data.length_law"] == "natural" and config[setting]:
             yield (
                 f"{setting} = {config[setting]} with data.length_law = 'natural': the columns of "
-                "an image have a length of their own; use 0"
+                f"an image have a length of their own; use {SETTINGS[setting].default}"
             )
     if spread and spread >= length:
         yield (

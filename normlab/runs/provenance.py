@@ -32,6 +32,7 @@ SCHEMA: dict[str, tuple[type, ...]] = {
     "config_sha256": (str,),
     "data_sha256": (str,),
     "chance": (float,),
+    "chance_loss": (float,),
     "seed": (int,),
     "mode": (str,),
     "width": (int,),

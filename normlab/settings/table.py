@@ -59,6 +59,7 @@ SETTINGS: dict[str, Setting] = {
         "pixels",
         low=0,
     ),
+    "data.permuted": Setting(False, "static", "steps in one random order, the same for all runs"),
     "data.label_noise": Setting(
         0.0,
         "traced",

@@ -12,6 +12,10 @@ RUNNING = "running_"
 """Prefix of what was measured with running averages."""
 ABOVE_CHANCE = 0.4
 """Share of the way from chance to 1 that validation accuracy must go; below, a run has failed."""
+BELOW_SHARES = 0.9
+"""Of text: how large the validation loss may be, as a share of that of predicting every token with
+its share of the text. Above, a run has failed: it has learned little more than these shares. Its
+accuracy does not say so, because most next characters cannot be known."""
 ROUNDING = 1e-5
 """Relative: the program compares in float32."""
 MISSED_STEPS = 10
@@ -27,13 +31,27 @@ def chance(record: Record) -> float:
     return known or 1 / DATASETS[record.config["data.name"]].classes
 
 
+def chance_loss(record: Record) -> float:
+    """Return the loss of always predicting each class with its share of the labels; of results that
+    do not keep it, that of equal shares."""
+    known = record.provenance.get("chance_loss")
+    return known or math.log(DATASETS[record.config["data.name"]].classes)
+
+
+def has_learned(record: Record) -> bool:
+    """Return whether a run ended clearly better than chance on validation: by its loss on text, by
+    its accuracy on all else."""
+    data = DATASETS.get(record.config["data.name"])
+    if data and data.kind == "text":
+        return record.final.get("validation_loss", math.inf) <= BELOW_SHARES * chance_loss(record)
+    floor = chance(record)
+    return record.final.get("validation_accuracy", 0.0) >= floor + ABOVE_CHANCE * (1 - floor)
+
+
 def is_failed(record: Record) -> bool:
     """Return whether a run became non-finite, ended near chance on validation, or never reached
     the fit that it was to be compared at (train.stop_at_loss)."""
-    accuracy, floor = record.final.get("validation_accuracy", 0.0), chance(record)
-    if record.status != "trained" or accuracy < floor + ABOVE_CHANCE * (1 - floor):
-        return True
-    return misses_fit(record)
+    return record.status != "trained" or not has_learned(record) or misses_fit(record)
 
 
 def misses_fit(record: Record) -> bool:

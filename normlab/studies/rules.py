@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from normlab.data.table import DATASETS
 from normlab.runs.config import identity
 from normlab.runs.errors import ConfigError, LabError
 from normlab.runs.files import make_folder, read_json, write_json
@@ -83,6 +84,9 @@ def rule_of(study: Study, profile: str, cache: ConfigCache | None = None) -> dic
         ],
         "setups": {setup.name: setup_content(setup, cache) for setup in setups},
     }
+    if any(_reads_text(setup, cache) for setup in setups):
+        limit = f"{metrics.BELOW_SHARES} x the loss of the tokens' shares"
+        content["decision"]["failed above, on text"] = limit
     if study.panel:  # rules that were kept before there were panels have no such part
         content["panel"] = {
             line.claim.id: claim_content(line.claim.contrast(known.setups[setup], profile))
@@ -101,6 +105,11 @@ def claim_content(c: decisions.Contrast) -> dict[str, Any]:
         "delta": c.sesoi,
         "n": list(c.looks),
     }
+
+
+def _reads_text(setup: Setup, cache: ConfigCache) -> bool:
+    _, config = cache.look_up(setup, setup.arms[0].settings)
+    return DATASETS[config["data.name"]].kind == "text"
 
 
 def _setup_seeds(claim: Claim) -> dict[str, int]:

@@ -19,6 +19,7 @@ from normlab.training.program import ChunkBatches, ScheduleChunk
 def data_key(config: Config) -> tuple[Any, ...]:
     """Return what the data of a run depend on, but for their splits."""
     kind = ("data.length", "data.length_spread", "data.patch", "data.length_law", "eval.long")
+    kind += ("data.permuted",)
     has_time = MODELS[config["model.name"]].has_time
     return config["data.name"], has_time, *(config[name] for name in kind)
 
