@@ -47,6 +47,7 @@ WITH_CLAIMS = [(name, profile) for name, profile in CASES if STUDIES[name].claim
 DECIDING = params(study for study in STUDIES.values() if study.claims)
 """Setups with claims; the others are tested in test_which_norm.py and test_panel.py."""
 IN_FULL = {"convergence", "learning_rate", "regularization", "depth", "batch_size", "accuracy"}
+IN_FULL |= {"sequences"}
 GAINS = ("0.015625", "0.0625", "0.25", "1", "4", "16", "64")
 
 
@@ -56,6 +57,7 @@ def levels(*names: str) -> set[str]:
 
 # setup -> its claims, how rates are found, what is tuned, the schedule, the arms that decide
 VITS = ("vit-warmup", "vit-norms", "vit-rates")
+GPTS = ("gpt-norms", "gpt-depth", "gpt-rates")
 LINES = ("none", "batch each step", "batch whole sequence")
 PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
     "accuracy-cnn": ("C11", "V6", "error", "cosine", {*PAIR}),
@@ -81,6 +83,16 @@ PLANNED: dict[str, tuple[str, str, str, str, set[str]]] = {
         {"layer", "rms", "dynamic_tanh", "batch"},
     ),
     "vit-rates": ("C17a C17b", "edges", "", "constant", {"pre", "post", "peri"}),
+    "gpt-norms": (
+        *("C16a-text C16b-text C16d", "W5", "error", "cosine"),
+        {"layer", "rms", "dynamic_tanh", "batch"},
+    ),
+    "gpt-depth": (
+        *("C18", "W5", "error", "cosine"),
+        {f"{placement}/{depth}" for placement in ("pre", "post") for depth in (2, 12)},
+    ),
+    "gpt-rates": ("C17a-text C17b-text", "edges", "", "constant", {"pre", "post", "peri"}),
+    "lengths-pixels": ("C9h", "given", "error", "constant", {*PAIR}),
     "lengths-beyond": ("C9e", "W5", "error", "cosine", {"none/8", "batch each step/8"}),
     "lengths-padding": ("C9f", "W5", "error", "cosine", {"masked", "unmasked"}),
     "lengths-natural": ("C9b C9d", "W5", "error", "cosine", {*LINES}),
@@ -119,6 +131,15 @@ RATES = {
     "given": ("one", (1000,), 0),
 }
 """How rates are found: the rates reported, the tuning seeds, the extensions of the grid."""
+ENDS = {
+    "depth-(relu|resnet)": (-9, -1),
+    "tutorial-mlp|lengths-pixels": (-6, -6),
+    "lengths-(gru|beyond|natural|padding)": (-3, 0),
+    "lengths-encoder": (-6, -3),
+    "(vit|gpt)-(norms|warmup|depth)": (-7, -4),
+}
+"""Half decades of the first and the last rate that are tried before the grid grows; others have
+-6 and 1."""
 CAPS = {
     ("convergence-mlp", "quick"): 1500,
     ("convergence-mlp", "standard"): 4000,
@@ -142,6 +163,7 @@ CAPS = {
     },
     ("lengths-encoder", "quick"): 600,
     ("lengths-encoder", "standard"): 1000,
+    **{(name, "standard"): 200 if name == "gpt-rates" else 400 for name in GPTS},
     ("tutorial-mlp", "quick"): 10 * (897 // 32),
     ("tutorial-mlp", "standard"): 10 * (55_000 // 32),
 }
@@ -153,7 +175,8 @@ SETTINGS = {
 BATCHES = {
     "batch-noise": {128},
     **dict.fromkeys(("lengths-gru", "lengths-beyond", "lengths-padding", "lengths-natural"), {16}),
-    **dict.fromkeys(("lengths-encoder", *VITS), {16}),
+    **dict.fromkeys(("lengths-encoder", *VITS, "gpt-norms"), {16}),
+    **dict.fromkeys(("gpt-depth", "gpt-rates"), {8}),
     "small-batch-mlp": {4},
     "small-batch-cnn": {2, 64},
 }
@@ -214,7 +237,7 @@ def test_study_can_run(name, profile):
             assert arm and of
             resolve(load_config(setup.base) | setup.settings | arm.settings | follow.settings)
     for figure in STUDIES[name].figures:
-        assert profile == "full" or figure.setup in {s.name for s in STUDIES[name].setups[profile]}
+        assert figure.setup in {s.name for s in STUDIES[name].all_setups}
 
 
 @pytest.mark.parametrize("name, profile", WITH_CLAIMS)
@@ -256,12 +279,13 @@ def test_rates_are_found_as_planned(profile, setup):
         return
     assert (protocol.reported, protocol.seeds, protocol.extensions) == RATES[rates]
     assert (protocol.metric, protocol.spacing) == (metric, 0.5)
-    low = {"depth-relu": -9, "depth-resnet": -9, "lengths-encoder": -8}.get(setup.name, -6)
-    low = -8 if setup.name in VITS else low
-    high = {"tutorial-mlp": -6, "lengths-encoder": -2}.get(setup.name, 1)
-    high = -1 if setup.name in ("depth-relu", "depth-resnet") else high
-    high = -2 if setup.name in VITS else high
+    low, high = -6, 1
+    for names, ends in ENDS.items():
+        if re.fullmatch(names, setup.name):
+            low, high = ends
     assert protocol.exponents == tuple(e / 2 for e in range(low, high + 1))
+    is_scale_tuned = setup.name in ("lengths-gru", "lengths-beyond", "lengths-natural")
+    assert protocol.also == ((("init.norm_scale", (0.1, 1.0)),) if is_scale_tuned else ())
 
 
 @pytest.mark.parametrize("profile, setup", DECIDING)
@@ -272,7 +296,7 @@ def test_runs_train_as_planned(profile, setup):
     for config in configs:
         assert config["optim.momentum"] == 0.9
         if profile != "full" and name != "tutorial-mlp":
-            optimizer = "adam" if name in ("lengths-encoder", *VITS) else "momentum"
+            optimizer = "adam" if name in ("lengths-encoder", *VITS, *GPTS) else "momentum"
             assert (config["optim.name"], config["optim.weight_decay"]) == (optimizer, 0.0)
             assert (config["norm.epsilon"], config["norm.groups"]) == (1e-5, 4)
         if profile != "full":
@@ -299,8 +323,10 @@ def test_primary_arms_differ_in_the_norm_alone(profile, setup):
             differing = {n for n in config if config[n] != configs[0][n]}
             legal = {"model.placement"} if setup.name.startswith("placement-cnn") else set()
             if setup.name in ("lengths-gru", "lengths-beyond", "lengths-natural"):
-                legal |= {"model.normed", "init.norm_scale"}
-            legal |= {"model.placement", "optim.warmup"} if setup.name in VITS else set()
+                legal |= {"model.normed"}
+            if setup.name == "lengths-pixels":
+                legal |= {"init.norm_scale"}
+            legal |= {"model.placement", "optim.warmup"} if setup.name in (*VITS, *GPTS) else set()
             assert all(n.startswith("norm.") or n in legal for n in differing), differing
 
 
