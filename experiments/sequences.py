@@ -145,11 +145,12 @@ PIXELS = Setup(
     arms=norm_arms("none", "batch", primary=("none", "batch")),
     protocol=Tuning((-3.0,), seeds=(1000,), extensions=0),
 )
-"""Deviations from arXiv:1603.09025: Adam where the paper has RMSprop with momentum; no clipping of
-gradients; orthogonal kernels of the state where the authors' code has the identity for one gate; no
-norm of the LSTM's cell, and no noise in the first state; the last parameters, not those that were
-best on validation; 55,000 training images, not 50,000. Its order of pixels is not known: the
-authors' code draws places with replacement, so that some pixels are never read."""
+"""A reproduction of arXiv:1603.09025, section 5.1. Deviations: The optimiser is Adam, not RMSprop
+with momentum. Gradients are not clipped. The kernels of the state are orthogonal. In the authors'
+code one of the four is the identity. The cell of the LSTM has no norm, and the first state no
+noise. The last parameters are tested, not those that are best on validation. There are 55,000
+training images, not 50,000. The order of the pixels is another one. The authors' code draws its
+places with replacement, and therefore never reads some pixels."""
 
 
 def by_lengths(line: str) -> Effect:

@@ -7,7 +7,7 @@ ones. `at` is what the claim is about: a target, a depth, a batch and a norm.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from normlab.runs.record import Record
@@ -207,13 +207,27 @@ STEP = ("batch", "step", "both", 0.1, True)
 SEQUENCE = ("batch", "sequence", "input", 1.0, True)
 
 
+def over_times(arms: Mapping[Any, Made]) -> Make:
+    """Return a world of networks with time. An arm that it does not have, the other start of the
+    scale say, is worse in tuning."""
+    make = errors(over_time, "window", arms)
+
+    def worse(config: Config) -> Record:
+        run = make(config)
+        if over_time(config) not in arms:
+            run.final["validation_accuracy"] -= 0.1
+        return run
+
+    return worse
+
+
 def lengthened(e: float, w: float, at: str) -> Make:
     """Lengths that vary cost no norm 3 points, the batch norm of the claim e more, the other 9."""
     arms = {(*NONE, 0): Made(4, -1.0, 2.0), (*NONE, 8): Made(4 + 3, -0.75, -3.0)}
     for time, kind in (("step", STEP), ("sequence", SEQUENCE)):
         more, wobble = (e, w) if time == at else (9, 0.0)
         arms |= {(*kind, 0): Made(6, -1.0, 3.0), (*kind, 8): Made(9 + more, -0.5, 6.0, wobble)}
-    return errors(over_time, "window", arms)
+    return over_times(arms)
 
 
 def worse_at_natural_lengths(e: float, w: float, at: str) -> Make:
@@ -222,7 +236,7 @@ def worse_at_natural_lengths(e: float, w: float, at: str) -> Make:
     for time, kind in (("step", STEP), ("sequence", SEQUENCE)):
         more, wobble = (e, w) if time == at else (9, 0.0)
         arms |= {(*kind, 0): Made(4 + more, -0.5, 6.0, wobble)}
-    return errors(over_time, "window", arms)
+    return over_times(arms)
 
 
 def worse_beyond(e: float, w: float, at: str) -> Make:
@@ -243,7 +257,7 @@ def worse_beyond(e: float, w: float, at: str) -> Make:
 def padded(e: float, w: float, at: str) -> Make:
     unmasked = (*SEQUENCE[:-1], False, 18)
     arms = {(*SEQUENCE, 18): Made(9, -1.0, 3.0), unmasked: Made(9 + e, -0.5, -6.0, w)}
-    return errors(over_time, "window", arms)
+    return over_times(arms)
 
 
 def repaired_over_time(e: float, w: float, at: str) -> Make:
@@ -252,7 +266,7 @@ def repaired_over_time(e: float, w: float, at: str) -> Make:
         (*LAYER, 8): Made(12, -0.5, -3.0),
         **{(*kind, spread): Made(3, -1.0) for kind in (NONE, SEQUENCE) for spread in (0, 8)},
     }
-    return errors(over_time, "window", arms)
+    return over_times(arms)
 
 
 def worse_over_tokens(e: float, w: float, at: str) -> Make:
@@ -282,6 +296,17 @@ def worse_than_layer(e: float, w: float, at: str) -> Make:
     )
 
 
+def deeper(e: float, w: float, at: str) -> Make:
+    """Norms before the branch lose 4 points by depth, and those after the sum e more."""
+    arms = {
+        ("post", 2): Made(9, -2.5, 3.0),
+        ("post", 12): Made(9 + 4 + e, -3.0, 6.0, w),
+        ("pre", 2): Made(5, -2.0, -3.0),
+        ("pre", 12): Made(5 + 4, -2.25, 3.0),
+    }
+    return errors(lambda c: (c["model.placement"], c["model.depth"]), "window", arms)
+
+
 def better(e: float, w: float, at: str) -> Make:
     return errors(norm, "one", {"none": Made(7 + e, -1.0, 3, w), "batch": Made(7, -0.5, -2)})
 
@@ -296,6 +321,10 @@ def after(e: float, w: float, at: str) -> Make:
 
 def better_as_given(e: float, w: float, at: str) -> Make:
     return errors(norm, "given", {"none": Made(7 + e, -3.0, 3, w), "batch": Made(7, -3.0, 2)})
+
+
+def worse_as_given(e: float, w: float, at: str) -> Make:
+    return errors(norm, "given", {"batch": Made(7 + e, -3.0, 3, w), "none": Made(7, -3.0, 2)})
 
 
 # For even and for odd seeds the edges of none and of batch norm.
@@ -322,6 +351,7 @@ def edges(
         accuracy = 0.95 - 0.08 * (at > edge - 0.3) - 0.04 * (at > edge + 0.03)
         if norm(config) == "batch" and fails(config):
             accuracy = 0.4
-        return Record("", config, "trained", {"validation_accuracy": accuracy}, [])
+        final = {"validation_accuracy": accuracy, "validation_loss": 1.0}
+        return Record("", config, "trained", final, [])
 
     return make

@@ -99,11 +99,16 @@ ROWS: dict[str, tuple[Callable[[float, float, str], Make], dict[str, Row]]] = {
     "C9e": (worlds.worse_beyond, alike(3.0, 12, 48, "step")),
     "C9f": (worlds.padded, alike(1.0, 12, 48, "")),
     "C9g": (worlds.worse_over_tokens, alike(1.5, 12, 48, "")),
+    "C9h": (worlds.worse_as_given, {"full": (1.5, 12, 12, "")}),
     "C15a": (worlds.warmed, alike(1.0, 12, 48, "post")),
     "C15b": (worlds.warmed, alike(1.0, 12, 48, "pre")),
     "C16a": (worlds.worse_than_layer, alike(1.0, 12, 48, "rms")),
     "C16b": (worlds.worse_than_layer, alike(1.0, 12, 48, "dynamic_tanh")),
     "C16c": (worlds.worse_than_layer, alike(1.0, 12, 48, "batch")),
+    "C16a-text": (worlds.worse_than_layer, {"standard": (1.0, 12, 48, "rms")}),
+    "C16b-text": (worlds.worse_than_layer, {"standard": (1.0, 12, 48, "dynamic_tanh")}),
+    "C16d": (worlds.worse_than_layer, {"standard": (1.0, 12, 48, "batch")}),
+    "C18": (worlds.deeper, {"standard": (1.0, 12, 48, "")}),
     "C10c": (worlds.repaired_over_time, alike(1.5, 12, 48, "")),
     "C10a-layer": (worlds.repaired, alike(1.0, 12, 24, "4 layer")),
     "C10a-group": (worlds.repaired, alike(1.0, 12, 24, "4 group")),
@@ -186,7 +191,7 @@ def test_edges(name, profile):
 @pytest.mark.parametrize("name, profile", [k for k in CLAIMS if k[0].startswith("C17")])
 def test_edges_of_placements(name, profile):
     """Adam's rates are two decades lower."""
-    pair = ("post", "pre") if name == "C17a" else ("pre", "peri")
+    pair = ("post", "pre") if name.startswith("C17a") else ("pre", "peri")
     for case, effects, says_then in (
         ("true", (0.375, 0.4375), TRUE),
         ("reversed", (-0.375, -0.4375), REVERSED),
