@@ -36,10 +36,10 @@ SHARE = Unit("share", is_proportion=True)
 
 TESTS = (
     "C1a C1b C1t C2 C2r C3a C3b C3c C4a C4b C4c C5a C5b C6a C6b C7a C7b C7c C8a C8b C8c C9a C9b "
-    "C9c C9d C9e C9f C9g C10a C10b C10c C11 C12 C13 C14a C14b C15a C15b C16a C16b "
-    "C16c C17a C17b"
+    "C9c C9d C9e C9f C9g C9h C10a C10b C10c C11 C12 C13 C14a C14b C15a C15b C16a C16b "
+    "C16c C16d C17a C17b C18"
 ).split()
-CLAIMS = [f"C{i}" for i in range(1, 18)]
+CLAIMS = [f"C{i}" for i in range(1, 19)]
 EFFECTS = {"supported": 2.0, "refuted": -2.0, "open": 0.5}
 PLAIN = replace(
     STUDY,

@@ -208,3 +208,10 @@ def test_a_ranking_is_part_of_its_rule():
     changed = replace(study, rankings=(replace(first, sesoi=9.0), *others))
     (line,) = differences(rule_of(study, "quick"), rule_of(changed, "quick"))
     assert line.startswith("rankings: ")
+
+
+def test_how_runs_of_text_fail_is_part_of_the_rules_with_text_alone():
+    study = load_study("transformers")
+    assert "failed above, on text" not in rule_of(study, "quick")["decision"]
+    limit = rule_of(study, "standard")["decision"]["failed above, on text"]
+    assert limit == "0.9 x the loss of the tokens' shares"

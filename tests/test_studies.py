@@ -285,6 +285,7 @@ def test_rates_are_found_as_planned(profile, setup):
             low, high = ends
     assert protocol.exponents == tuple(e / 2 for e in range(low, high + 1))
     is_scale_tuned = setup.name in ("lengths-gru", "lengths-beyond", "lengths-natural")
+    is_scale_tuned = is_scale_tuned and profile == "standard"
     assert protocol.also == ((("init.norm_scale", (0.1, 1.0)),) if is_scale_tuned else ())
 
 
@@ -323,9 +324,8 @@ def test_primary_arms_differ_in_the_norm_alone(profile, setup):
             differing = {n for n in config if config[n] != configs[0][n]}
             legal = {"model.placement"} if setup.name.startswith("placement-cnn") else set()
             if setup.name in ("lengths-gru", "lengths-beyond", "lengths-natural"):
-                legal |= {"model.normed"}
-            if setup.name == "lengths-pixels":
-                legal |= {"init.norm_scale"}
+                legal |= {"model.normed", "init.norm_scale"}
+            legal |= {"init.norm_scale"} if setup.name == "lengths-pixels" else set()
             legal |= {"model.placement", "optim.warmup"} if setup.name in (*VITS, *GPTS) else set()
             assert all(n.startswith("norm.") or n in legal for n in differing), differing
 
