@@ -21,7 +21,7 @@ from dataclasses import replace
 from normlab.data import DATASETS, Row
 from normlab.models.table import MODELS
 from normlab.settings import Config
-from normlab.studies.protocols import ADAM_RATES, ADAM_WINDOW, WINDOW, Edges, Tuning
+from normlab.studies.protocols import ADAM_WINDOW, WINDOW, Edges, Tuning
 from normlab.studies.ranking import ERROR, SPEED, TOLERANCE, Ranking
 from normlab.studies.setup import FIRST_SEED, OFTEN, Setup, all_norms
 from normlab.studies.study import Study, study
@@ -30,6 +30,7 @@ FIXED = {"train.eval_every": 100, "optim.schedule": "cosine"}
 SPED = Tuning(metric="steps", seeds=(1000, 1001, 1002))
 HALVES = tuple(e / 2 for e in range(-4, 2))
 GRID = Tuning((-2.0, -1.5, -1.0, -0.5, 0.0), seeds=(1000, 1001))
+ADAM_GRID = replace(GRID, exponents=(-3.5, -3.0, -2.5, -2.0, -1.5))
 DOZEN = ("none", "batch", "batch_renorm", "layer", "instance", "group", "rms", "frn", "evonorm_s0")
 DOZEN += ("dynamic_tanh", "weight_norm", "scaled_standardize")
 """Schemes for images and sequences of your own: with all of them their networks take too long."""
@@ -151,12 +152,14 @@ def own_networks(row: Row, model: str) -> list[tuple[str, str, Config]]:
 
 
 def on_data(name: str, model: str = "") -> Study:
-    """Return the study on data of your own: the test error alone, with batches of 64 and of 4.
+    """Return the study on data of your own: the test error alone, with batches of 64 and of 4. Of
+    sequences, which have many steps, 16 take the place of 64.
 
     `model` names a network of your own, or none.
     """
     row, own = DATASETS[name], []
-    large = min(64, 2 ** (row.train.bit_length() - 1))
+    most = 16 if row.kind == "sequences" else 64
+    large = min(most, 2 ** (row.train.bit_length() - 1))
     for i, (title, base, settings) in enumerate(own_networks(row, model)):
         for purpose, steps, batch in (("error", 300, large), ("small", 1200, 4))[: 2 - i]:
             given = settings | {"data.name": name, "optim.schedule": "cosine", "data.batch": batch}
@@ -165,7 +168,7 @@ def on_data(name: str, model: str = "") -> Study:
             if base != "digits_mlp":
                 arms = tuple(arm for arm in arms if arm.name in DOZEN)
             end = "transformer" if i else purpose
-            protocol = replace(GRID, exponents=ADAM_RATES) if i else GRID
+            protocol = ADAM_GRID if i else GRID
             own.append(Setup(f"which-own-{end}", title, base, arms, protocol, given))
     return replace(
         STUDY,

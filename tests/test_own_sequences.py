@@ -180,7 +180,9 @@ def test_the_study_of_norms_asks_a_recurrent_network_and_a_transformer(tmp_path)
     assert list(setups) == ["which-own-error", "which-own-small", "which-own-transformer"]
     assert [s.base for s in setups.values()] == ["digits_rnn"] * 2 + ["digits_encoder"]
     rates = [setup.protocol.exponents for setup in setups.values()]  # of momentum, and of Adam
-    assert [(r[0], r[-1]) for r in rates] == [(-2, 0), (-2, 0), (-4, -1)]
+    assert [(r[0], r[-1]) for r in rates] == [(-2, 0), (-2, 0), (-3.5, -1.5)]
+    sizes = [setup.settings["data.batch"] for setup in setups.values()]
+    assert sizes == [16, 4, 16]
     for setup in setups.values():
         assert {"none", "batch", "layer", "rms"} <= {arm.name for arm in setup.arms}
         for arm in setup.arms:

@@ -48,7 +48,8 @@ class Trainer:
         self.population = Population(list(configs.values()), dataset)
         p, device = self.population, jax.devices()[0]
         self.facts = host_facts() | {"device": device.device_kind, "backend": device.platform}
-        self.facts |= {"mode": p.mode, "width": p.width, "conv": p.conv_form, "chunk": p.chunk}
+        mode = p.spread.fact(p.mode, p.width)
+        self.facts |= {"mode": mode, "width": p.width, "conv": p.conv_form, "chunk": p.chunk}
         self.past: dict[str, Any] = {
             "started": now(),
             "restarts": [],

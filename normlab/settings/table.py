@@ -39,11 +39,7 @@ SETTINGS: dict[str, Setting] = {
         high=10_000,
     ),
     "data.length_spread": Setting(
-        0,
-        "static",
-        "lengths lie within data.length -/+ this",
-        "steps",
-        low=0,
+        0, "static", "lengths lie within data.length -/+ this", "steps", low=0
     ),
     "data.length_law": Setting(
         "even",
@@ -314,6 +310,12 @@ SETTINGS: dict[str, Setting] = {
         "execution",
         "members one after another (map: bit-equal in every population) or at once (vmap)",
         choices=("auto", "map", "vmap"),
+    ),
+    "host.mesh": Setting(
+        "auto",
+        "execution",
+        "what several devices of a process divide: members (auto), examples of a batch, or nothing",
+        choices=("auto", "none", "members", "batch"),
     ),
     "host.width": Setting(32, "execution", "members of one population", "runs", low=1, high=4096),
     "host.chunk": Setting(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 
 class Groups(NamedTuple):
@@ -58,6 +59,13 @@ def axis_size(along: Any) -> int:
     if along is None:
         return 1
     return len(along.members[0]) if isinstance(along, Groups) else lax.axis_size(along)
+
+
+def is_divided() -> bool:
+    """Return whether this is traced for a mesh of several devices among which the compiler divides
+    arrays: under jax.set_mesh, with automatic axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.size > 1 and AxisType.Auto in mesh.axis_types
 
 
 def groups_of(layer: str, name: Any, members: Any) -> Any:

@@ -21,6 +21,7 @@ from normlab.settings import Config
 from normlab.training.batches import MemberBatches, Schedule
 from normlab.training.evaluate import CURVE_PARTS
 from normlab.training.flops import step_flops
+from normlab.training.mesh import choose_spread, even_width
 from normlab.training.program import ChunkBatches, Trace, compile_program
 from normlab.training.snapshot import Snapshot, arrays_of, states_of
 from normlab.training.state import Hyper, TrainState, hyper_of
@@ -104,11 +105,9 @@ def choose_mode(mode: str) -> str:
 
 def choose_conv(form: str, mode: str) -> str:
     """Return the form of the convolutions for members that run by `mode`."""
-    if form != "auto":
-        return form
-    if jax.default_backend() != "cpu":
-        return "lax"
-    return "cpu" if mode == "map" else "patches"
+    if form == "auto" and jax.default_backend() == "cpu":
+        return "cpu" if mode == "map" else "patches"
+    return "lax" if form == "auto" else form
 
 
 def choose_chunk(config: Config, flops: int) -> int:
@@ -130,8 +129,8 @@ class Population:
 
     def __init__(self, configs: list[Config], dataset: Dataset):
         first = configs[0]
-        self.config, self.size = first, len(configs)
-        self.width = max(first["host.width"], self.size)
+        self.config, self.size, self.spread = first, len(configs), choose_spread(first)
+        self.width = even_width(max(first["host.width"], self.size), self.spread)
         self.mode = choose_mode(first["host.mode"])
         self.conv_form = choose_conv(first["host.conv"], self.mode)
         self.outcomes = [Outcome() for _ in configs]
@@ -143,7 +142,7 @@ class Population:
         self.program = compile_program(
             first, dataset.shape, dataset.classes, self.conv_form, self.mode
         )
-        self.images = jnp.asarray(dataset.images)
+        self.images = jax.device_put(dataset.images, self.program.home)
         self.hyper = self._stack_hyper(configs)
 
     def _stack_hyper(self, configs: list[Config]) -> Hyper:

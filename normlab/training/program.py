@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from normlab.settings import Config, program_key
 from normlab.training.augment import augment_key, crop_and_flip
 from normlab.training.diagnose import Diagnostics, make_diagnostics
 from normlab.training.evaluate import Scores, Scoring, make_evaluate, train_loss
+from normlab.training.mesh import AXIS, Spread, choose_spread, over_batch, over_members
 from normlab.training.state import Hyper, TrainState, init_state
 from normlab.training.step import Batch, make_train_step
 
@@ -111,6 +112,8 @@ class Program(NamedTuple):
     """(hyper [S], first rows [S, B], images) -> states [S]"""
     advance: Callable[..., tuple[TrainState, Trace]]
     """(states [S], hyper [S], batches [S], schedule, images) -> states [S], trace [S]"""
+    home: Any = None
+    """Where the images are to be: the default device, or a copy on each."""
 
 
 def evaluation_networks(
@@ -274,7 +277,9 @@ def member_functions(
 
 
 @functools.cache
-def _compile(key: tuple, shape: tuple, classes: int, conv_form: str, mode: str) -> Program:
+def _compile(
+    key: tuple, shape: tuple, classes: int, conv_form: str, mode: str, spread: Spread
+) -> Program:
     start, advance = member_functions(dict(key), shape, classes, conv_form, mode)
 
     def start_all(hyper, rows, images):
@@ -289,9 +294,26 @@ def _compile(key: tuple, shape: tuple, classes: int, conv_form: str, mode: str) 
         return lax.map(lambda m: advance(*m, schedule, images), (states, hyper, batches))
 
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+    starting: dict[str, Any] = {"compiler_options": options and options | RUNS_ONCE}
+    advancing: dict[str, Any] = {"compiler_options": options, "donate_argnums": 0}
+    if spread.kind == "none":
+        return Program(jax.jit(start_all, **starting), jax.jit(advance_all, **advancing))
+    each, all_of_it = spread.sharding(), spread.sharding()
+    if spread.kind == "members":
+        each = spread.sharding(AXIS)
+        start_all = over_members(start_all, spread, own=2, shared=1)
+        advance_all = over_members(advance_all, spread, own=3, shared=2)
+    batches = ChunkBatches(*(each,) * 5, scoring=cast(Any, each))
+    if spread.kind == "batch":
+        start_all, advance_all = (over_batch(f, spread) for f in (start_all, advance_all))
+        divided = spread.sharding(None, None, AXIS)
+        batches = batches._replace(train=divided, labels=divided)
+    starting["in_shardings"] = (each, each, all_of_it)
+    advancing["in_shardings"] = (each, each, batches, all_of_it, all_of_it)
     return Program(
-        jax.jit(start_all, compiler_options=options and options | RUNS_ONCE),
-        jax.jit(advance_all, compiler_options=options, donate_argnums=0),
+        jax.jit(start_all, out_shardings=each, **starting),
+        jax.jit(advance_all, out_shardings=each, **advancing),
+        all_of_it,
     )
 
 
@@ -299,4 +321,4 @@ def compile_program(
     config: Config, shape: tuple[int, ...], classes: int, conv_form: str, mode: str
 ) -> Program:
     """Return the program of `config`, made once for all configurations that share it."""
-    return _compile(program_key(config), shape, classes, conv_form, mode)
+    return _compile(program_key(config), shape, classes, conv_form, mode, choose_spread(config))
