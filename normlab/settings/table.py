@@ -104,18 +104,10 @@ SETTINGS: dict[str, Setting] = {
     ),
     "model.stride": Setting(1, "static", "stride of the cnn's first convolution", low=1, high=4),
     "model.cell": Setting(
-        "gru",
-        "static",
-        "cell of a recurrent network",
-        choices=("rnn", "gru", "lstm"),
+        "gru", "static", "cell of a recurrent network", choices=("rnn", "gru", "lstm")
     ),
     "model.heads": Setting(
-        4,
-        "static",
-        "heads of attention; divides the width",
-        "heads",
-        low=1,
-        high=1024,
+        4, "static", "heads of attention; divides the width", "heads", low=1, high=1024
     ),
     "model.normed": Setting(
         "both",
