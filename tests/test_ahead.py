@@ -13,8 +13,9 @@ from workspace import run_script
 
 from normlab.launch import remaining
 from normlab.launch.batching import PlannedPopulation, form_populations
+from normlab.launch.engines.engine import WorkerHandle
 from normlab.launch.remaining import TimeLeft, guessed_seconds
-from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.launch.supervisor import Supervisor
 from normlab.launch.sweep import Job
 from normlab.runs.store import Store
 from normlab.settings import Config, defaults, program_key
@@ -79,7 +80,7 @@ def test_populations_do_not_mix_tiers_and_begin_with_what_has_its_turn():
 
 def test_a_worker_takes_the_first_tier_then_its_own_program_then_the_first_setup(tmp_path):
     supervisor = Supervisor(Store(tmp_path).open())
-    worker, other = (WorkerProcess(i, SimpleNamespace()) for i in (0, 1))  # type: ignore[arg-type]
+    worker, other = WorkerHandle(0), WorkerHandle(1)
     supervisor.workers = [worker, other]
     kinds = (
         ("layer", (0, 3), 2),  # its own program

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from normlab.launch.engines.engine import WorkerHandle
 from normlab.launch.step_times import measure_steps, unmeasured
-from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.launch.supervisor import Supervisor
 from normlab.runs.files import read_json
 from normlab.runs.store import Store
 from normlab.settings import defaults
@@ -89,10 +89,9 @@ def test_a_measurement_that_fails_costs_a_column_and_is_told(tmp_path):
 def test_the_first_worker_of_the_training_measures_while_the_others_rest(tmp_path, monkeypatch):
     """What others said before is of no concern; the end of the first is."""
     sent: list[Any] = []
-    monkeypatch.setattr("normlab.launch.supervisor.send", lambda process, what: sent.append(what))
-    processes: list[Any] = [SimpleNamespace(kill=print, wait=print, stdin=StringIO())] * 2
-    first, other = (WorkerProcess(i, process) for i, process in enumerate(processes))
+    first, other = WorkerHandle(0), WorkerHandle(1)
     with Supervisor(Store(tmp_path).open()) as supervisor:
+        monkeypatch.setattr(supervisor.engine, "send", lambda worker, what: sent.append(what))
         supervisor.workers = [first, other]
         supervisor.events.put((other, {"event": "gone"}))
         supervisor.events.put((first, {"event": "measured", "values": {"none": 0.5}}))

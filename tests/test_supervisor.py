@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,9 @@ from workspace import LONG, RUNS, SHORT, Workspace, finish, needs_proc, workers_
 from normlab.launch import devices
 from normlab.launch.batching import PlannedPopulation, form_populations, halve_largest
 from normlab.launch.devices import Device
+from normlab.launch.engines.engine import WorkerHandle
 from normlab.launch.failures import Failure, lost_runs
-from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.launch.supervisor import Supervisor
 from normlab.runs.provenance import available_cores
 from normlab.runs.store import Store
 from normlab.settings import defaults
@@ -115,8 +115,7 @@ def test_lost_runs_are_those_still_not_done(tmp_path):
 def test_a_run_that_is_too_large_for_the_memory_alone_is_given_up(tmp_path):
     supervisor, events = Supervisor(Store(tmp_path).open(), retries=1), []
     supervisor.on_event = lambda worker, event, facts: events.append(facts["then"])
-    with subprocess.Popen(["true"], text=True) as process:
-        worker = WorkerProcess(0, process)
+    worker = WorkerHandle(0)
     for width in (2, 1, 1):
         population = PlannedPopulation({"a": defaults() | {"host.width": width}})
         supervisor._fail(worker, Failure(population, "memory", "too large"))

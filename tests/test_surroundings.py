@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +20,9 @@ from normlab.data.prepared import data_root
 from normlab.launch import devices, surroundings
 from normlab.launch import supervisor as supervision
 from normlab.launch.batching import PlannedPopulation
+from normlab.launch.engines.engine import WorkerHandle
 from normlab.launch.json_lines import receive, send, start_worker
-from normlab.launch.supervisor import STARTS, Supervisor, WorkerProcess
+from normlab.launch.supervisor import STARTS, Supervisor
 from normlab.lookup import local_path
 from normlab.runs.errors import ConfigError, NoWorker
 from normlab.runs.store import Store
@@ -199,14 +199,13 @@ class Queue:
 
 
 @pytest.fixture
-def watched(tmp_path, monkeypatch) -> tuple[Supervisor, WorkerProcess, list[Any]]:
+def watched(tmp_path, monkeypatch) -> tuple[Supervisor, WorkerHandle, list[Any]]:
     """A supervisor, a worker of it that trains, and what it reports."""
     events: list[Any] = []
     supervisor = Supervisor(Store(tmp_path).open(), processes=1)
     supervisor.on_event = lambda worker, event, facts: events.append(event)
-    process: Any = SimpleNamespace(wait=lambda: -6, kill=lambda: None, stdin=None)
     population = PlannedPopulation({"a": defaults() | {"host.time_limit": 3.0}})
-    worker = WorkerProcess(0, process, population, is_ready=True)
+    worker = WorkerHandle(0, population, is_ready=True)
     supervisor.workers.append(worker)
     monkeypatch.setattr(supervisor, "_replace", lambda worker: events.append("replaced"))
     return supervisor, worker, events
@@ -229,8 +228,7 @@ def test_the_time_for_which_a_command_is_suspended_is_no_silence(watched, monkey
 
 def test_a_silent_worker_is_noticed_while_another_speaks(watched, monkeypatch):
     supervisor, _, events = watched
-    process: Any = SimpleNamespace()
-    other = WorkerProcess(1, process, PlannedPopulation({}))
+    other = WorkerHandle(1, PlannedPopulation({}))
     told = [step for _ in range(3) for step in (0.9, (other, {"event": "chunk"}))]
     wait(supervisor, monkeypatch, *told)
     assert events == ["failed", "replaced"]
@@ -240,11 +238,12 @@ def test_workers_that_never_get_ready_end_the_command(watched, monkeypatch):
     supervisor, worker, events = watched
     worker.is_ready = False
     monkeypatch.setenv("XLA_FLAGS", "--nonsense")
+    facts = {"status": "killed", "message": "ended with code -6"}
     for _ in range(STARTS - 1):
-        supervisor._note_end(worker)
+        supervisor._note_end(worker, facts)
     assert events == ["replaced"] * (STARTS - 1) and not supervisor.failures
     with pytest.raises(NoWorker, match=r"ended with code -6, .* is XLA_FLAGS right\?"):
-        supervisor._note_end(worker)
+        supervisor._note_end(worker, facts)
     with pytest.raises(NoWorker, match="train here: no card"):
         supervisor._take(worker, {"event": "unfit", "message": "no card"})
 
@@ -257,6 +256,6 @@ def test_workers_save_where_nobody_reads_the_output(watched, monkeypatch):
         supervisor.on_event(worker, "saving", {})  # prints, which would fail again
 
     monkeypatch.setattr(supervisor, "_let_save", save)
-    monkeypatch.setattr(worker.process, "wait", lambda: events.append("ended"))
+    monkeypatch.setattr(supervisor.engine, "kill", lambda worker: events.append("ended"))
     supervisor.__exit__(BrokenPipeError, BrokenPipeError(), None)
     assert events == ["saved", "ended"]

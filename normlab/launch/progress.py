@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from normlab.launch.batching import PlannedPopulation
-from normlab.launch.supervisor import WorkerProcess
+from normlab.launch.engines.engine import WorkerHandle
 from normlab.studies.study import Study
 
 
@@ -26,7 +26,7 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def notice(worker: WorkerProcess, event: str, facts: dict[str, Any]) -> str | None:
+def notice(worker: WorkerHandle, event: str, facts: dict[str, Any]) -> str | None:
     """Return a line for an event that is worth one of its own, None for the others."""
     if event == "saving":
         return "saving ..."
@@ -57,7 +57,7 @@ class Display:
         self.is_live = sys.stdout.isatty()
         self.printed = -math.inf
 
-    def show(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+    def show(self, worker: WorkerHandle, event: str, facts: dict[str, Any]) -> None:
         """Print what an event is worth."""
         line = notice(worker, event, facts)
         if line:

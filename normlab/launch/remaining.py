@@ -12,7 +12,7 @@ from typing import Any
 
 from normlab.data import DATASETS
 from normlab.launch.batching import PlannedPopulation
-from normlab.launch.supervisor import WorkerProcess
+from normlab.launch.engines.engine import WorkerHandle
 from normlab.models.table import MODELS
 from normlab.runs.config import cohort_id
 from normlab.runs.constraints import example_shape
@@ -128,7 +128,7 @@ class TimeLeft:
     def has_measured(self) -> bool:
         return bool(self.spent)
 
-    def note(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+    def note(self, worker: WorkerHandle, event: str, facts: dict[str, Any]) -> None:
         """Learn from an event."""
         number, now = worker.number, self.clock()
         if event == "given" and worker.population:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from normlab.launch.engines.engine import WorkerHandle
 from normlab.launch.failures import error_of
 from normlab.launch.progress import notice
-from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.launch.supervisor import Supervisor
 from normlab.launch.trackers import Tracker, add_end
 from normlab.runs.errors import InUse
 from normlab.runs.store import Store
@@ -40,7 +41,7 @@ class Screen:
         self.shown = 0
         self.began = time.monotonic()
 
-    def show(self, worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+    def show(self, worker: WorkerHandle, event: str, facts: dict[str, Any]) -> None:
         """Print an event; raises InUse where another process trains the run."""
         if event == "done" and facts["busy"]:
             raise InUse(f"run {self.name} is being trained by another process; wait for it")

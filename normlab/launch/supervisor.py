@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import queue
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from normlab.launch.batching import (
@@ -19,12 +15,11 @@ from normlab.launch.batching import (
     halve_largest,
     stopped_populations,
 )
-from normlab.launch.devices import find_devices
+from normlab.launch.engines.engine import Engine, WorkerHandle
+from normlab.launch.engines.local import LocalEngine
 from normlab.launch.failures import Failure
-from normlab.launch.json_lines import close_requests, receive, send, start_worker
 from normlab.runs.checkpoints import PopulationFolder, population_id
-from normlab.runs.errors import NoWorker, Preempted, StorageError
-from normlab.runs.kept_rows import row_files
+from normlab.runs.errors import NoWorker, StorageError
 from normlab.runs.store import Store
 from normlab.settings import Config, program_key
 
@@ -43,47 +38,28 @@ SHUTDOWN_S = 8.0
 """Seconds that workers have to finish their chunk and save when all is to stop."""
 
 
-@dataclass(eq=False)
-class WorkerProcess:
-    """One worker process and what it is doing."""
-
-    number: int
-    process: subprocess.Popen[str]
-    population: PlannedPopulation | None = None
-    programs: set[tuple] = field(default_factory=set)
-    is_ready: bool = False
-    silent: float = 0.0
-    """Seconds that it was waited for since its last message."""
-
-    def seconds_left(self) -> float:
-        """Return the time until it has been silent for host.time_limit, which may be past."""
-        limit = self.population.config["host.time_limit"] if self.population else math.inf
-        return limit - self.silent
-
-
 class Supervisor:
-    """Trains populations on `processes` workers. `on_event(worker, event, facts)` gets all events.
-
-    Each worker writes a profile of a few steps of its first population to `profile_trace`. Leaving
-    by an interruption or a full disk lets the workers finish their chunk and save.
+    """Trains populations on the workers of an engine, by default `processes` of this machine.
+    `on_event(worker, event, facts)` gets all events. Leaving by an interruption or a full disk lets
+    the workers finish their chunk and save.
     """
 
     def __init__(
         self,
         store: Store,
         *,
+        engine: Engine | None = None,
         processes: int = 0,
         data_dir: str | None = None,
         profile_trace: str | None = None,
         retries: int = 1,
         turn: Callable[[str], Turn] = lambda run: (0, 0),
-        on_event: Callable[[WorkerProcess, str, dict[str, Any]], None] = lambda *_: None,
+        on_event: Callable[[WorkerHandle, str, dict[str, Any]], None] = lambda *_: None,
     ):
         self.store, self.retries, self.turn, self.on_event = store, retries, turn, on_event
-        self.options = {"data_dir": data_dir, "profile_trace": profile_trace}
-        self.devices = find_devices(processes)
-        self.events: queue.Queue[tuple[WorkerProcess, dict[str, Any]]] = queue.Queue()
-        self.workers: list[WorkerProcess] = []
+        self.engine = engine or LocalEngine(store, processes, data_dir, profile_trace)
+        self.events = self.engine.events
+        self.workers: list[WorkerHandle] = []
         self.ended_early = 0
         """How many workers in a row ended before they were ready."""
         self.failures: list[Failure] = []
@@ -108,18 +84,17 @@ class Supervisor:
             pass  # asked twice: leave at once
         finally:
             for worker in self.workers:
-                worker.process.kill()
-                worker.process.wait()
-                close_requests(worker.process)
+                self.engine.kill(worker)
+            self.engine.close()
 
-    def _busy(self) -> list[WorkerProcess]:
+    def _busy(self) -> list[WorkerHandle]:
         return [worker for worker in self.workers if worker.population]
 
     def _let_save(self) -> None:
         """Ask the busy workers to finish their chunk, save and leave within SHUTDOWN_S."""
         busy = self._busy()
         for worker in busy:
-            worker.process.terminate()
+            self.engine.stop(worker)
         if busy:
             self.on_event(busy[0], "saving", {})
         deadline = time.monotonic() + SHUTDOWN_S
@@ -133,34 +108,16 @@ class Supervisor:
             if event in ("done", "error", "gone") and worker in busy:
                 busy.remove(worker)
 
-    def _start(self, number: int) -> WorkerProcess:
-        device = self.devices[number]
-        options = {"results": str(self.store.root), "core": device.core}
-        options |= row_files(self.store.root) | self.options
-        process = start_worker("normlab.launch.worker", options, environment=device.environment)
-        worker = WorkerProcess(number, process)
-        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
-        return worker
-
-    def _listen(self, worker: WorkerProcess) -> None:
-        try:
-            for facts in receive(worker.process.stdout):
-                self.events.put((worker, facts))
-        finally:
-            self.events.put((worker, {"event": "gone"}))
-            if worker.process.stdout:
-                worker.process.stdout.close()
-
-    def _assign(self, worker: WorkerProcess, population: PlannedPopulation) -> None:
+    def _assign(self, worker: WorkerHandle, population: PlannedPopulation) -> None:
         worker.population, worker.silent = population, 0.0
         worker.programs.add(program_key(population.config))
         attempts = self.attempts.get(next(iter(population.configs)), [])
         request = {"configs": population.configs, "resumes": population.resumes}
-        send(worker.process, {"do": "train", "attempts": attempts} | request)
+        self.engine.send(worker, {"do": "train", "attempts": attempts} | request)
         self.on_event(worker, "given", {})
 
     def _choose(
-        self, worker: WorkerProcess, populations: list[PlannedPopulation]
+        self, worker: WorkerHandle, populations: list[PlannedPopulation]
     ) -> PlannedPopulation:
         """Return the population for an idle worker. One that was begun comes first, then the first
         tier. In a tier one comes first whose program it has already compiled, then one whose
@@ -206,12 +163,11 @@ class Supervisor:
 
     def _employ(self, populations: list[PlannedPopulation]) -> None:
         idle = [worker for worker in self.workers if worker.population is None]
-        startable = len(self.devices) - len(self.workers)
+        startable = max(0, self.engine.slots - len(self.workers))
         populations = halve_largest(populations, len(idle) + startable)
         for _ in range(min(startable, len(populations) - len(idle))):
-            worker = self._start(len(self.workers))
-            self.workers.append(worker)
-            idle.append(worker)
+            self.workers.append(WorkerHandle(len(self.workers)))
+            idle.append(self.workers[-1])
         for worker in idle[: len(populations)]:
             population = self._choose(worker, populations)
             populations.remove(population)
@@ -236,7 +192,7 @@ class Supervisor:
                 if worker.seconds_left() <= 0:
                     return self._end_silent(worker)
 
-    def _take(self, worker: WorkerProcess, facts: dict[str, Any]) -> bool:
+    def _take(self, worker: WorkerHandle, facts: dict[str, Any]) -> bool:
         """Note an event; return whether its worker is free now."""
         worker.silent = 0.0
         event = facts.pop("event")
@@ -247,7 +203,7 @@ class Supervisor:
         elif event == "unfit":
             raise NoWorker(facts["message"])
         elif event == "gone":
-            self._note_end(worker)
+            self._note_end(worker, facts)
         elif event == "error":
             self._note_error(worker, facts)
         elif event == "done":
@@ -256,7 +212,7 @@ class Supervisor:
         self.on_event(worker, event, facts)
         return worker.population is None
 
-    def _end_silent(self, worker: WorkerProcess) -> None:
+    def _end_silent(self, worker: WorkerHandle) -> None:
         """Replace a worker that has sent nothing for host.time_limit."""
         assert worker.population
         limit = worker.population.config["host.time_limit"]
@@ -264,27 +220,26 @@ class Supervisor:
         self._fail(worker, Failure(worker.population, "timeout", message))
         self._replace(worker)
 
-    def _replace(self, worker: WorkerProcess) -> None:
-        """Start another worker in the place of one that is dead or of no more use."""
-        worker.process.kill()
-        worker.process.wait()
-        self.workers[self.workers.index(worker)] = self._start(worker.number)
+    def _replace(self, worker: WorkerHandle) -> None:
+        """Let another worker come in the place of one that is dead or of no more use."""
+        self.engine.kill(worker)
+        self.workers[self.workers.index(worker)] = WorkerHandle(worker.number)
 
-    def _note_end(self, worker: WorkerProcess) -> None:
-        code = worker.process.wait()
+    def _note_end(self, worker: WorkerHandle, facts: dict[str, Any]) -> None:
         if not worker.is_ready:
             self.ended_early += 1
             if self.ended_early == STARTS:
                 given = "; is XLA_FLAGS right?" if os.environ.get("XLA_FLAGS") else ""
-                raise NoWorker(f"it ended with code {code}, and the reason is above{given}")
-        elif worker.population and code != Preempted.code:
-            message = f"worker process ended with code {code}"
-            message += " (killed: out of memory, perhaps)" if code == -9 else ""
-            self._fail(worker, Failure(worker.population, "killed", message))
+                raise NoWorker(
+                    f"it {facts['message'] or 'was stopped'}, and the reason is above{given}"
+                )
+        elif worker.population and facts["message"]:
+            message = f"worker process {facts['message']}"
+            self._fail(worker, Failure(worker.population, facts["status"], message))
         worker.population = None
         self._replace(worker)
 
-    def _note_error(self, worker: WorkerProcess, facts: dict[str, Any]) -> None:
+    def _note_error(self, worker: WorkerHandle, facts: dict[str, Any]) -> None:
         if facts["status"] == StorageError.kind:
             raise StorageError(facts["message"])
         if worker.population is None:
@@ -294,7 +249,7 @@ class Supervisor:
         if failure.status == "memory":
             self._replace(worker)  # for a new one all of the memory is free
 
-    def _fail(self, worker: WorkerProcess, failure: Failure, again: bool = True) -> None:
+    def _fail(self, worker: WorkerHandle, failure: Failure, again: bool = True) -> None:
         """Note a failure. The runs are tried again while retries are left and it may help, else
         they are given up. After an error of memory they are tried again at half the width."""
         names, width = failure.population.configs, failure.population.config["host.width"]
@@ -334,9 +289,9 @@ class Supervisor:
         """Return the seconds ("time") or bytes ("memory") of a step of a single run of each arm. An
         idle worker measures them while the others rest."""
         if not self.workers:
-            self.workers.append(self._start(0))
+            self.workers.append(WorkerHandle(0))
         first = self.workers[0]
-        send(first.process, {"do": kind, "configs": configs})
+        self.engine.send(first, {"do": kind, "configs": configs})
         while True:
             worker, facts = self.events.get()
             if worker is first and facts["event"] == "measured":

@@ -10,11 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from normlab.launch.batching import Turn
+from normlab.launch.engines.engine import WorkerHandle
 from normlab.launch.failures import Failure
 from normlab.launch.progress import Display, clock
 from normlab.launch.remaining import TimeLeft
 from normlab.launch.step_times import measure_steps, unmeasured
-from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.launch.supervisor import Supervisor
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.errors import ConfigError, Damaged
 from normlab.runs.record import is_stale
@@ -194,7 +195,7 @@ class Job:
 
         def summary() -> str:
             so_far = f"{clock(time.monotonic() - began)} so far"
-            return self._summary(so_far, costs, len(supervisor.devices))
+            return self._summary(so_far, costs, supervisor.engine.slots)
 
         display = Display(summary, self.serves)
 
@@ -207,7 +208,7 @@ class Job:
             self._report_settled(report)
             return left
 
-        def on_event(worker: WorkerProcess, event: str, facts: dict[str, Any]) -> None:
+        def on_event(worker: WorkerHandle, event: str, facts: dict[str, Any]) -> None:
             if event == "done":
                 self.trained += len(facts["ids"])
                 self.records.ids |= set(facts["ids"])
