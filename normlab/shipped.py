@@ -58,6 +58,7 @@ EXTRAS = {
     "data": ("tensorflow_datasets", "importlib_resources", "PIL", "array_record"),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
+    "ray": ("ray",),
 }
 """Extra of pyproject.toml -> the modules that it brings."""
 

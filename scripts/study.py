@@ -8,6 +8,7 @@ Examples:
   python scripts/study.py --study=batch_size --config.optim.momentum=0.8     # a variant of it
   python scripts/study.py --study=learning_rate --only=optim.lr=0.1    # only these runs
   python scripts/study.py --study=all --dry_run                        # say what would run
+  python scripts/study.py --study=all --launch=ray --launch.slots=40   # on a Ray cluster
   python scripts/study.py --study=convergence --norms=docs/examples/my_norm.py \
       --arms=none,batch,my_norm                                        # with a norm of your own
   python scripts/study.py --study=which_norm --data=docs/examples/my_data.py   # on your own data
@@ -47,6 +48,7 @@ from absl import flags
 
 from normlab import cli
 from normlab.launch.batching import stopped_populations
+from normlab.launch.engines.engine import Engine
 from normlab.launch.failures import Failure, raise_lost
 from normlab.launch.progress import clock
 from normlab.launch.sweep import Job
@@ -84,6 +86,7 @@ cli.define_data()
 cli.define_model()
 cli.define_keep_params()
 cli.define_trackers()
+cli.define_launch()
 cli.define_overrides()
 FLAGS = flags.FLAGS
 
@@ -198,10 +201,11 @@ def main() -> int:
     if FLAGS.dry_run:
         print_plan(job)
         return cli.OK
+    engine = cli.make_engine(store, FLAGS.data_dir)
     with ExitStack() as stack:
         trackers = [stack.enter_context(closing(t)) for t in cli.make_trackers()]
         job.on_done = functools.partial(add_runs, store, trackers)
-        failures = train(job)
+        failures = train(job, engine)
     print(f"{job.trained:,} runs trained in {clock(time.monotonic() - began)}", flush=True)
     report(job)
     for failure in failures:
@@ -229,7 +233,7 @@ def print_settled(study: Study, runs: StudyRuns, claims: Collection[str]) -> Non
         print("\n".join(verdict_lines([report], sys.stdout.isatty())), flush=True)
 
 
-def train(job: Job) -> list[Failure]:
+def train(job: Job, engine: Engine | None) -> list[Failure]:
     """Train what is missing; studies as planned keep their rule first."""
     if FLAGS.rerun == "stale":
         print(f"{job.set_stale_aside()} runs of an older training version are repeated")
@@ -240,6 +244,7 @@ def train(job: Job) -> list[Failure]:
     return job.run(
         processes=cli.overrides().get("host.processes", 0),
         retries=FLAGS.retries,
+        engine=engine,
         on_timing=tell_timing if job.is_planned else None,
     )
 

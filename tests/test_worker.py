@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from typing import Any
 
 import numpy as np
@@ -25,15 +23,15 @@ class Told(Worker):
     """A worker that says what it would train and trains nothing."""
 
     def __init__(self, store: Store):
-        self.out = io.StringIO()
-        super().__init__(store, None, self.out)
+        self.events: list[dict[str, Any]] = []
+        super().__init__(store, None, self.events.append)
         self.trained: list[list[str]] = []
 
     def train_free(self, configs: dict[str, Config], attempts: list[dict[str, Any]]) -> None:
         self.trained.append(list(configs))
 
     def done(self) -> dict[str, Any]:
-        return json.loads(self.out.getvalue().splitlines()[-1])
+        return json.loads(json.dumps(self.events[-1]))
 
 
 @pytest.fixture

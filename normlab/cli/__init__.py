@@ -35,6 +35,7 @@ from normlab.cli.files import (
     load_norms,
     make_trackers,
 )
+from normlab.cli.launch import define_launch, make_engine
 from normlab.data import DataError
 from normlab.launch.surroundings import STOPS, heed, prepare_process
 from normlab.lookup import local_path
@@ -49,6 +50,7 @@ __all__ = [
     "UsageError",
     "define_data",
     "define_data_dir",
+    "define_launch",
     "define_model",
     "define_norms",
     "define_path",
@@ -57,6 +59,7 @@ __all__ = [
     "define_trackers",
     "load_models",
     "load_norms",
+    "make_engine",
     "make_trackers",
 ]
 
@@ -231,7 +234,11 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
     script.__doc__ = as_called(script.__doc__ or "")  # --help shows it
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
     flags.DEFINE_bool("version", False, "Print the version and stop.")
-    for module in (__name__, f"{__name__}.files"):  # --help shows those of the script itself
+    for module in (
+        __name__,
+        f"{__name__}.files",
+        f"{__name__}.launch",
+    ):  # --help shows those of the script itself
         for flag in FLAGS.get_flags_for_module(module):
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 

@@ -18,7 +18,7 @@ class Failure:
 
     population: PlannedPopulation
     status: str
-    """error, memory, killed, timeout, or the kind of a LabError."""
+    """error, memory, killed, lost, timeout, or the kind of a LabError."""
     message: str
     tail: list[str] = field(default_factory=list)
     """The end of the traceback."""

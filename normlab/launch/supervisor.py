@@ -19,7 +19,7 @@ from normlab.launch.engines.engine import Engine, WorkerHandle
 from normlab.launch.engines.local import LocalEngine
 from normlab.launch.failures import Failure
 from normlab.runs.checkpoints import PopulationFolder, population_id
-from normlab.runs.errors import NoWorker, StorageError
+from normlab.runs.errors import NoWorker, Preempted, StorageError
 from normlab.runs.store import Store
 from normlab.settings import Config, program_key
 
@@ -196,6 +196,9 @@ class Supervisor:
         """Note an event; return whether its worker is free now."""
         worker.silent = 0.0
         event = facts.pop("event")
+        if event == "cut off":
+            self.on_event(worker, "warning", facts)
+            raise Preempted
         if worker not in self.workers:
             return False  # the last message of one that was replaced
         if event == "ready":
@@ -271,12 +274,15 @@ class Supervisor:
                     self.store.fail(name, {"attempts": self.attempts[name]})
 
     def _has_retry(self, names: Iterable[str]) -> bool:
-        """Return whether a retry is left. Halving the width is not one."""
-        counted = [
-            sum(attempt["status"] != "memory" or attempt["width"] == 1 for attempt in attempts)
-            for attempts in map(self.attempts.__getitem__, names)
-        ]
-        return max(counted) <= self.retries
+        """Return whether a retry is left. Halving the width is not one. Machines that were lost
+        have retries of their own."""
+
+        def is_left(attempts: list[dict[str, Any]]) -> bool:
+            counted = [a for a in attempts if a["status"] != "memory" or a["width"] == 1]
+            lost = sum(attempt["status"] == "lost" for attempt in counted)
+            return lost <= self.engine.lost_retries and len(counted) - lost <= self.retries
+
+        return all(is_left(self.attempts[name]) for name in names)
 
     def _set_width(self, population: PlannedPopulation, width: int) -> None:
         """Let the runs of a population that was too large restart in narrower ones."""

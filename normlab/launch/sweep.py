@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import cached_property
 from typing import Any
 
 from normlab.launch.batching import Turn
-from normlab.launch.engines.engine import WorkerHandle
+from normlab.launch.engines.engine import Engine, WorkerHandle
 from normlab.launch.failures import Failure
 from normlab.launch.progress import Display, clock
 from normlab.launch.remaining import TimeLeft
@@ -183,11 +183,13 @@ class Job:
         *,
         processes: int = 0,
         retries: int = 1,
+        engine: Engine | None = None,
         on_timing: Callable[[], None] | None = None,
     ) -> list[Failure]:
         """Train everything that is missing; return the populations that failed.
 
-        With `on_timing`, the same workers then measure single steps, and it is called before."""
+        With `on_timing`, workers of this machine then measure single steps, and it is called
+        before. `engine`: the workers that train, if not those of this machine."""
         if not self.missing() and not (on_timing and unmeasured(self.store, self._looks.values())):
             return []
         self._report_settled(lambda *_: None)  # what was known before is no news
@@ -221,12 +223,14 @@ class Job:
         options: dict[str, Any] = {"processes": processes, "retries": retries}
         options |= {"data_dir": self.data_dir, "on_event": on_event}
         options |= {"turn": self.turns.__getitem__}
-        with closing(display), Supervisor(self.store, **options) as supervisor:
+        with closing(display), Supervisor(self.store, engine=engine, **options) as supervisor:
             supervisor.run(missing)
             display.close()
             if on_timing and (setups := unmeasured(self.store, self._looks.values())):
                 on_timing()
-                measure_steps(self.store, supervisor, setups, self.warn)
+                timer = Supervisor(self.store, **options) if engine else nullcontext(supervisor)
+                with timer as timing:
+                    measure_steps(self.store, timing, setups, self.warn)
             return supervisor.failures
 
     def _summary(self, so_far: str, costs: TimeLeft, workers: int) -> str:

@@ -15,13 +15,14 @@ import signal
 import sys
 import tempfile
 import traceback
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 
 from normlab.data import Dataset
+from normlab.launch.claims import Claim
 from normlab.launch.costs import CompileClock
 from normlab.launch.json_lines import answer, open_worker, receive
 from normlab.launch.surroundings import heed
@@ -29,7 +30,6 @@ from normlab.launch.trainer import Trainer
 from normlab.lookup import local_path
 from normlab.models.outside import add_models
 from normlab.norms.outside import add_norms
-from normlab.runs.checkpoints import population_id, unfinished
 from normlab.runs.errors import LabError, Preempted, StorageError
 from normlab.runs.kept_data import recall_data
 from normlab.runs.provenance import processor_name
@@ -67,10 +67,16 @@ def use_cache() -> str:
 
 
 class Worker:
+    """Answers requests for one store; `put` gets the events."""
+
     def __init__(
-        self, store: Store, data_dir: str | None, events: TextIO, profile_trace: str | None = None
+        self,
+        store: Store,
+        data_dir: str | None,
+        put: Callable[[dict[str, Any]], None],
+        profile_trace: str | None = None,
     ):
-        self.store, self.data_dir, self.events = store, data_dir, events
+        self.store, self.data_dir, self.put = store, data_dir, put
         self.profile_trace = profile_trace
         self.supervisor = os.getppid()
         self.datasets: dict[tuple[Any, ...], Dataset] = {}
@@ -78,7 +84,7 @@ class Worker:
 
     def emit(self, event: str, **facts: Any) -> None:
         try:
-            answer(self.events, {"event": event, **facts})
+            self.put({"event": event, **facts})
         except BrokenPipeError:
             self.has_stop_request = True
 
@@ -122,36 +128,11 @@ class Worker:
     def train(
         self, configs: dict[str, Config], resumes: bool, attempts: list[dict[str, Any]]
     ) -> None:
-        """Train the runs whose locks can be had and that nobody finished meanwhile.
-
-        A population that is continued needs the locks of all of its runs. All processes ask for
-        them in the same order and give up at the first that is held. So two processes that continue
-        the same population cannot both fail.
-        """
-        held = set[str]()
-        with ExitStack() as locks:
-            for name in sorted(configs):
-                if lock := self.store.lock(name):
-                    locks.callback(lock.release)
-                    held.add(name)
-                elif resumes:
-                    self.emit("done", ids=[], busy=list(configs))
-                    return
-            free = self.still_free([name for name in configs if name in held], resumes)
-            if free:
-                self.train_free({name: configs[name] for name in free}, attempts)
-            self.emit("done", ids=free, busy=[name for name in configs if name not in free])
-
-    def still_free(self, names: list[str], resumes: bool) -> list[str]:
-        """Return those of the locked runs that this worker has to train. They are read again, now
-        that nobody else can change them. None is done, and none is of a population that stopped
-        after a checkpoint, except the one that is to be continued."""
-        stopped = {folder.name: folder for folder in unfinished(self.store)}
-        left = [name for name in names if not self.store.is_done(name)]
-        if resumes:
-            return names if left and population_id(names) in stopped else []
-        others = {name for folder in stopped.values() for name in folder.runs_if_known()}
-        return [name for name in left if name not in others]
+        """Train the runs whose locks can be had and that nobody finished meanwhile."""
+        with Claim(self.store, configs, resumes) as claim:
+            if claim.free:
+                self.train_free({name: configs[name] for name in claim.free}, attempts)
+            self.emit("done", ids=claim.free, busy=claim.busy)
 
     @functools.cached_property
     def clock(self) -> CompileClock:
@@ -215,7 +196,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what Ctrl-C means
     options, requests, events = open_worker()
     store = Store(options["results"])
-    worker = Worker(store, options["data_dir"], events, options["profile_trace"])
+    put = functools.partial(answer, events)
+    worker = Worker(store, options["data_dir"], put, options["profile_trace"])
     heed(worker.stop)
     try:
         if doubt := use_cache():

@@ -29,7 +29,7 @@ from normlab.runs.store import Store
 from normlab.settings import Config, from_json
 
 KEPT = 2
-UNFINISHED = "unfinished"
+MANIFEST, UNFINISHED = "manifest.json", "unfinished"
 LARGEST_ARRAYS = 64 * 1024**3
 NAME = re.compile(r"checkpoint-(\d{10})\.json")
 POPULATION = re.compile(r"[0-9a-f]{16}")
@@ -59,7 +59,7 @@ class PopulationFolder:
         """Record that these runs train together, in this order."""
         files.make_folder(self.root, "populations", self.name)
         files.remove_leftovers(self.path)
-        files.write_json(self.path / "manifest.json", {"runs": dict(configs), "facts": facts})
+        files.write_json(self.path / MANIFEST, {"runs": dict(configs), "facts": facts})
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, newest first, read or not."""
@@ -76,11 +76,11 @@ class PopulationFolder:
     def runs(self) -> dict[str, Config]:
         """Return the runs as they were formed, from the manifest or else from a checkpoint that can
         be read; raises NoCheckpoint where none can."""
-        paths = [self.path / "manifest.json", *(self._facts_file(step) for step in self.steps())]
+        paths = [self.path / MANIFEST, *(self._facts_file(step) for step in self.steps())]
         for path in paths:
             try:
                 facts = files.read_json(path)
-                if self._owns(facts):
+                if self.owns(facts):
                     return {name: from_json(c) for name, c in facts["runs"].items()}
             except (FileNotFoundError, Damaged, AttributeError):
                 continue
@@ -89,7 +89,7 @@ class PopulationFolder:
             f"nobody knows its runs; move {str(self.path)!r} away to restart them"
         )
 
-    def _owns(self, facts: dict[str, Any]) -> bool:
+    def owns(self, facts: dict[str, Any]) -> bool:
         """Return whether facts are of this population, not of one that it changed places with."""
         runs = facts.get("runs")
         return isinstance(runs, dict) and population_id(runs) == self.name
@@ -116,18 +116,18 @@ class PopulationFolder:
             files.write_atomic(self._arrays_file(step), data)
             files.write_json(self._facts_file(step), facts | seal)
         except StorageError:
-            self._keep(KEPT)  # arrays without their facts would only fill the disk
+            self.keep(KEPT)  # arrays without their facts would only fill the disk
             raise
         self._read_arrays(step, self._read_facts(step))
-        self._mark()
-        self._keep(KEPT)
+        self.mark()
+        self.keep(KEPT)
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
         """Let the population count as stopped, also when no checkpoint of it is left."""
         if not (self.path / UNFINISHED).exists():
             files.write_atomic(self.path / UNFINISHED, "")
 
-    def _keep(self, count: int) -> None:
+    def keep(self, count: int = KEPT) -> None:
         """Remove all but the newest checkpoints, and arrays that belong to none."""
         for old in self.steps()[count:]:
             self._facts_file(old).unlink(missing_ok=True)
@@ -136,11 +136,14 @@ class PopulationFolder:
                 path.unlink(missing_ok=True)
 
     def _read_facts(self, step: int) -> dict[str, Any]:
+        return self.checked(step, files.read_json(self._facts_file(step)))
+
+    def checked(self, step: int, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return the facts of a checkpoint; raises Damaged where they are those of another one."""
         path = self._facts_file(step)
-        facts = files.read_json(path)
         if facts.get("step") != step:
             raise Damaged(path, "it is of another step")
-        if not self._owns(facts):
+        if not self.owns(facts):
             raise Damaged(path, "it is of another population")
         return facts
 
@@ -173,7 +176,7 @@ class PopulationFolder:
             try:
                 return self.read(step)
             except Damaged as error:
-                self._mark()
+                self.mark()
                 self._put_away(step)
                 warn(f"the checkpoint of step {step} is damaged ({error.why}); kept as .corrupt")
         found = len(list(self.path.glob("checkpoint-*.json*.corrupt")))
@@ -189,7 +192,7 @@ class PopulationFolder:
 
     def finish(self) -> None:
         """Remove the checkpoints: all runs have their results."""
-        self._keep(0)
+        self.keep(0)
         (self.path / UNFINISHED).unlink(missing_ok=True)
 
     def set_aside(self) -> None:

@@ -161,7 +161,11 @@ def read_bytes(path: Path, limit: int) -> bytes:
 def read_json(path: Path) -> dict[str, Any]:
     """Return an object that `write_json` wrote, without the checksum; raises FileNotFoundError, and
     Damaged where a single bit differs."""
-    content = read_bytes(path, LARGEST_JSON)
+    return parse_json(path, read_bytes(path, LARGEST_JSON))
+
+
+def parse_json(path: Path, content: bytes) -> dict[str, Any]:
+    """Return the object in the content of such a file; raises Damaged, which names `path`."""
     seal = SEAL.search(content)
     if seal is None:
         raise Damaged(path, "it has no checksum at its end")

@@ -102,6 +102,10 @@ def timing_place(facts: dict[str, Any]) -> str:
     return f"{facts.get('processor')}, code {facts.get('code')}"  # results before versions
 
 
+SENT: dict[str, Any] = {}
+"""git_facts of the command that sent its code to this process."""
+
+
 @functools.cache
 def git_facts() -> dict[str, Any]:
     """Return the commit of the code and whether its tree has changes; "unknown" and None without
@@ -126,15 +130,19 @@ def is_commit_lost() -> bool:
 
 def host_facts() -> dict[str, Any]:
     """Return what every result says of the host that made it."""
-    return git_facts() | {
-        "training_version": TRAINING_VERSION,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": processor_name(),
-        "cores": len(available_cores()),
-        "xla_flags": compiler_flags(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-    }
+    return (
+        git_facts()
+        | SENT
+        | {
+            "training_version": TRAINING_VERSION,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "processor": processor_name(),
+            "cores": len(available_cores()),
+            "xla_flags": compiler_flags(),
+            "versions": {name: metadata.version(name) for name in PACKAGES},
+        }
+    )
 
 
 def compiler_flags() -> str:

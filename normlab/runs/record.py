@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +60,14 @@ def record_of(run_id: str, result: dict[str, Any], curve: list[Any]) -> Record:
         raise ValueError("its restarts do not say what changed")
     known = ("status", "final", "diverged_at", "seconds", "provenance")
     return Record(run_id=run_id, config=config, curve=curve, **{n: result[n] for n in known})
+
+
+def record_of_files(run_id: str, result: dict[str, Any], curve: bytes) -> Record:
+    """Return the record of a result.json and the bytes of its curve. Raises what `record_of` does,
+    and ValueError where they do not belong together."""
+    if hashlib.sha256(curve).hexdigest() != result["curve_sha256"]:
+        raise ValueError("sha256 mismatch of its curve.jsonl")
+    return record_of(run_id, result, [json.loads(line) for line in curve.splitlines()])
 
 
 def _check_numbers(values: list[Any]) -> None:

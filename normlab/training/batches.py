@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ def data_key(config: Config) -> tuple[Any, ...]:
     return config["data.name"], has_time, *(config[name] for name in kind)
 
 
-def load_data(config: Config, data_dir: str | None = None) -> Dataset:
+def load_data(
+    config: Config, data_dir: str | None = None, loaded: Mapping[str, Dataset] | None = None
+) -> Dataset:
     """Return the data set as the network of `config` takes it: images, sequences, or text.
-    Raises DataError."""
+    `loaded`: those in memory, by name. Raises DataError."""
     name, has_time, *kind = data_key(config)
-    dataset = load(name, data_dir)
+    dataset = loaded[name] if loaded and name in loaded else load(name, data_dir)
     is_made_one = has_time and DATASETS[name].kind == "images"
     return as_sequences(dataset, *kind) if is_made_one else dataset
 

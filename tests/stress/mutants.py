@@ -34,7 +34,7 @@ def _write_unsynced(path: Path, content: str | bytes) -> None:
 
 
 def _remove_first(folder: PopulationFolder, step: int, arrays: Any, facts: Any) -> None:
-    folder._keep(0)
+    folder.keep(0)
     SAVE(folder, step, arrays, facts)
 
 

@@ -200,17 +200,24 @@ class Child:
 class Stage:
     """A results directory, the commands that work on it and their log; leaves no process running.
 
-    `mutant()`, a function of a module, breaks something in every child when it starts.
+    `mutant()`, a function of a module, breaks something in every child when it starts. The function
+    `witness` of the module `witness_of` makes them write the log.
     """
 
-    def __init__(self, workspace: Workspace, name: str, mutant: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        workspace: Workspace,
+        name: str,
+        mutant: Callable[[], None] | None = None,
+        witness_of: str = __name__,
+    ):
         if sys.platform != "linux":
             raise RuntimeError(f"this campaign reads /proc, which {sys.platform} lacks; use Linux")
         self.folder, self.workspace = workspace.folder / name, workspace
         (self.folder / "site").mkdir(parents=True)
         self.log, self.store = Log(self.folder / "log"), Store(self.folder / "results")
         self.children: list[Child] = []
-        hooks = [f"import {__name__}", f"{__name__}.witness({str(self.log.path)!r})", ""]
+        hooks = [f"import {witness_of}", f"{witness_of}.witness({str(self.log.path)!r})", ""]
         if mutant:
             hooks[1:1] = [f"import {mutant.__module__} as m", f"m.{mutant.__name__}()"]
         (self.folder / "site" / "sitecustomize.py").write_text("\n".join(hooks), encoding="utf-8")

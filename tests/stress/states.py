@@ -5,7 +5,6 @@ Nothing here imports jax before it trains, so that a process which reads the sta
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -76,7 +75,7 @@ def train(store: Store, configs: dict[str, Config], *, stop_at: int = STEPS) -> 
     """Train a population with the real worker, to its end or until it has saved at `stop_at`."""
     from normlab.launch.worker import Worker
 
-    worker = Worker(store, None, io.StringIO())
+    worker = Worker(store, None, lambda facts: None)
 
     def emit(event: str, **facts: Any) -> None:
         if event == "chunk" and facts["step"] == stop_at < STEPS:

@@ -25,6 +25,7 @@ AT_LEAST = {
     },
     "damage": {"damages": 55},
     "untrusted_input": {"files planted": 40, "links planted": 15},
+    "cluster": {"faults": 3},
 }
 """Figures without which a campaign would have tried nothing."""
 
@@ -38,6 +39,8 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
 
 @pytest.mark.parametrize("name", CAMPAIGNS)
 def test_every_promise_is_kept_and_every_mutant_is_caught(name, workspace):
+    if name == "cluster":
+        pytest.importorskip("ray", reason="needs ray: pip install 'normlab[ray]'")
     report = find_campaign(name)(workspace)
     assert not report.failures
     few = {f: least for f, least in AT_LEAST[name].items() if int(report.figures[f]) < least}

@@ -1,0 +1,71 @@
+"""Flags that say where runs train: `--launch` and `--launch.<name>`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from typing import Any
+
+from absl import flags
+
+from normlab.cli.files import UsageError
+from normlab.launch.engines.engine import Engine
+from normlab.launch.engines.options import LaunchOptions
+from normlab.runs.store import Store
+
+FLAGS = flags.FLAGS
+ENGINES = ("local", "ray")
+
+
+def define_launch() -> None:
+    """Define `--launch` and its options."""
+    none = LaunchOptions()
+    text = "Where runs train: on this machine, or on a Ray cluster: see docs/scaling.md."
+    flags.DEFINE_enum("launch", "local", ENGINES, text)
+    text = "HOST:PORT of the head of the cluster, auto (of this machine) or local (a new one)."
+    flags.DEFINE_string("launch.address", none.address, text)
+    text = "Populations that train at the same time; 0: as many as have room."
+    flags.DEFINE_integer("launch.slots", none.slots, text, 0)
+    flags.DEFINE_integer("launch.cpus", none.cpus, "Cores of a population.", 1)
+    flags.DEFINE_integer("launch.gpus", none.gpus, "GPUs of a population.", 0)
+    text = "Memory that is reserved for a population, in GiB."
+    flags.DEFINE_float("launch.mem_gb", none.mem_gb, text, 0)
+    text = "Minutes after which a population saves and gives its place back; 0: never."
+    flags.DEFINE_float("launch.timeout_min", none.timeout_min, text, 0)
+    text = "How often a population is tried again whose machine was lost."
+    flags.DEFINE_integer("launch.retries", none.retries, text, 0)
+    text = "ship: nodes get this code. installed: they have their own."
+    flags.DEFINE_enum("launch.code", none.code, ("ship", "installed"), text)
+
+
+def given_options() -> LaunchOptions:
+    """Return the options; raises UsageError where they mean nothing."""
+    values: dict[str, Any] = {
+        field.name: FLAGS[f"launch.{field.name}"].value for field in fields(LaunchOptions)
+    }
+    given = [name for name in values if FLAGS[f"launch.{name}"].present]
+    if FLAGS.launch == "local" and given:
+        raise UsageError(
+            f"launch.{given[0]} = {values[given[0]]!r} is for --launch=ray; on this machine "
+            "--config.host.processes=N says how many train"
+        )
+    for name in ("mem_gb", "timeout_min"):
+        if not math.isfinite(values[name]):
+            raise UsageError(f"launch.{name} = {values[name]}; give a finite number")
+    if "://" in values["address"]:
+        raise UsageError(
+            f"launch.address = {values['address']!r} is no HOST:PORT; run the command on a machine "
+            "of the cluster and leave it out"
+        )
+    return LaunchOptions(**values)
+
+
+def make_engine(store: Store, data_dir: str | None) -> Engine | None:
+    """Return the workers that the flags ask for, None for those of this machine. Raises UsageError,
+    ConfigError, and ModuleNotFoundError without the extra."""
+    options = given_options()
+    if FLAGS.launch == "local":
+        return None
+    from normlab.launch.engines.ray import RayEngine
+
+    return RayEngine(store, options, data_dir)
