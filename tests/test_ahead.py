@@ -12,6 +12,7 @@ from lab import BATCH, GROUP, INSIDE, MEMORY, NONE, SETUP, Lab
 from workspace import run_script
 
 from normlab.launch import remaining
+from normlab.launch.backlog import PLAN_S, Backlog
 from normlab.launch.batching import PlannedPopulation, form_populations
 from normlab.launch.engines.engine import WorkerHandle
 from normlab.launch.remaining import TimeLeft, guessed_seconds
@@ -22,7 +23,7 @@ from normlab.settings import Config, defaults, program_key
 from normlab.studies.effects import Claim, error_difference
 from normlab.studies.forecast import expected_runs
 from normlab.studies.looks import look_at_study
-from normlab.studies.planning import SetupRuns
+from normlab.studies.planning import RequiredRun, SetupRuns
 from normlab.studies.protocols import WINDOW, Edges
 from normlab.studies.setup import FollowUp
 from normlab.studies.study import Study
@@ -325,3 +326,55 @@ def test_evaluations_cost_calls_and_operations(monkeypatch, constant, value):
     monkeypatch.setattr(remaining, constant, value)
     often = defaults() | {"train.eval_every": 1}
     assert guessed_seconds(often) > 1.3 * guessed_seconds(defaults())
+
+
+# when planning again is worth its time
+
+
+def planned(*runs: tuple[str, str], cost: float = 0.0, eager: bool = False) -> Backlog:
+    """A backlog of runs with their stages."""
+    backlog = Backlog()
+    found = [RequiredRun(name, defaults(), "setup", "arm", stage) for name, stage in runs]
+    protocol = Edges((0.0, 1.0)) if eager else None
+    setup: Any = SimpleNamespace(name="setup", protocol=protocol)
+    look: Any = SimpleNamespace(setups={"setup": SimpleNamespace(setup=setup)})
+    backlog.plan(lambda: found, {"study": look})
+    backlog.cost = cost
+    return backlog
+
+
+def note(backlog: Backlog, *ids: str, busy: tuple[str, ...] = ()) -> Any:
+    records: Any = SimpleNamespace(store=SimpleNamespace(is_done="x".__eq__), ids=set(), kept={})
+    backlog.note({"ids": ids, "busy": busy, "records": {"a": "record"}}, records)
+    return records
+
+
+def test_planning_waits_until_a_stage_is_whole():
+    backlog = planned(("a", "tune"), ("b", "tune"), ("c", "report"))
+    assert not backlog.is_due(False)
+    records = note(backlog, "a", busy=("x", "y"))
+    assert records.ids == {"a", "x"} and records.kept == {"a": "record"}
+    assert list(backlog.left) == ["b", "c"] and not backlog.is_due(False)
+    note(backlog, "b")
+    assert backlog.is_due(True)
+    note(backlog, "c")
+    assert backlog.is_due(True) and not backlog.left
+
+
+def test_a_search_for_edges_goes_on_from_every_run():
+    backlog = planned(("a", "edge"), ("b", "edge"), eager=True)
+    note(backlog, "a")
+    assert backlog.is_due(True)
+
+
+def test_planning_that_is_dear_waits_for_populations_or_until_workers_have_nothing_to_do():
+    backlog = planned(("a", "tune"), ("b", "report"), cost=2 * PLAN_S)
+    note(backlog, "a")
+    assert not backlog.is_due(True)
+    note(backlog)
+    assert backlog.is_due(True)
+    backlog = planned(("a", "tune"), ("b", "report"), cost=10.0)
+    note(backlog, "a")
+    assert not backlog.is_due(False)
+    backlog.planned -= 11
+    assert not backlog.is_due(True) and backlog.is_due(False)

@@ -136,7 +136,8 @@ def test_the_supervisor_hears_of_results_once_they_are_written_and_free(there, h
     assert here.lock("a") is None and deliveries.take(delivery, done(there))
     worker, facts = events.get(timeout=20)
     assert worker is delivery.worker and here.done() == {"a", "b"}
-    assert facts == {"event": "done", "ids": ["a", "b"], "busy": []}
+    records = {name: here.read(name) for name in CONFIGS}
+    assert facts == {"event": "done", "ids": ["a", "b"], "busy": [], "records": records}
     lock = here.lock("a")
     assert lock and events.empty()
     lock.release()
@@ -280,7 +281,7 @@ def test_nodes_with_other_code_or_versions_train_nothing(here):
 
 
 def test_a_lost_machine_has_retries_of_its_own(here):
-    engine: Any = SimpleNamespace(events=queue.Queue(), lost_retries=2, slots=1)
+    engine: Any = SimpleNamespace(events=queue.Queue(), lost_retries=2, slots=1, is_remote=True)
     supervisor, then = Supervisor(here, engine=engine, retries=1), []
     supervisor.on_event = lambda worker, event, facts: then.append(facts["then"])
     population = PlannedPopulation({"a": CONFIGS["a"]})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from normlab.runs.checkpoints import unfinished
 from normlab.runs.config import cohort_id, run_id
 from normlab.runs.errors import Drift
 from normlab.runs.store import Store
-from normlab.settings import Config, defaults
+from normlab.settings import Config, defaults, program_key
 
 WORTH_SHARING = 20_000
 """Run-steps of a population that take longer than the second worker's compilation, 5 to 10 s."""
@@ -32,6 +33,11 @@ class PlannedPopulation:
     @property
     def config(self) -> Config:
         return next(iter(self.configs.values()))
+
+    @cached_property
+    def program(self) -> tuple:
+        """What the compiled program depends on."""
+        return program_key(self.config)
 
     @property
     def run_steps(self) -> int:

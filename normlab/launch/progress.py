@@ -44,6 +44,8 @@ def notice(worker: WorkerHandle, event: str, facts: dict[str, Any]) -> str | Non
 
 LIVE_S, LOG_S = 0.2, 20.0
 """Least seconds between two lines, on a terminal and in a log."""
+SHARE = 0.02
+"""Of the time that lines may take: each looks at all runs that are left."""
 
 
 class Display:
@@ -55,7 +57,7 @@ class Display:
         self.given: dict[int, PlannedPopulation] = {}
         """Worker -> its last population."""
         self.is_live = sys.stdout.isatty()
-        self.printed = -math.inf
+        self.printed, self.cost = -math.inf, 0.0
 
     def show(self, worker: WorkerHandle, event: str, facts: dict[str, Any]) -> None:
         """Print what an event is worth."""
@@ -73,13 +75,14 @@ class Display:
     def _print(self, population: PlannedPopulation, state: str) -> None:
         """Print the state of a population, unless the last line is too recent."""
         now = time.monotonic()
-        if now - self.printed < (LIVE_S if self.is_live else LOG_S):
+        if now - self.printed < max(LIVE_S if self.is_live else LOG_S, self.cost / SHARE):
             return
         self.printed = now
         study = self.serves.get(next(iter(population.configs)))
         question = "" if self.is_live or not study else f" ({study.question})"
         name = f"{study.name}{question}: " if study else ""
         text = f"[{self.summary()}] {name}{population.label}: {state}"
+        self.cost = time.monotonic() - now
         self.close()
         width = shutil.get_terminal_size().columns - 1 if self.is_live else None
         print(text[:width], end="" if self.is_live else "\n", flush=True)

@@ -21,7 +21,7 @@ from normlab.launch.failures import Failure
 from normlab.runs.checkpoints import PopulationFolder, population_id
 from normlab.runs.errors import NoWorker, Preempted, StorageError
 from normlab.runs.store import Store
-from normlab.settings import Config, program_key
+from normlab.settings import Config
 
 POLL_S = 1.0
 """Seconds until runs that another process holds are tried again."""
@@ -57,7 +57,8 @@ class Supervisor:
         on_event: Callable[[WorkerHandle, str, dict[str, Any]], None] = lambda *_: None,
     ):
         self.store, self.retries, self.turn, self.on_event = store, retries, turn, on_event
-        self.engine = engine or LocalEngine(store, processes, data_dir, profile_trace)
+        self.data_dir = data_dir
+        self.engine: Engine = engine or LocalEngine(store, processes, data_dir, profile_trace)
         self.events = self.engine.events
         self.workers: list[WorkerHandle] = []
         self.ended_early = 0
@@ -67,6 +68,10 @@ class Supervisor:
         """Run -> what ended its attempts in this command."""
         self.widths: dict[str, int] = {}
         """Run -> the width of its next population, after one was too large for the memory."""
+        self.waiting: list[PlannedPopulation] = []
+        """Populations without a worker."""
+        self.has_changed = True
+        """Whether they are to be formed again."""
         self.given_up: set[str] = set()
         self.taken: set[str] = set()
         """Runs whose locks other processes held when they were last tried."""
@@ -90,6 +95,10 @@ class Supervisor:
     def _busy(self) -> list[WorkerHandle]:
         return [worker for worker in self.workers if worker.population]
 
+    @property
+    def is_idle(self) -> bool:
+        return not self._busy()
+
     def _let_save(self) -> None:
         """Ask the busy workers to finish their chunk, save and leave within SHUTDOWN_S."""
         busy = self._busy()
@@ -110,7 +119,7 @@ class Supervisor:
 
     def _assign(self, worker: WorkerHandle, population: PlannedPopulation) -> None:
         worker.population, worker.silent = population, 0.0
-        worker.programs.add(program_key(population.config))
+        worker.programs.add(population.program)
         attempts = self.attempts.get(next(iter(population.configs)), [])
         request = {"configs": population.configs, "resumes": population.resumes}
         self.engine.send(worker, {"do": "train", "attempts": attempts} | request)
@@ -125,28 +134,36 @@ class Supervisor:
         others = set().union(*(w.programs for w in self.workers if w is not worker))
 
         def rank(population: PlannedPopulation) -> tuple[bool, int, int, int, int]:
-            key, (tier, place) = program_key(population.config), population.turn
+            key, (tier, place) = population.program, population.turn
             known = 2 if key in worker.programs else key not in others
             return population.resumes, -tier, known, -place, population.run_steps
 
         return max(populations, key=rank)
 
     def run(self, missing: Callable[[], dict[str, Config]]) -> None:
-        """Train until `missing()`, called again after every population, names no more runs.
+        """Train until `missing()`, called again after every population, names no more runs. As long
+        as it returns the same dict, from which runs only go, populations are not formed again.
 
         Runs that another process is training are waited for: it may die and leave them.
         """
+        known: dict[str, Config] | None = None
         while True:
-            training = {name for w in self.workers if w.population for name in w.population.configs}
-            left = {n: c for n, c in missing().items() if n not in training | self.given_up}
-            self._employ(self._plan(left, training))
-            if self._busy():
+            now = missing()
+            if now is not known or self.has_changed:
+                training = {n for w in self._busy() if w.population for n in w.population.configs}
+                away = training | self.given_up
+                left = {n: c for n, c in now.items() if n not in away}
+                self.waiting = self._plan(left, training)
+                known, self.has_changed = now, False
+            self._employ()
+            if not self.is_idle:
                 self._wait()
-            elif left:
+            elif self.given_up.issuperset(now):
+                return
+            else:
                 time.sleep(POLL_S)
                 self.taken.clear()
-            else:
-                return
+                self.has_changed = True
 
     def _plan(self, left: dict[str, Config], training: set[str]) -> list[PlannedPopulation]:
         """Return what to train now: first the populations that stopped and hold a run that is left,
@@ -161,10 +178,10 @@ class Supervisor:
         }
         return [p for p in stopped if away.isdisjoint(p.configs)] + form_populations(new, self.turn)
 
-    def _employ(self, populations: list[PlannedPopulation]) -> None:
+    def _employ(self) -> None:
         idle = [worker for worker in self.workers if worker.population is None]
         startable = max(0, self.engine.slots - len(self.workers))
-        populations = halve_largest(populations, len(idle) + startable)
+        populations = self.waiting = halve_largest(self.waiting, len(idle) + startable)
         for _ in range(min(startable, len(populations) - len(idle))):
             self.workers.append(WorkerHandle(len(self.workers)))
             idle.append(self.workers[-1])
@@ -210,7 +227,8 @@ class Supervisor:
         elif event == "error":
             self._note_error(worker, facts)
         elif event == "done":
-            self.taken |= set(facts["busy"])
+            self.taken.update(facts["busy"])
+            self.has_changed |= bool(facts["busy"])
             worker.population = None
         self.on_event(worker, event, facts)
         return worker.population is None
@@ -239,7 +257,7 @@ class Supervisor:
         elif worker.population and facts["message"]:
             message = f"worker process {facts['message']}"
             self._fail(worker, Failure(worker.population, facts["status"], message))
-        worker.population = None
+        worker.population, self.has_changed = None, True
         self._replace(worker)
 
     def _note_error(self, worker: WorkerHandle, facts: dict[str, Any]) -> None:
@@ -266,7 +284,7 @@ class Supervisor:
             then = "tried again" if again and self._has_retry(names) else "given up"
         facts = {"status": failure.status, "message": failure.message, "then": then}
         self.on_event(worker, "failed", facts)
-        worker.population = None
+        worker.population, self.has_changed = None, True
         if then == "given up":
             self.given_up |= set(names)
             for name in names:
@@ -293,7 +311,10 @@ class Supervisor:
 
     def measure(self, kind: str, configs: dict[str, Config]) -> dict[str, float]:
         """Return the seconds ("time") or bytes ("memory") of a step of a single run of each arm. An
-        idle worker measures them while the others rest."""
+        idle worker of this machine measures them while the others rest."""
+        if self.engine.is_remote:
+            with Supervisor(self.store, processes=1, data_dir=self.data_dir) as here:
+                return here.measure(kind, configs)
         if not self.workers:
             self.workers.append(WorkerHandle(0))
         first = self.workers[0]

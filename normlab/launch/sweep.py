@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from functools import cached_property
 from typing import Any
 
+from normlab.launch.backlog import Backlog
 from normlab.launch.batching import Turn
 from normlab.launch.engines.engine import Engine, WorkerHandle
 from normlab.launch.failures import Failure
@@ -141,8 +142,8 @@ class Job:
 
     def set_stale_aside(self) -> int:
         """Let runs that older training code made be repeated; return how many."""
-        done = [name for name in self.required() if name in self.records]
-        stale = [name for name in done if is_stale(self.records[name])]
+        records = self.records
+        stale = [n for n in self.required() if n in records and is_stale(records[n])]
         for name in stale:
             self.records.forget(name)
         return len(stale)
@@ -188,16 +189,15 @@ class Job:
     ) -> list[Failure]:
         """Train everything that is missing; return the populations that failed.
 
-        With `on_timing`, workers of this machine then measure single steps, and it is called
-        before. `engine`: the workers that train, if not those of this machine."""
+        With `on_timing`, a worker of this machine then measures single steps, and it is called
+        before. `engine`: of the workers that train, if they are not on this machine."""
         if not self.missing() and not (on_timing and unmeasured(self.store, self._looks.values())):
             return []
         self._report_settled(lambda *_: None)  # what was known before is no news
-        began, costs = time.monotonic(), TimeLeft()
+        began, costs, backlog = time.monotonic(), TimeLeft(), Backlog()
 
         def summary() -> str:
-            so_far = f"{clock(time.monotonic() - began)} so far"
-            return self._summary(so_far, costs, supervisor.engine.slots)
+            return self._summary(time.monotonic() - began, costs, supervisor.engine.slots)
 
         display = Display(summary, self.serves)
 
@@ -206,35 +206,33 @@ class Job:
             self.on_settled(study, runs, claims)
 
         def missing() -> dict[str, Config]:
-            left = self.missing()
-            self._report_settled(report)
-            return left
+            if supervisor.is_idle or backlog.is_due(bool(supervisor.waiting)):
+                backlog.plan(lambda: [self._required[name] for name in self.missing()], self._looks)
+                self._report_settled(report)
+            return backlog.left
 
         def on_event(worker: WorkerHandle, event: str, facts: dict[str, Any]) -> None:
             if event == "done":
                 self.trained += len(facts["ids"])
-                self.records.ids |= set(facts["ids"])
-                self.records.ids |= {n for n in facts["busy"] if self.store.is_done(n)}
+                backlog.note(facts, self.records)
             costs.note(worker, event, facts)
             display.show(worker, event, facts)
             if event == "done":
                 self.on_done(facts["ids"])
 
-        options: dict[str, Any] = {"processes": processes, "retries": retries}
-        options |= {"data_dir": self.data_dir, "on_event": on_event}
-        options |= {"turn": self.turns.__getitem__}
+        options: dict[str, Any] = {"turn": self.turns.__getitem__, "on_event": on_event}
+        options |= {"data_dir": self.data_dir, "processes": processes, "retries": retries}
         with closing(display), Supervisor(self.store, engine=engine, **options) as supervisor:
             supervisor.run(missing)
             display.close()
             if on_timing and (setups := unmeasured(self.store, self._looks.values())):
                 on_timing()
-                timer = Supervisor(self.store, **options) if engine else nullcontext(supervisor)
-                with timer as timing:
-                    measure_steps(self.store, timing, setups, self.warn)
+                measure_steps(self.store, supervisor, setups, self.warn)
             return supervisor.failures
 
-    def _summary(self, so_far: str, costs: TimeLeft, workers: int) -> str:
+    def _summary(self, seconds: float, costs: TimeLeft, workers: int) -> str:
         """Return how far all is."""
+        so_far = f"{clock(seconds)} so far"
         if not costs.has_measured:
             return f"{so_far}, estimating the time left"
         left, ahead = self.left()

@@ -207,10 +207,16 @@ def unfinished(store: Store) -> Iterator[PopulationFolder]:
     except OSError:
         return
     for name in names:
-        if POPULATION.fullmatch(name):
-            folder = PopulationFolder(store, name)
-            if folder.is_unfinished():
-                yield folder
+        if POPULATION.fullmatch(name) and _has_checkpoint(f"{store.root}/populations/{name}"):
+            yield PopulationFolder(store, name)
+
+
+def _has_checkpoint(place: str) -> bool:
+    """Return whether `is_unfinished` would hold; asked of all populations, before each."""
+    try:
+        return any(n == UNFINISHED or NAME.fullmatch(n) for n in os.listdir(place))
+    except OSError:
+        return False
 
 
 def tidy(store: Store) -> None:

@@ -11,7 +11,7 @@ from normlab.runs.checkpoints import MANIFEST, NAME, UNFINISHED, PopulationFolde
 from normlab.runs.errors import Damaged
 from normlab.runs.params import NAME as PARAMS
 from normlab.runs.provenance import missing_facts
-from normlab.runs.record import record_of_files
+from normlab.runs.record import Record, record_of_files
 from normlab.runs.store import Store
 from normlab.settings import Config
 
@@ -48,9 +48,10 @@ def write_contents(folder: Path, contents: Contents) -> None:
         (folder / name).write_bytes(content)
 
 
-def adopt_run(store: Store, run_id: str, config: Config, contents: Contents) -> None:
-    """Finish a run with the files that another store wrote for `config`. The caller holds its lock.
-    Raises Damaged where they are not as that store wrote them, and StorageError."""
+def adopt_run(store: Store, run_id: str, config: Config, contents: Contents) -> Record:
+    """Finish a run with the files that another store wrote for `config`; return its record. The
+    caller holds its lock. Raises StorageError, and Damaged where they are not as that store wrote
+    them."""
     folder, params = store.run_dir(run_id), ""
     try:
         result = files.parse_json(folder / "result.json", contents["result.json"])
@@ -66,6 +67,7 @@ def adopt_run(store: Store, run_id: str, config: Config, contents: Contents) -> 
     for name in ("curve.jsonl", *([PARAMS] if params else []), "result.json"):
         files.write_atomic(folder / name, contents[name])
     (folder / "failure.json").unlink(missing_ok=True)
+    return record
 
 
 def adopt_checkpoints(folder: PopulationFolder, contents: Contents) -> None:

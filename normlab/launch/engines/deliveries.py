@@ -20,6 +20,7 @@ from normlab.launch.claims import Claim
 from normlab.launch.engines.engine import Facts, WorkerHandle
 from normlab.runs.checkpoints import PopulationFolder, population_id
 from normlab.runs.errors import Damaged, LabError, StorageError
+from normlab.runs.record import Record
 from normlab.runs.store import Store
 from normlab.runs.transfer import adopt_checkpoints, adopt_run, checkpoint_contents
 from normlab.settings import Config
@@ -43,6 +44,8 @@ class Delivery:
     """What went wrong with a write."""
     end: Facts | None = None
     """The last event, which waits for the writes."""
+    records: dict[str, Record] = field(default_factory=dict)
+    """What was written, so that nobody has to read it again."""
     free: threading.Event = field(default_factory=threading.Event)
     """Set once its locks are."""
 
@@ -103,7 +106,8 @@ class Deliveries:
             for run, contents in facts["files"].items():
                 self._write(delivery, partial(self._adopt_run, delivery, run, contents))
             busy = [*(delivery.claim.busy if delivery.claim else []), *facts["busy"]]
-            self.end(delivery, {"event": "done", "ids": facts["ids"], "busy": busy})
+            end = {"event": "done", "ids": facts["ids"], "busy": busy}
+            self.end(delivery, end | {"records": delivery.records})
         elif event in ENDS:
             self.end(delivery, facts)
         else:
@@ -112,7 +116,8 @@ class Deliveries:
 
     def _adopt_run(self, delivery: Delivery, run: str, contents: Mapping[str, bytes]) -> None:
         if not self.store.is_done(run):
-            adopt_run(self.store, run, delivery.configs[run], contents)
+            record = adopt_run(self.store, run, delivery.configs[run], contents)
+            delivery.records[run] = record
 
     def _adopt_checkpoints(self, delivery: Delivery, contents: Mapping[str, bytes]) -> None:
         adopt_checkpoints(PopulationFolder(self.store, delivery.population), contents)

@@ -40,6 +40,8 @@ class Engine(Protocol):
     """
 
     events: queue.Queue[tuple[WorkerHandle, Facts]]
+    is_remote: bool
+    """Whether its workers may be on other machines than this one."""
     lost_retries: int
     """How often runs are tried again whose machine was lost."""
 

@@ -22,7 +22,7 @@ class LocalEngine:
     """One process for each accelerator or core, or `processes` of them. Each writes a profile of a
     few steps of its first population to `profile_trace`."""
 
-    lost_retries = 0
+    is_remote, lost_retries = False, 0
 
     def __init__(
         self,

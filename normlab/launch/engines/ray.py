@@ -59,6 +59,8 @@ class Task:
 class RayEngine:
     """The tasks of one command on one cluster."""
 
+    is_remote = True
+
     def __init__(self, store: Store, options: LaunchOptions, data_dir: str | None = None):
         self.store, self.options, self.data_dir = store, options, data_dir
         self.lost_retries = options.retries
