@@ -11,6 +11,7 @@ Examples:
   python scripts/bench.py --suite=training --networks=mlp --populations=1,16 --against=flax,torch
   python scripts/bench.py --suite=sequences --write        # recurrent networks, one thread each
   python scripts/bench.py --suite=study --write            # a whole study, about 20 minutes
+  python scripts/bench.py --suite=scaling --write          # many nodes, simulated, 2 minutes
   python scripts/bench.py --suite=keras_parity --write     # one network and Keras, 3 minutes
   python scripts/bench.py --suite=text_parity --write      # text and PyTorch, 7 minutes
   python scripts/bench.py --suite=theory --write           # exact theory, below a minute
@@ -48,6 +49,7 @@ SUITES = {
     "training": ("training", "benchmarks"),
     "sequences": ("sequences", "benchmarks"),
     "study": ("study", "benchmarks"),
+    "scaling": ("scaling", "scaling"),
     "keras_parity": ("validation.keras_parity", "benchmarks"),
     "text_parity": ("validation.text_parity", "benchmarks"),
     "theory": ("validation.theory", "theory"),

@@ -333,12 +333,12 @@ def test_evaluations_cost_calls_and_operations(monkeypatch, constant, value):
 
 def planned(*runs: tuple[str, str], cost: float = 0.0, eager: bool = False) -> Backlog:
     """A backlog of runs with their stages."""
-    backlog = Backlog()
     found = [RequiredRun(name, defaults(), "setup", "arm", stage) for name, stage in runs]
     protocol = Edges((0.0, 1.0)) if eager else None
     setup: Any = SimpleNamespace(name="setup", protocol=protocol)
     look: Any = SimpleNamespace(setups={"setup": SimpleNamespace(setup=setup)})
-    backlog.plan(lambda: found, {"study": look})
+    backlog = Backlog(lambda: found, {"study": look})
+    backlog.plan()
     backlog.cost = cost
     return backlog
 

@@ -27,7 +27,9 @@ REPLAN_S = 60.0
 class Backlog:
     """The runs that are left since they were last planned."""
 
-    def __init__(self) -> None:
+    def __init__(self, find: Callable[[], Iterable[RequiredRun]], looks: Mapping[str, StudyRuns]):
+        """`find()` plans: it returns the runs that are left, and renews `looks`."""
+        self.find, self.looks = find, looks
         self.left: dict[str, Config] = {}
         self.places: dict[str, tuple[str, str, str]] = {}
         self.open: Counter[tuple[str, str, str]] = Counter()
@@ -39,16 +41,14 @@ class Backlog:
         """Populations since then."""
         self.cost, self.planned = 0.0, -math.inf
 
-    def plan(
-        self, find: Callable[[], Iterable[RequiredRun]], looks: Mapping[str, StudyRuns]
-    ) -> None:
-        """Plan with `find()`, which returns the runs that are left and renews `looks`."""
+    def plan(self) -> None:
+        """Find the runs that are left."""
         began = time.process_time()
-        runs = list(find())
+        runs = list(self.find())
         self.left = {run.run_id: run.config for run in runs}
         self.places = {run.run_id: run.place for run in runs}
         self.open = Counter(self.places.values())
-        setups = [runs.setup for look in looks.values() for runs in look.setups.values()]
+        setups = [runs.setup for look in self.looks.values() for runs in look.setups.values()]
         self.eager = {setup.name for setup in setups if isinstance(setup.protocol, Edges)}
         self.cost, self.planned = time.process_time() - began, time.monotonic()
         self.has_news, self.ended = False, 0
@@ -65,10 +65,11 @@ class Backlog:
                 self.open[place] -= 1
                 self.has_news |= self.open[place] == 0 or place[0] in self.eager
 
-    def is_due(self, has_work: bool) -> bool:
-        """Return whether to plan again. `has_work`: whether populations wait for a worker."""
+    def is_due(self, has_work: bool, is_stuck: bool = False) -> bool:
+        """Return whether to plan again. `has_work`: whether populations wait for a worker;
+        `is_stuck`: whether no worker trains."""
         since = time.monotonic() - self.planned
-        if not self.left or since > REPLAN_S:
+        if is_stuck or since > REPLAN_S or (self.ended and not self.left):
             return True
         if not self.has_news:
             return False

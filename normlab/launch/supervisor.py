@@ -96,8 +96,9 @@ class Supervisor:
         return [worker for worker in self.workers if worker.population]
 
     @property
-    def is_idle(self) -> bool:
-        return not self._busy()
+    def is_stuck(self) -> bool:
+        """Whether it has workers, and none has a population."""
+        return bool(self.workers) and not self._busy()
 
     def _let_save(self) -> None:
         """Ask the busy workers to finish their chunk, save and leave within SHUTDOWN_S."""
@@ -156,7 +157,7 @@ class Supervisor:
                 self.waiting = self._plan(left, training)
                 known, self.has_changed = now, False
             self._employ()
-            if not self.is_idle:
+            if self._busy():
                 self._wait()
             elif self.given_up.issuperset(now):
                 return

@@ -137,8 +137,7 @@ class Job:
                 known[run.place] -= 1
             elif run.setup not in self._complete:
                 ahead[name] = run.config
-        required = self._required.items()
-        return {n: run.config for n, run in required if n not in self.records}, ahead
+        return {n: r.config for n, r in self._required.items() if n not in self.records}, ahead
 
     def set_stale_aside(self) -> int:
         """Let runs that older training code made be repeated; return how many."""
@@ -191,10 +190,12 @@ class Job:
 
         With `on_timing`, a worker of this machine then measures single steps, and it is called
         before. `engine`: of the workers that train, if they are not on this machine."""
-        if not self.missing() and not (on_timing and unmeasured(self.store, self._looks.values())):
+        began, costs, looks = time.monotonic(), TimeLeft(), self._looks
+        backlog = Backlog(lambda: [self._required[name] for name in self.missing()], looks)
+        backlog.plan()
+        if not backlog.left and not (on_timing and unmeasured(self.store, looks.values())):
             return []
         self._report_settled(lambda *_: None)  # what was known before is no news
-        began, costs, backlog = time.monotonic(), TimeLeft(), Backlog()
 
         def summary() -> str:
             return self._summary(time.monotonic() - began, costs, supervisor.engine.slots)
@@ -206,8 +207,8 @@ class Job:
             self.on_settled(study, runs, claims)
 
         def missing() -> dict[str, Config]:
-            if supervisor.is_idle or backlog.is_due(bool(supervisor.waiting)):
-                backlog.plan(lambda: [self._required[name] for name in self.missing()], self._looks)
+            if backlog.is_due(bool(supervisor.waiting), supervisor.is_stuck):
+                backlog.plan()
                 self._report_settled(report)
             return backlog.left
 
@@ -215,17 +216,16 @@ class Job:
             if event == "done":
                 self.trained += len(facts["ids"])
                 backlog.note(facts, self.records)
+                self.on_done(facts["ids"])
             costs.note(worker, event, facts)
             display.show(worker, event, facts)
-            if event == "done":
-                self.on_done(facts["ids"])
 
         options: dict[str, Any] = {"turn": self.turns.__getitem__, "on_event": on_event}
         options |= {"data_dir": self.data_dir, "processes": processes, "retries": retries}
         with closing(display), Supervisor(self.store, engine=engine, **options) as supervisor:
             supervisor.run(missing)
             display.close()
-            if on_timing and (setups := unmeasured(self.store, self._looks.values())):
+            if on_timing and (setups := unmeasured(self.store, looks.values())):
                 on_timing()
                 measure_steps(self.store, supervisor, setups, self.warn)
             return supervisor.failures

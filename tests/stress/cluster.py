@@ -28,7 +28,7 @@ from stress.kills import Facts, difference, facts_of
 from stress.processes import Child, Stage, members, until
 
 ARMS = ("none", "batch", "layer", "group")
-STEPS, CHUNK = 16_000, 1_000
+STEPS, CHUNK = 24_000, 1_000
 SIZES = {"train_eval_every": CHUNK, "eval_curve_examples": 100, "eval_stats_examples": 64}
 FAULTS = ("worker", "node", "command"), ("worker", "node", "command", "frozen", "head")
 """Of the short version and of the long one."""
@@ -119,8 +119,10 @@ class Attack:
         self.child = start(self.stage, "--launch=ray")
 
     def worker(self) -> None:
-        if until(self.nodes.worker, SIGN_S) and (process := self.nodes.worker()):
-            process.kill()
+        found: list[Any] = []
+        until(lambda: found.append(self.nodes.worker()) or found[-1], SIGN_S)
+        if found[-1]:
+            found[-1].kill()
         self._noticed("worker process ended with")
 
     def node(self) -> None:
