@@ -33,7 +33,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Load:
-    """What there is to train: for each node so many populations of some runs."""
+    """What there is to train: some populations for each node."""
 
     median_s: float = 60.0
     populations: int = 20

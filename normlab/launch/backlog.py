@@ -1,7 +1,8 @@
 """Which known runs are left, and when planning again is worth its time.
 
-Planning reads all that is known: 1 s of CPU for a study of 17,000 runs. It can only find new runs
-once all runs of a stage are there, or one of an arm that looks for edges seed by seed.
+Planning reads all that is known: 1 s of CPU for a study of 17,000 runs. It finds new
+runs only once a stage is complete. Arms that look for edges are an exception: each of their runs
+may lead to others.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Attack:
         self.again()
 
     def frozen(self) -> None:
-        """Freeze the second node until its population continues elsewhere, then let it go on."""
+        """Freeze the second node until its population continues elsewhere, then let it continue."""
         found = self.nodes.processes(self.nodes.second)
         for process in found:
             process.suspend()

@@ -15,8 +15,8 @@ HELD: list[FileLock] = []
 
 
 def stay_on_cores(count: int) -> None:
-    """Keep this process and its threads on `count` cores that no other worker of this user has,
-    where the system can and where there are as many."""
+    """Keep this process and its threads on `count` cores that no other worker of this user has.
+    Without as many free cores, or where the system cannot, it stays where it is."""
     if HELD or not hasattr(os, "sched_setaffinity"):
         return
     folder = Path(tempfile.gettempdir()) / f"normlab-cores-{os.getuid()}"

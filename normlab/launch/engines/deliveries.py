@@ -68,7 +68,7 @@ class Deliveries:
 
     def open(self, worker: WorkerHandle, request: Mapping[str, Any]) -> Delivery | None:
         """Lock the runs of a request and add the checkpoint from which they continue. Return None
-        where nothing is left to do, or where it cannot be done; the supervisor is told then."""
+        where nothing is left to do, or where it cannot be done; the supervisor hears of it."""
         delivery = Delivery(worker, dict(request))
         if request["do"] != "train":
             return delivery
