@@ -23,7 +23,7 @@ from typing import Any
 from workspace import ROOT, runs_of, study_text
 
 from normlab.runs import files
-from stress.campaign import Report, Workspace
+from stress.campaign import Broken, Report, Workspace
 from stress.kills import Facts, difference, facts_of
 from stress.processes import Child, Stage, members, until
 
@@ -79,9 +79,8 @@ class Nodes:
         return [found, *found.children(recursive=True)]
 
     def worker(self) -> Any:
-        """Return a process that trains, None while there is none."""
-        nodes = [self.second, self.cluster.head_node]
-        found = [process for node in nodes for process in self.processes(node)]
+        """Return a process of the second node that trains, None while there is none."""
+        found = self.processes(self.second)
         return next((p for p in found if "ray::train" in " ".join(p.cmdline())), None)
 
     def stop(self) -> None:
@@ -119,13 +118,18 @@ class Attack:
         self.child = start(self.stage, "--launch=ray")
 
     def worker(self) -> None:
-        found: list[Any] = []
-        until(lambda: found.append(self.nodes.worker()) or found[-1], SIGN_S)
-        if found[-1]:
-            found[-1].kill()
+        self._training().kill()
         self._noticed("worker process ended with")
 
+    def _training(self) -> Any:
+        """Return a process of the second node, as soon as it trains."""
+        found: list[Any] = []
+        if not until(lambda: found.append(self.nodes.worker()) or found[-1], SIGN_S):
+            raise Broken("the second node does not train")
+        return found[-1]
+
     def node(self) -> None:
+        self._training()
         self.nodes.cluster.remove_node(self.nodes.second, allow_graceful=False)
         self._noticed("its machine is gone")
         self.nodes.add_second()
@@ -143,6 +147,7 @@ class Attack:
 
     def frozen(self) -> None:
         """Freeze the second node until its population continues elsewhere, then let it continue."""
+        self._training()
         found = self.nodes.processes(self.nodes.second)
         for process in found:
             process.suspend()
@@ -172,7 +177,10 @@ class Attack:
             if not self.seen():
                 return
             self.workspace.emit(f"{fault} ...")
-            getattr(self, fault)()
+            try:
+                getattr(self, fault)()
+            except Broken as error:
+                self.failures.append(f"{fault}: {error}")
         if not until(self.child.has_ended, END_S) or self.child.process.poll() != 0:
             self.failures.append(f"the study did not end well: {self.child.last_words()}")
 
