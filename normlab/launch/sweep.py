@@ -141,8 +141,7 @@ class Job:
 
     def set_stale_aside(self) -> int:
         """Let runs that older training code made be repeated; return how many."""
-        records = self.records
-        stale = [n for n in self.required() if n in records and is_stale(records[n])]
+        stale = [n for n in self.required() if n in self.records and is_stale(self.records[n])]
         for name in stale:
             self.records.forget(name)
         return len(stale)
