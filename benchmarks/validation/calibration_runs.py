@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.runner import Check
 from normlab.launch.failures import lost_runs
-from normlab.launch.supervisor import Supervisor, WorkerProcess
+from normlab.launch.engines.engine import WorkerHandle
+from normlab.launch.supervisor import Supervisor
 from normlab.runs.record import Record
 from normlab.runs.store import Records, Store
 from normlab.settings import Config
@@ -35,7 +36,7 @@ RATE = 0.1
 """At which steps to the target are counted."""
 
 
-OnEvent = Callable[[WorkerProcess, str, dict[str, Any]], None]
+OnEvent = Callable[[WorkerHandle, str, dict[str, Any]], None]
 
 
 class Pool(NamedTuple):
