@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.runner import Check
-from normlab.launch.failures import lost_runs
 from normlab.launch.engines.engine import WorkerHandle
+from normlab.launch.failures import lost_runs
 from normlab.launch.supervisor import Supervisor
 from normlab.runs.record import Record
 from normlab.runs.store import Records, Store

@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -118,8 +118,7 @@ class Attack:
         self.child = start(self.stage, "--launch=ray")
 
     def worker(self) -> None:
-        self._training().kill()
-        self._noticed("worker process ended with")
+        self._kill(lambda: [self._training()])
 
     def _training(self) -> Any:
         """Return a process of the second node, as soon as it trains."""
@@ -130,14 +129,21 @@ class Attack:
 
     def node(self) -> None:
         self._training()
+        self._kill(lambda: self.nodes.processes(self.nodes.second))
         self.nodes.cluster.remove_node(self.nodes.second, allow_graceful=False)
-        self._noticed("its machine is gone")
         self.nodes.add_second()
 
-    def _noticed(self, words: str) -> None:
-        """Wait until the command says that a population was interrupted."""
-        if not until(lambda: words in self.child.out.read_text(encoding="utf-8"), SIGN_S):
-            self.failures.append(f"nothing says {words!r}")
+    def _kill(self, find: Callable[[], list[Any]]) -> None:
+        """Kill processes, and wait until the command says that a population was interrupted."""
+        before = self._interrupted()
+        for process in find():
+            with suppress(import_module("psutil").NoSuchProcess):
+                process.kill()
+        if not until(lambda: self._interrupted() > before, SIGN_S):
+            raise Broken("no population was interrupted")
+
+    def _interrupted(self) -> int:
+        return self.child.out.read_text(encoding="utf-8").count("; tried again")
 
     def command(self) -> None:
         os.killpg(self.child.group, signal.SIGKILL)
