@@ -317,7 +317,7 @@ MODELS: dict[str, Model] = {
         check=check_rnn,
     ),
     "encoder": Model(
-        title="transformer blocks over the rows of an image, a mean over the steps, a head",
+        title="transformer blocks over rows or patches of an image, a mean over the steps, a head",
         module="normlab.models.transformer:Encoder",
         fields=encoder_fields,
         shapes=encoder_shapes,
