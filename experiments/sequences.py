@@ -22,9 +22,9 @@ more than 3 beyond the lengths of training. Nothing lost by those of the whole s
 or at natural lengths
 Refuted if: the 99 % interval lies below 1.5 points; beyond the lengths of training 3, for padding 1
 (n = 12 to 48)
-Cost: quick: about 10 minutes on 2 cores, predicted (13 were measured with 705 instead of 192 runs
-of the first search, and 55 more of screening); standard: not timed; full: for an accelerator, on
-one core 28 hours a run with batch norm and 18 without, predicted from single steps
+Cost: quick: about 10 minutes on 2 cores, predicted. 13 were measured, with 705 instead of 192
+runs of the first search and 55 more of screening; standard: not timed. Full: for an accelerator. On
+one core a run takes 28 hours with batch norm and 18 without, predicted from single steps
 """
 
 from dataclasses import replace

@@ -15,8 +15,8 @@ good as layer norm, batch norm is not. Higher rates before the branch, and with 
 With more blocks, norms after the sum lose
 Refuted if: the 99 % interval lies below 1 point (n = 12 to 48). For the rates: below 0.3 decades (n
 = 8)
-Cost: quick: about 40 minutes on 2 cores, predicted (45 were measured with 420 instead of 216 runs
-of the first search); standard: not timed
+Cost: quick: about 40 minutes on 2 cores, predicted. 45 were measured, with 420 instead of 216
+runs of the first search; standard: not timed
 """
 
 from dataclasses import replace
