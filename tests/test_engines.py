@@ -6,6 +6,7 @@ import json
 import queue
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ from normlab.launch.engines.options import LaunchOptions
 from normlab.launch.engines.ray import RayEngine, Task, end_of
 from normlab.launch.failures import Failure
 from normlab.launch.supervisor import Supervisor
-from normlab.runs.checkpoints import PopulationFolder, population_id
+from normlab.runs.checkpoints import MANIFEST, PopulationFolder, population_id
 from normlab.runs.errors import Damaged, Preempted, StorageError
 from normlab.runs.store import Store
 from normlab.runs.transfer import (
@@ -77,7 +78,8 @@ def test_a_result_that_arrives_has_the_bytes_that_left(there, here):
 def test_a_result_that_was_damaged_on_its_way_is_refused(there, here, name):
     here.run_dir("a").mkdir()
     contents = run_contents(there, "a")
-    contents[name] = flipped(contents[name])
+    contents[name] = contents[name].replace(b": 0", b": 1")
+    assert contents[name] != run_contents(there, "a")[name]
     with pytest.raises(Damaged, match="what arrived of run a.*train it again"):
         adopt_run(here, "a", CONFIGS["a"], contents)
     assert not list(here.run_dir("a").iterdir())
@@ -112,8 +114,9 @@ def test_a_checkpoint_that_was_damaged_on_its_way_leaves_the_one_before(there, h
                 adopt_checkpoints(folder_of(here), whole | {name: flipped(whole[name])})
     assert folder_of(here).steps() == [5]
     other = PopulationFolder(here, "0" * 16)
-    with pytest.raises(Damaged, match="another population"):
-        adopt_checkpoints(other, whole)
+    for part in (whole, {MANIFEST: whole[MANIFEST]}):
+        with pytest.raises(Damaged, match="another population"):
+            adopt_checkpoints(other, part)
 
 
 # deliveries
@@ -177,6 +180,23 @@ def test_a_damaged_arrival_is_a_failure_that_is_tried_again(there, here):
     _, facts = events.get(timeout=20)
     assert (facts["event"], facts["status"], facts["again"]) == ("error", "damaged", True)
     assert here.done() == {"a"} and here.lock("b")
+
+
+def test_one_thread_at_a_time_writes_to_the_folder_of_a_population(there, here, monkeypatch):
+    within, most = [], []
+
+    def adopt(folder: PopulationFolder, contents: Any) -> None:
+        within.append(1)
+        most.append(len(within))
+        time.sleep(0.01)
+        within.pop()
+
+    monkeypatch.setattr(arriving, "adopt_checkpoints", adopt)
+    deliveries, delivery, events = opened(here)
+    for _ in range(5):
+        deliveries.take(delivery, {"event": "checkpoint", "files": {}})
+    deliveries.take(delivery, done(there))
+    assert events.get(timeout=20)[1]["event"] == "done" and most == [1] * 6
 
 
 def test_a_full_disk_ends_the_command(there, here, monkeypatch):

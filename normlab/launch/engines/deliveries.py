@@ -46,6 +46,8 @@ class Delivery:
     """The last event, which waits for the writes."""
     records: dict[str, Record] = field(default_factory=dict)
     """What was written, so that nobody has to read it again."""
+    folder: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the thread that writes to the folder of the population."""
     free: threading.Event = field(default_factory=threading.Event)
     """Set once its locks are."""
 
@@ -120,7 +122,8 @@ class Deliveries:
             delivery.records[run] = record
 
     def _adopt_checkpoints(self, delivery: Delivery, contents: Mapping[str, bytes]) -> None:
-        adopt_checkpoints(PopulationFolder(self.store, delivery.population), contents)
+        with delivery.folder:
+            adopt_checkpoints(PopulationFolder(self.store, delivery.population), contents)
 
     def _write(self, delivery: Delivery, act: Callable[[], None]) -> None:
         with self.lock:
