@@ -209,8 +209,8 @@ def test_steps_and_errors_of_the_studies_are_shown_with_them(monkeypatch):
             ]
             found |= {name for c in contrasts if c.averages for name in c.id.split("-")[:1]}
     assert found == {
-        *"C1a C1b C1t C4a C4b C8a C8b C8c C9a C9b C9c C9d C9e C9f C9g".split(),
-        *"C10a C10b C10c C11 C13 C14b C16c".split(),
+        *"C1a C1b C1t C4a C4b C8a C8b C8c C9a C9b C9c C9d C9e C9f C9g C9h".split(),
+        *"C10a C10b C10c C11 C13 C14b C16c C16d".split(),
     }
 
 
