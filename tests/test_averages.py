@@ -193,7 +193,8 @@ def test_exploring_leaves_them_out():
 def test_longer_sequences_have_their_running_averages_too():
     final = {"test_accuracy": 0.9, "long_accuracy": 0.8, "running_long_accuracy": 0.6}
     final |= {"running_test_accuracy": 0.85, "validation_accuracy": 0.9}
-    run = Record("", {"train.stop_at_loss": 0.0}, "trained", final, [], provenance={"chance": 0.1})
+    config = {"data.name": "digits", "train.stop_at_loss": 0.0}
+    run = Record("", config, "trained", final, [], provenance={"chance": 0.1})
     assert growth(run) == pytest.approx(10) and growth(scored({3: run})[3]) == pytest.approx(25)
     assert math.isnan(growth(replace(run, status="diverged")))
 

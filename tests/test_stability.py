@@ -63,7 +63,8 @@ class MadeUp(ConfigCache):
                 error = self.error(arm, round(math.log10(rate), 2), seed, rounding)
                 accuracy = {f"{s}_accuracy": 1 - error / 100 for s in ("validation", "test")}
                 facts = {"status": "trained", "curve": [], "provenance": {"chance": 0.1}}
-                records[name] = Record(name, {"train.stop_at_loss": 0.0}, final=accuracy, **facts)
+                config = {"data.name": "digits", "train.stop_at_loss": 0.0}
+                records[name] = Record(name, config, final=accuracy, **facts)
         return name, {"train.steps": 10, "seed": seed}
 
 

@@ -106,7 +106,8 @@ def test_a_bad_scheme_between_two_windows_spoils_no_bound():
 def test_a_rate_with_a_failed_run_remains_out_when_that_seed_is_left_out():
     def run(error: float) -> Any:
         final = {"validation_accuracy": 1 - error, "test_accuracy": 1 - error}
-        facts: dict = {"provenance": {"chance": 0.1}, "config": {"train.stop_at_loss": 0.0}}
+        config = {"data.name": "digits", "train.stop_at_loss": 0.0}
+        facts: dict = {"provenance": {"chance": 0.1}, "config": config}
         return SimpleNamespace(status="trained", final=final, curve=[], **facts)
 
     errors = {-1.0: 0.05, -0.75: 0.04, -0.5: 0.01}
@@ -168,7 +169,7 @@ def test_what_the_purposes_measure():
         status="trained",
         final={"validation_accuracy": 0.9},
         provenance={"chance": 0.1},
-        config={"train.steps": 64, "train.stop_at_loss": 0.0},
+        config={"data.name": "digits", "train.steps": 64, "train.stop_at_loss": 0.0},
         curve=rows,
     )
     never = SimpleNamespace(**{**vars(run), "curve": rows[:1]})

@@ -34,7 +34,7 @@ FAILED, CHANCE = 90.0, 0.1
 """Points that a failed run counts with; accuracy of guessing."""
 FAILS = 54.0
 """Points above which a run has failed."""
-RUN = {"train.stop_at_loss": 0.0}
+RUN = {"data.name": "digits", "train.stop_at_loss": 0.0}
 """All that a run's verdict reads of its settings."""
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 """Returns errors in points, [arms, rates, seeds, (validation, test)], of two arms that are equal in

@@ -41,7 +41,7 @@ def chance_loss(record: Record) -> float:
 def has_learned(record: Record) -> bool:
     """Return whether a run ended clearly better than chance on validation: by its loss on text, by
     its accuracy on all else."""
-    data = DATASETS.get(record.config.get("data.name", ""))  # made-up runs may not name their data
+    data = DATASETS.get(record.config["data.name"])
     if data and data.kind == "text":
         return record.final.get("validation_loss", math.inf) <= BELOW_SHARES * chance_loss(record)
     floor = chance(record)
