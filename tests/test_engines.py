@@ -303,11 +303,18 @@ def test_nodes_with_other_code_or_versions_train_nothing(here):
 def test_a_lost_machine_has_retries_of_its_own(here):
     engine: Any = SimpleNamespace(events=queue.Queue(), lost_retries=2, slots=1, is_remote=True)
     supervisor, then = Supervisor(here, engine=engine, retries=1), []
-    supervisor.on_event = lambda worker, event, facts: then.append(facts["then"])
+    supervisor.on_event = lambda worker, event, facts: then.extend(
+        [facts["then"]] if event == "failed" else []
+    )
     population = PlannedPopulation({"a": CONFIGS["a"]})
     for status in ("lost", "killed", "lost", "lost"):
         supervisor._fail(WorkerHandle(0), Failure(population, status, ""))
     assert then == ["tried again"] * 3 + ["given up"]
+    engine.kill, lost = lambda worker: None, raying.gone("lost", "was lost")
+    for _ in range(5):  # many tasks can begin on a machine that is lost
+        supervisor.workers = [WorkerHandle(0, population)]
+        supervisor._take(supervisor.workers[0], dict(lost))
+    assert then[4:] == ["given up"] * 5
 
 
 def test_a_command_that_is_cut_off_ends_as_if_it_was_preempted(here):
@@ -373,6 +380,16 @@ def test_without_the_extra_a_line_names_it(tmp_path):
     assert run.returncode == 2 and run.stderr.count("\n") == 1
     assert "ray is needed for this; install it with pip install 'normlab[ray]'" in run.stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_an_address_without_a_cluster_is_refused_in_a_line(tmp_path):
+    (tmp_path / "ray.py").write_text("")
+    flags = ["--study=convergence", f"--results={tmp_path}/r", "--launch=ray"]
+    for address in ("localhost:1", "x:y"):
+        own = [f"--launch.address={address}"]
+        run = run_script("study", *flags, *own, PYTHONPATH=str(tmp_path))
+        assert run.returncode == 2 and run.stderr.count("\n") == 1
+        assert f"launch.address = {address!r}: no Ray cluster can be joined" in run.stderr
 
 
 def test_no_option_lacks_a_flag_and_ray_is_imported_only_where_it_is_asked_for(tmp_path):

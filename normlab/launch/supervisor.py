@@ -248,7 +248,7 @@ class Supervisor:
         self.workers[self.workers.index(worker)] = WorkerHandle(worker.number)
 
     def _note_end(self, worker: WorkerHandle, facts: dict[str, Any]) -> None:
-        if not worker.is_ready:
+        if not worker.is_ready and facts["status"] != "lost":
             self.ended_early += 1
             if self.ended_early == STARTS:
                 given = "; is XLA_FLAGS right?" if os.environ.get("XLA_FLAGS") else ""

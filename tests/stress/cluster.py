@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -79,9 +80,10 @@ class Nodes:
         return [found, *found.children(recursive=True)]
 
     def worker(self) -> Any:
-        """Return a process of the second node that trains, None while there is none."""
-        found = self.processes(self.second)
-        return next((p for p in found if "ray::train" in " ".join(p.cmdline())), None)
+        """Return a process of the second node that has a checkpoint, None while there is none."""
+        saved = Path(tempfile.gettempdir()).glob("normlab-worker-*/populations/*/checkpoint-*.json")
+        pids = {int(path.parts[-4].split("-")[2]) for path in saved}
+        return next((p for p in self.processes(self.second) if p.pid in pids), None)
 
     def stop(self) -> None:
         if self.cluster:

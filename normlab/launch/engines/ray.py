@@ -95,12 +95,17 @@ class RayEngine:
             environment |= {"excludes": ["**/__pycache__"]}
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         how = {"logging_level": "ERROR", "log_to_driver": False, "runtime_env": environment}
+        address = self.options.address
+        if address == "auto":
+            address = os.environ.get("RAY_ADDRESS") or address
         try:
-            self.ray.init(address=self.options.address, **how)
+            if ":" in address:
+                connect(address)  # Ray itself would take minutes to say that nobody is there
+            self.ray.init(address=address, **how)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error)
             raise ConfigError(
-                f"launch.address = {self.options.address!r}: no Ray cluster can be joined "
+                f"launch.address = {address!r}: no Ray cluster can be joined "
                 f"({reason}); start one with `ray start --head`, or use --launch.address=local"
             ) from error
         finally:
@@ -247,11 +252,10 @@ class RayEngine:
 
     def _watch(self) -> None:
         """See how much room there is, and whether the head of the cluster is still there."""
-        host, _, port = self.address.rpartition(":")
         heard = time.monotonic()
         while not self.is_closed.wait(WATCH_S):
             try:
-                socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+                connect(self.address)
                 heard = time.monotonic()
             except OSError:
                 if time.monotonic() - heard > HEAD_S:
@@ -268,6 +272,12 @@ class RayEngine:
         leave = threading.Thread(target=self.ray.shutdown, daemon=True)
         leave.start()
         leave.join(SHUTDOWN_S)
+
+
+def connect(address: str) -> None:
+    """Return where somebody listens at HOST:PORT; raises OSError, and ValueError for a bad one."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
 
 
 def kept_files(root: Path) -> dict[str, dict[str, bytes]]:
