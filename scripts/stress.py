@@ -1,4 +1,4 @@
-"""Try to lose or corrupt results: kills, crashes, damage, full disks, untrusted input.
+"""Try to lose or corrupt results: kills, crashes, damage, full disks, untrusted input, clusters.
 
 Examples:
   python scripts/stress.py                                  # all campaigns, short: some minutes
@@ -43,7 +43,8 @@ def run(name: str, folder: Path) -> Report:
     is_long = FLAGS.scale == "long"
     workspace = Workspace(folder, FLAGS.seed, is_long, lambda line: print(f"  {line}"))
     report = find_campaign(name)(workspace)
-    word = "BROKEN" if report.failures else "kept"
+    word = "skipped" if "not run" in report.figures else "kept"
+    word = "BROKEN" if report.failures else word
     figures = ", ".join(f"{figure}: {value}" for figure, value in report.figures.items())
     print(f"{name}: {word} in {clock(time.monotonic() - began)}; {figures}", flush=True)
     print("".join(f"  {failure}\n" for failure in report.failures), end="", flush=True)
