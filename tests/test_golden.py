@@ -66,8 +66,10 @@ STEP_CASES: dict[str, Config] = {
     **{f"norm {n}": CNN | {"norm.name": n} for n in NORMS},
     **{f"kernel {k}": (MLP, CNN)[i % 2] | {"norm.kernel": k} for i, k in enumerate(KERNELS)},
     **{f"model {m}": {"model.name": m, "model.widths": WIDTHS.get(m, (4, 6))} for m in MODELS},
-    "queries and keys with a norm, scaled branches": {"model.name": "encoder", "model.widths": (4,)}
-    | {"model.heads": 2, "model.qk_norm": True, "model.residual": "skipinit", "norm.name": "layer"},
+    # Of two features a norm knows little but the sign, so each head has eight.
+    "queries and keys with a norm, scaled branches": {"model.name": "encoder", "norm.name": "layer"}
+    | {"model.widths": (16,), "model.heads": 2}
+    | {"model.qk_norm": True, "model.residual": "skipinit"},
     **{
         f"residual {r}": RESNET | {"model.residual": r}
         for r in choices("model.residual")
