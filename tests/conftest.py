@@ -79,3 +79,11 @@ def restored_models() -> Iterator[None]:
     from normlab.models.table import MODELS
 
     yield from restored(MODELS)
+
+
+@pytest.fixture
+def restored_datasets() -> Iterator[None]:
+    """Leave the table of data sets as it was."""
+    from normlab.data.table import DATASETS
+
+    yield from restored(DATASETS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,7 @@ SMALL = {"data.batch": 16}
 TABLE = [f"{a},{b},{'uvw'[c]}" for (a, b, *_), c in zip(FEATURES.tolist(), LABELS, strict=True)]
 CSV = "\n".join(["a,b,kind", *TABLE])
 
-
-@pytest.fixture(autouse=True)
-def restored_datasets() -> Iterator[None]:
-    """Leave the table of data sets unchanged."""
-    before = dict(DATASETS)
-    yield
-    DATASETS.clear()
-    DATASETS.update(before)
+pytestmark = pytest.mark.usefixtures("restored_datasets")
 
 
 def npz(path: Path, **arrays: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,7 @@ WHOLE = {"x": X, "y": Y, "lengths": LENGTHS}
 EXAMPLE = ROOT / "docs" / "examples" / "my_sequence_network.py"
 TEXT = EXAMPLE.read_text(encoding="utf-8")
 
-pytestmark = pytest.mark.usefixtures("restored_models")
-
-
-@pytest.fixture(autouse=True)
-def restored_datasets() -> Iterator[None]:
-    """Leave the table of data sets unchanged."""
-    before = dict(DATASETS)
-    yield
-    DATASETS.clear()
-    DATASETS.update(before)
+pytestmark = pytest.mark.usefixtures("restored_models", "restored_datasets")
 
 
 def parts(cut: int, steps: int) -> dict[str, Any]:

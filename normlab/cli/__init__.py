@@ -234,11 +234,8 @@ def start(main: Callable[..., int], takes_words: bool = False) -> None:
     script.__doc__ = as_called(script.__doc__ or "")  # --help shows it
     flags.DEFINE_bool("debug", False, "Show tracebacks.")
     flags.DEFINE_bool("version", False, "Print the version and stop.")
-    for module in (
-        __name__,
-        f"{__name__}.files",
-        f"{__name__}.launch",
-    ):  # --help shows those of the script itself
+    own = ("", ".files", ".launch")
+    for module in (f"{__name__}{end}" for end in own):  # --help shows those of the script itself
         for flag in FLAGS.get_flags_for_module(module):
             FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 

@@ -140,7 +140,7 @@ class Population:
         self.flops = step_flops(first, dataset.shape, dataset.classes)
         self.chunk = choose_chunk(first, self.flops)
         self.program = compile_program(
-            first, dataset.shape, dataset.classes, self.conv_form, self.mode
+            first, dataset.shape, dataset.classes, self.conv_form, self.mode, self.spread
         )
         self.images = jax.device_put(dataset.images, self.program.home)
         self.hyper = self._stack_hyper(configs)

@@ -20,7 +20,7 @@ from normlab.settings import Config, program_key
 from normlab.training.augment import augment_key, crop_and_flip
 from normlab.training.diagnose import Diagnostics, make_diagnostics
 from normlab.training.evaluate import Scores, Scoring, make_evaluate, train_loss
-from normlab.training.mesh import AXIS, Spread, choose_spread, over_batch, over_members
+from normlab.training.mesh import AXIS, Spread, over_batch, over_members
 from normlab.training.state import Hyper, TrainState, init_state
 from normlab.training.step import Batch, make_train_step
 
@@ -298,7 +298,7 @@ def _compile(
     advancing: dict[str, Any] = {"compiler_options": options, "donate_argnums": 0}
     if spread.kind == "none":
         return Program(jax.jit(start_all, **starting), jax.jit(advance_all, **advancing))
-    each, all_of_it = spread.sharding(), spread.sharding()
+    everywhere = each = spread.sharding()
     if spread.kind == "members":
         each = spread.sharding(AXIS)
         start_all = over_members(start_all, spread, own=2, shared=1)
@@ -308,17 +308,17 @@ def _compile(
         start_all, advance_all = (over_batch(f, spread) for f in (start_all, advance_all))
         divided = spread.sharding(None, None, AXIS)
         batches = batches._replace(train=divided, labels=divided)
-    starting["in_shardings"] = (each, each, all_of_it)
-    advancing["in_shardings"] = (each, each, batches, all_of_it, all_of_it)
+    starting["in_shardings"] = (each, each, everywhere)
+    advancing["in_shardings"] = (each, each, batches, everywhere, everywhere)
     return Program(
         jax.jit(start_all, out_shardings=each, **starting),
         jax.jit(advance_all, out_shardings=each, **advancing),
-        all_of_it,
+        everywhere,
     )
 
 
 def compile_program(
-    config: Config, shape: tuple[int, ...], classes: int, conv_form: str, mode: str
+    config: Config, shape: tuple[int, ...], classes: int, conv_form: str, mode: str, spread: Spread
 ) -> Program:
     """Return the program of `config`, made once for all configurations that share it."""
-    return _compile(program_key(config), shape, classes, conv_form, mode, choose_spread(config))
+    return _compile(program_key(config), shape, classes, conv_form, mode, spread)
