@@ -100,6 +100,10 @@ def print_result(store: Store, record: Record) -> None:
         print(f"stopped early at step {record.curve[-1]['step']}; test was not looked at")
     for name in sorted(record.final, key=lambda n: (n.startswith("running"), "validation" in n, n)):
         print(f"{name:<28} {format_value(name, record.final[name], 2)}")
+    facts = record.provenance
+    if "data_wait_seconds" in facts:
+        wait, size = facts["data_wait_seconds"], facts["data_buffer_mb"]
+        print(f"streamed {size} MB of images at a time, waited {wait:.1f} s for them")
     print(f"{record.seconds:.1f} s; {store.run_dir(record.run_id)}")
 
 

@@ -14,7 +14,7 @@ from normlab.settings import defaults
 from normlab.studies.study import load_study
 
 STUDY = load_study("convergence")
-CHUNK = {"train_loss": 0.5, "best": 0.97, "alive": 2}
+CHUNK = {"train_loss": 0.5, "best": 0.97, "alive": 2, "waited": 0.0}
 RUNS = {name: defaults() | {"seed": seed} for seed, name in enumerate("ab")}
 
 

@@ -22,6 +22,7 @@ from workspace import (
     finish,
     needs_proc,
     start_script,
+    wait_for_checkpoint,
     workers_of,
 )
 
@@ -84,15 +85,6 @@ def environment(folder: Path, fault: str) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(IN_WORKER + FAULTS[fault])
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     return {"PYTHONPATH": path, "ONCE": str(folder / "once")}
-
-
-def wait_for_checkpoint(results: Path, process: subprocess.Popen[str]) -> None:
-    for _ in range(600):
-        if any(results.glob("populations/*/checkpoint-*.json")):
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("no checkpoint within 30 seconds")
 
 
 def train_one(results: Path, *flags: str, **more: str) -> subprocess.Popen[str]:

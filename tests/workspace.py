@@ -128,6 +128,15 @@ class Workspace:
         raise AssertionError("no run began within 30 seconds")
 
 
+def wait_for_checkpoint(results: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        if any(results.glob("populations/*/checkpoint-*.json")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint within 30 seconds")
+
+
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for a process; return what it printed, or where it must fail its last line of errors."""
     try:

@@ -95,4 +95,5 @@ class Display:
 def chunk_text(population: PlannedPopulation, facts: dict[str, Any]) -> str:
     """Return how far a population is."""
     best = "" if math.isnan(facts["best"]) else f", best {100 * facts['best']:.1f} %"
-    return f"step {facts['step']}/{population.config['train.steps']}{best}"
+    wait = f", waited {facts['waited']:.1f} s for images" if facts["waited"] >= 0.1 else ""
+    return f"step {facts['step']}/{population.config['train.steps']}{best}{wait}"

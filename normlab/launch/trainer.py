@@ -86,6 +86,7 @@ class Trainer:
         training = time.monotonic() - entered - (self.clock.seconds - ready)
         steps = int(jax.device_get(states.step[: len(self.names)]).sum()) - steps_before
         costs = speed_facts(max(steps, 1), max(training, 1e-9), self.population.flops)
+        costs |= self.population.stream.facts() if self.population.stream else {}
         keeps = any(config["host.keep_params"] for config in self.configs.values())
         kept = arrays_of(states, len(self.names))[0] if keeps else {}
         self._finish(costs | memory_facts() | {"attempts": attempts}, kept)
@@ -141,6 +142,7 @@ class Trainer:
             best=progress.best_accuracy,
             seconds=progress.seconds,
             compiled=round(self.clock.seconds - self.compiled, 3),
+            waited=round(progress.waited, 3),
         )
         if progress.alive == 0 or progress.step == progress.steps:
             return

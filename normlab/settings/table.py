@@ -63,6 +63,13 @@ SETTINGS: dict[str, Setting] = {
         low=0,
         high=1,
     ),
+    "data.stream": Setting(
+        "auto",
+        "execution",
+        "images come to the device chunk by chunk: if they are more than half of its memory or are "
+        "read from a disk (auto), always (on) or never (off)",
+        choices=("auto", "on", "off"),
+    ),
     "model.name": Setting("mlp", "static", "which network"),
     "model.widths": Setting(
         (100, 100, 100), "static", "units of each dense layer, or channels of each conv stage"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -22,9 +22,11 @@ from normlab.training.batches import MemberBatches, Schedule
 from normlab.training.evaluate import CURVE_PARTS
 from normlab.training.flops import step_flops
 from normlab.training.mesh import choose_spread, even_width
+from normlab.training.outcome import Outcome
 from normlab.training.program import ChunkBatches, Trace, compile_program
 from normlab.training.snapshot import Snapshot, arrays_of, states_of
 from normlab.training.state import Hyper, TrainState, hyper_of
+from normlab.training.stream import Stream, is_streamed, stream_chunk
 
 MODES = ("", "running_", "batch_")
 """Prefix of the metrics of each mode: re-estimated statistics (or none), running ones, and those of
@@ -39,47 +41,6 @@ CHUNK_FLOPS = 200_000_000_000
 thousand million a second (2026-11-20)."""
 
 
-@dataclass
-class Outcome:
-    """The result of one run so far."""
-
-    curve: list[dict[str, float]] = field(default_factory=list)
-    """One row for each evaluation: step, train_loss (mean since the row before), and loss and
-    accuracy on the curve's validation images. `running_...` where there are running statistics."""
-    final: dict[str, float] = field(default_factory=dict)
-    """validation_... and test_... loss and accuracy over the whole splits, after the last step."""
-    diverged_at: int | None = None
-    """The step whose loss or gradient was not finite, or the evaluation whose loss was not."""
-    stopped_at: int | None = None
-    """The evaluation that reached train.stop_at and ended the run."""
-    skipped_steps: int = 0
-    """Steps without effect, since their loss or gradient was not finite (train.on_nonfinite)."""
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-
-    @property
-    def is_over(self) -> bool:
-        return self.diverged_at is not None or self.stopped_at is not None
-
-    @property
-    def status(self) -> str:
-        return "trained" if self.diverged_at is None else "diverged"
-
-    def add_losses(self, losses: np.ndarray) -> None:
-        """Count steps of the curve's next row. The sum is in float64: float32 would round
-        differently with every length of a chunk."""
-        finite = losses[np.isfinite(losses)]
-        self.loss_sum += float(np.sum(finite, dtype=np.float64))
-        self.loss_steps += len(finite)
-        self.skipped_steps += len(losses) - len(finite)
-
-    def take_mean_loss(self) -> float:
-        """Return the mean since the last row, NaN where no step counted, and begin the next."""
-        mean = self.loss_sum / self.loss_steps if self.loss_steps else float("nan")
-        self.loss_sum, self.loss_steps = 0.0, 0
-        return mean
-
-
 @dataclass(frozen=True)
 class Progress:
     """What the host sees after each chunk."""
@@ -90,6 +51,8 @@ class Progress:
     train_loss: float
     best_accuracy: float
     seconds: float
+    waited: float
+    """Seconds of them in which the device waited for images."""
     rows: list[list[dict[str, float]]]
     """The new curve rows of each member."""
     snapshot: Callable[[], Snapshot]
@@ -124,6 +87,12 @@ def stack(members: list[Any], width: int) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
 
 
+def stack_batches(
+    members: list[MemberBatches], width: int, first: int, length: int
+) -> ChunkBatches:
+    return stack([m.chunk(first, length) for m in members], width)
+
+
 class Population:
     """S runs in lockstep: `for progress in population.train(): ...`, then `population.outcomes`."""
 
@@ -136,13 +105,21 @@ class Population:
         self.outcomes = [Outcome() for _ in configs]
         self.members = [MemberBatches(c, dataset) for c in configs]
         member = self.members[0]
-        self.schedule = Schedule(first, member.curve_batches, len(member.scoring.parts))
         self.flops = step_flops(first, dataset.shape, dataset.classes)
         self.chunk = choose_chunk(first, self.flops)
         self.program = compile_program(
             first, dataset.shape, dataset.classes, self.conv_form, self.mode, self.spread
         )
-        self.images = jax.device_put(dataset.images, self.program.home)
+        self.stream, batches = None, len(member.scoring.parts)
+        if is_streamed(first, dataset):
+            orders, home = len({c["seed"] for c in configs}), self.program.home
+            self.chunk = stream_chunk(first, dataset, self.chunk, orders)
+            rows = functools.partial(stack_batches, self.members, self.width)
+            self.stream = Stream(first, dataset, rows, self.chunk, orders, home)
+            self.images, batches = self.stream.like, self.stream.curve
+        else:
+            self.images = jax.device_put(np.asarray(dataset.images), self.program.home)
+        self.schedule = Schedule(first, member.curve_batches, batches)
         self.hyper = self._stack_hyper(configs)
 
     def _stack_hyper(self, configs: list[Config]) -> Hyper:
@@ -156,7 +133,11 @@ class Population:
 
     def start(self) -> TrainState:
         """Return the states at step 0; the padding behind the last member is not alive."""
-        states = self.program.start(*self._start_inputs())
+        inputs = self._start_inputs()
+        if self.stream:
+            batches, images = self.feed(0)
+            inputs = self.hyper, batches.train[:, 0], images
+        states = self.program.start(*inputs)
         return states._replace(is_alive=jnp.arange(self.width) < self.size)
 
     def resume(self, snapshot: Snapshot) -> TrainState:
@@ -174,7 +155,13 @@ class Population:
         return Snapshot(step, arrays, kind, [asdict(outcome) for outcome in self.outcomes])
 
     def batches(self, first: int, length: int) -> ChunkBatches:
-        return stack([m.chunk(first, length) for m in self.members], self.width)
+        return stack_batches(self.members, self.width, first, length)
+
+    def feed(self, first: int) -> tuple[ChunkBatches, Any]:
+        """Return the batches of the chunk from step `first` on, and the images of their rows."""
+        if self.stream:
+            return self.stream.take(first)
+        return self.batches(first, self.chunk), self.images
 
     def train(
         self, on_chunk: Callable[[Progress], None], resumed: Snapshot | None = None
@@ -185,16 +172,14 @@ class Population:
         began = time.monotonic()
         states = self.resume(resumed) if resumed else self.start()
         for first in range(resumed.step if resumed else 0, steps, length):
-            states, trace = self.program.advance(
-                states,
-                self.hyper,
-                self.batches(first, length),
-                self.schedule.chunk(first, length),
-                self.images,
-            )
-            rows = self._note(first, jax.device_get(trace))
+            (batches, images), now = self.feed(first), self.schedule.chunk(first, length)
+            states, trace = self.program.advance(states, self.hyper, batches, now, images)
+            trace, end = jax.device_get(trace), min(first + length, steps)
+            if self.stream and end == steps:
+                given = (states, self.hyper, now, trace, end - 1 - first)
+                states, trace = self.stream.finish(self.program.advance, *given)
+            rows = self._note(first, trace)
             states = self._stop(states)
-            end = min(first + length, steps)
             take = functools.partial(self._snapshot, end, states)
             on_chunk(self._progress(end, rows, time.monotonic() - began, take))
             if all(o.is_over for o in self.outcomes):
@@ -206,7 +191,7 @@ class Population:
         and drops them; call it once. It needs no program but that of `train`, because the rest of
         the chunk is padding."""
         length = self.chunk
-        states, batches = self.start(), self.batches(0, length)
+        states, (batches, images) = self.start(), self.feed(0)
         schedule = self.schedule.chunk(0, length)
         schedule = schedule._replace(
             scored=np.zeros(length, np.int32), is_step=np.arange(length) < steps
@@ -214,7 +199,7 @@ class Population:
         jax.block_until_ready(states)
 
         def run() -> None:
-            out = self.program.advance(states, self.hyper, batches, schedule, self.images)
+            out = self.program.advance(states, self.hyper, batches, schedule, images)
             jax.block_until_ready(out)
 
         return run
@@ -299,6 +284,7 @@ class Population:
             train_loss=float(np.median(losses)) if losses else float("nan"),
             best_accuracy=max(accuracies, default=float("nan")),
             seconds=seconds,
+            waited=self.stream.waited if self.stream else 0.0,
             rows=rows,
             snapshot=snapshot,
         )
