@@ -28,8 +28,8 @@ MOST_BYTES, MOST_EXAMPLES = 1_000_000_000, 0.125
 """Images of a chunk's batches: bytes, and the share of all examples. Twice these bytes are needed
 in the host's memory."""
 TOGETHER = len(PARTS)
-"""Batches of a piece. Each has the place of a part, so that the program adds nothing up: the host
-adds one batch after the other, as the program does with all images on the device."""
+"""Batches of a piece. Each has the place of a part, so that the program does not add them up. The
+host does, one after the other, as the program would with all images on the device."""
 
 
 def is_streamed(config: Config, dataset: Dataset) -> bool:
