@@ -126,8 +126,8 @@ class Stream:
             plan = self._plan(range(begin, begin + TOGETHER))
             rows, parts = plan.rows, np.arange(plan.parts.shape[1], dtype=np.int32) % TOGETHER
             plan = plan._replace(parts=np.tile(parts, (len(rows), 1)))
-            idle = (np.repeat(np.zeros_like(v), self.length, 1) for v in self.quiet[:2])
-            batches = ChunkBatches(*idle, *self.quiet[2:])
+            train, labels = (np.repeat(np.zeros_like(v), self.length, 1) for v in self.quiet[:2])
+            batches = self.quiet._replace(train=train, labels=labels)
         new, first = np.setdiff1d(rows, self.kept), len(self.kept)
         buffer[first : first + len(new)] = self.source[new]
         number = np.full(len(self.source), -1, np.int32)
