@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from normlab.runs.config import ConfigError, cohort_id, program_id, resolve, run_id
+from normlab.runs.config import ConfigError, cohort_id, program_id, redrawn, resolve, run_id
 from normlab.settings import SETTINGS, Setting, defaults, from_json
 from normlab.studies.setup import config_names, load_config
 
@@ -195,6 +195,19 @@ PINNED = {
 @pytest.mark.parametrize("name", PINNED)
 def test_run_ids_are_pinned(name):
     assert run_id(resolve(PINNED[name]).config) == name
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_another_seed_and_rate_need_no_second_check_of_the_rest(name):
+    """Any other value in DRAWN would be one that something else depends on."""
+    config, drawn = load_config(name), {"seed": 10_003, "init.seed": 7, "optim.lr": 1}
+    found = redrawn(resolve(config, needs_data=False).config, drawn | {"data.batch": 2})
+    expected = resolve(config | drawn, needs_data=False).config
+    assert found == expected and run_id(found) == run_id(expected)
+    assert type(found["optim.lr"]) is float
+    for wrong in ({"optim.lr": -1.0}, {"seed": "1"}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            redrawn(expected, wrong)
 
 
 def test_run_id_does_not_depend_on_order_or_json():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median_low
 from typing import Any
 
-from normlab.runs.config import resolve, run_id
+from normlab.runs.config import DRAWN, redrawn, resolve, run_id
 from normlab.runs.record import Record
 from normlab.settings import Config
 from normlab.studies.protocols import Edges, Tuning, rate_of
@@ -48,17 +48,18 @@ class ConfigCache:
     data_dir: str | None = None
     needs_data: bool = True
     """False for reports: stored runs can be read where their data set is not."""
-    bases: dict[str, Config] = field(default_factory=dict)
     resolved: dict[tuple, tuple[str, Config]] = field(default_factory=dict)
 
     def look_up(self, setup: Setup, settings: Config) -> tuple[str, Config]:
         key = (setup.base, tuple(setup.settings.items()), tuple(settings.items()))
         if key not in self.resolved:
-            if setup.base not in self.bases:
-                self.bases[setup.base] = load_config(setup.base)
-            config = self.bases[setup.base] | setup.settings | settings
-            resolved = resolve(config, self.data_dir, self.needs_data).config
-            self.resolved[key] = run_id(resolved), resolved
+            rest = {name: value for name, value in settings.items() if name not in DRAWN}
+            if rest != settings:
+                config = redrawn(self.look_up(setup, rest)[1], settings)
+            else:
+                given = load_config(setup.base) | setup.settings | settings
+                config = resolve(given, self.data_dir, self.needs_data).config
+            self.resolved[key] = run_id(config), config
         return self.resolved[key]
 
 
@@ -122,8 +123,7 @@ class SetupRuns:
         decides = self.setup.decides(arm, stage)
         for seed in seeds:
             changed = arm.settings | self.also.get(arm.name, {}) | settings
-            changed |= {"optim.lr": rate_of(exponent)}
-            changed |= self.setup.seed_settings(seed)
+            changed |= {"optim.lr": rate_of(exponent)} | self.setup.seed_settings(seed)
             name, config = self.cache.look_up(self.setup, changed)
             self.wanted[name] = RequiredRun(name, config, self.setup.name, arm.name, stage)
             users = self.users.setdefault(name, [])

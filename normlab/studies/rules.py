@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from normlab.data.table import DATASETS
-from normlab.runs.config import identity
+from normlab.runs.config import DRAWN, identity
 from normlab.runs.errors import ConfigError, LabError
 from normlab.runs.files import make_folder, read_json, write_json
 from normlab.runs.provenance import now
@@ -31,8 +31,6 @@ from normlab.studies.protocols import Edges, Tuning
 from normlab.studies.setup import FIRST_SEED, Setup
 from normlab.studies.study import Study, load_study, study_names
 
-DRAWN = ("seed", "init.seed", "optim.lr")
-"""What the protocol chooses for every run."""
 LONGEST = 60
 """Characters of a value that a difference shows."""
 UNKNOWN = "the rule is another one than today's; the older one was kept as a hash only"
