@@ -83,6 +83,9 @@ class MadeUpEngine:
         self.store, self.ended, self.began = store, 0, 0.0
         self.events: queue.Queue[tuple[WorkerHandle, Facts]] = queue.Queue()
 
+    def adopt(self) -> list[WorkerHandle]:
+        return []
+
     def send(self, worker: WorkerHandle, request: Mapping[str, Any]) -> None:
         began = time.process_time()
         self.began = self.began or began

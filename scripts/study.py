@@ -8,6 +8,7 @@ Examples:
   python scripts/study.py --study=batch_size --config.optim.momentum=0.8     # a variant of it
   python scripts/study.py --study=learning_rate --only=optim.lr=0.1    # only these runs
   python scripts/study.py --study=all --dry_run                        # say what would run
+  python scripts/study.py --study=all --launch=slurm --launch.partition=cpu   # jobs of Slurm
   python scripts/study.py --study=all --launch=ray --launch.slots=40   # on a Ray cluster
   python scripts/study.py --study=convergence --norms=docs/examples/my_norm.py \
       --arms=none,batch,my_norm                                        # with a norm of your own
@@ -26,6 +27,7 @@ Exit codes:
   2    a mistake in the command
   4    a stopped run cannot continue, because its data or settings have changed
   5    a stopped run has no usable checkpoint
+  6    another command directs the jobs of Slurm for these results
   7    results cannot be read or written
   70   some runs failed
   75   SIGTERM, 130 Ctrl-C: saved, the same command continues

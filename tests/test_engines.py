@@ -12,20 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_runs import PROVENANCE
+from sent_runs import CONFIGS, done, folder_of, store_of_worker
 from workspace import ROOT, Workspace, finish, run_script
 
 from normlab.launch.batching import PlannedPopulation
 from normlab.launch.engines import deliveries as arriving
 from normlab.launch.engines import ray as raying
-from normlab.launch.engines import ray_task
+from normlab.launch.engines import remote_task
 from normlab.launch.engines.deliveries import Deliveries
 from normlab.launch.engines.engine import WorkerHandle
 from normlab.launch.engines.options import LaunchOptions
 from normlab.launch.engines.ray import RayEngine, Task, end_of
+from normlab.launch.engines.remote import checked, gone
 from normlab.launch.failures import Failure
 from normlab.launch.supervisor import Supervisor
-from normlab.runs.checkpoints import MANIFEST, PopulationFolder, population_id
+from normlab.runs.checkpoints import MANIFEST, PopulationFolder
 from normlab.runs.errors import Damaged, Preempted, StorageError
 from normlab.runs.store import Store
 from normlab.runs.transfer import (
@@ -34,25 +35,11 @@ from normlab.runs.transfer import (
     checkpoint_contents,
     run_contents,
 )
-from normlab.settings import Config, defaults
-
-CONFIGS: dict[str, Config] = {name: defaults() | {"seed": i} for i, name in enumerate("ab")}
-ROW = {"step": 5, "accuracy": 0.5}
 
 
 @pytest.fixture
 def there(tmp_path) -> Store:
-    """The store of a worker, with two finished runs and a checkpoint."""
-    store = Store(tmp_path / "there").open()
-    for name, config in CONFIGS.items():
-        store.run_dir(name).mkdir()
-        result = {"config": config, "status": "trained", "final": {}, "diverged_at": None}
-        result |= {"skipped_steps": 0, "seconds": 0.0, "provenance": PROVENANCE}
-        store.finish(name, result, [ROW])
-    folder = PopulationFolder(store, population_id(CONFIGS))
-    folder.form(CONFIGS, {})
-    folder.save(5, {"step": np.full(2, 5, np.int32)}, {"runs": CONFIGS})
-    return store
+    return store_of_worker(tmp_path / "there")
 
 
 @pytest.fixture
@@ -93,10 +80,6 @@ def test_the_result_of_other_settings_or_of_another_run_is_refused(there, here):
     assert here.done() == set()
 
 
-def folder_of(store: Store) -> PopulationFolder:
-    return PopulationFolder(store, population_id(CONFIGS))
-
-
 def test_a_checkpoint_that_arrives_can_be_continued(there, here):
     adopt_checkpoints(folder_of(here), checkpoint_contents(folder_of(there), 5))
     newest = folder_of(here).newest(pytest.fail)
@@ -127,11 +110,6 @@ def opened(store: Store, **request: Any) -> tuple[Deliveries, Any, queue.Queue]:
     deliveries = Deliveries(store, events)
     request = {"do": "train", "configs": CONFIGS, "resumes": False} | request
     return deliveries, deliveries.open(WorkerHandle(0), request), events
-
-
-def done(there: Store) -> dict[str, Any]:
-    files = {name: run_contents(there, name) for name in CONFIGS}
-    return {"event": "done", "ids": list(CONFIGS), "busy": [], "files": files, "manifest": {}}
 
 
 def test_the_supervisor_hears_of_results_once_they_are_written_and_free(there, here):
@@ -224,7 +202,7 @@ def test_a_worker_that_is_killed_leaves_its_runs_free(here):
 
 def test_progress_comes_now_and_then_and_all_else_at_once(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(ray_task, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(remote_task, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     class Events:
         def __init__(self) -> None:
@@ -239,7 +217,7 @@ def test_progress_comes_now_and_then_and_all_else_at_once(monkeypatch):
             return event
 
     events: Any = Events()
-    told = [(e["event"], e.get("step")) for e in ray_task.thinned(events)]
+    told = [(e["event"], e.get("step")) for e in remote_task.thinned(events)]
     chunks = [("chunk", 0), ("chunk", 10), ("chunk", 20), ("chunk", 24)]
     assert told == [*chunks, ("saved", 26), ("chunk", 27), ("alive", None), ("done", 30)]
 
@@ -267,7 +245,6 @@ def engine_of(store: Store) -> RayEngine:
     engine.events, engine.tasks = queue.Queue(), {}
     engine.lock = raying.threading.Lock()
     engine.deliveries = Deliveries(store, engine.events)
-    engine.facts = {"training_version": 3, "versions": {"jax": "1"}}
     return engine
 
 
@@ -287,16 +264,15 @@ def test_a_silent_node_is_lost_one_that_waits_for_a_place_is_not(here, monkeypat
     assert facts["event"] == "gone" and facts["status"] == "lost" and here.lock("a")
 
 
-def test_nodes_with_other_code_or_versions_train_nothing(here):
-    engine = engine_of(here)
-    task: Any = SimpleNamespace(node="")
-    ready = {"event": "ready", "node": "abcdefghij"} | engine.facts
-    assert engine._checked(task, ready) is ready
+def test_nodes_with_other_code_or_versions_train_nothing():
+    ours = {"training_version": 3, "versions": {"jax": "1"}}
+    ready = {"event": "ready"} | ours
+    assert checked(ready, ours, "n1") is ready
     for change, words in (
-        ({"training_version": 2}, "training version 2, this command 3"),
-        ({"versions": {"jax": "2"}}, "jax 2, not 1"),
+        ({"training_version": 2}, "node n1 has training version 2, this command 3"),
+        ({"versions": {"jax": "2"}}, "node n1 has jax 2, not 1"),
     ):
-        facts = engine._checked(task, ready | change)
+        facts = checked(ready | change, ours, "n1")
         assert facts["event"] == "unfit" and words in facts["message"]
 
 
@@ -310,7 +286,7 @@ def test_a_lost_machine_has_retries_of_its_own(here):
     for status in ("lost", "killed", "lost", "lost"):
         supervisor._fail(WorkerHandle(0), Failure(population, status, ""))
     assert then == ["tried again"] * 3 + ["given up"]
-    engine.kill, lost = lambda worker: None, raying.gone("lost", "was lost")
+    engine.kill, lost = lambda worker: None, gone("lost", "was lost")
     for _ in range(5):  # many tasks can begin on a machine that is lost
         supervisor.workers = [WorkerHandle(0, population)]
         supervisor._take(supervisor.workers[0], dict(lost))
@@ -357,14 +333,18 @@ def test_workers_of_one_machine_stay_on_cores_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--launch.slots=3"], "launch.slots = 3 is for --launch=ray"),
+        (["--launch.slots=3"], "launch.slots = 3 is for --launch=ray|slurm"),
+        (["--launch.partition=x"], "launch.partition = 'x' is for --launch=slurm; on this machine"),
+        (["--launch=ray", "--launch.setup=x"], "launch.setup = ('x',) is for --launch=slurm, not"),
+        (["--launch=slurm", "--launch.address=x:1"], "is for --launch=ray, not for slurm"),
+        (["--launch=ray", "--take_over"], "take_over is for --launch=slurm, not for ray"),
         (["--launch=ray", "--launch.slots=-1"], "launch.slots"),
         (["--launch=ray", "--launch.cpus=0"], "launch.cpus"),
         (["--launch=ray", "--launch.mem_gb=nan"], "launch.mem_gb"),
         (["--launch=ray", "--launch.timeout_min=inf"], "give a finite number"),
         (["--launch=ray", "--launch.code=git"], "ship|installed"),
         (["--launch=ray", "--launch.address=ray://x:1"], "is no HOST:PORT"),
-        (["--launch=cloud"], "local|ray"),
+        (["--launch=cloud"], "local|ray|slurm"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused_in_a_line(tmp_path, flags, words):

@@ -10,20 +10,29 @@ from absl import flags
 
 from normlab.cli.files import UsageError
 from normlab.launch.engines.engine import Engine
-from normlab.launch.engines.options import LaunchOptions
+from normlab.launch.engines.options import ONLY, LaunchOptions
 from normlab.runs.store import Store
 
 FLAGS = flags.FLAGS
-ENGINES = ("local", "ray")
+CLUSTERS = "ray|slurm"
+ENGINES = ("local", "ray", "slurm")
 
 
 def define_launch() -> None:
     """Define `--launch` and its options."""
     none = LaunchOptions()
-    text = "Where runs train: on this machine, or on a Ray cluster: see docs/scaling.md."
+    text = "Where runs train: on this machine, or on a cluster: see docs/scaling.md."
     flags.DEFINE_enum("launch", "local", ENGINES, text)
-    text = "HOST:PORT of the head of the cluster, auto (of this machine) or local (a new one)."
+    text = "Ray: HOST:PORT of the head, auto (of this machine) or local (a new cluster)."
     flags.DEFINE_string("launch.address", none.address, text)
+    flags.DEFINE_string("launch.partition", none.partition, "Slurm: of the jobs.")
+    flags.DEFINE_string("launch.account", none.account, "Slurm: of the jobs.")
+    text = "Slurm: features that nodes must have."
+    flags.DEFINE_string("launch.constraint", none.constraint, text)
+    text = "Slurm: a line of shell before the worker; may be repeated."
+    flags.DEFINE_multi_string("launch.setup", [], text)
+    text = "Slurm: how many jobs of an array run at the same time; 0: all."
+    flags.DEFINE_integer("launch.array_parallelism", none.array_parallelism, text, 0)
     text = "Populations that train at the same time; 0: as many as have room."
     flags.DEFINE_integer("launch.slots", none.slots, text, 0)
     flags.DEFINE_integer("launch.cpus", none.cpus, "Cores of a population.", 1)
@@ -36,6 +45,8 @@ def define_launch() -> None:
     flags.DEFINE_integer("launch.retries", none.retries, text, 0)
     text = "ship: nodes get this code. installed: they have their own."
     flags.DEFINE_enum("launch.code", none.code, ("ship", "installed"), text)
+    text = "Slurm: continue though another command seems to direct these results."
+    flags.DEFINE_bool("take_over", False, text)
 
 
 def given_options() -> LaunchOptions:
@@ -43,12 +54,22 @@ def given_options() -> LaunchOptions:
     values: dict[str, Any] = {
         field.name: FLAGS[f"launch.{field.name}"].value for field in fields(LaunchOptions)
     }
+    values["setup"] = tuple(values["setup"])
     given = [name for name in values if FLAGS[f"launch.{name}"].present]
     if FLAGS.launch == "local" and given:
+        engine = ONLY.get(given[0], CLUSTERS)
         raise UsageError(
-            f"launch.{given[0]} = {values[given[0]]!r} is for --launch=ray; on this machine "
+            f"launch.{given[0]} = {values[given[0]]!r} is for --launch={engine}; on this machine "
             "--config.host.processes=N says how many train"
         )
+    if FLAGS.take_over and FLAGS.launch != "slurm":
+        raise UsageError(f"take_over is for --launch=slurm, not for {FLAGS.launch}; leave it out")
+    for name in given:
+        if ONLY.get(name, FLAGS.launch) != FLAGS.launch:
+            raise UsageError(
+                f"launch.{name} = {values[name]!r} is for --launch={ONLY[name]}, not for "
+                f"{FLAGS.launch}; leave it out"
+            )
     for name in ("mem_gb", "timeout_min"):
         if not math.isfinite(values[name]):
             raise UsageError(f"launch.{name} = {values[name]}; give a finite number")
@@ -66,6 +87,10 @@ def make_engine(store: Store, data_dir: str | None) -> Engine | None:
     options = given_options()
     if FLAGS.launch == "local":
         return None
+    if FLAGS.launch == "slurm":
+        from normlab.launch.engines.slurm import SlurmEngine
+
+        return SlurmEngine(store, options, data_dir, FLAGS.take_over)
     from normlab.launch.engines.ray import RayEngine
 
     return RayEngine(store, options, data_dir)

@@ -126,6 +126,13 @@ class Supervisor:
         self.engine.send(worker, {"do": "train", "attempts": attempts} | request)
         self.on_event(worker, "given", {})
 
+    def _employ_adopted(self, worker: WorkerHandle) -> None:
+        """Let a worker that trains already train on."""
+        assert worker.population
+        worker.programs.add(worker.population.program)
+        self.workers.append(worker)
+        self.on_event(worker, "given", {})
+
     def _choose(
         self, worker: WorkerHandle, populations: list[PlannedPopulation]
     ) -> PlannedPopulation:
@@ -147,6 +154,8 @@ class Supervisor:
 
         Runs that another process is training are waited for: it may die and leave them.
         """
+        for worker in self.engine.adopt():
+            self._employ_adopted(worker)
         known: dict[str, Config] | None = None
         while True:
             now = missing()

@@ -30,7 +30,7 @@ class Workspace:
         return random.Random(f"{self.seed} {purpose}")
 
 
-CAMPAIGNS = ("kills", "crashes", "damage", "untrusted_input", "cluster")
+CAMPAIGNS = ("kills", "crashes", "damage", "untrusted_input", "cluster", "slurm")
 """Each is a module of this package."""
 
 

@@ -14,6 +14,7 @@ from workspace import CACHE, ROOT
 from stress import processes
 from stress.campaign import CAMPAIGNS, Workspace, find_campaign
 from stress.output_escaping import Parsed
+from stress.slurm_nodes import missing
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and fork")
 AT_LEAST = {
@@ -26,6 +27,7 @@ AT_LEAST = {
     "damage": {"damages": 55},
     "untrusted_input": {"files planted": 40, "links planted": 15},
     "cluster": {"faults": 3},
+    "slurm": {"faults": 4},
 }
 """Figures without which a campaign would have tried nothing."""
 
@@ -41,6 +43,8 @@ def workspace(tmp_path, monkeypatch) -> Workspace:
 def test_every_promise_is_kept_and_every_mutant_is_caught(name, workspace):
     if name == "cluster":
         pytest.importorskip("ray", reason="needs ray: pip install 'normlab[ray]'")
+    if name == "slurm" and (lacking := missing(installs=False)):
+        pytest.skip(f"needs a Slurm: {lacking}")
     report = find_campaign(name)(workspace)
     assert not report.failures
     few = {f: least for f, least in AT_LEAST[name].items() if int(report.figures[f]) < least}

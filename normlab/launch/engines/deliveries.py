@@ -18,7 +18,7 @@ from typing import Any
 
 from normlab.launch.claims import Claim
 from normlab.launch.engines.engine import Facts, WorkerHandle
-from normlab.runs.checkpoints import PopulationFolder, population_id
+from normlab.runs.checkpoints import PopulationFolder, population_id, unfinished
 from normlab.runs.errors import Damaged, LabError, StorageError
 from normlab.runs.record import Record
 from normlab.runs.store import Store
@@ -89,6 +89,18 @@ class Deliveries:
             return None
         return delivery
 
+    def reopen(self, worker: WorkerHandle, request: Mapping[str, Any]) -> Delivery | None:
+        """Lock the runs of a request that an earlier command sent, whose answer can still come.
+        Return None where another process has them by now, or where none is left."""
+        delivery, names = Delivery(worker, dict(request)), list(request["configs"])
+        begun = {folder.name for folder in unfinished(self.store)}
+        delivery.claim = claim = Claim(self.store, names, delivery.population in begun)
+        left = {name for name in names if not self.store.is_done(name)}
+        if left and left.issubset(claim.free):
+            return delivery
+        claim.release()
+        return None
+
     def _checkpoint(self, worker: WorkerHandle, name: str) -> dict[str, bytes]:
         folder = PopulationFolder(self.store, name)
 
@@ -108,6 +120,7 @@ class Deliveries:
             for run, contents in facts["files"].items():
                 self._write(delivery, partial(self._adopt_run, delivery, run, contents))
             busy = [*(delivery.claim.busy if delivery.claim else []), *facts["busy"]]
+            busy = [name for name in busy if name not in facts["ids"]]
             end = {"event": "done", "ids": facts["ids"], "busy": busy}
             self.end(delivery, end | {"records": delivery.records})
         elif event in ENDS:

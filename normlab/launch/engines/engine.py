@@ -50,6 +50,11 @@ class Engine(Protocol):
         """How many workers there can be by now."""
         ...
 
+    def adopt(self) -> list[WorkerHandle]:
+        """Return the workers of a command that was killed, each with its population. Called once,
+        before anything is sent."""
+        ...
+
     def send(self, worker: WorkerHandle, request: Mapping[str, Any]) -> None:
         """Send a request to a worker, which is started where it has none yet."""
         ...

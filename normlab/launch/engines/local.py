@@ -41,6 +41,9 @@ class LocalEngine:
     def slots(self) -> int:
         return len(self.devices)
 
+    def adopt(self) -> list[WorkerHandle]:
+        return []  # workers end with their command
+
     def send(self, worker: WorkerHandle, request: Mapping[str, Any]) -> None:
         if worker not in self.processes:
             self.processes[worker] = self._start(worker)

@@ -11,6 +11,14 @@ class LaunchOptions:
 
     address: str = "auto"
     """Of the head of a Ray cluster; auto: the one of this machine; local: one of its own."""
+    partition: str = ""
+    account: str = ""
+    constraint: str = ""
+    """Of the jobs of Slurm; "": its defaults."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell that a job of Slurm runs before its worker."""
+    array_parallelism: int = 0
+    """How many jobs of one array run at the same time; 0: as many as have room."""
     slots: int = 0
     """Populations that train at the same time; 0: as many as the cluster has room for."""
     cpus: int = 1
@@ -23,3 +31,14 @@ class LaunchOptions:
     """How often a population whose machine was lost is tried again."""
     code: str = "ship"
     """ship: workers get the code of the command. installed: they have their own."""
+
+
+ONLY = {
+    "address": "ray",
+    "partition": "slurm",
+    "account": "slurm",
+    "constraint": "slurm",
+    "setup": "slurm",
+    "array_parallelism": "slurm",
+}
+"""Option -> the only engine that has it."""

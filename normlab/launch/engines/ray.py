@@ -16,24 +16,21 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from normlab.data import DATASETS, load, outside_data
+from normlab.data import DATASETS, load
 from normlab.launch.engines.deliveries import Deliveries, Delivery
 from normlab.launch.engines.engine import Facts, WorkerHandle
 from normlab.launch.engines.options import LaunchOptions
 from normlab.launch.engines.ray_task import StopFlags, train
+from normlab.launch.engines.remote import SILENT_S, checked, gone, kept_files, kept_names, unfit
 from normlab.runs.errors import ConfigError
-from normlab.runs.kept_rows import row_files
 from normlab.runs.provenance import git_facts, host_facts
 from normlab.runs.store import Store
-from normlab.runs.transfer import contents_of
 from normlab.shipped import PACKAGES
 
-SILENT_S = 60.0
-"""Seconds without a sign of life after which the node of a task counts as lost."""
 HEAD_S, WATCH_S, CONNECT_S = 30.0, 5.0, 5.0
 """Seconds without an answer of the head after which it is lost; between two questions; for one."""
 POLL_S, FETCH_S, SHUTDOWN_S = 0.2, 30.0, 10.0
@@ -53,7 +50,6 @@ class Task:
     number: int
     heard: float | None = None
     """When it was last heard of, None while it waits for a place."""
-    node: str = ""
 
 
 class RayEngine:
@@ -71,7 +67,6 @@ class RayEngine:
         self.tasks: dict[Stream, Task] = {}
         self.lock, self.numbers = threading.Lock(), itertools.count()
         self.is_closed = threading.Event()
-        self.kept = self.ray.put(kept_files(store.root))
         self.no_data = self.ray.put({})
         self.data: dict[str, Any] = {}
         """Data set that nodes may lack -> where Ray keeps it."""
@@ -138,9 +133,19 @@ class RayEngine:
         room += [there.get("memory", 0) // (options.mem_gb * 1024**3)] if options.mem_gb else []
         return int(min(room))
 
+    @cached_property
+    def kept(self) -> Any:
+        """The norms, networks and data sets of the user, as Ray keeps them; once the store has
+        them."""
+        root = self.store.root
+        return self.ray.put(kept_files(root, kept_names(root)))
+
     @property
     def slots(self) -> int:
         return self.options.slots or max(1, self.room)
+
+    def adopt(self) -> list[WorkerHandle]:
+        return []  # tasks end with their command
 
     def send(self, worker: WorkerHandle, request: Mapping[str, Any]) -> None:
         delivery = self.deliveries.open(worker, request)
@@ -212,29 +217,11 @@ class RayEngine:
             facts = end_of(error)
         task.heard = time.monotonic()
         if facts["event"] == "ready":
-            facts = self._checked(task, facts)
+            facts = checked(facts, self.facts, facts["node"][:8])
         if facts["event"] != "alive" and self.deliveries.take(task.delivery, facts):
             with self.lock:
                 self.tasks.pop(stream, None)
             self.flags.set.remote(task.number)
-
-    def _checked(self, task: Task, facts: Facts) -> Facts:
-        """Return the event of a worker that is ready, or that none is fit where its code is not
-        that of this command."""
-        task.node = facts["node"]
-        name = "training_version"
-        if facts[name] != self.facts[name]:
-            return unfit(
-                f"node {task.node[:8]} has training version {facts[name]}, this command "
-                f"{self.facts[name]}; use --launch.code=ship, or install the same normlab there"
-            )
-        ours, theirs = self.facts["versions"], facts["versions"]
-        if other := [f"{n} {theirs[n]}, not {ours[n]}" for n in ours if theirs[n] != ours[n]]:
-            return unfit(
-                f"node {task.node[:8]} has {'; '.join(other)}: results would not be comparable; "
-                "install the same versions there"
-            )
-        return facts
 
     def _end_silent(self) -> None:
         """Give up tasks whose nodes are silent. Ray itself would take minutes to say so."""
@@ -278,24 +265,6 @@ def connect(address: str) -> None:
     """Return where somebody listens at HOST:PORT; raises OSError, and ValueError for a bad one."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-
-
-def kept_files(root: Path) -> dict[str, dict[str, bytes]]:
-    """Return folder -> files with the norms, networks and data sets of the user."""
-    kept = {
-        kind: {Path(file).name: Path(file).read_bytes() for file in paths}
-        for kind, paths in row_files(root).items()
-    }
-    names = [f"{name}.{end}" for name in outside_data() for end in ("json", "npz")]
-    return kept | {"data": contents_of(root / "data", *names)}
-
-
-def gone(status: str, message: str) -> Facts:
-    return {"event": "gone", "status": status, "message": message}
-
-
-def unfit(message: str) -> Facts:
-    return {"event": "unfit", "message": message}
 
 
 def end_of(error: Exception) -> Facts:
