@@ -24,14 +24,16 @@ Exit codes:
   5    its checkpoints are damaged; --restart trains it from step 0
   6    another process trains it
   7    results cannot be read or written
-  75   SIGTERM, 130 Ctrl-C: saved, the same command continues
+  75   SIGTERM, 130 Ctrl-C: saved, the same command continues; 75 also where another process of
+       --distributed was lost
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not be installed
@@ -39,7 +41,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # normlab need not
 from absl import flags
 
 from normlab import cli
-from normlab.launch.single import format_value, train
+from normlab.launch.peers import Peers, divide_batch, find_peers
+from normlab.launch.single import follow, format_value, release, train
 from normlab.runs.checkpoints import tidy, unfinished
 from normlab.runs.config import resolve, run_id
 from normlab.runs.errors import ConfigError
@@ -50,6 +53,7 @@ from normlab.runs.store import Store
 
 flags.DEFINE_bool("restart", False, "Train from step 0 even if the run is finished or was stopped.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved settings and stop.")
+flags.DEFINE_bool("distributed", False, "Train together with the other processes of the launcher.")
 cli.define_path("profile_trace", None, "Directory for a profile of a few training steps.")
 cli.define_results()
 cli.define_data_dir()
@@ -107,7 +111,30 @@ def print_result(store: Store, record: Record) -> None:
     print(f"{record.seconds:.1f} s; {store.run_dir(record.run_id)}")
 
 
+def given_peers() -> Peers | None:
+    """Return the processes of --distributed, None where there is one; raises ConfigError."""
+    if not FLAGS.distributed:
+        return None
+    if FLAGS.profile_trace:
+        raise ConfigError("--profile_trace does not go with --distributed; leave one of them out")
+    found = find_peers(os.environ)
+    return found if found.processes > 1 else None
+
+
+def train_quietly(peers: Peers) -> int:
+    """Train as a process that is not the first: what it writes is in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(open(os.devnull, "w")):
+        cli.load_norms()
+        config, _ = resolve(cli.config_from_flags(), FLAGS.data_dir)
+        store, shared = Store(folder).open(), divide_batch(config, peers)
+        follow(store, run_id(config), shared, data_dir=FLAGS.data_dir, peers=peers)
+    return cli.OK
+
+
 def main() -> int:
+    peers = given_peers()
+    if peers and peers.number and not FLAGS.dry_run:
+        return train_quietly(peers)
     cli.load_norms()
     store = Store(FLAGS.results)
     recall_data(store.root)
@@ -120,6 +147,8 @@ def main() -> int:
             print(f"{setting:<24} {value}")
         print(f"run id {name}")
         return cli.OK
+    if peers:
+        config = divide_batch(config, peers)
     store.check()
     if FLAGS.profile_trace and (FLAGS.restart or not store.is_done(name)):
         make_trace_folder()
@@ -132,11 +161,14 @@ def main() -> int:
         unkept = is_unkept(store.read(name), config)
         unkept = ", its parameters were not kept" if unkept else ""
         print(f"run {name} is finished{untraced}{unkept}; --restart repeats it")
+        if peers:
+            release(store, peers)
     else:
         for doubt in store.doubts():
             cli.warn(doubt)
         print(f"run {name}: {config['data.name']} {config['model.name']} {config['norm.name']}")
         options = {"data_dir": FLAGS.data_dir, "profile_trace": FLAGS.profile_trace}
+        options |= {"peers": peers}
         with ExitStack() as stack:
             trackers = [stack.enter_context(closing(t)) for t in cli.make_trackers()]
             train(store, name, config, trackers=trackers, **options)

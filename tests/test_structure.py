@@ -53,7 +53,7 @@ OFFERED = ("normlab", "normlab.api", "normlab.version")
 """What `import normlab` may offer; it imports `api` when a function of it is first asked for."""
 JAX_FREE = ("normlab.training.evaluation_steps.", "normlab.training.version.")
 """What these rooms may import of `training`."""
-WORKER = ("worker", "trainer", "costs", "parcel")
+WORKER = ("worker", "shared_worker", "trainer", "costs", "parcel")
 """The files of `launch` that run in the worker process."""
 FILE_LINES, FUNCTION_LINES = 350, 60
 

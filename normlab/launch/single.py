@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from normlab.launch.engines.engine import WorkerHandle
+from normlab.launch.engines.local import LocalEngine
 from normlab.launch.failures import error_of
+from normlab.launch.peers import Peers
 from normlab.launch.progress import notice
 from normlab.launch.supervisor import Supervisor
 from normlab.launch.trackers import Tracker, add_end
@@ -73,19 +75,42 @@ def train(
     data_dir: str | None = None,
     profile_trace: str | None = None,
     trackers: Sequence[Tracker] = (),
+    peers: Peers | None = None,
 ) -> None:
     """Train a run in a worker process and print its evaluations; raises InUse where another process
-    trains it, and the error that ended it."""
-    with Supervisor(
-        store,
-        processes=1,
-        data_dir=data_dir,
-        profile_trace=profile_trace,
-        retries=0,
-        on_event=Screen(store, name, config, trackers).show,
-    ) as supervisor:
+    trains it, and the error that ended it. `peers`: the processes that train it together."""
+    engine = LocalEngine(store, 1, data_dir, profile_trace, peers)
+    show = Screen(store, name, config, trackers).show
+    with Supervisor(store, engine=engine, retries=0, on_event=show) as supervisor:
         supervisor.run(lambda: {} if store.is_done(name) else {name: config})
         for failure in supervisor.failures:
             raise error_of([failure])(failure.message)
     for tracker in trackers:
         add_end(tracker, store.read(name))
+
+
+def follow(
+    store: Store, name: str, config: Config, *, data_dir: str | None = None, peers: Peers
+) -> None:
+    """Train a run as one of its processes that are not the first, in silence; raises the error that
+    ended it. `store` is of no use to others."""
+    is_over = False
+
+    def note(worker: WorkerHandle, event: str, facts: dict[str, Any]) -> None:
+        nonlocal is_over
+        is_over |= event == "done"
+
+    engine = LocalEngine(store, 1, data_dir, peers=peers)
+    with Supervisor(store, engine=engine, retries=0, on_event=note) as supervisor:
+        supervisor.run(lambda: {} if is_over else {name: config})
+        for failure in supervisor.failures:
+            raise error_of([failure])(failure.message)
+
+
+def release(store: Store, peers: Peers) -> None:
+    """Let the other processes of a run end, since nothing is to be trained."""
+    engine, worker = LocalEngine(store, peers=peers), WorkerHandle(0)
+    engine.send(worker, {"do": "train", "configs": {}, "resumes": False, "attempts": []})
+    while engine.events.get()[1]["event"] not in ("done", "error", "unfit", "gone"):
+        pass
+    engine.kill(worker)

@@ -19,7 +19,7 @@ from normlab.launch.engines.engine import Engine, WorkerHandle
 from normlab.launch.engines.local import LocalEngine
 from normlab.launch.failures import Failure
 from normlab.runs.checkpoints import PopulationFolder, population_id
-from normlab.runs.errors import NoWorker, Preempted, StorageError
+from normlab.runs.errors import NoWorker, PeerGone, Preempted, StorageError
 from normlab.runs.store import Store
 from normlab.settings import Config
 
@@ -232,6 +232,8 @@ class Supervisor:
             worker.is_ready, self.ended_early = True, 0
         elif event == "unfit":
             raise NoWorker(facts["message"])
+        elif event == "alone":
+            raise PeerGone(facts["message"])
         elif event == "gone":
             self._note_end(worker, facts)
         elif event == "error":

@@ -21,16 +21,19 @@ from normlab.shipped import PACKAGES
 HARMLESS = (
     "JAX_CHECK_PROXY_ENVS",
     "JAX_COMPILATION_CACHE_",
+    "JAX_COORDINATOR_ADDRESS",
     "JAX_DEBUG_LOG_MODULES",
     "JAX_DUMP_IR_",
     "JAX_ENABLE_COMPILATION_CACHE",
     "JAX_EXPLAIN_CACHE_MISSES",
     "JAX_LOG",
+    "JAX_NUM_PROCESSES",
     "JAX_PERSISTENT_CACHE_",
     "JAX_PLATFORM",
+    "JAX_PROCESS_ID",
     "JAX_TRACEBACK_",
 )
-"""How the settings of JAX begin that change no number: places, caches and logs."""
+"""How the settings of JAX begin that change no number: places, caches, logs and addresses."""
 MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 STOPS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 """Signals with which schedulers and terminals end a command."""

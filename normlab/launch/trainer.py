@@ -74,7 +74,7 @@ class Trainer:
             raise StorageError(f"{error}; the last good checkpoint {last}") from error
 
     def _train(self, attempts: list[dict[str, Any]]) -> None:
-        resumed = self._resume()
+        resumed = self.resume()
         self.folder.form(self.configs, self.facts)
         curves = [outcome["curve"] for outcome in resumed.outcomes] if resumed else None
         for i, name in enumerate(self.names):
@@ -84,14 +84,14 @@ class Trainer:
         ready, entered = self.clock.seconds, time.monotonic()
         states = self.population.train(self._on_chunk, resumed)
         training = time.monotonic() - entered - (self.clock.seconds - ready)
-        steps = int(jax.device_get(states.step[: len(self.names)]).sum()) - steps_before
+        steps = int(jax.device_get(states.step)[: len(self.names)].sum()) - steps_before
         costs = speed_facts(max(steps, 1), max(training, 1e-9), self.population.flops)
         costs |= self.population.stream.facts() if self.population.stream else {}
         keeps = any(config["host.keep_params"] for config in self.configs.values())
         kept = arrays_of(states, len(self.names))[0] if keeps else {}
         self._finish(costs | memory_facts() | {"attempts": attempts}, kept)
 
-    def _resume(self) -> Snapshot | None:
+    def resume(self) -> Snapshot | None:
         """Return where to continue; None to begin. Raises NoCheckpoint and Drift."""
 
         def warn(message: str) -> None:

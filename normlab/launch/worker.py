@@ -192,16 +192,20 @@ def unfit(error: Exception) -> str:
     return f"{reason}; JAX_PLATFORMS={asked} is set, cpu is always there" if asked else reason
 
 
-def main() -> None:
+def main(
+    make: type[Worker] = Worker, begin: Callable[[dict[str, Any]], None] = lambda options: None
+) -> None:
+    """Serve as a worker; `begin(options)` comes before jax looks for devices."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what Ctrl-C means
     options, requests, events = open_worker()
     store = Store(options["results"])
     put = functools.partial(answer, events)
-    worker = Worker(store, options["data_dir"], put, options["profile_trace"])
+    worker = make(store, options["data_dir"], put, options["profile_trace"])
     heed(worker.stop)
     try:
         if doubt := use_cache():
             worker.emit("warning", message=f"{doubt}; NORMLAB_CACHE=DIR names another place")
+        begin(options)
         jax.devices()  # fails where JAX_PLATFORMS names what is not there
         for kind, add in (("norms", add_norms), ("models", add_models)):
             add(options[kind], [Path(file).stem for file in options[kind]])

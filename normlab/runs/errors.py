@@ -72,6 +72,12 @@ class Damaged(StorageError):
         self.why, self.run_id = why, run_id
 
 
+class PeerGone(LabError):
+    """Another process of the same run was lost or asked to stop; the same command continues."""
+
+    code, kind = 75, "peers"
+
+
 class Preempted(KeyboardInterrupt):
     """SIGTERM: the machine is wanted for something else, or goes away."""
 

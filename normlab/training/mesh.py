@@ -1,4 +1,7 @@
-"""One population over several devices: its members, or the examples of its batches."""
+"""One population over several devices: its members, or the examples of its batches.
+
+The devices of several processes divide batches, as many of each.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -27,23 +31,31 @@ class Spread(NamedTuple):
     def fact(self, mode: str, width: int) -> str:
         """Return how members run, with all of the devices that decides bits."""
         if self.kind == "batch":
-            return f"{mode}, batches over {self.devices} devices"
+            processes = jax.process_count()
+            of = f" of {processes} processes" if processes > 1 else ""
+            return f"{mode}, batches over {self.devices} devices{of}"
         is_wide = self.kind == "members" and mode == "vmap"
         return f"{mode}, {width // self.devices} a device" if is_wide else mode
 
 
 @functools.cache
 def _mesh(devices: int) -> Mesh:
-    return Mesh(np.array(jax.devices()[:devices]), (AXIS,), axis_types=(AxisType.Auto,))
+    processes = range(jax.process_count())
+    each = devices // len(processes)
+    chosen = [d for i in processes for d in jax.local_devices(process_index=i)[:each]]
+    return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def choose_spread(config: Config) -> Spread:
     """Return what `host.mesh` divides here. A batch goes to the most devices that divide it, and
     late batches, evenly."""
-    kind, there = config["host.mesh"], jax.device_count()
+    kind, there, processes = config["host.mesh"], jax.device_count(), jax.process_count()
+    if processes > 1:
+        kind = "batch"
     if kind == "batch":
         sizes = config["data.batch"], config["train.late_batch"]
-        there = max(n for n in range(1, there + 1) if not any(size % n for size in sizes))
+        counts = range(processes, there + 1, processes)
+        there = max(n for n in counts if not any(size % n for size in sizes))
     if kind == "none" or there == 1:
         return Spread("none", 1)
     return Spread("members" if kind == "auto" else kind, there)
@@ -73,3 +85,31 @@ def over_batch(function: Any, spread: Spread) -> Any:
             return function(*arguments)
 
     return traced
+
+
+def place(array: Any, sharding: NamedSharding | None) -> jax.Array:
+    """Return an array that every process has whole where `sharding` says; None: on this device."""
+    if sharding is None or jax.process_count() == 1:
+        return jax.device_put(array, sharding)
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return array
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        words = place(jax.random.key_data(array), sharding)
+        return jax.random.wrap_key_data(words, impl=str(jax.random.key_impl(array)))
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def for_processes(function: Any, shardings: tuple[Any, ...]) -> Any:
+    """Return `function`, in several processes with its arguments placed as `shardings` say."""
+    if jax.process_count() == 1:
+        return function
+
+    def placed(sharding: NamedSharding, part: Any) -> Any:
+        return jax.tree.map(lambda array: place(array, sharding), part)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        return function(*jax.tree.map(placed, shardings, arguments))
+
+    return call

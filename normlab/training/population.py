@@ -7,6 +7,7 @@ divergence and signals need no callback inside the compiled code.
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from normlab.settings import Config
 from normlab.training.batches import MemberBatches, Schedule
 from normlab.training.evaluate import CURVE_PARTS
 from normlab.training.flops import step_flops
-from normlab.training.mesh import choose_spread, even_width
+from normlab.training.mesh import choose_spread, even_width, place
 from normlab.training.outcome import Outcome
 from normlab.training.program import ChunkBatches, Trace, compile_program
 from normlab.training.snapshot import Snapshot, arrays_of, states_of
@@ -118,7 +119,7 @@ class Population:
             self.stream = Stream(first, dataset, rows, self.chunk, orders, home)
             self.images, batches = self.stream.like, self.stream.curve
         else:
-            self.images = jax.device_put(np.asarray(dataset.images), self.program.home)
+            self.images = place(np.asarray(dataset.images), self.program.home)
         self.schedule = Schedule(first, member.curve_batches, batches)
         self.hyper = self._stack_hyper(configs)
 
@@ -143,9 +144,8 @@ class Population:
     def resume(self, snapshot: Snapshot) -> TrainState:
         """Return the states of a snapshot and take over its outcomes; raises ValueError where it is
         of another population."""
-        like = jax.eval_shape(self.program.start, *self._start_inputs())
-        arrays, kind = snapshot.arrays, snapshot.key_kind
-        states = states_of(arrays, kind, like, self.size, self.width)
+        like = jax.eval_shape(inspect.unwrap(self.program.start), *self._start_inputs())
+        states = states_of(snapshot.arrays, snapshot.key_kind, like, self.size, self.width)
         self.outcomes = [Outcome(**facts) for facts in snapshot.outcomes]
         alive = np.arange(self.width) < self.size
         return states._replace(is_alive=states.is_alive & alive)

@@ -20,7 +20,7 @@ from normlab.settings import Config, program_key
 from normlab.training.augment import augment_key, crop_and_flip
 from normlab.training.diagnose import Diagnostics, make_diagnostics
 from normlab.training.evaluate import Scores, Scoring, make_evaluate, train_loss
-from normlab.training.mesh import AXIS, Spread, over_batch, over_members
+from normlab.training.mesh import AXIS, Spread, for_processes, over_batch, over_members
 from normlab.training.state import Hyper, TrainState, init_state
 from normlab.training.step import Batch, make_train_step
 
@@ -310,9 +310,11 @@ def _compile(
         batches = batches._replace(train=divided, labels=divided)
     starting["in_shardings"] = (each, each, everywhere)
     advancing["in_shardings"] = (each, each, batches, everywhere, everywhere)
+    started = jax.jit(start_all, out_shardings=each, **starting)
+    advanced = jax.jit(advance_all, out_shardings=each, **advancing)
     return Program(
-        jax.jit(start_all, out_shardings=each, **starting),
-        jax.jit(advance_all, out_shardings=each, **advancing),
+        for_processes(started, starting["in_shardings"]),
+        for_processes(advanced, advancing["in_shardings"]),
         everywhere,
     )
 

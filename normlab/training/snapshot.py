@@ -37,6 +37,8 @@ def _names(states: Any) -> tuple[list[tuple[str, Any]], Any]:
 
 def arrays_of(states: TrainState, size: int) -> tuple[dict[str, np.ndarray], str]:
     """Return the leaves of the first `size` members by name, and the kind of their keys."""
+    if not states.key.is_fully_addressable:  # every process has all of it
+        states = jax.tree.map(lambda leaf: leaf.addressable_data(0), states)
     named, _ = _names(states)
     raw = {name: jax.random.key_data(x) if _is_key(x) else x for name, x in named}
     kind = str(jax.random.key_impl(states.key))

@@ -36,7 +36,8 @@ class Engine(Protocol):
     Every event is a handle and facts, of which "event" is the name. ready: it can train. unfit:
     no worker can, and "message" says why. gone: it has ended, and "message" says why, "" where it
     was asked to. "status" is then killed, or lost where its machine is. cut off: no worker can be
-    reached, and "message" says why. The other events are those of `launch/worker.py`.
+    reached, and "message" says why. alone: other processes of the same run are gone, see peers.py.
+    The other events are those of `launch/worker.py`.
     """
 
     events: queue.Queue[tuple[WorkerHandle, Facts]]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import queue
+import signal
 import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from normlab.launch.devices import find_devices
+from normlab.launch.devices import Device, find_devices
 from normlab.launch.engines.engine import Facts, WorkerHandle
 from normlab.launch.json_lines import close_requests, receive, send, start_worker
+from normlab.launch.peers import LOST, Peers
 from normlab.runs.errors import Preempted
 from normlab.runs.kept_rows import row_files
 from normlab.runs.store import Store
@@ -20,7 +25,8 @@ Process = subprocess.Popen[str]
 
 class LocalEngine:
     """One process for each accelerator or core, or `processes` of them. Each writes a profile of a
-    few steps of its first population to `profile_trace`."""
+    few steps of its first population to `profile_trace`. With `peers` it is one process, which
+    trains together with those of other commands."""
 
     is_remote, lost_retries = False, 0
 
@@ -30,10 +36,12 @@ class LocalEngine:
         processes: int = 0,
         data_dir: str | None = None,
         profile_trace: str | None = None,
+        peers: Peers | None = None,
     ):
         self.store = store
         self.options = {"data_dir": data_dir, "profile_trace": profile_trace}
-        self.devices = find_devices(processes)
+        self.peers = peers
+        self.devices = [Device()] if peers else find_devices(processes)
         self.events: queue.Queue[tuple[WorkerHandle, Facts]] = queue.Queue()
         self.processes: dict[WorkerHandle, Process] = {}
 
@@ -53,20 +61,40 @@ class LocalEngine:
         device = self.devices[worker.number]
         options = {"results": str(self.store.root), "core": device.core}
         options |= row_files(self.store.root) | self.options
-        process = start_worker("normlab.launch.worker", options, environment=device.environment)
-        threading.Thread(target=self._listen, args=(worker, process), daemon=True).start()
+        module, log = "normlab.launch.worker", None
+        if self.peers:
+            module, options["peers"] = "normlab.launch.shared_worker", self.peers
+            log = Path(tempfile.mkstemp(prefix="normlab-", suffix=".log")[1])
+        process = start_worker(module, options, environment=device.environment, log=log)
+        threading.Thread(target=self._listen, args=(worker, process, log), daemon=True).start()
         return process
 
-    def _listen(self, worker: WorkerHandle, process: Process) -> None:
+    def _listen(self, worker: WorkerHandle, process: Process, log: Path | None) -> None:
         try:
             for facts in receive(process.stdout):
                 self.events.put((worker, facts))
         finally:
             if process.stdout:
                 process.stdout.close()
-            message = ended_with(process.wait())
+            code = process.wait()
+            if self.peers and log:
+                self._note_peers(worker, code, self.peers, log)
+            message = ended_with(code)
             gone = {"event": "gone", "status": "killed", "message": message}
             self.events.put((worker, gone))
+
+    def _note_peers(self, worker: WorkerHandle, code: int, peers: Peers, log: Path) -> None:
+        """Send the event of an end that came from another process. What the libraries print of it
+        is of no use; of other ends it is printed."""
+        printed = log.read_text(encoding="utf-8", errors="replace")
+        log.unlink()
+        what = {LOST: "was lost", -signal.SIGABRT: "was lost", Preempted.code: "was asked to stop"}
+        if code in what:
+            message = f"one of the {peers.processes} processes of this run {what[code]}; the same "
+            message += "command on all of them continues from the last checkpoint"
+            self.events.put((worker, {"event": "alone", "message": message}))
+        elif code not in (0, -signal.SIGKILL):
+            print(printed, end="", file=sys.stderr, flush=True)
 
     def stop(self, worker: WorkerHandle) -> None:
         if worker in self.processes:
