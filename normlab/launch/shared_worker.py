@@ -105,7 +105,7 @@ class SharedWorker(Worker):
         jax.distributed.shutdown()
 
     def _on_chunk(self, progress: Progress) -> None:
-        self.emit("chunk", step=progress.step)
+        self.emit("chunk", step=progress.step)  # a sign of life
         if 0 < progress.alive and progress.step < progress.steps and self.is_any_stopping():
             raise SystemExit(Preempted.code)
 

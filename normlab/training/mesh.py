@@ -87,14 +87,14 @@ def over_batch(function: Any, spread: Spread) -> Any:
     return traced
 
 
-def place(array: Any, sharding: NamedSharding | None) -> jax.Array:
+def to_devices(array: Any, sharding: NamedSharding | None) -> jax.Array:
     """Return an array that every process has whole where `sharding` says; None: on this device."""
     if sharding is None or jax.process_count() == 1:
         return jax.device_put(array, sharding)
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return array
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        words = place(jax.random.key_data(array), sharding)
+        words = to_devices(jax.random.key_data(array), sharding)
         return jax.random.wrap_key_data(words, impl=str(jax.random.key_impl(array)))
     whole = np.asarray(array)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
@@ -106,7 +106,7 @@ def for_processes(function: Any, shardings: tuple[Any, ...]) -> Any:
         return function
 
     def placed(sharding: NamedSharding, part: Any) -> Any:
-        return jax.tree.map(lambda array: place(array, sharding), part)
+        return jax.tree.map(lambda array: to_devices(array, sharding), part)
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:

@@ -22,7 +22,7 @@ from normlab.settings import Config
 from normlab.training.batches import MemberBatches, Schedule
 from normlab.training.evaluate import CURVE_PARTS
 from normlab.training.flops import step_flops
-from normlab.training.mesh import choose_spread, even_width, place
+from normlab.training.mesh import choose_spread, even_width, to_devices
 from normlab.training.outcome import Outcome
 from normlab.training.program import ChunkBatches, Trace, compile_program
 from normlab.training.snapshot import Snapshot, arrays_of, states_of
@@ -119,7 +119,7 @@ class Population:
             self.stream = Stream(first, dataset, rows, self.chunk, orders, home)
             self.images, batches = self.stream.like, self.stream.curve
         else:
-            self.images = place(np.asarray(dataset.images), self.program.home)
+            self.images = to_devices(np.asarray(dataset.images), self.program.home)
         self.schedule = Schedule(first, member.curve_batches, batches)
         self.hyper = self._stack_hyper(configs)
 

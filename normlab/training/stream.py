@@ -19,6 +19,7 @@ import numpy as np
 from normlab.data import Dataset
 from normlab.settings import Config
 from normlab.training.evaluate import CURVE_PARTS, PARTS, Scoring
+from normlab.training.mesh import to_devices
 from normlab.training.program import ChunkBatches, ScheduleChunk, Trace
 from normlab.training.state import TrainState
 
@@ -105,7 +106,7 @@ class Stream:
             self.ahead = self._read_ahead(place)
         batches, buffer = self.ahead[1].result()
         self.held = None  # so that the device never holds two
-        images = jax.block_until_ready(jax.device_put(buffer, self.home))
+        images = jax.block_until_ready(to_devices(buffer, self.home))
         self.waited += time.monotonic() - began
         self.held = place, batches, images
         after = min(place + self.length, self.steps) if place < self.steps else place + 1
