@@ -12,6 +12,7 @@ Every setting has one of four classes:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 Class = Literal["static", "traced", "measurement", "execution"]
@@ -32,6 +33,6 @@ class Setting:
     """The value left out of the run id: the default on the day the setting was introduced. Give it
     when a default changes, so that old runs keep their ids and new ones get others."""
 
-    @property
+    @cached_property  # asked for each setting of each run that is planned
     def identity_default(self) -> Any:
         return self.default if self.frozen is None else self.frozen
