@@ -23,6 +23,7 @@ from workspace import (
 )
 
 from normlab import data
+from normlab.diagnostics.names import NAMES
 from normlab.runs.config import resolve, run_id
 from normlab.settings import SETTINGS, Config
 from normlab.training.population import Population
@@ -38,7 +39,7 @@ CASES: dict[str, Config] = {
     | {"model.name": "cnn", "model.widths": (4,), "data.augment": "crop_flip"}
     | {"eval.batch_statistics": True, "train.late_batch": 6, "train.late_from": 9},
     "diagnostics, noisy labels": RUN
-    | {"eval.probes": "gradients+drift", "data.label_noise": 0.2, "eval.train_examples": 2000},
+    | {"eval.probes": "+".join(NAMES), "data.label_noise": 0.2, "eval.train_examples": 2000},
     "an end at a loss": RUN | {"train.stop_at_loss": 2.2, "eval.train_examples": 50},
     "an end at an accuracy": RUN | {"train.stop_at": 0.15, "train.eval_every": 4, "host.chunk": 5},
     "an end that is not finite": RUN | {"optim.lr": 1e38},
@@ -128,6 +129,20 @@ def test_a_thread_reads_what_a_chunk_needs_and_no_more(dataset):
     source.read.clear()
     Population([config], lazy).train(lambda progress: None, snapshots[1])  # of step 14
     assert [count for _, count in source.read] == [counts[0], *counts[3:]]
+
+
+def test_the_next_chunk_is_read_while_one_trains(dataset):
+    source = Slow(dataset.images)
+    lazy = dataclasses.replace(dataset, images=source)
+    stream = Population([members(ALONE, "on")[0]], lazy).stream
+    assert stream is not None
+    _, images = stream.take(0)
+    seen = np.array(images)
+    for _ in range(100):
+        if len(source.read) == 3:  # without being asked for: the first, then the second chunk
+            break
+        time.sleep(0.05)
+    assert len(source.read) == 3 and np.array_equal(images, seen)
 
 
 def test_a_chunk_is_shorter_where_it_would_need_too_many_images(dataset):
