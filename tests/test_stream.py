@@ -23,7 +23,6 @@ from workspace import (
 )
 
 from normlab import data
-from normlab.diagnostics.names import NAMES
 from normlab.runs.config import resolve, run_id
 from normlab.settings import SETTINGS, Config
 from normlab.training.population import Population
@@ -39,7 +38,7 @@ CASES: dict[str, Config] = {
     | {"model.name": "cnn", "model.widths": (4,), "data.augment": "crop_flip"}
     | {"eval.batch_statistics": True, "train.late_batch": 6, "train.late_from": 9},
     "diagnostics, noisy labels": RUN
-    | {"eval.probes": "+".join(NAMES), "data.label_noise": 0.2, "eval.train_examples": 2000},
+    | {"eval.probes": "moments+drift", "data.label_noise": 0.2, "eval.train_examples": 2000},
     "an end at a loss": RUN | {"train.stop_at_loss": 2.2, "eval.train_examples": 50},
     "an end at an accuracy": RUN | {"train.stop_at": 0.15, "train.eval_every": 4, "host.chunk": 5},
     "an end that is not finite": RUN | {"optim.lr": 1e38},

@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from normlab.data import Dataset
@@ -162,7 +161,6 @@ class Stream:
         """Return the states, and the trace of the last chunk with all scores of its step `at`. In a
         piece the program takes no step."""
         scores = jax.tree.map(np.array, trace.scores)
-        noted = jax.tree.map(jnp.copy, states.diagnostic_state)
         schedule = schedule._replace(is_step=np.zeros_like(schedule.is_step))
         for i, begin in enumerate(self.pieces):
             batches, images = self.take(self.steps + i)
@@ -174,4 +172,4 @@ class Stream:
             for total, more in zip(scores, jax.device_get(found.scores), strict=True):
                 for j, part in enumerate(parts):
                     total[:, at, :, part] += more[:, 0, :, j]
-        return states._replace(diagnostic_state=noted), trace._replace(scores=scores)
+        return states, trace._replace(scores=scores)
