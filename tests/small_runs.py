@@ -77,7 +77,7 @@ def recorder(log: list) -> Layers:
 
         return make
 
-    def convolved(x, features, kernel_init, stride):
+    def convolved(x, features, kernel_init, stride, size=3):
         return jnp.zeros((*x[:, ::stride, ::stride].shape[:3], features))
 
     dense = layer(lambda x, features, kernel_init: jnp.zeros((len(x), features)))

@@ -91,6 +91,8 @@ STEP_CASES: dict[str, Config] = {
     | {"norm.name": "layer", "init.kernel": "glorot_uniform"},
     "sigmoid, scaled shortcut": MLP | {"model.act": "sigmoid", "model.shortcut": "skipinit"},
     "resnet, norm before its convolutions": RESNET | {"model.block": "pre", "norm.name": "group"},
+    "resnet50, ghost batches": {"model.name": "resnet50", "model.widths": (4, 6)}
+    | {"norm.name": "batch", "norm.stats_batch": 8, "optim.weight_decay": 1e-4},
     "stride": CNN | {"model.stride": 2, "init.gain": 2.0},
 }
 """Cases of the training step alone, each a program."""

@@ -13,8 +13,8 @@ from jax import lax
 from small_runs import draw, leaves_of, recorder, small
 
 from normlab.models.build import build_model
+from normlab.models.residual import resnet_blocks
 from normlab.models.resnet import ResNet, shortcut
-from normlab.models.table import resnet_blocks
 from normlab.norms import NORMS
 from normlab.runs.config import resolve
 from normlab.settings import SETTINGS, Config

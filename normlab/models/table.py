@@ -11,6 +11,14 @@ from itertools import pairwise
 from typing import Any
 
 from normlab.layers.table import find_kernel
+from normlab.models.residual import (
+    check_resnet,
+    check_resnet50,
+    resnet50_fields,
+    resnet50_shapes,
+    resnet_fields,
+    resnet_shapes,
+)
 from normlab.models.row import Model, Shape
 from normlab.norms.row import Norm
 from normlab.norms.table import find_norm
@@ -67,30 +75,6 @@ def vgg_layers(widths: tuple[int, ...], depth: int) -> tuple[list[int], list[boo
     return [w for w, _ in layers], [is_last for _, is_last in layers]
 
 
-def resnet_blocks(widths: tuple[int, ...], depth: int) -> int:
-    """Return the blocks n of each stage, depth = 2 * stages * n + 2; 0: one block for each width.
-
-    Widths must not fall, because a shortcut can only add channels.
-
-    >>> resnet_blocks((16, 32, 64), 20), resnet_blocks((8, 16), 0)
-    (3, 1)
-    """
-    if list(widths) != sorted(widths):
-        raise ValueError(
-            f"model.widths = {widths}: the shortcuts of a resnet can only add channels; use widths "
-            "that do not fall"
-        )
-    step = 2 * len(widths)
-    blocks = (depth - 2) // step
-    if depth and (blocks < 1 or (depth - 2) % step):
-        legal = [n * step + 2 for n in (blocks, blocks + 1) if n > 0] or [step + 2]
-        raise ValueError(
-            f"model.depth = {depth} is not {step} n + 2, the depth of a resnet of {len(widths)} "
-            f"stages; use {' or '.join(map(str, legal))}"
-        )
-    return blocks if depth else 1
-
-
 def mlp_fields(config: Config) -> dict[str, Any]:
     widths, _ = spread_layers(config["model.widths"], config["model.depth"])
     return {
@@ -130,46 +114,6 @@ def cnn_shapes(config: Config, image: Shape, plan: Plan) -> list[Shape]:
                 f"{place}; use fewer stages or a smaller stride"
             )
     return shapes
-
-
-def resnet_fields(config: Config) -> dict[str, Any]:
-    return {
-        "widths": config["model.widths"],
-        "blocks": resnet_blocks(config["model.widths"], config["model.depth"]),
-        "order": config["model.block"],
-        "residual": config["model.residual"],
-    }
-
-
-def resnet_shapes(config: Config, image: Shape) -> list[Shape]:
-    widths, is_pre = config["model.widths"], config["model.block"] == "pre"
-    blocks = resnet_blocks(widths, config["model.depth"])
-    height, width, _ = image
-    shape = (height, width, widths[0])
-    shapes = [] if is_pre else [shape]
-    for stage, channels in enumerate(widths):
-        for i in range(blocks):
-            before = shape
-            if stage > 0 and i == 0:
-                height, width = -(-height // 2), -(-width // 2)
-            shape = (height, width, channels)
-            shapes += [before if is_pre else shape, shape]
-    return [*shapes, shape] if is_pre else shapes
-
-
-def check_resnet(config: Config, norm: Norm) -> None:
-    """Raise ValueError where the blocks of a resnet and the schemes do not go together."""
-    if norm.act and config["model.block"] == "post":
-        raise ValueError(
-            f"model.block = 'post': norm {config['norm.name']!r} replaces the activation right "
-            "after it too, and a block's second norm has none; use model.block=pre"
-        )
-    kernel = config["norm.kernel"]
-    if config["model.residual"] == "fixup" and find_kernel(kernel).module:
-        raise ValueError(
-            f"norm.kernel = {kernel!r}: model.residual = 'fixup' starts kernels at 0, which cannot "
-            "be normalized; use norm.kernel=none or model.residual=skipinit"
-        )
 
 
 def rnn_fields(config: Config) -> dict[str, Any]:
@@ -302,6 +246,14 @@ MODELS: dict[str, Model] = {
         is_convolutional=True,
         options=("widths", "depth", "act", "block", "residual"),
         check=check_resnet,
+    ),
+    "resnet50": Model(
+        title="bottleneck blocks (3, 4, 6, 3) after a 7x7 conv and a pool, each of stride 2",
+        module="normlab.models.resnet50:ResNet50",
+        fields=resnet50_fields,
+        shapes=resnet50_shapes,
+        options=("widths", "act"),
+        check=check_resnet50,
     ),
     "rnn": Model(
         title="recurrent cells over the rows of an image, a head on the last state; over text, on "

@@ -206,8 +206,8 @@ SETTINGS: dict[str, Setting] = {
     "optim.schedule": Setting(
         "constant",
         "static",
-        "shape of the rate: constant; cosine to 0; step: x 0.1 at 1/2 and at 3/4 of the steps",
-        choices=("constant", "cosine", "step"),
+        "shape: constant; cosine to 0; x 0.1 at 1/2, 3/4 of the steps (step) or 3, 6, 9 tenths",
+        choices=("constant", "cosine", "step", "step_three"),
     ),
     "optim.warmup": Setting(0, "static", "linear warm-up from 0", "steps", low=0),
     "init.gain": Setting(

@@ -71,15 +71,19 @@ def rate_shape(schedule: str, warmup: int, steps: int) -> np.ndarray:
     """Return the rate of every step relative to its peak, float32 [steps].
 
     The first `warmup` steps rise linearly to 1 (step t has (t + 1) / warmup). What follows is
-    constant, half a cosine down to 0, or a staircase x 0.1 at 1/2 and 3/4 of all steps.
+    constant, half a cosine down to 0, or a staircase x 0.1 at 1/2 and 3/4 of all steps, or at 3/10,
+    6/10 and 9/10 (100 epochs of arXiv:1803.08494, section 4.1).
     """
     rest = max(steps - warmup, 1)
+
+    def stairs(*ends: int) -> optax.Schedule:
+        return optax.piecewise_constant_schedule(1.0, {end - warmup: 0.1 for end in ends})
+
     main = {
         "constant": lambda: optax.constant_schedule(1.0),
         "cosine": lambda: optax.cosine_decay_schedule(1.0, rest),
-        "step": lambda: optax.piecewise_constant_schedule(
-            1.0, {steps // 2 - warmup: 0.1, steps * 3 // 4 - warmup: 0.1}
-        ),
+        "step": lambda: stairs(steps // 2, steps * 3 // 4),
+        "step_three": lambda: stairs(*(steps * tenths // 10 for tenths in (3, 6, 9))),
     }[schedule]()
     rise = np.arange(1, min(warmup, steps) + 1) / max(warmup, 1)
     after = np.asarray(jax.vmap(main)(np.arange(steps - len(rise))))

@@ -62,11 +62,12 @@ def hyper_of(config: Config) -> Hyper:
 
 def scale_hidden(params: Any, gain: Any, norm_scale: Any = 1.0) -> Any:
     """Return params with every hidden kernel times `gain` and every scale of a norm times
-    `norm_scale`; the head keeps its own."""
+    `norm_scale`, or 0 if the name of the norm ends in _zero; the head keeps its own."""
 
     def scale(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        if path[-1].key == "scale" and any(part.key.startswith("norm") for part in path[:-1]):
-            return leaf * norm_scale
+        norms = [part.key for part in path[:-1] if part.key.startswith("norm")]
+        if path[-1].key == "scale" and norms:
+            return jnp.zeros_like(leaf) if norms[-1].endswith("_zero") else leaf * norm_scale
         is_hidden = path[0].key != "head" and path[-1].key == "kernel"
         return leaf * gain if is_hidden else leaf
 
