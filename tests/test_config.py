@@ -38,7 +38,7 @@ REFUSED = {
     ),
     "model": (
         {"model.name": "resnext"},
-        "unknown model 'resnext' (models: mlp, cnn, vgg, resnet, rnn, encoder, decoder)",
+        "unknown model 'resnext' (models: mlp, cnn, vgg, resnet, resnet50, rnn, encoder, decoder)",
     ),
     "data": ({"data.name": "mnits"}, "choose one of digits, mnist, fashion_mnist, synthetic"),
     "groups": (

@@ -142,6 +142,11 @@ def test_the_next_chunk_is_read_while_one_trains(dataset):
             break
         time.sleep(0.05)
     assert len(source.read) == 3 and np.array_equal(images, seen)
+    buffers = []
+    for place in (7, 14):  # what a device may still see is not written over
+        buffers.append(stream.ahead[1].result()[1] if stream.ahead else None)
+        stream.take(place)
+    assert buffers[0] is not None and buffers[1] is not None and buffers[0] is not buffers[1]
 
 
 def test_a_chunk_is_shorter_where_it_would_need_too_many_images(dataset):
