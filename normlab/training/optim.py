@@ -71,8 +71,8 @@ def rate_shape(schedule: str, warmup: int, steps: int) -> np.ndarray:
     """Return the rate of every step relative to its peak, float32 [steps].
 
     The first `warmup` steps rise linearly to 1 (step t has (t + 1) / warmup). What follows is
-    constant, half a cosine down to 0, or a staircase x 0.1 at 1/2 and 3/4 of all steps, or at 3/10,
-    6/10 and 9/10 (100 epochs of arXiv:1803.08494, section 4.1).
+    constant, half a cosine down to 0, or a staircase x 0.1 at 1/2 and 3/4 of all steps. step_three
+    falls at 3, 6 and 9 tenths, as over the 100 epochs of arXiv:1803.08494, section 4.1.
     """
     rest = max(steps - warmup, 1)
 

@@ -62,7 +62,7 @@ def hyper_of(config: Config) -> Hyper:
 
 def scale_hidden(params: Any, gain: Any, norm_scale: Any = 1.0) -> Any:
     """Return params with every hidden kernel times `gain` and every scale of a norm times
-    `norm_scale`, or 0 if the name of the norm ends in _zero; the head keeps its own."""
+    `norm_scale`; the head keeps its own. A norm whose name ends in _zero has a scale of 0."""
 
     def scale(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         norms = [part.key for part in path[:-1] if part.key.startswith("norm")]
