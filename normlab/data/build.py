@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from normlab.data import cifar, idx, text
+from normlab.data import cifar, idx, imagenet, text
 from normlab.data.prepared import check_prepared, data_root
+from normlab.data.records import record_builder
 from normlab.data.table import DATASETS, DataError, DataUnavailable, row_of
 
 SOURCES: dict[str, Any] = {
@@ -53,8 +54,10 @@ def prepare(
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{name}: {folder} holds no prepared copy but other files; move them away")
-    builder_class = _builder_class(name)
-    if manual_dir:
+    builder_class = _builder_class(name, Path(manual_dir).expanduser() if manual_dir else None)
+    if DATASETS[name].on_disk:
+        _check_present(name, Path(manual_dir or ".").expanduser())
+    elif manual_dir:
         _check_files(name, Path(manual_dir).expanduser(), builder_class.url_checksums)
     else:
         _check_network(name, next(iter(builder_class.urls.values())))
@@ -66,13 +69,31 @@ def prepare(
 
 
 def _check_request(name: str, manual_dir: str | None, download: bool) -> None:
-    if not row_of(name).prepared:
+    row = row_of(name)
+    if not row.prepared:
         raise DataError(f"{name}: needs no preparing; it comes with the libraries")
+    if row.on_disk and (download or bool(manual_dir) != bool(row.originals)):
+        way = (
+            f"give --manual_dir=DIR, which holds {row.originals}" if row.originals else "give none"
+        )
+        raise DataError(f"{name}: is prepared without --download; {way}")
+    if row.on_disk:
+        return
     if bool(manual_dir) == download:
         raise DataError(
             f"{name}: give either --manual_dir=DIR, which holds {row_of(name).originals}, or"
             f" --download"
         )
+
+
+def _check_present(name: str, manual_dir: Path) -> None:
+    """Refuses archives that are missing, for which tfds has no checksums."""
+    for file in imagenet.FILES.values() if DATASETS[name].originals else ():
+        if not (manual_dir / file).is_file():
+            raise DataError(
+                f"{name}: {manual_dir / file} is missing; --manual_dir must hold"
+                f" {DATASETS[name].originals}"
+            )
 
 
 def _check_files(name: str, manual_dir: Path, checksums: dict[str, str]) -> None:
@@ -141,8 +162,11 @@ def _move(built: Path, folder: Path) -> None:
             raise
 
 
-def _builder_class(name: str) -> Any:
-    """The stock tfds builder of this data set, reading and encoding without TensorFlow."""
+def _builder_class(name: str, manual_dir: Path | None) -> Any:
+    """The stock tfds builder of this data set, reading and encoding without TensorFlow; or one of
+    our own, of images that stay on the disk."""
+    if (row := DATASETS[name]).on_disk:
+        return record_builder(name, row, lambda: imagenet.splits_of(name, manual_dir))
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 

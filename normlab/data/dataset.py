@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from typing import cast
 
 import numpy as np
 
 from normlab.data.digits import read_digits
 from normlab.data.outside import OutsideData, check_outside, read_outside
 from normlab.data.prepared import check_prepared, read_prepared
+from normlab.data.records import open_records
 from normlab.data.split import Split, split_rows
 from normlab.data.synthetic import make_synthetic
 from normlab.data.table import DATASETS, row_of
@@ -29,6 +31,7 @@ class Dataset:
     images: [N, H*W*C], flat, since on CPU a gather of flat rows is ten times faster than one of
         images. uint8 are pixels, and the network's input is pixel / 255. float32 are features of
         any scale, and the network's input as they are. Reshaped to `shape`. Of text int32 tokens.
+        Records (records.py), which have its shape and are indexed alike, if a row is `on_disk`.
     labels: int32 [N]; of text the next tokens, [N, T]. shape: (H, W, C).
     sha256: of the images' bytes followed by the labels'.
     """
@@ -73,6 +76,10 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     Raises UnknownDataset, DataUnavailable.
     """
     row = row_of(name)
+    if row.on_disk:
+        records, labels, sha256 = open_records(name, row, data_dir)
+        lazy = cast(np.ndarray, records)  # has what a stream needs of an array
+        return Dataset(name, lazy, labels, row.shape, row.classes, sha256)
     if row.prepared:
         images, labels = read_prepared(name, row, data_dir)
     elif isinstance(row, OutsideData):

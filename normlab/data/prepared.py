@@ -45,7 +45,7 @@ def check_prepared(name: str, row: Row, data_dir: str | None) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise DataUnavailable(_how_to_prepare(name, row, folder, data_dir)) from None
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise _damaged(name, folder, e) from e
+        raise damaged(name, folder, e) from e
     if file_format != "array_record":
         raise DataUnavailable(
             f"{name}: {folder} holds {file_format} files, which only TensorFlow reads; array_record"
@@ -67,13 +67,21 @@ def read_prepared(name: str, row: Row, data_dir: str | None) -> tuple[np.ndarray
         return cached
     read = _read_text if row.kind == "text" else _decode
     images, labels = read(name, row, folder)
-    _write_cache(folder / CACHE, images, labels)
+    write_arrays(folder / CACHE, images=images, labels=labels)
     return images, labels
 
 
 def _how_to_prepare(name: str, row: Row, folder: Path, data_dir: str | None) -> str:
     place = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
     command = as_called(f"python scripts/data.py --prepare={name}")
+    if row.on_disk:
+        given, what = (
+            (" --manual_dir=DIR", f" (DIR holds {row.originals})") if row.originals else ("", "")
+        )
+        return (
+            f"{name}: no prepared copy in {folder}; prepare it once with `{command}{given}{place}`"
+            f"{what}; the data set digits needs nothing"
+        )
     return (
         f"{name}: no prepared copy in {folder}; prepare it once with `{command} --manual_dir=DIR"
         f"{place}` (DIR holds {row.originals}) or, with a network, `{command} --download"
@@ -81,7 +89,8 @@ def _how_to_prepare(name: str, row: Row, folder: Path, data_dir: str | None) -> 
     )
 
 
-def _damaged(name: str, folder: Path, cause: Exception | str) -> DataUnavailable:
+def damaged(name: str, folder: Path, cause: Exception | str) -> DataUnavailable:
+    """The error for a copy that cannot be read."""
     what = " ".join(str(cause).split())[:200]
     return DataUnavailable(
         f"{name}: the copy in {folder} is damaged ({what}); remove that folder and prepare it again"
@@ -101,11 +110,11 @@ def _decode(name: str, row: Row, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         for split, size in sizes.items():
             source = builder.as_data_source(split=split, decoders=raw)
             if len(source) != size:
-                raise _damaged(name, folder, f"{split} has {len(source)} examples, not {size}")
+                raise damaged(name, folder, f"{split} has {len(source)} examples, not {size}")
             _fill(source, images[start : start + size], labels[start : start + size])
             start += size
     except (OSError, ValueError, LookupError, RuntimeError) as e:
-        raise e if isinstance(e, DataUnavailable) else _damaged(name, folder, e) from e
+        raise e if isinstance(e, DataUnavailable) else damaged(name, folder, e) from e
     return images, labels
 
 
@@ -119,10 +128,10 @@ def _read_text(name: str, row: Row, folder: Path) -> tuple[np.ndarray, np.ndarra
             (example,) = builder.as_data_source(split=split)
             texts.append(example["text"].decode())
     except (OSError, ValueError, LookupError, RuntimeError) as e:
-        raise _damaged(name, folder, e) from e
+        raise damaged(name, folder, e) from e
     images, labels = windows(texts, row.shape[0])
     if (len(images), labels.max() + 1) != (row.examples, row.classes):
-        raise _damaged(name, folder, f"{len(images)} windows of {labels.max() + 1} characters")
+        raise damaged(name, folder, f"{len(images)} windows of {labels.max() + 1} characters")
     return images, labels
 
 
@@ -152,11 +161,12 @@ def _read_cache(path: Path, row: Row) -> tuple[np.ndarray, np.ndarray] | None:
     return (images, labels) if found == wanted else None
 
 
-def _write_cache(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes an .npz file into a prepared copy."""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".normlab-") as scratch:
             part = Path(scratch) / path.name
-            np.savez(part, images=images, labels=labels)
+            np.savez(part, allow_pickle=False, **arrays)
             os.replace(part, path)
     except OSError:
         return  # a copy on a read-only or full disk is still usable, only slower to open

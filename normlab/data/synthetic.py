@@ -20,8 +20,8 @@ def make_synthetic() -> tuple[np.ndarray, np.ndarray]:
     """
     row = DATASETS["synthetic"]
     features = row.shape[0] * row.shape[1] * row.shape[2]
-    teacher = 2 * (_random_bytes(TEACHER_KEY, row.classes, features) & 1).astype(np.int64) - 1
-    images = _random_bytes(PIXEL_KEY, CANDIDATES, features)
+    teacher = 2 * (random_bytes(TEACHER_KEY, row.classes, features) & 1).astype(np.int64) - 1
+    images = random_bytes(PIXEL_KEY, CANDIDATES, features)
     scores = (images.astype(np.int64) - 128) @ teacher.T
     labels = scores.argmax(axis=1).astype(np.int32)
     ranked = np.sort(scores, axis=1)
@@ -36,7 +36,7 @@ def _widest(margin: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.concatenate([by_margin[labels[by_margin] == k][:count] for k in classes]))
 
 
-def _random_bytes(key: int, rows: int, columns: int) -> np.ndarray:
+def random_bytes(key: int | list[int], rows: int, columns: int) -> np.ndarray:
     """uint8 [rows, columns], uniform; columns is a multiple of 8, the bytes of one raw word."""
     words = np.random.Philox(key=key).random_raw(rows * columns // 8)
     return words.astype("<u8").view(np.uint8).reshape(rows, columns)

@@ -27,11 +27,12 @@ class Row:
         tokens of `classes`, shape (T, 1, 1), to be predicted from those before them.
     train, validation, test: sizes in examples.
     prepared: the data set must be prepared once on this machine; the others come with libraries.
+    on_disk: images stay in the prepared copy and are read when they are needed.
     official_test: the test split is given, and train and validation do not depend on the seed;
         otherwise the seed permutes all examples before they are cut into splits.
     official_validation: the validation split is given too; the three follow one another.
     folder: of the prepared copy below the data directory: tensorflow-datasets' name/version.
-    originals: what a prepared data set is made from.
+    originals: what a prepared data set is made from; empty: it is made up.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Row:
     source: str
     licence: str
     prepared: bool = False
+    on_disk: bool = False
     official_test: bool = False
     official_validation: bool = False
     kind: Literal["images", "features", "sequences", "text"] = "images"
@@ -143,6 +145,35 @@ DATASETS: dict[str, Row] = {
         official_test=True,
         folder="cifar100/3.0.2",
         originals="the archive cifar-100-binary.tar.gz",
+    ),
+    "imagenet": Row(
+        title="ImageNet 2012 photographs, the middle 224x224 of a shorter side of 256, RGB",
+        shape=(224, 224, 3),
+        classes=1000,
+        train=1_271_167,
+        validation=10_000,
+        test=50_000,
+        source="Russakovsky et al., arXiv 1409.0575; the official validation images are the test",
+        licence="non-commercial research",
+        prepared=True,
+        on_disk=True,
+        official_test=True,
+        folder="imagenet_224/1.0.0",
+        originals="ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar",
+    ),
+    "imagenet_like": Row(
+        title="Made-up images of ImageNet's shape: coloured squares and noise, 1,000 classes",
+        shape=(224, 224, 3),
+        classes=1000,
+        train=800,
+        validation=100,
+        test=100,
+        source="generated (normlab/data/imagenet.py)",
+        licence="none needed",
+        prepared=True,
+        on_disk=True,
+        official_test=True,
+        folder="imagenet_like/1.0.0",
     ),
     "tiny_shakespeare": Row(
         title="Lines of Shakespeare's plays, in windows of 64 of 65 characters",
