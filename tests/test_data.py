@@ -166,7 +166,7 @@ except data.DataUnavailable:
     assert run_fresh(code) == "[]"
 
 
-PREPARED = [name for name, row in data.DATASETS.items() if row.prepared]
+PREPARED = [name for name, row in data.DATASETS.items() if row.prepared and not row.on_disk]
 IDX_FILES = [file for pair in idx.FILES.values() for file in pair]
 
 

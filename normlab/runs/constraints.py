@@ -81,6 +81,11 @@ def _kind(config: Config) -> Iterator[str]:
             f"model.name = {model!r} takes {' or '.join(kinds)}, {name} is {kind}; use one of "
             f"{legal}, or other data"
         )
+    if DATASETS[name].on_disk and MODELS[model].has_time:
+        yield (
+            f"model.name = {model!r} takes sequences, made of all images in memory, and {name} "
+            "stays on the disk; use a network that takes images"
+        )
     for setting in ("data.length", "data.length_spread", "data.patch", "eval.long"):
         if kind != "images" and config[setting]:
             yield f"{setting} = {config[setting]}: {name} has lengths of its own; use 0"
