@@ -1,7 +1,7 @@
 """ImageNet 2012 from its two official archives, and made-up images of the same shape.
 
-Images are decoded once, when they are prepared: the shorter side is resized to 256 pixels, and the
-middle 224 x 224 of them are kept.
+Images are decoded once, when they are prepared. The shorter side is resized to 256 pixels, and the
+middle 224 x 224 are kept.
 """
 
 from __future__ import annotations
