@@ -5,7 +5,7 @@ Examples:
   python scripts/data.py --prepare=cifar10 --manual_dir=DIR  # ... cifar-10-binary.tar.gz
   python scripts/data.py --prepare=fashion_mnist --download  # fetches what it needs
   python scripts/data.py --prepare=mnist --download --data_dir=/big/disk
-  python scripts/data.py --prepare=imagenet --manual_dir=DIR # ... the two archives of images, 200 GB
+  python scripts/data.py --prepare=imagenet --manual_dir=DIR # ... the two archives; takes 200 GB
   python scripts/data.py --prepare=imagenet_like             # made-up images of that shape
 
 Prepared copies are tensorflow-datasets', in $TFDS_DATA_DIR or ~/tensorflow_datasets unless

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import pickle
 import tarfile
@@ -63,7 +64,12 @@ def test_made_up_images_are_read_by_row(like, prepared):
     np.testing.assert_array_equal(again[rows], whole[rows])
 
 
-def test_labels_and_hash_are_kept_and_made_again_where_damaged(like, prepared):
+def test_labels_and_hash_are_kept_and_made_again_where_damaged(like, prepared, monkeypatch):
+    content = np.asarray(like.images).tobytes() + like.labels.tobytes()
+    assert like.sha256 == hashlib.sha256(content).hexdigest()
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "read", None)  # no image is read when the data set is opened
+        assert data.load("imagenet_like", prepared).sha256 == like.sha256
     index = Path(prepared) / "imagenet_like" / "1.0.0" / INDEX
     content = index.read_bytes()
     for damaged in (b"", content[:200]):

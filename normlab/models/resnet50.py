@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from flax import linen as nn
 
@@ -73,7 +75,8 @@ class ResNet50(nn.Module):
         )
         x = self.layers.norm(name="norm_stem")(conv(x, train=train), train=train, mask=mask)
         x = self.layers.act(name="act_stem")(x)
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        sides: Any = ((1, 1), (1, 1))
+        x = nn.max_pool(x, (3, 3), (2, 2), sides)
         for stage, (width, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
             for i in range(1, blocks + 1):
                 block = Bottleneck(
