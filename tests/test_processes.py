@@ -82,16 +82,26 @@ def start(count: int, *flags: str) -> list[subprocess.Popen[str]]:
     ]
 
 
+def wait_for_checkpoint(results: Path, started: list[subprocess.Popen[str]], after: int) -> int:
+    """Return the step of the first checkpoint after step `after`."""
+    while True:
+        files = results.glob("populations/*/checkpoint-*.json")
+        steps = [int(file.stem.partition("-")[2]) for file in files]
+        if found := [step for step in steps if step > after]:
+            return max(found)
+        assert all(process.poll() is None for process in started)
+        time.sleep(0.05)
+
+
 @needs_proc
 def test_a_run_survives_the_loss_of_a_process(tmp_path):
-    """Two processes train; one is killed. One alone continues, and nothing is left for two."""
-    flags = ["--config=digits_mlp", "--config.data.name=synthetic", f"--results={tmp_path}"]
-    flags += ["--config.train.steps=600", "--config.host.chunk=4"]
+    """Two processes train, and one is killed. Two continue, and one is asked to stop. One alone
+    continues, and nothing is left for two."""
+    flags = ["--config=digits_mlp", "--config.train.steps=400", "--config.host.chunk=4"]
     flags += ["--config.model.widths=(8,)", "--config.train.checkpoint_seconds=0"]
-    first, second = start(2, *flags)
-    while not list(tmp_path.glob("populations/*/checkpoint-*.json")):
-        assert first.poll() is None and second.poll() is None
-        time.sleep(0.05)
+    here = [*flags, f"--results={tmp_path}"]
+    first, second = started = start(2, *here)
+    step = wait_for_checkpoint(tmp_path, started, 0)
     (worker,) = workers_of(second)
     began = time.monotonic()
     os.kill(worker, signal.SIGKILL)
@@ -99,17 +109,24 @@ def test_a_run_survives_the_loss_of_a_process(tmp_path):
     assert time.monotonic() - began < 30
     assert "one of the 2 processes of this run was lost; the same command" in line
     finish(second, 70)
-    alone = run_script("train", *flags)
+    first, second = started = start(2, *here)
+    wait_for_checkpoint(tmp_path, started, step + 8)
+    second.send_signal(signal.SIGTERM)
+    assert "one of the 2 processes of this run was asked to stop" in finish(first, 75)
+    finish(second, 75)
+    alone = run_script("train", *here)
     assert alone.returncode == 0 and "continued from step" in alone.stdout
-    (file,) = tmp_path.glob("runs/*/result.json")
-    origin = json.loads(file.read_text())["provenance"]
-    assert not origin["bit_exact"]
-    assert origin["restarts"][0]["changed"]["mode"] == [
-        "map, batches over 2 devices of 2 processes",
-        "map",
-    ]
-    first, second = start(2, *flags)
+    first, second = start(2, *here)
     assert "is finished" in finish(first) and finish(second) == ""
+    run_script("train", *flags, f"--results={tmp_path}/whole")
+    result, whole = (
+        json.loads(next(folder.glob("runs/*/result.json")).read_text())
+        for folder in (tmp_path, tmp_path / "whole")
+    )
+    changes = [restart["changed"] for restart in result["provenance"]["restarts"]]
+    assert not changes[0] and not result["provenance"]["bit_exact"]
+    assert changes[1]["mode"] == ["map, batches over 2 devices of 2 processes", "map"]
+    assert result["final"]["test_loss"] == pytest.approx(whole["final"]["test_loss"], rel=1e-3)
 
 
 def test_launchers_are_recognised():
