@@ -113,7 +113,11 @@ class SharedWorker(Worker):
 def begin(options: dict[str, Any]) -> None:
     """Wait for the other processes."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # jax aborts where another process is lost
-    join(*options["peers"])
+    try:
+        join(*options["peers"])
+    except jax.errors.JaxRuntimeError as error:
+        address = options["peers"][0]
+        raise ConnectionError(f"{address} cannot be used ({error}); give another port") from error
 
 
 if __name__ == "__main__":

@@ -187,6 +187,8 @@ def judge(error: Exception) -> tuple[str, bool]:
 
 def unfit(error: Exception) -> str:
     """Return why no worker can train here."""
+    if isinstance(error, ConnectionError):
+        return str(error)
     reason = f"{type(error).__name__}: {error}".rstrip(": ")
     asked = os.environ.get("JAX_PLATFORMS")
     return f"{reason}; JAX_PLATFORMS={asked} is set, cpu is always there" if asked else reason

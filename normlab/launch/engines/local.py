@@ -88,7 +88,8 @@ class LocalEngine:
         is of no use; of other ends it is printed."""
         printed = log.read_text(encoding="utf-8", errors="replace")
         log.unlink()
-        what = {LOST: "was lost", -signal.SIGABRT: "was lost", Preempted.code: "was asked to stop"}
+        lost = "was lost" if worker.is_ready else "did not come"
+        what = {LOST: lost, -signal.SIGABRT: lost, Preempted.code: "was asked to stop"}
         if code in what:
             message = f"one of the {peers.processes} processes of this run {what[code]}; the same "
             message += "command on all of them continues from the last checkpoint"
