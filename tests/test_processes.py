@@ -17,7 +17,8 @@ from run_on_mesh import compared, population, trained
 from run_on_processes import NETS, read, train_all, write
 from workspace import finish, needs_proc, run_script, start_script, workers_of
 
-from normlab.launch.peers import Peers, divide_batch, find_peers, first_host
+from normlab.launch.engines.local import message_of_peers
+from normlab.launch.peers import LOST, Peers, divide_batch, find_peers, first_host
 from normlab.runs.errors import ConfigError
 from normlab.settings import defaults
 
@@ -127,6 +128,14 @@ def test_a_run_survives_the_loss_of_a_process(tmp_path):
     assert not changes[0] and not result["provenance"]["bit_exact"]
     assert changes[1]["mode"] == ["map, batches over 2 devices of 2 processes", "map"]
     assert result["final"]["test_loss"] == pytest.approx(whole["final"]["test_loss"], rel=1e-3)
+
+
+def test_the_end_of_a_worker_says_what_became_of_the_others():
+    """jax aborts a worker that no longer hears of another process."""
+    for code, is_ready, word in ((LOST, True, "lost"), (-6, True, "lost"), (-6, False, "come")):
+        assert f"{word}; the same command" in message_of_peers(code, 2, is_ready)
+    assert "one of the 4 processes of this run was asked to stop" in message_of_peers(75, 4, True)
+    assert not any(message_of_peers(code, 2, True) for code in (0, 1, -9))
 
 
 def test_launchers_are_recognised():

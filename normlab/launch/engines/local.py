@@ -88,11 +88,7 @@ class LocalEngine:
         is of no use; of other ends it is printed."""
         printed = log.read_text(encoding="utf-8", errors="replace")
         log.unlink()
-        lost = "was lost" if worker.is_ready else "did not come"
-        what = {LOST: lost, -signal.SIGABRT: lost, Preempted.code: "was asked to stop"}
-        if code in what:
-            message = f"one of the {peers.processes} processes of this run {what[code]}; the same "
-            message += "command on all of them continues from the last checkpoint"
+        if message := message_of_peers(code, peers.processes, worker.is_ready):
             self.events.put((worker, {"event": "alone", "message": message}))
         elif code not in (0, -signal.SIGKILL):
             print(printed, end="", file=sys.stderr, flush=True)
@@ -109,6 +105,18 @@ class LocalEngine:
 
     def close(self) -> None:
         """Nothing is held here but the workers."""
+
+
+def message_of_peers(code: int, processes: int, is_ready: bool) -> str:
+    """Return what became of another process of the same run where that ended a worker, else ""."""
+    lost = "was lost" if is_ready else "did not come"
+    what = {LOST: lost, -signal.SIGABRT: lost, Preempted.code: "was asked to stop"}  # jax aborts
+    if code not in what:
+        return ""
+    return (
+        f"one of the {processes} processes of this run {what[code]}; the same command on all of "
+        "them continues from the last checkpoint"
+    )
 
 
 def ended_with(code: int) -> str:
