@@ -27,7 +27,7 @@ Exit codes:
   2    a mistake in the command
   4    a stopped run cannot continue, because its data or settings have changed
   5    a stopped run has no usable checkpoint
-  6    another command directs the jobs of Slurm for these results
+  6    another command works on these results, on a network disk or with Slurm
   7    results cannot be read or written
   70   some runs failed
   75   SIGTERM, 130 Ctrl-C: saved, the same command continues
@@ -240,15 +240,16 @@ def train(job: Job, engine: Engine | None) -> list[Failure]:
     if FLAGS.rerun == "stale":
         print(f"{job.set_stale_aside()} runs of an older training version are repeated")
     job.store.open()
-    if job.is_planned:
-        job.write_rules()
-    job.prepare(FLAGS.restart)
-    return job.run(
-        processes=cli.overrides().get("host.processes", 0),
-        retries=FLAGS.retries,
-        engine=engine,
-        on_timing=tell_timing if job.is_planned else None,
-    )
+    with cli.one_command(job.store):
+        if job.is_planned:
+            job.write_rules()
+        job.prepare(FLAGS.restart)
+        return job.run(
+            processes=cli.overrides().get("host.processes", 0),
+            retries=FLAGS.retries,
+            engine=engine,
+            on_timing=tell_timing if job.is_planned else None,
+        )
 
 
 def tell_timing() -> None:

@@ -68,7 +68,7 @@ def squeue(root: Path, arguments: list[str]) -> None:
         running = "RUNNING" if is_running(job["pid"]) else "COMPLETED"
         state = job["state"] or (running if job["pid"] else "PENDING")
         if job["name"] in names and state != "UNKNOWN":
-            print(f"{job['name']}|{job['place']}|{path.name}|{state}")
+            print(f"{job['name']}|{job['place']}|{path.name}|{state}|NonZeroExitCode")
 
 
 def scancel(root: Path, arguments: list[str]) -> None:

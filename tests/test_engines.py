@@ -337,7 +337,7 @@ def test_workers_of_one_machine_stay_on_cores_of_their_own(tmp_path):
         (["--launch.partition=x"], "launch.partition = 'x' is for --launch=slurm; on this machine"),
         (["--launch=ray", "--launch.setup=x"], "launch.setup = ('x',) is for --launch=slurm, not"),
         (["--launch=slurm", "--launch.address=x:1"], "is for --launch=ray, not for slurm"),
-        (["--launch=ray", "--take_over"], "take_over is for --launch=slurm, not for ray"),
+        (["--take_over"], "take_over is for --launch=slurm and for results on a network disk"),
         (["--launch=ray", "--launch.slots=-1"], "launch.slots"),
         (["--launch=ray", "--launch.cpus=0"], "launch.cpus"),
         (["--launch=ray", "--launch.mem_gb=nan"], "launch.mem_gb"),

@@ -35,7 +35,7 @@ from normlab.cli.files import (
     load_norms,
     make_trackers,
 )
-from normlab.cli.launch import define_launch, make_engine
+from normlab.cli.launch import define_launch, make_engine, one_command
 from normlab.data import DataError
 from normlab.launch.surroundings import STOPS, heed, prepare_process
 from normlab.lookup import local_path
@@ -61,6 +61,7 @@ __all__ = [
     "load_norms",
     "make_engine",
     "make_trackers",
+    "one_command",
 ]
 
 OK, DIVERGED, INTERNAL, INTERRUPTED = 0, 3, 70, 130

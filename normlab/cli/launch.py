@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -11,6 +12,8 @@ from absl import flags
 from normlab.cli.files import UsageError
 from normlab.launch.engines.engine import Engine
 from normlab.launch.engines.options import ONLY, LaunchOptions
+from normlab.launch.lease import held
+from normlab.runs.files import network_file_system
 from normlab.runs.store import Store
 
 FLAGS = flags.FLAGS
@@ -45,7 +48,7 @@ def define_launch() -> None:
     flags.DEFINE_integer("launch.retries", none.retries, text, 0)
     text = "ship: nodes get this code. installed: they have their own."
     flags.DEFINE_enum("launch.code", none.code, ("ship", "installed"), text)
-    text = "Slurm: continue though another command seems to direct these results."
+    text = "Slurm, network disks: continue though another command seems to direct these results."
     flags.DEFINE_bool("take_over", False, text)
 
 
@@ -62,8 +65,6 @@ def given_options() -> LaunchOptions:
             f"launch.{given[0]} = {values[given[0]]!r} is for --launch={engine}; on this machine "
             "--config.host.processes=N says how many train"
         )
-    if FLAGS.take_over and FLAGS.launch != "slurm":
-        raise UsageError(f"take_over is for --launch=slurm, not for {FLAGS.launch}; leave it out")
     for name in given:
         if ONLY.get(name, FLAGS.launch) != FLAGS.launch:
             raise UsageError(
@@ -85,6 +86,11 @@ def make_engine(store: Store, data_dir: str | None) -> Engine | None:
     """Return the workers that the flags ask for, None for those of this machine. Raises UsageError,
     ConfigError, and ModuleNotFoundError without the extra."""
     options = given_options()
+    if FLAGS.take_over and FLAGS.launch != "slurm" and not network_file_system(store.root):
+        raise UsageError(
+            "take_over is for --launch=slurm and for results on a network disk; here several "
+            "commands may work at the same time: leave it out"
+        )
     if FLAGS.launch == "local":
         return None
     if FLAGS.launch == "slurm":
@@ -94,3 +100,11 @@ def make_engine(store: Store, data_dir: str | None) -> Engine | None:
     from normlab.launch.engines.ray import RayEngine
 
     return RayEngine(store, options, data_dir)
+
+
+def one_command(store: Store) -> AbstractContextManager[None]:
+    """Return what keeps other commands from results on a network disk, where locks cannot. The
+    engine of Slurm sees to that itself."""
+    if FLAGS.launch == "slurm" or not network_file_system(store.root):
+        return nullcontext()
+    return held(store.root, FLAGS.take_over)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import socket
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,9 @@ from normlab.runs.errors import Damaged, InUse, StorageError
 from normlab.runs.provenance import now
 
 NAME = "driver.json"
-RENEW_S, DEAD_S = 10.0, 60.0
-"""Seconds between two signs of life; without one for so long, another command may begin."""
+RENEW_S, DEAD_S, LOOK_S = 10.0, 60.0, 1.0
+"""Seconds between two signs of life; after which another command may begin without one; between
+two looks at the clock."""
 
 
 class Lease:
@@ -98,3 +102,24 @@ class Lease:
         with suppress(OSError, StorageError):
             if files.read_json(self.path) == self.own:
                 self.path.unlink()
+
+
+@contextmanager
+def held(root: Path, takes_over: bool) -> Iterator[None]:
+    """Hold the lease of a results directory. Once another command has it, this process gets
+    SIGTERM, so that it saves and ends."""
+    lease, is_over = Lease(root, takes_over), threading.Event()
+    lease.take()
+
+    def keep() -> None:
+        while not is_over.wait(LOOK_S):
+            if not lease.renew():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=keep, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        lease.release()

@@ -63,7 +63,7 @@ class SlurmEngine:
         jobs.check(options)
         self.lease = Lease(store.root, takes_over)
         self.lease.check()
-        self.slots = options.slots or max(1, min(MOST_SLOTS, jobs.room(options)))
+        self.slots = options.slots or min(MOST_SLOTS, jobs.room(options))
         self.events: queue.Queue[tuple[WorkerHandle, Facts]] = queue.Queue()
         self.deliveries = Deliveries(store, self.events)
         self.root = store.root.resolve() / spool.FOLDER
@@ -72,6 +72,8 @@ class SlurmEngine:
         """Files that have been taken: of a delivery, whether they end it."""
         self.lock, self.is_closed = threading.RLock(), threading.Event()
         self.facts, self.code = host_facts(), None
+        self.is_replaced = False
+        """Whether another command has the workers by now."""
         self.threads: list[threading.Thread] = []
 
     def adopt(self) -> list[WorkerHandle]:
@@ -131,7 +133,7 @@ class SlurmEngine:
 
     def stop(self, worker: WorkerHandle) -> None:
         with self.lock:
-            box = self.boxes.get(worker)
+            box = None if self.is_replaced else self.boxes.get(worker)
             if box and box.delivery and box.heard is None:  # it may wait for days
                 self._deliver(box, gone("killed", ""))
             elif box and box.job:
@@ -144,10 +146,12 @@ class SlurmEngine:
             box = self.boxes.pop(worker, None)
         if box is None:
             return
-        if box.job_id and State(box.job_id, box.state).is_live:
-            jobs.cancel([box.job_id])
         if box.delivery:
             self.deliveries.drop(box.delivery)
+        if self.is_replaced:
+            return
+        if box.job_id and State(box.job_id, box.state).is_live:
+            jobs.cancel([box.job_id])
         if box.job:
             shutil.rmtree(self._folder(box), ignore_errors=True)
 
@@ -169,14 +173,14 @@ class SlurmEngine:
     def _listen(self) -> None:
         """Take the events of all workers, until the engine is closed."""
         while not self.is_closed.wait(max(POLL_S, 0.005 * len(self.boxes))):
+            if not self.lease.renew():
+                self.is_replaced = True
+                return self._cut_off("another command directs the workers by now")
             with self.lock:
                 for box in list(self.boxes.values()):
                     self._take_from(box)
                     self._end_silent(box)
                 self._remove_used()
-            if not self.lease.renew():
-                self._cut_off("another command has taken the results directory over")
-                return
 
     def _take_from(self, box: Box) -> None:
         """Take the events of a worker that have come."""
@@ -190,8 +194,6 @@ class SlurmEngine:
                 return
             try:
                 facts = spool.read(path)
-            except FileNotFoundError:
-                return
             except Damaged as error:
                 facts = gone("killed", f"has sent what cannot be read: {error}")
             self._take(box, path, facts)
@@ -223,7 +225,7 @@ class SlurmEngine:
         newest, left = {delivery: path for delivery, path, _ in self.used}, []
         for delivery, path, is_last in self.used:
             is_open = not delivery.free.is_set()
-            if is_open and (is_last or delivery.writes or path == newest[delivery]):
+            if is_open and (delivery.writes or path == newest[delivery]):
                 left.append((delivery, path, is_last))
                 continue
             number = int(path.name.split("-")[1])
@@ -315,7 +317,7 @@ class SlurmEngine:
     def _note_state(self, box: Box, state: State | None) -> None:
         box.missed = 0 if state else box.missed + 1
         if state:
-            box.job_id, box.state = state
+            box.job_id, box.state, box.reason = state
             if box.state == "RUNNING":
                 box.runs_since = box.runs_since or time.monotonic()
             if state.is_live:
@@ -339,8 +341,8 @@ class SlurmEngine:
         for thread in self.threads:
             thread.join()
         self.deliveries.close()
-        if idle := [box.job_id for box in self.boxes.values() if box.job_id]:
-            jobs.cancel(idle)
-        if self.lease.renew():
+        if not self.is_replaced and self.lease.renew():
+            if idle := [box.job_id for box in self.boxes.values() if box.job_id]:
+                jobs.cancel(idle)
             shutil.rmtree(self.root, ignore_errors=True)
         self.lease.release()

@@ -20,6 +20,8 @@ class Box:
     """In that array."""
     job_id: str = ""
     state: str = "PENDING"
+    reason: str = ""
+    """Of the state, as Slurm says it."""
     missed: int = 0
     """How often in a row Slurm did not know its job."""
     runs_since: float | None = None
@@ -55,6 +57,7 @@ def end_of(box: Box, said: str) -> Facts:
     if state == "COMPLETED" and (box.has_left or box.worker.is_ready):
         return gone("killed", "")
     if state in ("COMPLETED", "FAILED"):
-        reason = said or "without a word; is the results directory on a disk that all nodes share?"
-        return gone("killed", f"ended: {job}: {reason}")
+        unsaid = "" if box.worker.is_ready else "is the results directory on a disk of all nodes?"
+        words = [f"{job} is {state}", box.reason.replace("None", ""), said or unsaid]
+        return gone("killed", f"ended: {', '.join(filter(None, words))}")
     return gone("lost", f"was lost: {job} has the state {state}")

@@ -16,6 +16,8 @@ from normlab.launch.engines.options import LaunchOptions
 from normlab.launch.surroundings import changes_numbers
 from normlab.runs.errors import ConfigError
 
+FORMAT = "%j|%K|%i|%T|%r"
+"""Name, place in the array, number, state, its reason."""
 COMMANDS = ("sbatch", "squeue", "scancel", "sinfo")
 PREFIX = "normlab-"
 """How the names of arrays begin."""
@@ -43,6 +45,7 @@ class State(NamedTuple):
 
     job_id: str
     state: str
+    reason: str = ""
 
     @property
     def is_live(self) -> bool:
@@ -152,11 +155,11 @@ def states(names: Iterable[str]) -> dict[tuple[str, int], State]:
     """Return name and place in its array -> what is known of a job, for arrays of some names.
     Raises SlurmError. Slurm forgets a job some minutes after its end."""
     text = ",".join(sorted(names))
-    lines = call("squeue", "-h", "-r", "-t", "all", "-n", text, "-o", "%j|%K|%i|%T").splitlines()
-    fields = [line.split("|") for line in lines if line.count("|") == 3]
+    lines = call("squeue", "-h", "-r", "-t", "all", "-n", text, "-o", FORMAT).splitlines()
+    fields = [line.split("|") for line in lines if line.count("|") == 4]
     return {
-        (name, int(place)): State(job_id, state)
-        for name, place, job_id, state in fields
+        (name, int(place)): State(job_id, state, why)
+        for name, place, job_id, state, why in fields
         if place.isdigit()
     }
 
@@ -171,8 +174,11 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 
 def room(options: LaunchOptions) -> int:
-    """Return how many jobs the cores of the cluster have room for."""
+    """Return how many jobs the cores of the cluster have room for, at least 1."""
     where = ["-p", options.partition] if options.partition else []
-    counts = call("sinfo", "-h", "-o", "%C", *where).split()
+    try:
+        counts = call("sinfo", "-h", "-o", "%C", *where).split()
+    except SlurmError as error:
+        raise ConfigError(f"sinfo has no answer ({error}); give --launch.slots") from error
     cores = sum(int(c.split("/")[3]) - int(c.split("/")[2]) for c in counts if c.count("/") == 3)
-    return cores // options.cpus
+    return max(1, cores // options.cpus)
