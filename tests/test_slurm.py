@@ -566,7 +566,10 @@ def test_what_slurm_refuses_is_refused_in_a_line(tmp_path, fake):
     common = ["--study=convergence", f"--results={tmp_path}/r", "--launch=slurm"]
     run = run_script("study", *common, "--launch.partition=x")
     assert run.returncode == 2 and run.stderr.count("\n") == 1
-    assert ".partition=x" in run.stderr and "invalid partition specified: x" in run.stderr
+    assert (
+        "--launch.partition=x --launch.cpus=1: " in run.stderr
+        and "invalid partition specified: x" in run.stderr
+    )
     assert not (tmp_path / "r").exists()
 
 

@@ -140,8 +140,8 @@ def check(options: LaunchOptions) -> None:
         call("sbatch", "--test-only", *flags_of(options), text="#!/bin/bash\ntrue\n")
     except SlurmError as error:
         given = ["partition", "account", "constraint", "cpus", "gpus", "mem_gb", "timeout_min"]
-        asked = ", ".join(f".{n}={v}" for n in given if (v := getattr(options, n)))
-        raise ConfigError(f"Slurm refuses jobs with --launch {asked}: {error}") from error
+        asked = " ".join(f"--launch.{n}={v}" for n in given if (v := getattr(options, n)))
+        raise ConfigError(f"Slurm refuses jobs with {asked}: {error}") from error
 
 
 def submit(name: str, folder: Path, count: int, options: LaunchOptions, code: Path | None) -> str:
