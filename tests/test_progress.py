@@ -9,7 +9,7 @@ import pytest
 
 from normlab.launch import progress
 from normlab.launch.batching import PlannedPopulation
-from normlab.launch.progress import LOG_S, Display
+from normlab.launch.progress import LOG_S, Display, chunk_text
 from normlab.settings import defaults
 from normlab.studies.study import load_study
 
@@ -61,6 +61,13 @@ def test_a_log_has_a_line_now_and_then_that_names_study_and_question(clock, caps
     assert lines[0].endswith(": begins") and lines[-1].endswith(": done")
     assert lines[1].endswith(": step 20/300, best 97.0 %")
     assert all(line.startswith("[1 of about 4 runs] ") for line in lines)
+
+
+def test_the_wait_for_images_is_shown_where_there_is_one():
+    population = worker_of(RUNS).population
+    for waited, end in ((0.04, "best 97.0 %"), (2.34, "best 97.0 %, waited 2.3 s for images")):
+        text = chunk_text(population, {"step": 20, **CHUNK, "waited": waited})
+        assert text == f"step 20/300, {end}"
 
 
 def test_a_terminal_has_one_line_that_fits(clock, capsys, monkeypatch):

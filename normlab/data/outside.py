@@ -59,7 +59,9 @@ class OutsideData(Row):
         texts = row.title, row.source, row.licence, row.file, row.sha256
         if len(row.shape) != 3 or any(type(text) is not str for text in texts):
             raise ValueError("its shape or a text is none")
-        plain = dataclasses.replace(row, prepared=False, official_validation=False, folder="")
+        plain = dataclasses.replace(
+            row, prepared=False, on_disk=False, official_validation=False, folder=""
+        )
         if plain != row or row.kind not in KINDS or type(row.chance) is not float:
             raise ValueError("it is not of a file of yours")
         return row
