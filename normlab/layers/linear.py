@@ -63,7 +63,7 @@ class Conv(nn.Module):
     `form`, see normlab.layers.convolutions, changes the speed and the order of the sums.
     `reparam` makes the module that puts another kernel in place of the parameter, with parameters
     and state under the name `reparam` (see normlab.layers.reparam). `train` says whether that state
-    moves; None: where `norm_state` is mutable.
+    moves; None: where `norm_state` is mutable. `dtype` is that of the product and of y; None: x's.
     """
 
     features: int
@@ -73,10 +73,12 @@ class Conv(nn.Module):
     form: str = "patches"
     use_bias: bool = True
     reparam: Callable[..., Any] | None = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool | None = None) -> jax.Array:
         x = as_floats(x, self.name or "Conv")
+        x = x if self.dtype is None else x.astype(self.dtype)
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         return respond_with_bias(
@@ -88,17 +90,19 @@ class Dense(nn.Module):
     """y = x @ kernel + bias.
 
     Shapes: x [..., C] -> [..., features]; parameters `kernel` [C, features], `bias` [features] if
-    `use_bias`. State: none. `reparam`, `train`: as in Conv.
+    `use_bias`. State: none. `reparam`, `train`, `dtype`: as in Conv.
     """
 
     features: int
     kernel_init: Initializer
     use_bias: bool = True
     reparam: Callable[..., Any] | None = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool | None = None) -> jax.Array:
         x = as_floats(x, self.name or "Dense")
+        x = x if self.dtype is None else x.astype(self.dtype)
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         return respond_with_bias(self, kernel, lambda k: x @ k.astype(x.dtype), train)

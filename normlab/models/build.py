@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 
+from normlab.layers.factory import factory
 from normlab.models.activations import ACTIVATIONS, kernel_inits
 from normlab.models.table import MODELS
 from normlab.norms.builder import Layers, build, module_of
@@ -38,4 +41,14 @@ def build_model(config: Config, classes: int, conv_form: str, **overrides: Any) 
     """Return the network of `config`; `overrides` replace options of its norm."""
     act, options = ACTIVATIONS[activation(config)][0], norm_options(config) | overrides
     layers = build(config["norm.name"], act=act, conv_form=conv_form, **options)
-    return make_network(config, classes, layers)
+    return make_network(config, classes, computing_in(config["model.dtype"], layers))
+
+
+def computing_in(dtype: str, layers: Layers) -> Layers:
+    """Return layers whose products and activations are of this type, but for a float32 head. Norms
+    return the type that they are given, from float32 statistics."""
+    if dtype == "float32":
+        return layers
+    low, full = jnp.dtype(dtype), jnp.dtype("float32")
+    conv, dense = (factory(layer, dtype=low) for layer in (layers.conv, layers.dense))
+    return replace(layers, conv=conv, dense=dense, head=factory(layers.head, dtype=full))

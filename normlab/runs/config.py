@@ -18,6 +18,8 @@ from normlab.settings import LATER, SETTINGS, Config, defaults, nearest_setting,
 
 DRAWN = ("seed", "init.seed", "optim.lr")
 """What a study chooses for every run. No other setting depends on these."""
+OF_ALL = ("dtype", "precision")
+"""Settings `model.*` that every network takes, or refuses."""
 LAYERS, WIDEST, LARGEST = 1000, 65_536, 10**300
 """Limits of what is counted up to before anything runs, and of whole numbers."""
 
@@ -106,7 +108,7 @@ def _check_range(name: str, value: Any) -> None:
 def _unused(config: Config, row: Norm) -> list[str]:
     """Return the settings that the norm, the network and the optimiser do not take."""
     model = MODELS[config["model.name"]]
-    taken = {"norm": (*row.options, *COMMON), "model": model.options}
+    taken = {"norm": (*row.options, *COMMON), "model": (*model.options, *OF_ALL)}
     if model.has_time and row.over and not row.is_per_sample:
         taken["norm"] += ("time", "masked", *(("least",) if "cell" in model.options else ()))
     made = ["data.length", "data.length_spread", "data.patch", "data.permuted"]

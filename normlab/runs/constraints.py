@@ -30,6 +30,7 @@ def check_constraints(config: Config) -> None:
         _augment,
         _diagnostics,
         _network,
+        _dtype,
     ):
         for message in check(config):
             raise ConfigError(message)
@@ -245,6 +246,23 @@ def _network(config: Config) -> Iterator[str]:
         )
     if config["model.placement"] == "post" and shapes:
         yield from _after_the_activation(config, row, shapes[-1][2])
+
+
+def _dtype(config: Config) -> Iterator[str]:
+    if config["model.dtype"] == "float32":
+        return
+    given = f"model.dtype = {config['model.dtype']!r}"
+    if MODELS[config["model.name"]].has_time:
+        yield (
+            f"{given}: {config['model.name']!r} has products of its own, which would stay "
+            "float32; use float32, or a network of images"
+        )
+    for setting, plain in (("norm.kernel", "none"), ("eval.probes", "")):
+        if config[setting] != plain:
+            yield (
+                f"{given} and {setting} = {config[setting]!r}: what that computes needs float32; "
+                f"use float32, or {setting}={plain or repr(plain)}"
+            )
 
 
 def _layer(config: Config, row: Norm, number: int, shape: Shape) -> Iterator[str]:

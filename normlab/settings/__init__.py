@@ -49,7 +49,7 @@ so runs that differ only in those share one compilation."""
 LATER = (
     *("data.length", "data.length_spread", "data.patch", "model.cell", "model.heads"),
     *("model.normed", "norm.time", "norm.masked", "data.length_law", "norm.least", "eval.long"),
-    *("model.qk_norm", "model.tied", "data.permuted"),
+    *("model.qk_norm", "model.tied", "data.permuted", "model.dtype", "model.precision"),
 )
 """Settings that were introduced after programs had names. At their defaults they are no part of
 them, so that step times that are stored under these names remain."""

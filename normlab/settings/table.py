@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from normlab.settings.execution import HOST
 from normlab.settings.row import Setting
 
 SETTINGS: dict[str, Setting] = {
@@ -126,6 +127,19 @@ SETTINGS: dict[str, Setting] = {
         False, "static", "whether the queries and keys of attention have a norm each"
     ),
     "model.tied": Setting(False, "static", "whether a decoder's head is its embedding, transposed"),
+    "model.dtype": Setting(
+        "float32",
+        "static",
+        "type of activations and of the products of all layers but the head; parameters, "
+        "statistics, logits and loss are float32",
+        choices=("float32", "bfloat16"),
+    ),
+    "model.precision": Setting(
+        "float32",
+        "static",
+        "products of float32 on accelerators that have faster ones: exact or rounded to tf32",
+        choices=("float32", "tf32"),
+    ),
     "norm.name": Setting("batch", "static", "which normalization scheme"),
     "norm.groups": Setting(4, "static", "groups of channels; divides 16, 32, 64, 100", low=1),
     "norm.epsilon": Setting(
@@ -304,47 +318,5 @@ SETTINGS: dict[str, Setting] = {
         low=0,
         high=10_000,
     ),
-    "host.mode": Setting(
-        "auto",
-        "execution",
-        "members one after another (map: bit-equal in every population) or at once (vmap)",
-        choices=("auto", "map", "vmap"),
-    ),
-    "host.mesh": Setting(
-        "auto",
-        "execution",
-        "what several devices of a process divide: members (auto), examples of a batch, or nothing",
-        choices=("auto", "none", "members", "batch"),
-    ),
-    "host.width": Setting(32, "execution", "members of one population", "runs", low=1, high=4096),
-    "host.chunk": Setting(
-        100, "execution", "steps of a population between two returns to the host", "steps", low=1
-    ),
-    "host.time_limit": Setting(
-        1800.0,
-        "execution",
-        "time without progress of a population after which its worker is killed",
-        "seconds",
-        low=0,
-        is_open=True,
-    ),
-    "host.conv": Setting(
-        "auto",
-        "execution",
-        "form of the convolutions: cpu, lax (accelerators) or patches (members at once on a CPU)",
-        choices=("auto", "cpu", "lax", "patches"),
-    ),
-    "host.keep_params": Setting(
-        False,
-        "execution",
-        "keep the parameters and statistics after the last step, as params.safetensors in the "
-        "folder of the run; of a study, those of runs that report",
-    ),
-    "host.processes": Setting(
-        0,
-        "execution",
-        "worker processes; 0: one for each accelerator, or for each core if there is none",
-        low=0,
-        high=256,
-    ),
+    **HOST,
 }

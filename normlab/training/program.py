@@ -276,6 +276,21 @@ def member_functions(
     return start, advance if mode == "vmap" else advance_living
 
 
+PRODUCTS = {"float32": "float32", "tf32": "tensorfloat32"}
+"""model.precision -> the name of jax. Its default would be tf32 on recent GPUs."""
+
+
+def with_products(function: Any, precision: str) -> Any:
+    """Return `function` traced with products of that precision."""
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> Any:
+        with jax.default_matmul_precision(PRODUCTS[precision]):
+            return function(*arguments)
+
+    return traced
+
+
 @functools.cache
 def _compile(
     key: tuple, shape: tuple, classes: int, conv_form: str, mode: str, spread: Spread
@@ -294,6 +309,9 @@ def _compile(
         return lax.map(lambda m: advance(*m, schedule, images), (states, hyper, batches))
 
     options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+    if not options:  # a CPU has but one precision
+        kind = dict(key)["model.precision"]
+        start_all, advance_all = (with_products(f, kind) for f in (start_all, advance_all))
     starting: dict[str, Any] = {"compiler_options": options and options | RUNS_ONCE}
     advancing: dict[str, Any] = {"compiler_options": options, "donate_argnums": 0}
     if spread.kind == "none":
