@@ -32,7 +32,7 @@ FAULTS = (
     ),
 )
 """Of the short version and of the long one."""
-STEPS = 24_000, 36_000
+STEPS = 60_000
 NODE = "n2"
 """On which things happen."""
 
@@ -114,14 +114,13 @@ def run(workspace: Workspace) -> Report:
     """Train a study on a Slurm whose parts are killed one after another."""
     if lacking := missing(installs=workspace.is_long):
         return Report({"not run": lacking}, [])
-    faults, steps = FAULTS[workspace.is_long], STEPS[workspace.is_long]
-    expected = undisturbed(workspace, steps)
+    faults, expected = FAULTS[workspace.is_long], undisturbed(workspace, STEPS)
     nodes = SlurmNodes(workspace.folder / "nodes")
     with Stage(workspace, "slurm", witness_of=attack.__name__) as stage:
         stage.environment["SLURM_CONF"] = str(nodes.settings)
         try:
             nodes.start()
-            study = SlurmAttack(stage, workspace, ["--launch=slurm"], steps, nodes=nodes)
+            study = SlurmAttack(stage, workspace, ["--launch=slurm"], STEPS, nodes=nodes)
             study.carry_out(faults)
             left = [str(p) for p in stage.store.root.glob("spool/**/*") if p.is_file()]
             study.failures += [f"{path} is left" for path in left]

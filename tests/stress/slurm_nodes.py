@@ -23,7 +23,7 @@ from stress.processes import DIE_WITH_PARENT, of_process, until
 
 PACKAGES = ("slurm-wlm", "munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo", "scontrol")
-INSTALL_S, START_S, GRACE_S = 300, 40.0, 20
+INSTALL_S, START_S, GRACE_S = 300, 40.0, 2
 SETTINGS = """\
 ClusterName=stress
 SlurmctldHost={host}(127.0.0.1)
