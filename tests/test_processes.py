@@ -95,9 +95,11 @@ def wait_for_checkpoint(results: Path, started: list[subprocess.Popen[str]], aft
 
 
 @needs_proc
-def test_a_run_survives_the_loss_of_a_process(tmp_path):
+def test_a_run_survives_the_loss_of_a_process(tmp_path, tmp_path_factory, monkeypatch):
     """Two processes train, and one is killed. Two continue, and one is asked to stop. One alone
-    continues, and nothing is left for two."""
+    continues, and nothing is left for two. No log of a worker stays behind."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("TMPDIR", str(scratch))
     flags = ["--config=digits_mlp", "--config.train.steps=400", "--config.host.chunk=4"]
     flags += ["--config.model.widths=(8,)", "--config.train.checkpoint_seconds=0"]
     here = [*flags, f"--results={tmp_path}"]
@@ -128,6 +130,7 @@ def test_a_run_survives_the_loss_of_a_process(tmp_path):
     assert not changes[0] and not result["provenance"]["bit_exact"]
     assert changes[1]["mode"] == ["map, batches over 2 devices of 2 processes", "map"]
     assert result["final"]["test_loss"] == pytest.approx(whole["final"]["test_loss"], rel=1e-3)
+    assert not list(scratch.glob("*.log"))
 
 
 def test_the_end_of_a_worker_says_what_became_of_the_others():

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from normlab.launch.devices import Device, find_devices
 from normlab.launch.engines.engine import Facts, WorkerHandle
@@ -64,12 +64,15 @@ class LocalEngine:
         module, log = "normlab.launch.worker", None
         if self.peers:
             module, options["peers"] = "normlab.launch.shared_worker", self.peers
-            log = Path(tempfile.mkstemp(prefix="normlab-", suffix=".log")[1])
-        process = start_worker(module, options, environment=device.environment, log=log)
+            log = tempfile.NamedTemporaryFile(prefix="normlab-", suffix=".log", delete=False)
+        path = Path(log.name) if log else None
+        process = start_worker(module, options, environment=device.environment, log=path)
+        if path:
+            path.unlink()  # both have it open, so that nothing is left however they end
         threading.Thread(target=self._listen, args=(worker, process, log), daemon=True).start()
         return process
 
-    def _listen(self, worker: WorkerHandle, process: Process, log: Path | None) -> None:
+    def _listen(self, worker: WorkerHandle, process: Process, log: IO[bytes] | None) -> None:
         try:
             for facts in receive(process.stdout):
                 self.events.put((worker, facts))
@@ -83,11 +86,12 @@ class LocalEngine:
             gone = {"event": "gone", "status": "killed", "message": message}
             self.events.put((worker, gone))
 
-    def _note_peers(self, worker: WorkerHandle, code: int, peers: Peers, log: Path) -> None:
+    def _note_peers(self, worker: WorkerHandle, code: int, peers: Peers, log: IO[bytes]) -> None:
         """Send the event of an end that came from another process. What the libraries print of it
         is of no use; of other ends it is printed."""
-        printed = log.read_text(encoding="utf-8", errors="replace")
-        log.unlink()
+        with log:
+            log.seek(0)
+            printed = log.read().decode("utf-8", errors="replace")
         if message := message_of_peers(code, peers.processes, worker.is_ready):
             self.events.put((worker, {"event": "alone", "message": message}))
         elif code not in (0, -signal.SIGKILL):
