@@ -386,6 +386,10 @@ def test_the_next_command_takes_over_a_worker_that_trains(engines, there, here, 
     assert not calls(fake, "scancel") and len(calls(fake, "sbatch")) == 1
     engine.send(worker, TRAIN | {"configs": {"a": CONFIGS["a"] | {"seed": 5}}})
     assert not spool.request_path(folder, 2).exists()  # run a is done
+    engine.send(worker, TRAIN | {"configs": {"c": CONFIGS["a"] | {"seed": 5}}})
+    engine._submit()  # the code of the first command may not be that of this one
+    assert len(calls(fake, "sbatch")) == 2 and not folder.exists()
+    assert spool.request_path(engine._folder(engine.boxes[worker]), 1).exists()
 
 
 def test_the_next_command_writes_what_was_left_and_no_run_twice(engines, there, here, fake):

@@ -104,7 +104,8 @@ class SlurmEngine:
             return None
         job, index = folder.parent.name, int(folder.name)
         taken = spool.first_event(folder, number) - 1
-        return Box(worker, job, index, number=number, events=taken, delivery=delivery)
+        facts = {"number": number, "events": taken, "delivery": delivery}
+        return Box(worker, job, index, is_adopted=True, **facts)
 
     def send(self, worker: WorkerHandle, request: Mapping[str, Any]) -> None:
         delivery = self.deliveries.open(worker, request)
@@ -116,7 +117,7 @@ class SlurmEngine:
         facts = {"request": delivery.request, "kept": kept_names(self.store.root), "data": data}
         facts |= {"results": str(self.store.root.resolve())}
         facts |= {"options": asdict(self.options) | {"commit": commit}}
-        if worker in self.boxes and self.boxes[worker].is_over:
+        if (old := self.boxes.get(worker)) and (old.is_over or old.is_adopted):
             self.kill(worker)
         with self.lock:
             box = self.boxes.setdefault(worker, Box(worker))

@@ -38,6 +38,9 @@ class Box:
     is_stopped: bool = False
     is_over: bool = False
     """Whether its job has ended after all of its requests."""
+    is_adopted: bool = False
+    """Whether an earlier command submitted it. Its code may be another one, so that it answers no
+    more than its open request."""
     has_left: bool = False
     """Whether it has saved and left without being asked to by this command."""
 
