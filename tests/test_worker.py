@@ -113,6 +113,13 @@ def test_only_stopped_populations_of_wanted_runs_are_judged(store):
         stopped_populations(store, ["0123456789abcdef"])
 
 
+@pytest.mark.parametrize("value", [1.5, [1], None, {}])
+def test_a_setting_of_another_type_is_not_what_a_run_was_named_by(store, value):
+    stop_runs(store, {"0123456789abcdef": defaults() | {"norm.name": value}})
+    with pytest.raises(Drift, match="settings of run 0123456789abcdef"):
+        stopped_populations(store, ["0123456789abcdef"])
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -108,5 +108,5 @@ def stopped_populations(store: Store, required: Collection[str]) -> list[Planned
 def _is_named_by(name: str, config: Config) -> bool:
     try:
         return run_id(config) == name
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # of values of other types
         return False

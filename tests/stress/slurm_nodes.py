@@ -6,7 +6,6 @@ one folder, and nothing of it is left running. It needs root.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import shutil
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stress.campaign import Broken
-from stress.processes import DIE_WITH_PARENT, of_process, until
+from stress.processes import of_process, until
 
 PACKAGES = ("slurm-wlm", "munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo", "scontrol")
@@ -94,11 +93,6 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def end_with_this() -> None:
-    """Let this process end when the one that started it does."""
-    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-
-
 @dataclass
 class SlurmNodes:
     """Slurm with the nodes n1 and n2 of one core each, in a folder."""
@@ -139,12 +133,11 @@ class SlurmNodes:
     def _run(self, name: str, *flags: str, program: str = "") -> None:
         with open(self.folder / f"{name}.out", "ab") as out:
             self.daemons[name] = subprocess.Popen(
-                [program or name, *flags],
+                ["setpriv", "--pdeathsig", "KILL", program or name, *flags],  # end with this
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=end_with_this,
                 env=os.environ | {"SLURM_CONF": str(self.settings)},
             )
 
