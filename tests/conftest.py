@@ -87,3 +87,19 @@ def restored_datasets() -> Iterator[None]:
     from normlab.data.table import DATASETS
 
     yield from restored(DATASETS)
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Any:
+    """The store of a worker on another machine, with its runs."""
+    from sent_runs import store_of_worker
+
+    return store_of_worker(tmp_path / "there")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Any:
+    """The store of the command that these runs are sent to."""
+    from normlab.runs.store import Store
+
+    return Store(tmp_path / "here").open()

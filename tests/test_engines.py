@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sent_runs import CONFIGS, done, folder_of, store_of_worker
+from sent_runs import CONFIGS, done, folder_of
 from workspace import ROOT, Workspace, finish, run_script
 
 from normlab.launch.batching import PlannedPopulation
@@ -35,16 +35,6 @@ from normlab.runs.transfer import (
     checkpoint_contents,
     run_contents,
 )
-
-
-@pytest.fixture
-def there(tmp_path) -> Store:
-    return store_of_worker(tmp_path / "there")
-
-
-@pytest.fixture
-def here(tmp_path) -> Store:
-    return Store(tmp_path / "here").open()
 
 
 def flipped(content: bytes) -> bytes:

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sent_runs import CONFIGS, done, folder_of, store_of_worker
+from sent_runs import CONFIGS, done, folder_of
 from workspace import ROOT, Workspace, finish, run_script
 
 from normlab.cli import launch as cli_launch
@@ -41,16 +41,6 @@ from normlab.runs.transfer import adopt_run, checkpoint_contents, run_contents
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs bash and /proc")
 TRAIN = {"do": "train", "configs": CONFIGS, "resumes": False, "attempts": []}
-
-
-@pytest.fixture
-def there(tmp_path) -> Store:
-    return store_of_worker(tmp_path / "there")
-
-
-@pytest.fixture
-def here(tmp_path) -> Store:
-    return Store(tmp_path / "here").open()
 
 
 @pytest.fixture

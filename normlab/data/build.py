@@ -73,16 +73,13 @@ def _check_request(name: str, manual_dir: str | None, download: bool) -> None:
     if not row.prepared:
         raise DataError(f"{name}: needs no preparing; it comes with the libraries")
     if row.on_disk and (download or bool(manual_dir) != bool(row.originals)):
-        way = (
-            f"give --manual_dir=DIR, which holds {row.originals}" if row.originals else "give none"
-        )
-        raise DataError(f"{name}: is prepared without --download; {way}")
+        way = "--manual_dir=DIR, which holds " + row.originals if row.originals else "none"
+        raise DataError(f"{name}: is prepared without --download; give {way}")
     if row.on_disk:
         return
     if bool(manual_dir) == download:
         raise DataError(
-            f"{name}: give either --manual_dir=DIR, which holds {row_of(name).originals}, or"
-            f" --download"
+            f"{name}: give either --manual_dir=DIR, which holds {row.originals}, or --download"
         )
 
 

@@ -40,10 +40,10 @@ def class_names() -> tuple[dict[str, int], list[str]]:
     import tensorflow_datasets as tfds
 
     folder = Path(tfds.__file__).parent / "datasets" / "imagenet2012"
-    names = (folder / "labels.txt").read_text().split()
-    return {n: i for i, n in enumerate(names)}, (
-        folder / "validation_labels.txt"
-    ).read_text().split()
+    names, of_images = (
+        (folder / f"{file}.txt").read_text().split() for file in ("labels", "validation_labels")
+    )
+    return {name: i for i, name in enumerate(names)}, of_images
 
 
 def read_train(path: Path) -> Examples:

@@ -45,10 +45,11 @@ class SharedTrainer(Trainer):
 class SharedWorker(Worker):
     """Process 0 trains as a worker does, the others with it."""
 
+    trainer = SharedTrainer
     is_training = False
     """Whether the others train, or wait for what process 0 says."""
 
-    def is_any_stopping(self) -> bool:
+    def ends_training(self) -> bool:
         return is_wanted(self.is_stopping())
 
     def answer(self, request: dict[str, Any]) -> None:
@@ -65,14 +66,7 @@ class SharedWorker(Worker):
             os._exit(LOST)
 
     def train_free(self, configs: dict[str, Config], attempts: list[dict[str, Any]]) -> None:
-        trainer = SharedTrainer(
-            self.store,
-            configs,
-            self.dataset(configs),
-            clock=self.clock,
-            emit=self.emit,
-            is_stopping=self.is_any_stopping,
-        )
+        trainer = self.make_trainer(configs)
         self.is_training = True
         trainer.train(attempts)
         self.is_training = False
@@ -106,7 +100,7 @@ class SharedWorker(Worker):
 
     def _on_chunk(self, progress: Progress) -> None:
         self.emit("chunk", step=progress.step)  # a sign of life
-        if 0 < progress.alive and progress.step < progress.steps and self.is_any_stopping():
+        if 0 < progress.alive and progress.step < progress.steps and self.ends_training():
             raise SystemExit(Preempted.code)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from normlab.launch.engines.engine import WorkerHandle
@@ -81,12 +81,22 @@ def train(
     trains it, and the error that ended it. `peers`: the processes that train it together."""
     engine = LocalEngine(store, 1, data_dir, profile_trace, peers)
     show = Screen(store, name, config, trackers).show
-    with Supervisor(store, engine=engine, retries=0, on_event=show) as supervisor:
-        supervisor.run(lambda: {} if store.is_done(name) else {name: config})
-        for failure in supervisor.failures:
-            raise error_of([failure])(failure.message)
+    _supervise(store, engine, show, lambda: {} if store.is_done(name) else {name: config})
     for tracker in trackers:
         add_end(tracker, store.read(name))
+
+
+def _supervise(
+    store: Store,
+    engine: LocalEngine,
+    on_event: Callable[..., None],
+    missing: Callable[[], dict[str, Config]],
+) -> None:
+    """Let a worker train what is missing; raises the error that ended it."""
+    with Supervisor(store, engine=engine, retries=0, on_event=on_event) as supervisor:
+        supervisor.run(missing)
+        for failure in supervisor.failures:
+            raise error_of([failure])(failure.message)
 
 
 def follow(
@@ -101,10 +111,7 @@ def follow(
         is_over |= event == "done"
 
     engine = LocalEngine(store, 1, data_dir, peers=peers)
-    with Supervisor(store, engine=engine, retries=0, on_event=note) as supervisor:
-        supervisor.run(lambda: {} if is_over else {name: config})
-        for failure in supervisor.failures:
-            raise error_of([failure])(failure.message)
+    _supervise(store, engine, note, lambda: {} if is_over else {name: config})
 
 
 def release(store: Store, peers: Peers) -> None:

@@ -69,6 +69,8 @@ def use_cache() -> str:
 class Worker:
     """Answers requests for one store; `put` gets the events."""
 
+    trainer: type[Trainer] = Trainer
+
     def __init__(
         self,
         store: Store,
@@ -96,6 +98,10 @@ class Worker:
 
     def is_stopping(self) -> bool:
         return self.has_stop_request or os.getppid() != self.supervisor
+
+    def ends_training(self) -> bool:
+        """Return whether a trainer is to save and leave; asked after each chunk."""
+        return self.is_stopping()
 
     def dataset(self, configs: dict[str, Config]) -> Dataset:
         config = next(iter(configs.values()))
@@ -148,15 +154,18 @@ class Worker:
                 run()
             self.emit("traced", steps=TRACED_STEPS, folder=folder)
 
-    def train_free(self, configs: dict[str, Config], attempts: list[dict[str, Any]]) -> None:
-        trainer = Trainer(
+    def make_trainer(self, configs: dict[str, Config]) -> Trainer:
+        return self.trainer(
             self.store,
             configs,
             self.dataset(configs),
             clock=self.clock,
             emit=self.emit,
-            is_stopping=self.is_stopping,
+            is_stopping=self.ends_training,
         )
+
+    def train_free(self, configs: dict[str, Config], attempts: list[dict[str, Any]]) -> None:
+        trainer = self.make_trainer(configs)
         self.trace(trainer.population)
         trainer.train(attempts)
 
